@@ -1,0 +1,7 @@
+"""kred: reduction of wide-field CCD mosaics of faint, extended nebulosity.
+
+This package is the whole of the science as a plain library: it never imports
+Prefect, and every stage of the pipeline is one function here.
+"""
+
+__version__ = "0.1.0"

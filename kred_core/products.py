@@ -1,0 +1,207 @@
+"""Every file and directory below the data root, and the one way to write them.
+
+Nobody else joins paths: a stage asks `FieldPaths` where a product is. A product
+appears under its final name only when it is whole (`atomic`), so whatever has a
+final name can be trusted after any crash.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import InputError
+
+__all__ = ["FieldPaths", "atomic", "identity", "write_text", "link"]
+
+TEMPORARY = ".tmp"
+_UMASK = os.umask(0o022)  # can only be read by setting it; once, at import, because threads share it
+os.umask(_UMASK)
+
+
+@dataclass(frozen=True)
+class FieldPaths:
+    """Names of the files of one field.
+
+    Parameters
+    ----------
+    root : `~pathlib.Path`
+        Data root: the directory that holds ``DECam_MEF``.
+    field : str
+        Name of the field.
+    """
+
+    root: Path
+    field: str
+
+    # input, never written to
+    @property
+    def mef(self) -> Path:
+        return self.root / "DECam_MEF" / self.field / "mef"
+
+    def exposures(self) -> list[Path]:
+        """Science files of the field, sorted by name (ood masks and oow weights are not exposures)."""
+        if not self.mef.is_dir():
+            raise InputError(
+                f"field {self.field}: there is no directory {self.mef}; put or link the field's *.fits.fz files there"
+            )
+        found = sorted(p for p in self.mef.iterdir() if p.name.endswith((".fits.fz", ".fits")) and not p.name.startswith("."))
+        science = [p for p in found if "_ood_" not in p.name and "_oow_" not in p.name]
+        if not science:
+            raise InputError(f"field {self.field}: no *.fits.fz exposure in {self.mef}")
+        return science
+
+    @staticmethod
+    def root_of(exposure: Path) -> str:
+        """Root of an exposure: its file name without ``.fits.fz``."""
+        return exposure.name.removesuffix(".fz").removesuffix(".fits")
+
+    @staticmethod
+    def mask_of(exposure: Path) -> Path | None:
+        """The data-quality (ood) file of an exposure, or None where there is none."""
+        mask = exposure.with_name(exposure.name.replace("_ooi_", "_ood_"))
+        return mask if mask.name != exposure.name and mask.exists() else None
+
+    # tables
+    def _summary(self, name: str) -> Path:
+        return self.root / "Summary" / f"{self.field}_{name}.tab"
+
+    @property
+    def quality_table(self) -> Path:
+        return self._summary("mef_qual")
+
+    @property
+    def exposure_table(self) -> Path:
+        return self._summary("mef")
+
+    @property
+    def detector_table(self) -> Path:
+        return self._summary("det")
+
+    def tile_table(self, tile: str) -> Path:
+        return self._summary(tile)
+
+    @property
+    def mosaic_table(self) -> Path:
+        """Numbers of the mosaics: level, noise, seams."""
+        return self._summary("mosaics")
+
+    # prepared detectors
+    @property
+    def prepared(self) -> Path:
+        return self.root / "DECam_PREP" / self.field / "data"
+
+    def prepared_exposure(self, root: str, plain: bool = False) -> Path:
+        """Prepared copy of an exposure: a MEF with the same extensions."""
+        return self.prepared / f"{root}.fits{'' if plain else '.fz'}"
+
+    def prepared_tile(self, tile: str) -> Path:
+        return self.root / "DECam_PREP" / self.field / tile
+
+    # mosaics
+    def coadds(self, tile: str) -> Path:
+        return self.root / "DECam_SWARP" / self.field / tile
+
+    def mosaic(self, tile: str, image: str) -> Path:
+        return self.coadds(tile) / f"{self.field}_{tile}.{image}.fits"
+
+    def coverage(self, tile: str, image: str) -> Path:
+        """Number of detectors in each pixel of the mosaic."""
+        return self.coadds(tile) / f"{self.field}_{tile}.{image}.coverage.fits.fz"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.root / "DECam_SWARP" / self.field / "eval"
+
+    def mosaic_figure(self, tile: str, image: str) -> Path:
+        return self.evaluation / f"{self.field}_{tile}.{image}.png"
+
+    def coverage_figure(self, tile: str, image: str) -> Path:
+        return self.evaluation / f"{self.field}_{tile}.{image}.coverage.png"
+
+    # what was done
+    @property
+    def log(self) -> Path:
+        return self.root / "Log" / f"{self.field}.log"
+
+    @property
+    def run_config(self) -> Path:
+        """The resolved configuration of the last run."""
+        return self.root / "DECam_SWARP" / self.field / "kred.toml"
+
+    @property
+    def memory(self) -> Path:
+        """kred's own records of this field; whoever deletes it makes everything be done again."""
+        return self.root / ".kred" / self.field
+
+    def record(self, stage: str, unit: str) -> Path:
+        """What a stage found out about one unit (an exposure, a mosaic), for the later stages."""
+        return self.memory / stage / f"{unit}.json"
+
+
+@contextmanager
+def atomic(path: Path, keep_same: bool = False) -> Iterator[Path]:
+    """Write a file so that its name appears only when it is complete.
+
+    Yields a temporary path beside the final one. When the block ends without
+    an error the data are synced to disk and renamed; otherwise they are removed.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        Final name; its directory is made when needed.
+    keep_same : bool
+        Leave an existing file with the same bytes untouched, so that its time
+        of modification says when the content last changed. For small files.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        if keep_same and path.is_file() and path.read_bytes() == temporary.read_bytes():
+            temporary.unlink()
+            return
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        temporary.chmod(0o666 & ~_UMASK)
+        temporary.replace(path)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file; an existing one with the same content keeps its time."""
+    with atomic(path, keep_same=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def link(path: Path, target: Path) -> None:
+    """Make ``path`` a relative symbolic link to ``target``, replacing an older link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    goal = os.path.relpath(target, path.parent)
+    if path.is_symlink() and os.readlink(path) == goal:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    temporary.symlink_to(goal)
+    temporary.replace(path)
+
+
+def identity(path: Path) -> tuple[str, int, int]:
+    """What tells one version of a file from another: path, size in bytes, time of modification in ns."""
+    status = path.stat()
+    return str(path), status.st_size, status.st_mtime_ns
