@@ -1,0 +1,190 @@
+"""Every option of kred: its name, unit, default, bounds and help text.
+
+One pydantic model per stage, composed into `FieldConfig`. The same classes make
+the command line, the contents of ``kred.toml`` and the form in the Prefect UI,
+so an option is described in exactly one place. They hold plain values only
+(no unions, no free dictionaries), because that is what the form can show:
+an empty text or list means "not set".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "STAGES",
+    "Stage",
+    "SurveyConfig",
+    "CheckConfig",
+    "SummarizeConfig",
+    "PrepareConfig",
+    "TilingConfig",
+    "CoaddConfig",
+    "EvaluateConfig",
+    "RunConfig",
+    "FieldConfig",
+]
+
+STAGES = ("check", "summarize", "prepare", "tiles", "coadd", "evaluate")
+Stage = Literal["check", "summarize", "prepare", "tiles", "coadd", "evaluate"]
+
+# Names become file names: letters, digits and a few signs, nothing that could lead elsewhere.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown options are errors, values cannot be changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SurveyConfig(Section):
+    """Where the field and its tiles are, and which exposures make which image."""
+
+    centre: list[float] = Field(
+        default=[],
+        max_length=2,
+        description="Own field centre, RA,Dec in degrees (ICRS). The 16 tiles are laid around it on the survey's grid.",
+    )
+    tile_table: str = Field(
+        default="", description="Own tile table (columns Field, Tile, RA, Dec, Size; degrees) instead of the survey's."
+    )
+    image_table: str = Field(
+        default="",
+        description="Own image table (columns Image, FILTER, EXPTIME in s): one row for each combination "
+        "that is co-added into that image.",
+    )
+
+    @model_validator(mode="after")
+    def _centre_is_a_position(self):
+        if self.centre and len(self.centre) != 2:
+            raise ValueError("centre needs two numbers, RA and Dec in degrees")
+        if self.centre and not (0 <= self.centre[0] < 360 and -90 <= self.centre[1] <= 90):
+            raise ValueError("centre needs 0 <= RA < 360 and -90 <= Dec <= 90 degrees")
+        if self.centre and self.tile_table:
+            raise ValueError("give either centre or tile_table, not both")
+        return self
+
+
+class CheckConfig(Section):
+    """Which exposures can be used."""
+
+    zero_points: str = Field(
+        default="",
+        description="Table of zero points for exposures without MAGZERO, or to replace it (columns Root, MAGZERO in mag).",
+    )
+    verify_checksums: bool = Field(
+        default=True, description="Compare each HDU that has a DATASUM with its bytes (reads the whole file, decodes nothing)."
+    )
+
+
+class SummarizeConfig(Section):
+    """Statistics of each detector."""
+
+    clipped: bool = Field(
+        default=False, description="Mean, Med and STD from sigma-clipped pixels. Mode is always that of all good pixels."
+    )
+    clip_sigma: float = Field(default=3.0, ge=1, le=10, description="Clipping limit in standard deviations.")
+    use_masks: bool = Field(default=True, description="Leave out pixels flagged in the ood mask, where there is one.")
+
+
+class PrepareConfig(Section):
+    """Rescaling to counts28 and the background of each exposure."""
+
+    background: Literal["mode", "median", "min", "none"] = Field(
+        default="mode",
+        description="Background of an exposure: median over its detectors of their Mode or of their Med, "
+        "the smallest Mode, or none.",
+    )
+    output: Literal["compressed", "plain", "none"] = Field(
+        default="compressed",
+        description="Files in DECam_PREP: compressed as the input (rescaled without decoding), plain FITS, or none. "
+        "Co-adding does not need them.",
+    )
+
+
+class TilingConfig(Section):
+    """Which detectors feed a tile."""
+
+    leave_out: list[Name] = Field(default=[], description="Detectors to leave out, by EXTNAME, for example S7,S30.")
+    max_seeing: float = Field(default=0.0, ge=0, le=20, description="Leave out exposures with larger SEEING, in arcsec. 0: keep all.")
+    all_fields: bool = Field(
+        default=False, description="Use every prepared field of the same galaxy (name prefix) that covers the tile."
+    )
+    centre: Literal["table", "mean"] = Field(
+        default="table", description="Centre mosaics on the tile table, or on the mean position of the detectors."
+    )
+
+
+class CoaddConfig(Section):
+    """Co-added tile images."""
+
+    engine: Literal["native", "swarp"] = Field(
+        default="native", description="kred's own co-adder, or SWarp (which must be installed as SWarp or swarp)."
+    )
+    combine: Literal["median", "clipped", "weighted"] = Field(
+        default="median", description="Median, sigma-clipped mean, or mean weighted by 1/variance of the sky."
+    )
+    clip_sigma: float = Field(default=4.0, ge=1, le=20, description="Limit of the clipped mean, in standard deviations.")
+    mask_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(
+        default=[1, 2, 5],
+        description="Codes of the ood mask whose pixels are left out (native engine): 1 bad, 2 no value, 3 saturated, "
+        "4 bleed, 5 cosmic ray, 6 low weight, 7 difference. Empty: use no masks.",
+    )
+    pixel_scale: float = Field(
+        default=0.0, ge=0, le=60, description="Pixel size in arcsec. 0: the detectors' own, rounded up to 0.01 arcsec."
+    )
+    size: float = Field(default=0.6525, gt=0, le=5, description="Side of a mosaic in degrees.")
+    memory: float = Field(default=1.0, ge=0.25, le=64, description="Memory for one mosaic in the making, in GB (native engine).")
+    swarp_timeout: float = Field(default=7200, ge=10, description="Longest time for one SWarp run, in s.")
+
+
+class EvaluateConfig(Section):
+    """Figures and numbers of the mosaics."""
+
+    stretch: float = Field(default=0.1, gt=0, le=10, description="Grey scale of the figures: median +- this many standard deviations.")
+    figure_pixels: int = Field(default=1200, ge=200, le=8000, description="Side of the reduced image that a figure shows, in pixels.")
+
+
+class RunConfig(Section):
+    """How the work is run; changes nothing in the results."""
+
+    only: list[Stage] = Field(default=[], description="Run only these stages, from what is on disk.")
+    first: Stage = Field(default="check", description="First stage to run.")
+    last: Stage = Field(default="evaluate", description="Last stage to run.")
+    redo: bool = Field(default=False, description="Redo the chosen stages, also what is complete. Default: only what is missing or out of date.")
+    runner: Literal["threads", "processes"] = Field(default="threads", description="Run tasks in threads or in processes.")
+    workers: int = Field(default=0, ge=0, le=256, description="Tasks at once. 0: one for each core.")
+    dry_run: bool = Field(default=False, description="Print the plan (stages, counts, disk, time) and do nothing.")
+
+    @model_validator(mode="after")
+    def _stages_in_order(self):
+        if STAGES.index(self.first) > STAGES.index(self.last):
+            raise ValueError(f"no stage left to run: {self.first} comes after {self.last}")
+        return self
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Stages to run, in their order."""
+        if self.only:
+            return tuple(stage for stage in STAGES if stage in self.only)
+        return STAGES[STAGES.index(self.first) : STAGES.index(self.last) + 1]
+
+
+class FieldConfig(Section):
+    """The reduction of one field."""
+
+    field: Name = Field(description="Field to reduce: DECam_MEF/<field>/mef must hold its exposures.")
+    tiles: list[Name] = Field(default=[], description="Tiles to make, for example T07 T08. None: all tiles of the field.")
+    root: Path = Field(default=Path("."), description="Data root: the directory that holds DECam_MEF.")
+    run: RunConfig = RunConfig()
+    survey: SurveyConfig = SurveyConfig()
+    check: CheckConfig = CheckConfig()
+    summarize: SummarizeConfig = SummarizeConfig()
+    prepare: PrepareConfig = PrepareConfig()
+    tiling: TilingConfig = TilingConfig()
+    coadd: CoaddConfig = CoaddConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()

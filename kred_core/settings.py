@@ -1,0 +1,257 @@
+"""Where options come from: command line, environment, ``kred.toml``, defaults, in this order.
+
+The options themselves are described in `kred_core.config`; pydantic-settings
+makes the command line and its help from those descriptions. Kept apart from
+`config` because only a person's command needs it: a flow or a notebook passes
+a `~kred_core.config.FieldConfig`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+import tomli_w
+from pydantic import BaseModel, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    CliPositionalArg,
+    CliSettingsSource,
+    CliSuppress,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+from .config import FieldConfig, Name
+from .errors import ConfigError
+
+__all__ = ["field_config", "survey_configs", "to_toml"]
+
+PREFIX = "KRED_"
+CONFIG_FILE = "kred.toml"
+
+# The options that people type daily, without the name of their section.
+SHORTCUTS = {
+    "run.only": "only",
+    "run.first": "from",
+    "run.last": "until",
+    "run.redo": "redo",
+    "run.dry-run": "dry-run",
+    "run.workers": "workers",
+    "run.runner": "runner",
+}
+
+SOURCES = f"""\
+Every option can also stand in {CONFIG_FILE} in the data root, as in
+    [coadd]
+    engine = "swarp"
+or in the environment, as {PREFIX}COADD__ENGINE=swarp. The command line wins over the
+environment, that over {CONFIG_FILE}. Lists are written A,B,C."""
+
+FIELD_EXAMPLES = f"""\
+examples:
+  python flows/field.py LMC_c42                        all tiles of a field below the current directory
+  python flows/field.py LMC_c42 T07 T08 --root DIR     two tiles, data below DIR
+  python flows/field.py LMC_c42 --dry-run              what would be done, and what it would cost
+  python flows/field.py LMC_c42 --until summarize      look at the exposures first
+  python flows/field.py LMC_c42 --from coadd --coadd.engine swarp
+
+{SOURCES}"""
+
+SURVEY_EXAMPLES = f"""\
+examples:
+  python flows/survey.py LMC_c41 LMC_c42 --root DIR    two fields, one after the other
+  python flows/survey.py --all                         every field below DECam_MEF
+
+{SOURCES}"""
+
+
+class _CommandLine(BaseSettings):
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        cli_implicit_flags=True,
+        cli_kebab_case=True,
+        cli_avoid_json=True,
+        cli_shortcuts=SHORTCUTS,
+        cli_use_class_docs_for_groups=True,
+    )
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings):
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+class _FieldCommand(_CommandLine, FieldConfig):
+    field: CliPositionalArg[Name] = FieldConfig.model_fields["field"]
+    tiles: CliPositionalArg[list[Name]] = FieldConfig.model_fields["tiles"]
+
+
+class _SurveyCommand(_CommandLine, FieldConfig):
+    field: CliSuppress[Name] = "fields"
+    fields: CliPositionalArg[list[Name]] = Field(default=[], description="Fields to reduce, one after the other.")
+    all: bool = Field(default=False, description="Reduce every field that has a directory below DECam_MEF.")
+
+
+METAVARS = {"str": "TEXT", "Path": "PATH", "float": "NUMBER", "int": "N"}
+
+
+def _add_argument(group, *names, **details):
+    """Show options as a person writes them, where pydantic-settings shows Python types."""
+    short = [name for name in names if not name.startswith(("--run.", "--no-run."))]
+    names = short or names
+    metavar = details.get("metavar")
+    if isinstance(metavar, str):
+        listed = re.fullmatch(r"(?i)list\[(.*)\]", metavar)
+        inner = (listed[1] if listed else metavar).removeprefix("{").removesuffix("}")
+        shown = METAVARS.get(inner, inner if "," in inner else inner.upper())
+        details["metavar"] = f"{shown},..." if listed and "," not in shown else ("{%s},..." % shown if listed else shown)
+        if "," in inner and not listed:
+            details["metavar"] = "{%s}" % inner
+    if isinstance(details.get("help"), str):
+        details["help"] = re.sub(r" \(default: (\[\])?\)$", "", details["help"])
+    return argparse._ActionsContainer.add_argument(group, *names, **details)
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+    width = min(110, int(os.environ.get("COLUMNS", "110")))
+    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width)
+
+
+def _load(command: type[_CommandLine], arguments: Sequence[str], prog: str, usage: str, description: str, epilog: str):
+    arguments = list(arguments)
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--root", type=Path, default=Path(os.environ.get(f"{PREFIX}ROOT", ".")))
+    root = finder.parse_known_args(arguments)[0].root
+    file = root / CONFIG_FILE
+    _refuse_unknown_environment(command)
+    if file.is_file():
+        try:
+            text = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
+            raise ConfigError(f"{file} cannot be read: {e}") from e
+        if "root" in text:
+            raise ConfigError(f"{file}: remove the line 'root'; the file configures the data root it lies in")
+
+    class Settings(command):
+        model_config = SettingsConfigDict(toml_file=file)
+
+    parser = argparse.ArgumentParser(
+        prog=prog, usage=usage, description=description, epilog=epilog, formatter_class=_formatter, allow_abbrev=False
+    )
+    source = CliSettingsSource(
+        Settings,
+        root_parser=parser,
+        cli_parse_args=arguments,
+        parse_args_method=argparse.ArgumentParser.parse_args,
+        add_argument_method=_add_argument,
+        add_argument_group_method=argparse._ActionsContainer.add_argument_group,
+        formatter_class=_formatter,
+    )
+    try:
+        return Settings(_cli_settings_source=source)
+    except ValidationError as e:
+        raise ConfigError(_explain(e, command)) from e
+    except SettingsError as e:
+        raise ConfigError(str(e)) from e
+
+
+def _refuse_unknown_environment(command: type[BaseModel]) -> None:
+    known = {PREFIX + path.replace(".", "__").upper() for path in _option_names(command)}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            raise ConfigError(f"the environment variable {name} is no option of kred" + (f"; did you mean {close[0]}?" if close else ""))
+
+
+def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names = []
+    for name, info in model.model_fields.items():
+        names.append(prefix + name)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            names += _option_names(info.annotation, f"{prefix}{name}.")
+    return names
+
+
+def _explain(error: ValidationError, command: type[BaseModel]) -> str:
+    """One line for each wrong option: its name, what was given, what is allowed."""
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(name, _option_names(command), 1)
+            lines.append(f"option {name} is not known" + (f"; did you mean {close[0]}?" if close else ""))
+        elif problem["type"] == "missing":
+            lines.append(f"{name} is missing; --help shows how to give it")
+        else:
+            given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
+            lines.append(f"option {name}: {message[0].lower() + message[1:]}{given}")
+    return "\n".join(lines)
+
+
+def field_config(arguments: Sequence[str], prog: str = "python flows/field.py") -> FieldConfig:
+    """The configuration of one field from all its sources.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        The command line without the program's name.
+    prog : str
+        What the help calls the program.
+
+    Returns
+    -------
+    `~kred_core.config.FieldConfig`
+
+    Raises
+    ------
+    ConfigError
+        An option is unknown or has a value that cannot be used.
+    SystemExit
+        After ``--help`` (status 0) and for arguments that cannot be parsed (status 2).
+    """
+    settings = _load(
+        _FieldCommand,
+        arguments,
+        prog,
+        f"{prog} FIELD [TILE ...] [--root DIR] [options]",
+        "Reduce one field: check its exposures, measure and rescale them, co-add its tiles, and show what came out.",
+        FIELD_EXAMPLES,
+    )
+    return FieldConfig.model_validate(settings.model_dump())
+
+
+def survey_configs(arguments: Sequence[str], prog: str = "python flows/survey.py") -> list[FieldConfig]:
+    """The configurations of several fields; parameters and errors as in `field_config`."""
+    settings = _load(
+        _SurveyCommand,
+        arguments,
+        prog,
+        f"{prog} FIELD [FIELD ...] | --all [--root DIR] [options]",
+        "Reduce several fields, one after the other.",
+        SURVEY_EXAMPLES,
+    )
+    fields = list(settings.fields)
+    if settings.all:
+        fields = sorted(p.parent.name for p in (settings.root / "DECam_MEF").glob("*/mef"))
+    if not fields:
+        found = "none is there" if settings.all else "name at least one, or give --all"
+        raise ConfigError(f"no field to reduce: {found} (looked below {settings.root / 'DECam_MEF'})")
+    values = settings.model_dump(exclude={"fields", "all"})
+    try:
+        return [FieldConfig.model_validate({**values, "field": field}) for field in fields]
+    except ValidationError as e:
+        raise ConfigError(_explain(e, FieldConfig)) from e
+
+
+def to_toml(config: FieldConfig) -> str:
+    """A resolved configuration as the text of a TOML file, sections in the order of the stages."""
+    return tomli_w.dumps(config.model_dump(mode="json"))
