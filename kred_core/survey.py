@@ -1,0 +1,368 @@
+"""Facts about the survey: its fields and tiles, its images, and DECam's focal plane.
+
+The facts are small tables packaged with kred. A user's own table or field
+centre replaces them, and is judged here, row by row, before anything is done
+with it. No other module knows where a tile lies or which exposures make an image.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from astropy import units as u
+from astropy.io import ascii
+from astropy.table import Column, MaskedColumn, Table
+from pydantic import TypeAdapter, ValidationError
+
+from .config import Name, SurveyConfig
+from .errors import InputError
+
+__all__ = ["ImageTable", "Tile", "field_centre", "fields", "focal_plane", "images", "tiles"]
+
+GRID_STEP = 0.55  # deg between the centres of neighbouring tiles
+GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
+LARGEST_TILE = 10.0  # deg; a larger Size is a mistake (arcmin?), not a tile
+LARGEST_TABLE = 10_000_000  # bytes; a larger file is not a table of tiles or images
+EXPTIME_TOLERANCE = 0.5  # s
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A square of sky that becomes one mosaic per image.
+
+    Attributes
+    ----------
+    field, name : str
+    ra, dec : float
+        Centre (ICRS) in degrees, 0 <= ra < 360.
+    size : float
+        Side in degrees of the square, north up, whose detectors feed the tile.
+    """
+
+    field: str
+    name: str
+    ra: float
+    dec: float
+    size: float
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """Which exposures are co-added into which image.
+
+    Attributes
+    ----------
+    rows : tuple of (str, str, float)
+        Image, FILTER (short name) and EXPTIME in s, in the order of the table.
+    """
+
+    rows: tuple[tuple[str, str, float], ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Images, each once, in the order of the table."""
+        return tuple(dict.fromkeys(image for image, _, _ in self.rows))
+
+    def of_exposure(self, filter: str, exptime: float) -> tuple[str, ...]:
+        """Images that an exposure feeds.
+
+        Parameters
+        ----------
+        filter : str
+            Short name of the filter.
+        exptime : float
+            Exposure time in s.
+
+        Returns
+        -------
+        tuple of str
+            In the order of the table; () for a combination that belongs to no image.
+
+        Notes
+        -----
+        Real exposure times differ from the requested ones by fractions of a second, so that of
+        the table's values for this filter the nearest counts, if it is not more than 0.5 s away.
+        """
+        distances = [(image, abs(t - exptime)) for image, name, t in self.rows if name == filter]
+        nearest = min((d for _, d in distances), default=np.inf)
+        if not nearest <= EXPTIME_TOLERANCE:
+            return ()
+        return tuple(dict.fromkeys(image for image, d in distances if d == nearest))
+
+
+def fields() -> list[str]:
+    """Names of the survey's fields, sorted."""
+    return sorted({*_centres(), *(tile.field for tile in _irregular_tiles())})
+
+
+def field_centre(field: str) -> tuple[float, float]:
+    """Pointing centre of a field.
+
+    Parameters
+    ----------
+    field : str
+
+    Returns
+    -------
+    ra, dec : float
+        Degrees (ICRS).
+
+    Raises
+    ------
+    InputError
+        The field is unknown, or is a set of tiles without a pointing of its own.
+    """
+    centres = _centres()
+    if field in centres:
+        return centres[field]
+    if field in fields():
+        raise InputError(
+            f"field {field} is a set of tiles and has no pointing centre of its own; fields that have one: {', '.join(centres)}"
+        )
+    raise InputError(f"field {field} is not in the survey{_near(field, fields())}")
+
+
+def focal_plane() -> Table:
+    """The 62 CCDs of DECam.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+        CCDNUM, EXTNAME, and CRPIX1, CRPIX2 (FITS pixel of each full 2046x4094 CCD on which
+        the pointing centre falls, usually far outside the CCD).
+    """
+    return _packaged("focal_plane.ecsv").copy()
+
+
+def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[Tile, ...]:
+    """Tiles of a field.
+
+    Parameters
+    ----------
+    field : str
+    config : `~kred_core.config.SurveyConfig`
+        Its tile table, or the grid around its centre, comes before the survey's own tiles.
+    names : sequence of str
+        Only these tiles; all where empty.
+
+    Returns
+    -------
+    tuple of `Tile`
+        In the order of the table or grid.
+
+    Raises
+    ------
+    InputError
+        Unknown field or tile, or an unusable table.
+
+    Notes
+    -----
+    The grid: T01..T16 are centred 0.55 deg * (k - 1.5), k = 0..3, from the field centre in
+    longitude and latitude of the spherical frame whose origin is the field centre and whose
+    equator points east there; the latitude runs fastest.
+    """
+    if config.tile_table:
+        table = _read_tiles(config.tile_table)
+        found = tuple(tile for tile in table if tile.field == field)
+        if not found:
+            known = list(dict.fromkeys(tile.field for tile in table))
+            raise InputError(f"tile table {config.tile_table}: has no tile of field {field}{_near(field, known)}")
+    elif config.centre:
+        found = _grid(field, config.centre[0], config.centre[1])
+    else:
+        found = _survey_tiles(field)
+    unknown = [name for name in names if name not in {tile.name for tile in found}]
+    if unknown:
+        raise InputError(f"field {field} has no tile {', '.join(unknown)}; its tiles: {', '.join(tile.name for tile in found)}")
+    return tuple(tile for tile in found if not names or tile.name in names)
+
+
+def images(config: SurveyConfig) -> ImageTable:
+    """Images of the survey, or of the user's own image table.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.SurveyConfig`
+
+    Raises
+    ------
+    InputError
+        The user's table cannot be used.
+    """
+    if config.image_table:
+        return _UserTable("image", config.image_table, ("Image", "FILTER", "EXPTIME")).images()
+    return ImageTable(tuple((str(r["Image"]), str(r["FILTER"]), float(r["EXPTIME"])) for r in _packaged("images.ecsv")))
+
+
+@cache
+def _packaged(name: str) -> Table:
+    text = resources.files(__package__).joinpath("data", name).read_text(encoding="utf-8")
+    return Table.read(text.splitlines(), format="ascii.ecsv")
+
+
+@cache
+def _centres() -> dict[str, tuple[float, float]]:
+    return {str(row["Field"]): (float(row["RA"]), float(row["Dec"])) for row in _packaged("fields.ecsv")}
+
+
+@cache
+def _irregular_tiles() -> tuple[Tile, ...]:
+    rows = _packaged("irregular_tiles.ecsv")
+    return tuple(Tile(str(r["Field"]), str(r["Tile"]), float(r["RA"]), float(r["Dec"]), float(r["Size"])) for r in rows)
+
+
+def _survey_tiles(field: str) -> tuple[Tile, ...]:
+    own = {tile.name: tile for tile in _irregular_tiles() if tile.field == field}
+    if field not in _centres():
+        if own:
+            return tuple(own.values())
+        raise InputError(
+            f"field {field} is not in the survey{_near(field, fields())}; for a field of your own give its centre "
+            "(option survey.centre: RA,Dec in degrees) or a tile table (survey.tile_table)"
+        )
+    return tuple(own.get(tile.name, tile) for tile in _grid(field, *_centres()[field]))
+
+
+def _grid(field: str, ra: float, dec: float) -> tuple[Tile, ...]:
+    offsets = np.radians(GRID_STEP * (np.arange(4) - 1.5))
+    longitude, latitude = (a.ravel() for a in np.meshgrid(offsets, offsets, indexing="ij"))
+    # In the frame of the field centre, then tipped by Dec towards the pole and turned by RA around it.
+    x, y, z = np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)
+    sin, cos = np.sin(np.radians(dec)), np.cos(np.radians(dec))
+    x, z = x * cos - z * sin, x * sin + z * cos
+    tile_ra = (ra + np.degrees(np.arctan2(y, x))) % 360.0
+    tile_dec = np.degrees(np.arctan2(z, np.hypot(x, y)))
+    return tuple(Tile(field, f"T{i + 1:02d}", float(tile_ra[i]), float(tile_dec[i]), GRID_SIZE) for i in range(16))
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    """How a message goes on that could not find a name: the most similar ones, or else all of a few."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    if near:
+        return f"; similar names: {', '.join(near)}"
+    return f"; there are: {', '.join(known)}" if len(known) <= 30 else ""
+
+
+def _read_tiles(path: str) -> tuple[Tile, ...]:
+    return _UserTable("tile", path, ("Field", "Tile", "RA", "Dec", "Size")).tiles()
+
+
+class _UserTable:
+    """A table that a person wrote: its columns found whatever their case, its values judged row by row.
+
+    Parameters
+    ----------
+    kind : str
+        "tile" or "image", for messages.
+    path : str
+    columns : tuple of str
+        Names that it must have.
+    """
+
+    def __init__(self, kind: str, path: str, columns: tuple[str, ...]):
+        self.name = f"{kind} table {path}"
+        table = self._read(path)
+        found = {name.strip().lower(): name for name in table.colnames}
+        missing = [name for name in columns if name.lower() not in found]
+        if missing:
+            raise InputError(
+                f"{self.name}: has no column {', '.join(missing)}; found {', '.join(table.colnames) or 'none'}. "
+                f"Its first line must name the columns {' '.join(columns)}"
+            )
+        if len(table) == 0:
+            raise InputError(f"{self.name}: has no rows")
+        self.columns = {name: table[found[name.lower()]] for name in columns}
+        self.length = len(table)
+
+    def _read(self, path: str) -> Table:
+        try:
+            with open(Path(path).expanduser(), encoding="utf-8") as f:
+                text = f.read(LARGEST_TABLE + 1)
+        except OSError as e:
+            raise InputError(f"{self.name}: cannot be read: {e.strerror or e}") from e
+        except UnicodeDecodeError as e:
+            raise InputError(f"{self.name}: is not a text file; expected ECSV, CSV or columns separated by blanks") from e
+        if len(text) > LARGEST_TABLE:
+            raise InputError(f"{self.name}: is larger than {LARGEST_TABLE // 1_000_000} MB; that cannot be the right file")
+        if not text.strip():
+            raise InputError(f"{self.name}: is empty")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                # As a stream, because astropy takes a text of one line for a file name or even a web address.
+                return ascii.read(io.StringIO(text))
+        except (ascii.InconsistentTableError, ValueError, TypeError, KeyError, IndexError) as e:
+            raise InputError(
+                f"{self.name}: is not a table that can be understood; expected one line of column names, then one line for each row"
+            ) from e
+
+    def _fail(self, row: int, column: str, found: object, expected: str) -> InputError:
+        return InputError(f"{self.name}: row {row + 1}, column {column}: found '{found}', expected {expected}")
+
+    def texts(self, column: str) -> list[str]:
+        """Texts of a column; empty ones are errors."""
+        values = []
+        for row, value in enumerate(self.columns[column]):
+            text = "" if np.ma.is_masked(value) else str(value).strip()
+            if not text:
+                raise self._fail(row, column, text, "a name")
+            values.append(text)
+        return values
+
+    def names(self, column: str) -> list[str]:
+        """Texts of a column that become parts of file names."""
+        values = self.texts(column)
+        for row, value in enumerate(values):
+            try:
+                TypeAdapter(Name).validate_python(value)
+            except ValidationError as e:
+                raise self._fail(row, column, value, "a name of letters, digits and _ . + - that can be part of a file name") from e
+        return values
+
+    def numbers(self, column: str, unit: u.Unit, low: float, high: float) -> list[float]:
+        """Numbers of a column in a unit, within [low, high]; a column that states no unit is in this one."""
+        data: Column | MaskedColumn = self.columns[column]
+        factor = 1.0
+        if data.unit is not None and data.unit != unit:
+            try:
+                factor = u.Unit(data.unit).to(unit)
+            except (u.UnitsError, ValueError, TypeError) as e:
+                raise InputError(f"{self.name}: column {column} is in '{data.unit}', expected {unit}") from e
+        values = []
+        for row, value in enumerate(data):
+            try:
+                number = np.nan if np.ma.is_masked(value) else float(value) * factor
+            except (TypeError, ValueError):
+                number = np.nan
+            if not low <= number <= high:
+                raise self._fail(row, column, value, f"a number from {low:g} to {high:g} ({unit})")
+            values.append(number)
+        return values
+
+    def tiles(self) -> tuple[Tile, ...]:
+        """Rows of a tile table."""
+        ra = [value % 360.0 for value in self.numbers("RA", u.deg, 0.0, 360.0)]
+        dec, size = self.numbers("Dec", u.deg, -90.0, 90.0), self.numbers("Size", u.deg, 0.001, LARGEST_TILE)
+        rows = [Tile(*values) for values in zip(self.names("Field"), self.names("Tile"), ra, dec, size, strict=True)]
+        first: dict[tuple[str, str], int] = {}
+        for i, tile in enumerate(rows):
+            before = first.setdefault((tile.field, tile.name), i)
+            if before != i:
+                raise self._fail(i, "Tile", tile.name, f"each tile of field {tile.field} once; row {before + 1} has the same")
+        return tuple(rows)
+
+    def images(self) -> ImageTable:
+        """Rows of an image table."""
+        exptimes = self.numbers("EXPTIME", u.s, 0.0, 1e6)
+        # The archive's FILTER is a sentence whose first word is the name.
+        filters = [text.split()[0] for text in self.texts("FILTER")]
+        return ImageTable(tuple(zip(self.names("Image"), filters, exptimes, strict=True)))
