@@ -16,16 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
     "STAGES",
-    "Stage",
-    "SurveyConfig",
     "CheckConfig",
-    "SummarizeConfig",
-    "PrepareConfig",
-    "TilingConfig",
     "CoaddConfig",
     "EvaluateConfig",
-    "RunConfig",
     "FieldConfig",
+    "PrepareConfig",
+    "RunConfig",
+    "Stage",
+    "SummarizeConfig",
+    "SurveyConfig",
+    "TilingConfig",
 ]
 
 STAGES = ("check", "summarize", "prepare", "tiles", "coadd", "evaluate")
@@ -110,7 +110,7 @@ class TilingConfig(Section):
     """Which detectors feed a tile."""
 
     leave_out: list[Name] = Field(default=[], description="Detectors to leave out, by EXTNAME, for example S7,S30.")
-    max_seeing: float = Field(default=0.0, ge=0, le=20, description="Leave out exposures with larger SEEING, in arcsec. 0: keep all.")
+    max_seeing: float = Field(default=0.0, ge=0, le=20, description="Leave out exposures with larger SEEING (arcsec). 0: keep all.")
     all_fields: bool = Field(
         default=False, description="Use every prepared field of the same galaxy (name prefix) that covers the tile."
     )
@@ -145,8 +145,8 @@ class CoaddConfig(Section):
 class EvaluateConfig(Section):
     """Figures and numbers of the mosaics."""
 
-    stretch: float = Field(default=0.1, gt=0, le=10, description="Grey scale of the figures: median +- this many standard deviations.")
-    figure_pixels: int = Field(default=1200, ge=200, le=8000, description="Side of the reduced image that a figure shows, in pixels.")
+    stretch: float = Field(default=0.1, gt=0, le=10, description="Grey scale of the figures: median +- this many std.")
+    figure_pixels: int = Field(default=1200, ge=200, le=8000, description="Pixels along a side of the image in a figure.")
 
 
 class RunConfig(Section):
@@ -155,7 +155,9 @@ class RunConfig(Section):
     only: list[Stage] = Field(default=[], description="Run only these stages, from what is on disk.")
     first: Stage = Field(default="check", description="First stage to run.")
     last: Stage = Field(default="evaluate", description="Last stage to run.")
-    redo: bool = Field(default=False, description="Redo the chosen stages, also what is complete. Default: only what is missing or out of date.")
+    redo: bool = Field(
+        default=False, description="Redo the chosen stages, also what is complete. Otherwise only what is missing or out of date."
+    )
     runner: Literal["threads", "processes"] = Field(default="threads", description="Run tasks in threads or in processes.")
     workers: int = Field(default=0, ge=0, le=256, description="Tasks at once. 0: one for each core.")
     dry_run: bool = Field(default=False, description="Print the plan (stages, counts, disk, time) and do nothing.")

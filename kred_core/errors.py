@@ -5,7 +5,7 @@ what was found, in which file and detector, and what to do. The command line
 prints that text alone; any other exception is a defect of kred.
 """
 
-__all__ = ["KredError", "ConfigError", "InputError", "ExposureError", "ToolError"]
+__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError"]
 
 
 class KredError(Exception):

@@ -22,7 +22,7 @@ from . import rice
 from .errors import ExposureError
 from .products import FieldPaths
 
-__all__ = ["Hdu", "Detector", "Exposure", "scan", "read_pixels", "number", "text"]
+__all__ = ["Detector", "Exposure", "Hdu", "number", "read_pixels", "scan", "text"]
 
 BLOCK = 2880
 MAX_HEADER_BLOCKS = 4000  # 11 MB of header: nothing real comes near
@@ -262,7 +262,9 @@ class Detector:
             return None
         codes = read_pixels(self.mask, np.int32)
         if codes.shape != self.shape:
-            raise ExposureError(f"{self.mask.path.name} {self.extname}: the mask has the shape {codes.shape}, the image {self.shape}")
+            raise ExposureError(
+                f"{self.mask.path.name} {self.extname}: the mask has the shape {codes.shape}, the image {self.shape}"
+            )
         return np.clip(codes, 0, 255).astype(np.uint8)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["FieldPaths", "atomic", "identity", "write_text", "link"]
+__all__ = ["FieldPaths", "atomic", "identity", "link", "write_text"]
 
 TEMPORARY = ".tmp"
 _UMASK = os.umask(0o022)  # can only be read by setting it; once, at import, because threads share it
@@ -46,9 +46,7 @@ class FieldPaths:
     def exposures(self) -> list[Path]:
         """Science files of the field, sorted by name (ood masks and oow weights are not exposures)."""
         if not self.mef.is_dir():
-            raise InputError(
-                f"field {self.field}: there is no directory {self.mef}; put or link the field's *.fits.fz files there"
-            )
+            raise InputError(f"field {self.field}: there is no directory {self.mef}; put or link the field's *.fits.fz files there")
         found = sorted(p for p in self.mef.iterdir() if p.name.endswith((".fits.fz", ".fits")) and not p.name.startswith("."))
         science = [p for p in found if "_ood_" not in p.name and "_oow_" not in p.name]
         if not science:

@@ -110,11 +110,8 @@ def _add_argument(group, *names, **details):
     metavar = details.get("metavar")
     if isinstance(metavar, str):
         listed = re.fullmatch(r"(?i)list\[(.*)\]", metavar)
-        inner = (listed[1] if listed else metavar).removeprefix("{").removesuffix("}")
-        shown = METAVARS.get(inner, inner if "," in inner else inner.upper())
-        details["metavar"] = f"{shown},..." if listed and "," not in shown else ("{%s},..." % shown if listed else shown)
-        if "," in inner and not listed:
-            details["metavar"] = "{%s}" % inner
+        inner = listed[1] if listed else metavar
+        details["metavar"] = METAVARS.get(inner, inner) + (",..." if listed else "")
     if isinstance(details.get("help"), str):
         details["help"] = re.sub(r" \(default: (\[\])?\)$", "", details["help"])
     return argparse._ActionsContainer.add_argument(group, *names, **details)
@@ -168,7 +165,8 @@ def _refuse_unknown_environment(command: type[BaseModel]) -> None:
     for name in os.environ:
         if name.startswith(PREFIX) and name.upper() not in known:
             close = difflib.get_close_matches(name, known, 1)
-            raise ConfigError(f"the environment variable {name} is no option of kred" + (f"; did you mean {close[0]}?" if close else ""))
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"the environment variable {name} is no option of kred{hint}")
 
 
 def _option_names(model: type[BaseModel], prefix: str = "") -> list[str]:
@@ -184,7 +182,8 @@ def _explain(error: ValidationError, command: type[BaseModel]) -> str:
     """One line for each wrong option: its name, what was given, what is allowed."""
     lines = []
     for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"])
+        name = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
+        name = SHORTCUTS.get(name, name)
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
             close = difflib.get_close_matches(name, _option_names(command), 1)

@@ -8,29 +8,24 @@ with it. No other module knows where a tile lies or which exposures make an imag
 from __future__ import annotations
 
 import difflib
-import io
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 
 import numpy as np
 from astropy import units as u
-from astropy.io import ascii
-from astropy.table import Column, MaskedColumn, Table
-from pydantic import TypeAdapter, ValidationError
+from astropy.table import Table
 
-from .config import Name, SurveyConfig
+from .config import SurveyConfig
 from .errors import InputError
+from .usertable import UserTable
 
 __all__ = ["ImageTable", "Tile", "field_centre", "fields", "focal_plane", "images", "tiles"]
 
 GRID_STEP = 0.55  # deg between the centres of neighbouring tiles
 GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
 LARGEST_TILE = 10.0  # deg; a larger Size is a mistake (arcmin?), not a tile
-LARGEST_TABLE = 10_000_000  # bytes; a larger file is not a table of tiles or images
 EXPTIME_TOLERANCE = 0.5  # s
 
 
@@ -198,7 +193,7 @@ def images(config: SurveyConfig) -> ImageTable:
         The user's table cannot be used.
     """
     if config.image_table:
-        return _UserTable("image", config.image_table, ("Image", "FILTER", "EXPTIME")).images()
+        return _read_images(config.image_table)
     return ImageTable(tuple((str(r["Image"]), str(r["FILTER"]), float(r["EXPTIME"])) for r in _packaged("images.ecsv")))
 
 
@@ -246,123 +241,28 @@ def _grid(field: str, ra: float, dec: float) -> tuple[Tile, ...]:
 def _near(name: str, known: Iterable[str]) -> str:
     """How a message goes on that could not find a name: the most similar ones, or else all of a few."""
     known = list(known)
-    near = difflib.get_close_matches(name, known, n=5, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=8, cutoff=0.5)
     if near:
         return f"; similar names: {', '.join(near)}"
     return f"; there are: {', '.join(known)}" if len(known) <= 30 else ""
 
 
 def _read_tiles(path: str) -> tuple[Tile, ...]:
-    return _UserTable("tile", path, ("Field", "Tile", "RA", "Dec", "Size")).tiles()
+    table = UserTable("tile", path, ("Field", "Tile", "RA", "Dec", "Size"))
+    ra = [value % 360.0 for value in table.numbers("RA", u.deg, 0.0, 360.0)]
+    dec, size = table.numbers("Dec", u.deg, -90.0, 90.0), table.numbers("Size", u.deg, 0.001, LARGEST_TILE)
+    rows = [Tile(*values) for values in zip(table.names("Field"), table.names("Tile"), ra, dec, size, strict=True)]
+    first: dict[tuple[str, str], int] = {}
+    for i, tile in enumerate(rows):
+        before = first.setdefault((tile.field, tile.name), i)
+        if before != i:
+            raise table.fault(i, "Tile", tile.name, f"each tile of field {tile.field} once; row {before + 1} has the same")
+    return tuple(rows)
 
 
-class _UserTable:
-    """A table that a person wrote: its columns found whatever their case, its values judged row by row.
-
-    Parameters
-    ----------
-    kind : str
-        "tile" or "image", for messages.
-    path : str
-    columns : tuple of str
-        Names that it must have.
-    """
-
-    def __init__(self, kind: str, path: str, columns: tuple[str, ...]):
-        self.name = f"{kind} table {path}"
-        table = self._read(path)
-        found = {name.strip().lower(): name for name in table.colnames}
-        missing = [name for name in columns if name.lower() not in found]
-        if missing:
-            raise InputError(
-                f"{self.name}: has no column {', '.join(missing)}; found {', '.join(table.colnames) or 'none'}. "
-                f"Its first line must name the columns {' '.join(columns)}"
-            )
-        if len(table) == 0:
-            raise InputError(f"{self.name}: has no rows")
-        self.columns = {name: table[found[name.lower()]] for name in columns}
-        self.length = len(table)
-
-    def _read(self, path: str) -> Table:
-        try:
-            with open(Path(path).expanduser(), encoding="utf-8") as f:
-                text = f.read(LARGEST_TABLE + 1)
-        except OSError as e:
-            raise InputError(f"{self.name}: cannot be read: {e.strerror or e}") from e
-        except UnicodeDecodeError as e:
-            raise InputError(f"{self.name}: is not a text file; expected ECSV, CSV or columns separated by blanks") from e
-        if len(text) > LARGEST_TABLE:
-            raise InputError(f"{self.name}: is larger than {LARGEST_TABLE // 1_000_000} MB; that cannot be the right file")
-        if not text.strip():
-            raise InputError(f"{self.name}: is empty")
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                # As a stream, because astropy takes a text of one line for a file name or even a web address.
-                return ascii.read(io.StringIO(text))
-        except (ascii.InconsistentTableError, ValueError, TypeError, KeyError, IndexError) as e:
-            raise InputError(
-                f"{self.name}: is not a table that can be understood; expected one line of column names, then one line for each row"
-            ) from e
-
-    def _fail(self, row: int, column: str, found: object, expected: str) -> InputError:
-        return InputError(f"{self.name}: row {row + 1}, column {column}: found '{found}', expected {expected}")
-
-    def texts(self, column: str) -> list[str]:
-        """Texts of a column; empty ones are errors."""
-        values = []
-        for row, value in enumerate(self.columns[column]):
-            text = "" if np.ma.is_masked(value) else str(value).strip()
-            if not text:
-                raise self._fail(row, column, text, "a name")
-            values.append(text)
-        return values
-
-    def names(self, column: str) -> list[str]:
-        """Texts of a column that become parts of file names."""
-        values = self.texts(column)
-        for row, value in enumerate(values):
-            try:
-                TypeAdapter(Name).validate_python(value)
-            except ValidationError as e:
-                raise self._fail(row, column, value, "a name of letters, digits and _ . + - that can be part of a file name") from e
-        return values
-
-    def numbers(self, column: str, unit: u.Unit, low: float, high: float) -> list[float]:
-        """Numbers of a column in a unit, within [low, high]; a column that states no unit is in this one."""
-        data: Column | MaskedColumn = self.columns[column]
-        factor = 1.0
-        if data.unit is not None and data.unit != unit:
-            try:
-                factor = u.Unit(data.unit).to(unit)
-            except (u.UnitsError, ValueError, TypeError) as e:
-                raise InputError(f"{self.name}: column {column} is in '{data.unit}', expected {unit}") from e
-        values = []
-        for row, value in enumerate(data):
-            try:
-                number = np.nan if np.ma.is_masked(value) else float(value) * factor
-            except (TypeError, ValueError):
-                number = np.nan
-            if not low <= number <= high:
-                raise self._fail(row, column, value, f"a number from {low:g} to {high:g} ({unit})")
-            values.append(number)
-        return values
-
-    def tiles(self) -> tuple[Tile, ...]:
-        """Rows of a tile table."""
-        ra = [value % 360.0 for value in self.numbers("RA", u.deg, 0.0, 360.0)]
-        dec, size = self.numbers("Dec", u.deg, -90.0, 90.0), self.numbers("Size", u.deg, 0.001, LARGEST_TILE)
-        rows = [Tile(*values) for values in zip(self.names("Field"), self.names("Tile"), ra, dec, size, strict=True)]
-        first: dict[tuple[str, str], int] = {}
-        for i, tile in enumerate(rows):
-            before = first.setdefault((tile.field, tile.name), i)
-            if before != i:
-                raise self._fail(i, "Tile", tile.name, f"each tile of field {tile.field} once; row {before + 1} has the same")
-        return tuple(rows)
-
-    def images(self) -> ImageTable:
-        """Rows of an image table."""
-        exptimes = self.numbers("EXPTIME", u.s, 0.0, 1e6)
-        # The archive's FILTER is a sentence whose first word is the name.
-        filters = [text.split()[0] for text in self.texts("FILTER")]
-        return ImageTable(tuple(zip(self.names("Image"), filters, exptimes, strict=True)))
+def _read_images(path: str) -> ImageTable:
+    table = UserTable("image", path, ("Image", "FILTER", "EXPTIME"))
+    exptimes = table.numbers("EXPTIME", u.s, 0.0, 1e6)
+    # The archive's FILTER is a sentence whose first word is the name.
+    filters = [text.split()[0] for text in table.texts("FILTER")]
+    return ImageTable(tuple(zip(table.names("Image"), filters, exptimes, strict=True)))

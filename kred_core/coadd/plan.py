@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Grid", "CoaddInput", "CoaddPlan"]
+__all__ = ["CoaddInput", "CoaddPlan", "Grid"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,160 @@
+"""The tables that people read: their columns with type, unit and meaning, and how they are stored.
+
+ECSV keeps units, types and descriptions inside the file. Nothing that changes
+from run to run (dates, paths) enters, so the same input gives the same bytes
+and a table that did not change keeps its time of modification.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Column as AstropyColumn
+from astropy.table import Table
+
+from .errors import InputError
+from .products import atomic
+
+__all__ = ["DETECTORS", "EXPOSURES", "QUALITY", "TILE", "Column", "make", "read", "write"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """Name, type, unit and meaning of one column."""
+
+    name: str
+    type: type
+    unit: str
+    description: str
+
+
+QUALITY = (
+    Column("Root", str, "", "Exposure: file name without .fits.fz"),
+    Column("File", str, "", "File name"),
+    Column("Verdict", str, "", "good, usable (see Reasons) or refused (see Reasons)"),
+    Column("FILTER", str, "", "Short name of the filter"),
+    Column("EXPTIME", float, "s", "Exposure time; NaN: unknown"),
+    Column("OBSID", str, "", "Observation"),
+    Column("N_det", int, "", "Detectors in the file"),
+    Column("N_used", int, "", "Detectors that can be used"),
+    Column("Reasons", str, "", "Remarks, or why the exposure or some of its detectors are refused"),
+)
+
+EXPOSURES = (
+    Column("Root", str, "", "Exposure: file name without .fits.fz"),
+    Column("File", str, "", "File name"),
+    Column("OBJECT", str, "", "Target"),
+    Column("FILTER", str, "", "Short name of the filter"),
+    Column("EXPTIME", float, "s", "Exposure time"),
+    Column("MAGZERO", float, "mag", "Zero point: magnitude of 1 ADU"),
+    Column("XFACTOR", float, "", "counts28 = ADU x XFACTOR"),
+    Column("SEEING", float, "arcsec", "FWHM of stars; NaN: unknown"),
+    Column("OBSID", str, "", "Observation"),
+    Column("MJD-OBS", float, "d", "Start of the exposure; NaN: unknown"),
+    Column("N_det", int, "", "Detectors that can be used"),
+    Column("Image", str, "", "Images that the exposure goes into; empty: none"),
+    Column("Field", str, "", "Field"),
+)
+
+_CORNERS = tuple(
+    Column(f"COR{i}{axis}1", float, "deg", f"Centre of pixel {pixel}")
+    for i, pixel in enumerate(("(1,1)", "(NAXIS1,1)", "(1,NAXIS2)", "(NAXIS1,NAXIS2)"), 1)
+    for axis in ("RA", "DEC")
+)
+
+_FOOTPRINT = (
+    Column("CENRA1", float, "deg", "Centre of the detector"),
+    Column("CENDEC1", float, "deg", "Centre of the detector"),
+    *_CORNERS,
+    Column("NAXIS1", int, "pix", "Pixels along x"),
+    Column("NAXIS2", int, "pix", "Pixels along y"),
+    Column("PixScale", float, "arcsec", "Pixel size at the centre"),
+)
+
+DETECTORS = (
+    Column("Root", str, "", "Exposure"),
+    Column("EXTNAME", str, "", "Detector"),
+    *_FOOTPRINT,
+    Column("Npix", int, "pix", "Good pixels"),
+    Column("Mean", np.float32, "adu", "Mean of the good pixels"),
+    Column("Med", np.float32, "adu", "Median of the good pixels"),
+    Column("STD", np.float32, "adu", "Standard deviation of the good pixels"),
+    Column("Mode", np.float32, "adu", "Half-sample mode of the good pixels"),
+    Column("HistMode", np.float32, "adu", "Histogram mode of the good pixels"),
+    Column("e_HistMode", np.float32, "adu", "Standard error of HistMode"),
+    Column("Field", str, "", "Field"),
+)
+
+TILE = (
+    Column("Image", str, "", "Image that this detector goes into"),
+    Column("Field", str, "", "Field of the exposure"),
+    Column("Root", str, "", "Exposure"),
+    Column("EXTNAME", str, "", "Detector"),
+    Column("File", str, "", "File name"),
+    Column("FILTER", str, "", "Short name of the filter"),
+    Column("EXPTIME", float, "s", "Exposure time"),
+    Column("SEEING", float, "arcsec", "FWHM of stars; NaN: unknown"),
+    Column("OBSID", str, "", "Observation"),
+    Column("XFACTOR", float, "", "counts28 = ADU x XFACTOR - SUB_BACK"),
+    Column("SUB_BACK", float, "", "Background of the exposure in counts28"),
+    Column("STD", np.float32, "adu", "Standard deviation of the good pixels"),
+    *_FOOTPRINT,
+)
+
+
+def make(rows: Iterable[Mapping[str, Any]], columns: Iterable[Column]) -> Table:
+    """A table with the given columns from rows that have at least their names as keys."""
+    rows = list(rows)
+    table = Table()
+    for c in columns:
+        values = [row[c.name] for row in rows]
+        data = np.array(values, dtype=c.type) if rows else np.empty(0, dtype="U1" if c.type is str else c.type)
+        table[c.name] = AstropyColumn(data, unit=c.unit or None, description=c.description)
+    return table
+
+
+def write(table: Table, path: Path, title: str) -> None:
+    """Store a table as ECSV; a file with the same content keeps its time of modification."""
+    table.meta = {"description": title}
+    with atomic(path, keep_same=True) as temporary:
+        table.write(temporary, format="ascii.ecsv", overwrite=True)
+
+
+def read(path: Path, columns: Iterable[Column], made_by: str) -> Table:
+    """Read a table that an earlier stage wrote.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+    columns : iterable of `Column`
+        Columns that must be there.
+    made_by : str
+        The stage that writes it, for the message where it is missing.
+
+    Raises
+    ------
+    InputError
+        The table is missing, unreadable, or lacks a column.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            table = Table.read(path, format="ascii.ecsv")
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; run the stage '{made_by}' first (--from {made_by})") from None
+    except Exception as e:  # astropy's readers raise whatever the damage leads to
+        raise InputError(f"{path} cannot be read ({type(e).__name__}: {e}); delete it and run the stage '{made_by}' again") from e
+    missing = [c.name for c in columns if c.name not in table.colnames]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}; delete it and run the stage '{made_by}' again")
+    for c in columns:
+        if c.type is str:  # blank texts come back masked
+            table[c.name] = np.array(["" if v is np.ma.masked else str(v) for v in table[c.name]], dtype=str)
+        elif hasattr(table[c.name], "filled"):
+            table[c.name] = table[c.name].filled(np.nan if c.type is not int else 0)
+    return table
