@@ -1,0 +1,333 @@
+"""Do again only what is missing or out of date: what all stage tasks have in common.
+
+Prefect's own cache policies do not fit files. The default one never hits in a second run; none
+sees that an input was replaced or that a product was deleted, and then reports "Cached" for a
+file that is not there. Here a task returns a `Manifest` of the files it wrote. Prefect keeps it
+under a key made of everything the products depend on: the stage and its version, size and time of
+the input files, and the options of that stage alone. A record whose products are no longer on disk
+as the manifest says is dropped before Prefect looks for it. One lock for each unit of work lets
+two runs of the same field share the work instead of doing it twice.
+
+The records need neither a server nor its database: they are JSON files in the field's own memory
+(`FieldPaths.memory`) and may be deleted at any time, which costs the work again and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from prefect import Task, task
+from prefect.cache_policies import CachePolicy
+from prefect.client.schemas import TaskRun
+from prefect.context import TaskRunContext
+from prefect.locking.protocol import LockManager
+from prefect.results import ResultRecord
+from prefect.states import State
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from kred_core.config import FieldConfig
+from kred_core.errors import KredError
+from kred_core.products import FieldPaths, identity
+
+__all__ = ["Manifest", "ProductCache", "UnitLocks", "Work", "can_pass", "for_run", "stage_task"]
+
+log = logging.getLogger("kred_core.tasks")  # below kred_core, whose records Prefect shows in the UI
+
+RETRY_DELAYS = [2.0, 20.0]  # s: a hiccup, then a file server that restarts
+PASSING = frozenset(
+    getattr(errno, name)
+    for name in "EIO EAGAIN EINTR EBUSY ESTALE ETIMEDOUT ECONNRESET ECONNABORTED ENETRESET ENFILE EMFILE EREMOTEIO".split()
+    if hasattr(errno, name)
+)
+NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+
+
+class Manifest(BaseModel):
+    """What a stage made: its files as they were when it ended, and small facts for later stages.
+
+    Attributes
+    ----------
+    products : tuple of (path, size in bytes, time of modification in ns)
+    values : dict
+        Plain JSON values only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    products: tuple[tuple[str, int, int], ...] = ()
+    values: dict[str, JsonValue] = {}
+
+    @classmethod
+    def of(cls, paths: Iterable[Path] = (), **values: JsonValue) -> Manifest:
+        """Manifest of files that have just been written."""
+        return cls(products=tuple(identity(path.absolute()) for path in paths), values=values)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The products' paths."""
+        return tuple(Path(path) for path, _, _ in self.products)
+
+    def matches_disk(self) -> bool:
+        """Whether every product is still the file that the stage wrote."""
+        return all(_identity(Path(product[0])) == product for product in self.products)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call of a stage works on, and everything its products depend on.
+
+    Parameters
+    ----------
+    unit : str
+        Exposure, tile or mosaic. No two calls of a stage in one field share it.
+    files : iterable of `~pathlib.Path`
+        Input files. One that does not exist counts too: the work is done again when it appears.
+    options : iterable of `~pydantic.BaseModel`
+        The sections of the configuration that this stage reads, and no others.
+    facts : dict
+        Other plain values that the products depend on.
+    """
+
+    unit: str
+    files: Iterable[Path] = ()
+    options: Iterable[BaseModel] = ()
+    facts: dict[str, JsonValue] = field(default_factory=dict)
+
+    def digest(self) -> str:
+        """Hexadecimal digest of all that the products depend on."""
+        content = [
+            [_identity(path.absolute()) for path in self.files],
+            [[type(section).__name__, section.model_dump(mode="json")] for section in self.options],
+            self.facts,
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _identity(path: Path) -> tuple[str, int | None, int | None]:
+    try:
+        return identity(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return str(path), None, None
+
+
+class UnitLocks(LockManager):
+    """One task at a time on a unit of work, among all threads and processes that use the records.
+
+    The lock is the kernel's (``flock``) and ends with the process that holds it. Prefect's own
+    FileSystemLockManager leaves its lock file behind when a run is killed, and all later runs wait for it for ever.
+
+    Parameters
+    ----------
+    records : `~pathlib.Path`
+        Directory of the records; key ``stage/unit/digest`` is locked by the file ``stage/unit/lock`` in it.
+    """
+
+    def __init__(self, records: Path) -> None:
+        self.records = records
+        self._held: dict[str, tuple[str, BinaryIO]] = {}
+
+    def __reduce__(self) -> tuple:
+        return UnitLocks, (self.records,)  # a task that is sent to another process takes its own locks there
+
+    def acquire_lock(self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None) -> bool:
+        path = (self.records / key).with_name("lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")
+        deadline = time.monotonic() + (float("inf") if acquire_timeout is None else acquire_timeout)
+        while not _try_lock(file):
+            if time.monotonic() > deadline:
+                file.close()
+                return False
+            time.sleep(0.1)
+        self._held[key] = (holder, file)
+        return True
+
+    def release_lock(self, key: str, holder: str) -> None:
+        if not self.is_lock_holder(key, holder):
+            raise ValueError(f"{holder} does not hold the lock of {key}")
+        self._held.pop(key)[1].close()
+
+    def is_lock_holder(self, key: str, holder: str) -> bool:
+        return key in self._held and self._held[key][0] == holder
+
+    def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
+        free = self.acquire_lock(key, "waiting", timeout)
+        if free:
+            self.release_lock(key, "waiting")
+        return free
+
+    def is_locked(self, key: str) -> bool:
+        return not self.wait_for_lock(key, timeout=0)
+
+    # Prefect asks for these only for asynchronous tasks, which no stage is.
+    async def aacquire_lock(self, *args, **kwargs) -> bool:
+        return await asyncio.to_thread(self.acquire_lock, *args, **kwargs)
+
+    async def await_for_lock(self, *args, **kwargs) -> bool:
+        return await asyncio.to_thread(self.wait_for_lock, *args, **kwargs)
+
+
+def _try_lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        if e.errno not in NO_LOCKS_HERE:
+            raise
+        # Some cluster file systems have no locks. Products are written whole or not at all, so the
+        # worst that can happen without is that two runs of one field do the same work.
+        log.debug("%s: no file locks on this file system", file.name)
+    return True
+
+
+@dataclass
+class ProductCache(CachePolicy):
+    """Prefect's cache key of a stage, from the stage's own description of its work.
+
+    Parameters
+    ----------
+    stage : str
+    version : int
+        Of the stage; a higher one makes everything be done again.
+    work : callable
+        Takes the arguments of the task, returns its `Work`.
+    records : `~pathlib.Path` or None
+        Directory of the records. None: nothing is remembered.
+    """
+
+    stage: str = ""
+    version: int = 0
+    work: Callable[..., Work] | None = None
+    records: Path | None = None
+
+    def compute_key(
+        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
+    ) -> str | None:
+        if self.records is None:
+            return None
+        work = self.work(**inputs)
+        unit = self.records / self.stage / work.unit
+        record = f"{self.version}-{work.digest()}"
+        _drop_outdated(unit, record)
+        return str((unit / record).relative_to(self.records))
+
+
+def _drop_outdated(unit: Path, wanted: str) -> None:
+    """Remove the records of a unit that speak of other inputs, or of products that are not on disk any more."""
+    for path in unit.iterdir() if unit.is_dir() else ():
+        if path.name == "lock":
+            continue
+        if path.name == wanted:
+            try:
+                manifest = ResultRecord.deserialize(path.read_bytes()).result
+            except (OSError, ValueError):
+                continue  # half-written, perhaps this very moment, by another run: Prefect does not take it for a record
+            if isinstance(manifest, Manifest) and manifest.matches_disk():
+                continue
+        with suppress(FileNotFoundError):
+            path.unlink()
+
+
+def can_pass(task: Task, run: TaskRun, state: State) -> bool:
+    """Whether a task failed for a reason that may be gone at the next try: the file system's, not ours (a retry condition)."""
+    data = state.data
+    error = data.result if isinstance(data, ResultRecord) else data
+    while isinstance(error, BaseException):
+        if isinstance(error, OSError) and error.errno in PASSING:
+            return True
+        error = error.__cause__
+    return False
+
+
+def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[[Callable[..., Manifest]], Task]:
+    """Make a function a task of the pipeline: named, retried and remembered as all stages are.
+
+    Parameters
+    ----------
+    stage : str
+        Name of the stage.
+    version : int
+        Increase it when the stage computes something else than before from the same inputs.
+    work : callable
+        Called with the arguments of the task; returns the `Work` that they mean.
+
+    Returns
+    -------
+    callable
+        Decorator that turns a function which returns a `Manifest` into a `~prefect.Task`.
+
+    Notes
+    -----
+    The task remembers nothing until `for_run` has told it where.
+
+    Examples
+    --------
+    ::
+
+        @stage_task("summarize", version=1, work=lambda exposure, config: Work(
+            FieldPaths.root_of(exposure), files=[exposure], options=[config.summarize]))
+        def summarize_exposure(exposure: Path, config: FieldConfig) -> Manifest: ...
+    """
+
+    def run_name(parameters: dict[str, Any]) -> str:
+        try:
+            return f"{stage} {work(**parameters).unit}"
+        except Exception:  # whatever it is, the task itself will meet and report it; a name must not raise
+            return stage
+
+    def decorate(function: Callable[..., Manifest]) -> Task:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Manifest:
+            # Prefect only logs what `work` raises while the key is computed, and runs without a cache: fail here instead.
+            work(*args, **kwargs).digest()
+            try:
+                manifest = function(*args, **kwargs)
+            except KredError:
+                raise
+            except Exception:
+                log.exception("%s: unexpected error", stage)  # a defect: Prefect alone would not show where
+                raise
+            if not isinstance(manifest, Manifest):
+                raise TypeError(f"{function.__name__} returned {type(manifest).__name__}, expected a Manifest")
+            return manifest
+
+        return task(
+            run,
+            name=stage,
+            version=str(version),
+            task_run_name=run_name,
+            retries=len(RETRY_DELAYS),
+            retry_delay_seconds=RETRY_DELAYS,
+            retry_condition_fn=can_pass,
+            cache_policy=ProductCache(isolation_level="SERIALIZABLE", stage=stage, version=version, work=work),
+            persist_result=True,
+            result_serializer="json",
+        )
+
+    return decorate
+
+
+def for_run(task: Task, config: FieldConfig) -> Task:
+    """A stage's task as one run wants it: its records in the field's memory, and done again where the run says so."""
+    records = (FieldPaths(config.root, config.field).memory / "results").absolute()
+    for leftover in records.iterdir() if records.is_dir() else ():
+        if leftover.is_file():
+            leftover.unlink(missing_ok=True)  # Prefect keeps the exception of a failed task under a random name; nobody asks for it
+    return task.with_options(
+        result_storage=records,
+        cache_policy=replace(task.cache_policy, records=records, lock_manager=UnitLocks(records)),
+        refresh_cache=config.run.redo,
+    )
