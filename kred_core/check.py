@@ -26,9 +26,35 @@ from .exposure import Detector, Exposure, number, text
 from .products import FieldPaths
 from .usertable import UserTable
 
-__all__ = ["ExposureReport", "compare", "judge", "quality_rows", "zero_points"]
+__all__ = ["DetectorPlace", "ExposureReport", "compare", "judge", "quality_rows", "zero_points"]
 
+SMALLEST_SIDE = 16  # pixels; smaller images hold no sky level
 FAR_CORNER_ARCSEC = 5.0  # keywords are given to 1e-4 deg, and describe pixel centres or edges
+
+
+@dataclass(frozen=True)
+class DetectorPlace:
+    """Where a usable detector lies on the sky, from its WCS, whatever its keywords say.
+
+    Attributes
+    ----------
+    extname : str
+    naxis1, naxis2 : int
+        Size in pixels.
+    centre : tuple of float
+        RA, Dec in degrees.
+    corners : tuple of tuple of float
+        RA, Dec of the centres of pixels (1,1), (NAXIS1,1), (1,NAXIS2), (NAXIS1,NAXIS2) in degrees.
+    pixel_scale : float
+        Arcsec per pixel at the centre.
+    """
+
+    extname: str
+    naxis1: int
+    naxis2: int
+    centre: tuple[float, float]
+    corners: tuple[tuple[float, float], ...]
+    pixel_scale: float
 
 
 @dataclass(frozen=True)
@@ -44,8 +70,8 @@ class ExposureReport:
         Exposure time in s, zero point in mag, FWHM in arcsec, start in days; NaN: unknown.
     target, obsid, version : str
         OBJECT, OBSID (or what stands in for it), PLVER.
-    detectors : tuple of str
-        EXTNAME of the detectors that can be used.
+    detectors : tuple of DetectorPlace
+        The detectors that can be used.
     n_detectors : int
         Detectors in the file, usable or not.
     refused : tuple of str
@@ -64,7 +90,7 @@ class ExposureReport:
     target: str = ""
     obsid: str = ""
     version: str = ""
-    detectors: tuple[str, ...] = ()
+    detectors: tuple[DetectorPlace, ...] = ()
     n_detectors: int = 0
     refused: tuple[str, ...] = ()
     remarks: tuple[str, ...] = field(default=())
@@ -76,8 +102,18 @@ class ExposureReport:
 
     @classmethod
     def from_record(cls, record: Mapping) -> ExposureReport:
-        """Back from the dictionary that `dataclasses.asdict` made."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in record.items()})
+        """Back from the dictionary that `dataclasses.asdict` made, by way of JSON."""
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        places = tuple(
+            DetectorPlace(**{**d, "centre": tuple(d["centre"]), "corners": tuple(map(tuple, d["corners"]))})
+            for d in record["detectors"]
+        )
+        return cls(**{**values, "detectors": places})
+
+    @property
+    def extnames(self) -> tuple[str, ...]:
+        """Names of the detectors that can be used."""
+        return tuple(d.extname for d in self.detectors)
 
 
 def zero_points(table: str) -> dict[str, float]:
@@ -132,12 +168,14 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     if text(primary, "WCSCAL").lower() == "failed":
         remarks.append("WCSCAL is Failed: the astrometry may be off")
 
-    usable, faults = _judge_detectors(exposure, config)
+    places, faults = _judge_detectors(exposure, config)
     remarks += faults
-    seeing, how = _seeing(exposure)
-    remarks += [how] if how else []
-    remarks += _corner_remarks([d for d in exposure.detectors if d.extname in usable])
-    if not usable:
+    usable = [d for d in exposure.detectors if any(d.extname == p.extname for p in places)]
+    seeing = _seeing(exposure, places)
+    if math.isnan(seeing):
+        remarks.append("SEEING and FWHM are missing: the seeing is unknown")
+    remarks += _corner_remarks(usable, places)
+    if not places:
         refused.append("none of its detectors can be used")
     obsid = text(primary, "OBSID") or text(primary, "EXPNUM") or text(primary, "DATE-OBS")
     if not obsid:
@@ -153,91 +191,104 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
         target=text(primary, "OBJECT"),
         obsid=obsid,
         version=text(primary, "PLVER"),
-        detectors=tuple(usable),
+        detectors=tuple(places),
         n_detectors=len(exposure.detectors),
         refused=tuple(refused),
         remarks=tuple(remarks),
     )
 
 
-def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[str], list[str]]:
-    """Names of the usable detectors, and a sentence for each of the others."""
-    usable: list[str] = []
-    faults: list[str] = []
-    shapes = Counter(d.shape for d in exposure.detectors)
-    usual, count = shapes.most_common(1)[0]
+def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[DetectorPlace], list[str]]:
+    """Places of the usable detectors, and a sentence for each of the others."""
+    places: dict[str, DetectorPlace] = {}
+    remarks: list[str] = []
+    usual, count = Counter(d.shape for d in exposure.detectors).most_common(1)[0]
     if count <= len(exposure.detectors) // 2:
-        usual = None  # no shape is the usual one: cut-outs, each of its own size
+        usual = ()  # no shape is the usual one: cut-outs, each of its own size
     for d in exposure.detectors:
-        fault = _fault(d, usual, usable, config)
-        if fault:
-            faults.append(f"detector {d.extname or f'[{d.hdu.index}]'} refused: {fault}")
-        else:
-            usable.append(d.extname)
-        if not fault and config.verify_checksums and (remark := checksum.edited_header(d.hdu)):
-            faults.append(f"detector {d.extname}: {remark}")
-    return usable, faults
+        try:
+            _require_name(d, places)
+            _require_shape(d, usual)
+            place = _place(d)
+            edited = _verify_checksums(d) if config.verify_checksums else None
+        except ExposureError as e:
+            remarks.append(f"detector {d.extname or f'[{d.hdu.index}]'} refused: {e}")
+            continue
+        places[d.extname] = place
+        remarks += [f"detector {d.extname}: {edited}"] if edited else []
+    return list(places.values()), remarks
 
 
-def _fault(d: Detector, usual: tuple[int, ...] | None, earlier: list[str], config: CheckConfig) -> str:
-    """Why a detector cannot be used, or an empty text."""
+def _require_name(d: Detector, earlier: Mapping[str, DetectorPlace]) -> None:
     if not d.extname:
-        return "it has no EXTNAME"
+        raise ExposureError("it has no EXTNAME")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,31}", d.extname):
-        return f"EXTNAME {d.extname!r} is no name of a detector"
+        raise ExposureError(f"EXTNAME {d.extname!r} is no name of a detector")
     if d.extname in earlier:
-        return "an earlier extension has the same EXTNAME"
-    if len(d.shape) != 2 or min(d.shape) < 16:
-        return f"expected a two-dimensional image, found the shape {d.shape}"
+        raise ExposureError("an earlier extension has the same EXTNAME")
+
+
+def _require_shape(d: Detector, usual: tuple[int, ...]) -> None:
+    if len(d.shape) != 2 or min(d.shape) < SMALLEST_SIDE:
+        raise ExposureError(f"expected an image of at least {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels, found {_size(d.shape)}")
     if usual and d.shape != usual:
-        return f"it has {_size(d.shape)} pixels, the other detectors have {_size(usual)}"
+        raise ExposureError(f"it has {_size(d.shape)} pixels, the other detectors have {_size(usual)}")
     if d.mask is not None and d.mask.shape != d.shape:
-        return f"its mask has {_size(d.mask.shape)} pixels, the image {_size(d.shape)}"
-    try:
-        geometry.corners(geometry.celestial_wcs(d.header), d.shape)
-    except ExposureError as e:
-        return str(e)
-    if config.verify_checksums:
-        for hdu in (d.hdu, d.mask):
-            if hdu is not None and (damage := checksum.damage(hdu)):
-                return damage
-    return ""
+        raise ExposureError(f"its mask has {_size(d.mask.shape)} pixels, the image {_size(d.shape)}")
+
+
+def _verify_checksums(d: Detector) -> str | None:
+    for hdu in (d.hdu, d.mask):
+        damage = checksum.damage(hdu) if hdu is not None else None
+        if damage:
+            raise ExposureError(damage if hdu is d.hdu else f"its mask in {hdu.path.name}: {damage}")
+    return checksum.edited_header(d.hdu)
+
+
+def _place(d: Detector) -> DetectorPlace:
+    wcs = geometry.celestial_wcs(d.header)
+    ny, nx = d.shape
+    return DetectorPlace(
+        extname=d.extname,
+        naxis1=nx,
+        naxis2=ny,
+        centre=_degrees(geometry.centre(wcs, d.shape)),
+        corners=tuple(_degrees(c) for c in geometry.corners(wcs, d.shape)),
+        pixel_scale=round(float(geometry.pixel_scale(wcs, d.shape)), 6),
+    )
+
+
+def _degrees(position: Iterable[float]) -> tuple[float, float]:
+    ra, dec = position
+    return round(float(ra), 8), round(float(dec), 8)  # 0.04 mas
 
 
 def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in reversed(shape))
+    return " x ".join(str(n) for n in reversed(shape)) or "none"
 
 
-def _seeing(exposure: Exposure) -> tuple[float, str]:
-    """FWHM of stars in arcsec, and a remark where it is not the primary header's SEEING."""
+def _seeing(exposure: Exposure, places: Iterable[DetectorPlace]) -> float:
+    """FWHM of stars in arcsec: SEEING, or the median FWHM of the detectors, which every file of the Community Pipeline has."""
     seeing = number(exposure.primary, "SEEING")
     if seeing is not None and seeing > 0:
-        return seeing, ""
-    values = []
-    for d in exposure.detectors:
-        fwhm = number(d.header, "FWHM")
-        if fwhm is None or fwhm <= 0:
-            continue
-        try:
-            values.append(fwhm * geometry.pixel_scale(geometry.celestial_wcs(d.header), d.shape))
-        except ExposureError:
-            continue
-    if values:
-        return round(statistics.median(values), 4), ""  # every file of the Community Pipeline lacks SEEING: nothing to remark on
-    return math.nan, "SEEING and FWHM are missing: the seeing is unknown"
+        return seeing
+    scales = {p.extname: p.pixel_scale for p in places}
+    fwhm = [(number(d.header, "FWHM"), scales.get(d.extname)) for d in exposure.detectors]
+    values = [pixels * scale for pixels, scale in fwhm if pixels and pixels > 0 and scale]
+    return round(statistics.median(values), 4) if values else math.nan
 
 
-def _corner_remarks(detectors: list[Detector]) -> list[str]:
+def _corner_remarks(detectors: list[Detector], places: list[DetectorPlace]) -> list[str]:
     """Corner keywords are never used; where they are wrong the file has been cut or moved, which people should know."""
     missing, wrong = [], []
-    for d in detectors:
+    for d, place in zip(detectors, places, strict=True):
         stated = [(number(d.header, f"COR{i}RA1"), number(d.header, f"COR{i}DEC1")) for i in (1, 2, 3, 4)]
         if any(v is None for pair in stated for v in pair):
             missing.append(d.extname)
             continue
-        true = geometry.corners(geometry.celestial_wcs(d.header), d.shape)
+        true_ra, true_dec = np.array(place.corners).T
         ra, dec = np.array(stated, float).T
-        away = 3600 * np.hypot(((ra - true[:, 0] + 180) % 360 - 180) * np.cos(np.radians(true[:, 1])), dec - true[:, 1])
+        away = 3600 * np.hypot(((ra - true_ra + 180) % 360 - 180) * np.cos(np.radians(true_dec)), dec - true_dec)
         if away.max() > FAR_CORNER_ARCSEC:
             wrong.append(d.extname)
     remarks = []
@@ -285,7 +336,7 @@ def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
             continue
         if report.obsid:
             chosen = by_obsid.setdefault(report.obsid, report.root)
-            taken = [e for e in report.detectors if owner.setdefault((report.obsid, e), report.root) != report.root]
+            taken = [e for e in report.extnames if owner.setdefault((report.obsid, e), report.root) != report.root]
             if chosen != report.root and (taken or report.refused):
                 report = _without(report, taken, chosen)
         result.append(report)
@@ -293,7 +344,7 @@ def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
 
 
 def _without(report: ExposureReport, taken: list[str], chosen: str) -> ExposureReport:
-    left = tuple(e for e in report.detectors if e not in taken)
+    left = tuple(d for d in report.detectors if d.extname not in taken)
     duplicate = f"duplicate: another processing of the exposure {chosen} (OBSID {report.obsid})"
     if report.refused or not left:
         return replace(report, detectors=left, refused=(*report.refused, duplicate))

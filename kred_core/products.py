@@ -7,6 +7,7 @@ final name can be trusted after any crash.
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-__all__ = ["FieldPaths", "atomic", "identity", "link", "write_text"]
+__all__ = ["FieldPaths", "atomic", "identity", "link", "read_record", "write_record", "write_text"]
 
 TEMPORARY = ".tmp"
 _UMASK = os.umask(0o022)  # can only be read by setting it; once, at import, because threads share it
@@ -63,6 +64,10 @@ class FieldPaths:
         """The data-quality (ood) file of an exposure, or None where there is none."""
         mask = exposure.with_name(exposure.name.replace("_ooi_", "_ood_"))
         return mask if mask.name != exposure.name and mask.exists() else None
+
+    def exposure(self, file: str) -> Path:
+        """An exposure by its file name."""
+        return self.mef / file
 
     # tables
     def _summary(self, name: str) -> Path:
@@ -184,6 +189,19 @@ def write_text(path: Path, text: str) -> None:
     """Write a small text file; an existing one with the same content keeps its time."""
     with atomic(path, keep_same=True) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Keep what a stage found out as JSON, for the later stages."""
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_record(path: Path) -> dict | None:
+    """What `write_record` kept, or None where there is nothing or nothing readable."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def link(path: Path, target: Path) -> None:

@@ -87,6 +87,7 @@ DETECTORS = (
     Column("Mode", np.float32, "adu", "Half-sample mode of the good pixels"),
     Column("HistMode", np.float32, "adu", "Histogram mode of the good pixels"),
     Column("e_HistMode", np.float32, "adu", "Standard error of HistMode"),
+    Column("Noise", np.float32, "adu", "Noise of a pixel at the sky level"),
     Column("Field", str, "", "Field"),
 )
 
@@ -102,7 +103,7 @@ TILE = (
     Column("OBSID", str, "", "Observation"),
     Column("XFACTOR", float, "", "counts28 = ADU x XFACTOR - SUB_BACK"),
     Column("SUB_BACK", float, "", "Background of the exposure in counts28"),
-    Column("STD", np.float32, "adu", "Standard deviation of the good pixels"),
+    Column("Noise", np.float32, "adu", "Noise of a pixel at the sky level"),
     *_FOOTPRINT,
 )
 

@@ -5,10 +5,17 @@ Both engines take the same `CoaddPlan`, so they can be compared pixel by pixel.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CoaddInput", "CoaddPlan", "Grid"]
+import numpy as np
+from astropy.table import Table
+
+from ..config import CoaddConfig
+
+__all__ = ["CoaddInput", "CoaddPlan", "Grid", "make_grid", "make_plan"]
 
 
 @dataclass(frozen=True)
@@ -70,3 +77,65 @@ class CoaddPlan:
     filter: str
     grid: Grid
     inputs: tuple[CoaddInput, ...]
+
+
+def make_grid(ra: float, dec: float, native_scale: float, config: CoaddConfig) -> Grid:
+    """The grid of a mosaic.
+
+    Parameters
+    ----------
+    ra, dec : float
+        Centre in degrees.
+    native_scale : float
+        Pixel size of the detectors in arcsec.
+    config : `~kred_core.config.CoaddConfig`
+        A pixel scale of 0 stands for the native one, rounded up to 0.01 arcsec.
+    """
+    scale = config.pixel_scale or math.ceil(round(native_scale * 100, 4)) / 100
+    n = max(1, round(config.size * 3600 / scale))
+    return Grid(ra, dec, scale, n, n)
+
+
+def make_plan(
+    field: str,
+    tile: str,
+    image: str,
+    detectors: Table,
+    ra: float,
+    dec: float,
+    path_of: Callable[[str, str], Path],
+    config: CoaddConfig,
+) -> CoaddPlan:
+    """Plan one mosaic from the rows of a tile table.
+
+    Parameters
+    ----------
+    field, tile, image : str
+    detectors : `~astropy.table.Table`
+        At least one row, all of this image (columns of `kred_core.tables.TILE`).
+    ra, dec : float
+        Centre of the mosaic in degrees.
+    path_of : callable
+        The MEF of (field, file name).
+    config : `~kred_core.config.CoaddConfig`
+
+    Returns
+    -------
+    CoaddPlan
+        Inputs in the order of the rows.
+    """
+    inputs = tuple(
+        CoaddInput(
+            path=path_of(str(row["Field"]), str(row["File"])),
+            root=str(row["Root"]),
+            extname=str(row["EXTNAME"]),
+            exptime=float(row["EXPTIME"]),
+            scale=float(row["XFACTOR"]),
+            back=float(row["SUB_BACK"]),
+            sky_noise=float(row["Noise"]) * float(row["XFACTOR"]),
+        )
+        for row in detectors
+    )
+    filters = dict.fromkeys(str(f) for f in detectors["FILTER"])
+    grid = make_grid(ra, dec, float(np.median(detectors["PixScale"])), config)
+    return CoaddPlan(field, tile, image, " ".join(filters), grid, inputs)

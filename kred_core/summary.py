@@ -1,0 +1,187 @@
+"""One pass over an exposure: every detector is decoded once and measured.
+
+`summarize` measures the detectors of one exposure and finds what only pixels
+can show (all NaN, constant, nothing unmasked). `exposure_rows` and
+`detector_rows` put the results of all exposures of a field into tables, which
+are all that the later stages read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from . import calibration, mode
+from .check import ExposureReport
+from .config import SummarizeConfig
+from .errors import ExposureError
+from .exposure import Detector, Exposure
+from .survey import ImageTable
+
+__all__ = ["DetectorSummary", "ExposureSummary", "combine", "detector_rows", "exposure_rows", "place_rows", "summarize"]
+
+log = logging.getLogger(__name__)
+
+FEW_PIXELS = 100  # fewer good pixels say nothing about a sky level
+
+
+@dataclass(frozen=True)
+class DetectorSummary:
+    """Statistics of one detector.
+
+    Attributes
+    ----------
+    extname : str
+    n_pixels : int
+        Good pixels: finite and unmasked.
+    mean, median, std, mode, histogram_mode, histogram_mode_error, noise : float
+        In ADU; see `kred_core.mode.statistics`.
+    """
+
+    extname: str
+    n_pixels: int
+    mean: float
+    median: float
+    std: float
+    mode: float
+    histogram_mode: float
+    histogram_mode_error: float
+    noise: float
+
+
+@dataclass(frozen=True)
+class ExposureSummary:
+    """Measured detectors of one exposure, and why the others were refused."""
+
+    root: str
+    detectors: tuple[DetectorSummary, ...]
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def to_record(self) -> dict:
+        """As plain values, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_record(cls, record: Mapping) -> ExposureSummary:
+        """Back from `to_record`."""
+        return cls(record["root"], tuple(DetectorSummary(**d) for d in record["detectors"]), dict(record["refused"]))
+
+
+def summarize(path: Path, extnames: Iterable[str], config: SummarizeConfig) -> ExposureSummary:
+    """Measure detectors of one exposure, decoding each once.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The MEF.
+    extnames : iterable of str
+        Detectors to measure; see `ExposureReport.detectors`.
+    config : `~kred_core.config.SummarizeConfig`
+
+    Returns
+    -------
+    ExposureSummary
+        A detector that cannot be decoded or has no usable pixels is in
+        ``refused`` with the reason.
+
+    Raises
+    ------
+    ExposureError
+        The file as a whole cannot be read.
+    """
+    exposure = Exposure.open(path)
+    wanted = set(extnames)
+    measured, refused = [], {}
+    for detector in exposure.detectors:
+        if detector.extname not in wanted:
+            continue
+        wanted.discard(detector.extname)  # of two with one name, check has judged the first
+        try:
+            measured.append(_measure(detector, config))
+        except ExposureError as e:
+            refused[detector.extname] = str(e)
+            log.warning("%s: detector %s refused: %s", exposure.root, detector.extname, e)
+    refused |= dict.fromkeys(sorted(wanted), "it is no longer in the file; run check again")
+    return ExposureSummary(exposure.root, tuple(measured), refused)
+
+
+def _measure(detector: Detector, config: SummarizeConfig) -> DetectorSummary:
+    pixels = detector.pixels()
+    codes = detector.mask_codes() if config.use_masks else None
+    bad = None if codes is None else codes != 0
+    sky = mode.statistics(pixels, bad, config.clipped, config.clip_sigma)
+    if sky.n == 0 and sky.n_nan == pixels.size:
+        raise ExposureError("all its pixels are NaN")
+    if sky.n < FEW_PIXELS:
+        raise ExposureError(f"only {sky.n} of its {pixels.size} pixels are good (not NaN, not masked)")
+    if sky.minimum == sky.maximum:
+        raise ExposureError(f"all its good pixels have the same value {sky.minimum:g}")
+    return DetectorSummary(
+        extname=detector.extname,
+        n_pixels=sky.n,
+        mean=sky.mean,
+        median=sky.median,
+        std=sky.std,
+        mode=sky.mode,
+        histogram_mode=sky.histogram_mode,
+        histogram_mode_error=sky.histogram_mode_error,
+        noise=sky.noise,
+    )
+
+
+def combine(report: ExposureReport, summary: ExposureSummary) -> ExposureReport:
+    """A report with what the pixels have shown."""
+    if report.refused or not summary.refused:
+        return report
+    remarks = tuple(f"detector {name} refused: {why}" for name, why in sorted(summary.refused.items()))
+    left = tuple(d for d in report.detectors if d.extname not in summary.refused)
+    refused = () if left else ("none of its detectors can be used",)
+    return replace(report, detectors=left, remarks=(*report.remarks, *remarks), refused=refused)
+
+
+def exposure_rows(reports: Iterable[ExposureReport], images: ImageTable, field: str) -> list[dict]:
+    """Rows of the exposure table; refused exposures are not in it."""
+    return [
+        {
+            "Root": r.root,
+            "File": r.file,
+            "OBJECT": r.target,
+            "FILTER": r.filter,
+            "EXPTIME": r.exptime,
+            "MAGZERO": r.magzero,
+            "XFACTOR": calibration.factor(r.magzero),
+            "SEEING": r.seeing,
+            "OBSID": r.obsid,
+            "MJD-OBS": r.mjd,
+            "N_det": len(r.detectors),
+            "Image": " ".join(images.of_exposure(r.filter, r.exptime)),
+            "Field": field,
+        }
+        for r in reports
+        if not r.refused
+    ]
+
+
+def place_rows(reports: Iterable[ExposureReport], field: str) -> list[dict]:
+    """Where the usable detectors of the usable exposures are: what the headers alone can tell."""
+    rows = []
+    for r in reports:
+        for d in () if r.refused else r.detectors:
+            row = {"Field": field, "Root": r.root, "EXTNAME": d.extname, "CENRA1": d.centre[0], "CENDEC1": d.centre[1]}
+            for i, (ra, dec) in enumerate(d.corners, 1):
+                row |= {f"COR{i}RA1": ra, f"COR{i}DEC1": dec}
+            rows.append(row | {"NAXIS1": d.naxis1, "NAXIS2": d.naxis2, "PixScale": d.pixel_scale})
+    return rows
+
+
+def detector_rows(reports: Iterable[ExposureReport], summaries: Mapping[str, ExposureSummary], field: str) -> list[dict]:
+    """Rows of the detector table: places and statistics of the usable detectors."""
+    measured = {(s.root, d.extname): d for s in summaries.values() for d in s.detectors}
+    rows = []
+    for row in place_rows(reports, field):
+        d = measured[row["Root"], row["EXTNAME"]]
+        row |= {"Npix": d.n_pixels, "Mean": d.mean, "Med": d.median, "STD": d.std, "Mode": d.mode, "Noise": d.noise}
+        rows.append(row | {"HistMode": d.histogram_mode, "e_HistMode": d.histogram_mode_error})
+    return rows
