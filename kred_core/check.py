@@ -100,6 +100,14 @@ class ExposureReport:
         """good, usable or refused."""
         return "refused" if self.refused else "usable" if self.remarks else "good"
 
+    def refuse(self, reason: str) -> ExposureReport:
+        """The same report with one more reason not to use the exposure."""
+        return replace(self, refused=(*self.refused, reason))
+
+    def remark(self, remark: str) -> ExposureReport:
+        """The same report with one more remark."""
+        return replace(self, remarks=(*self.remarks, remark))
+
     @classmethod
     def from_record(cls, record: Mapping) -> ExposureReport:
         """Back from the dictionary that `dataclasses.asdict` made, by way of JSON."""
@@ -332,7 +340,7 @@ def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
     for report in sorted(reports, key=lambda r: (_preference(r), r.file)):
         first = by_name.setdefault(report.root, report.file)
         if first != report.file:
-            result.append(replace(report, detectors=(), refused=(*report.refused, f"duplicate: the same exposure as {first}")))
+            result.append(replace(report, detectors=()).refuse(f"duplicate: the same exposure as {first}"))
             continue
         if report.obsid:
             chosen = by_obsid.setdefault(report.obsid, report.root)
@@ -347,8 +355,8 @@ def _without(report: ExposureReport, taken: list[str], chosen: str) -> ExposureR
     left = tuple(d for d in report.detectors if d.extname not in taken)
     duplicate = f"duplicate: another processing of the exposure {chosen} (OBSID {report.obsid})"
     if report.refused or not left:
-        return replace(report, detectors=left, refused=(*report.refused, duplicate))
-    return replace(report, detectors=left, remarks=(*report.remarks, f"{duplicate}; {_list(taken)} taken from there"))
+        return replace(report, detectors=left).refuse(duplicate)
+    return replace(report, detectors=left).remark(f"{duplicate}; {_list(taken)} taken from there")
 
 
 def quality_rows(reports: Iterable[ExposureReport]) -> list[dict]:

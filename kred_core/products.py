@@ -98,9 +98,9 @@ class FieldPaths:
     def prepared(self) -> Path:
         return self.root / "DECam_PREP" / self.field / "data"
 
-    def prepared_exposure(self, root: str, plain: bool = False) -> Path:
-        """Prepared copy of an exposure: a MEF with the same extensions."""
-        return self.prepared / f"{root}.fits{'' if plain else '.fz'}"
+    def prepared_detector(self, root: str, extname: str, plain: bool = False) -> Path:
+        """Prepared copy of one detector: one extension, as the input is stored or plain."""
+        return self.prepared / f"{root}_{extname}.fits{'' if plain else '.fz'}"
 
     def prepared_tile(self, tile: str) -> Path:
         return self.root / "DECam_PREP" / self.field / tile

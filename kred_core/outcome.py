@@ -1,0 +1,128 @@
+"""What a run did: counted by stage, with every refusal and failure in words.
+
+The end of a run is the moment when people look. `Outcome` gathers what
+happened and says it as text for a terminal, the log and the Prefect UI; whether
+the run was a success is decided here from what is on disk, not from what was
+tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .check import ExposureReport
+
+__all__ = ["Outcome", "StageOutcome", "disk_usage", "human_size"]
+
+
+@dataclass
+class StageOutcome:
+    """One stage of a run.
+
+    Attributes
+    ----------
+    name : str
+    done, current : int
+        Units that were made, and units that were complete and up to date already.
+    failed : dict
+        Reason by unit.
+    seconds : float
+        Wall time.
+    """
+
+    name: str
+    done: int = 0
+    current: int = 0
+    failed: dict[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def line(self) -> str:
+        """One line for a person."""
+        parts = [f"{self.done} done"] if self.done else []
+        parts += [f"{self.current} up to date"] if self.current else []
+        parts += [f"{len(self.failed)} failed"] if self.failed else []
+        return f"{self.name:<10} {', '.join(parts) or 'nothing to do':<34} {self.seconds:8.1f} s"
+
+
+@dataclass
+class Outcome:
+    """One run of a field.
+
+    Attributes
+    ----------
+    field : str
+    stages : list of StageOutcome
+        In the order in which they ran.
+    reports : list of ExposureReport
+        The verdict on each exposure, where the run came to know it.
+    notes : list of str
+        What a user should know beside the verdicts.
+    missing : list of `~pathlib.Path`
+        Products that were asked for and are not there.
+    stopped : str
+        Why the run ended before its last stage; empty if it did not.
+    disk : dict
+        Bytes by directory below the data root.
+    """
+
+    field: str
+    stages: list[StageOutcome] = field(default_factory=list)
+    reports: list[ExposureReport] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    missing: list[Path] = field(default_factory=list)
+    stopped: str = ""
+    disk: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was asked for exists."""
+        return not (self.missing or self.stopped or any(s.failed for s in self.stages))
+
+    def headline(self) -> str:
+        """The result in one sentence."""
+        counts = {v: sum(r.verdict == v for r in self.reports) for v in ("good", "usable", "refused")}
+        exposures = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
+        about = f" ({len(self.reports)} exposures: {exposures})" if self.reports else ""
+        if self.complete:
+            return f"{self.field}: complete{about}"
+        failed = sum(len(s.failed) for s in self.stages)
+        parts = [self.stopped] if self.stopped else []
+        parts += [f"{failed} failed"] if failed else []
+        parts += [f"{len(self.missing)} products missing"] if self.missing else []
+        return f"{self.field}: NOT complete{about}: {'; '.join(parts)}"
+
+    def lines(self) -> list[str]:
+        """The whole story, line by line."""
+        result = [s.line() for s in self.stages]
+        result += [f"  {s.name} {unit} failed: {reason}" for s in self.stages for unit, reason in s.failed.items()]
+        for verdict in ("refused", "usable"):
+            for r in self.reports:
+                if r.verdict == verdict:
+                    result.append(f"  {verdict} {r.root}: {'; '.join((*r.refused, *r.remarks))}")
+        result += [f"  note: {note}" for note in self.notes]
+        result += [f"  missing: {path}" for path in self.missing]
+        if self.disk:
+            result.append("disk       " + ", ".join(f"{name} {human_size(size)}" for name, size in self.disk.items()))
+        return [*result, self.headline()]
+
+
+def disk_usage(directories: Mapping[str, Path]) -> dict[str, int]:
+    """Bytes of the files below directories; links count nothing."""
+    return {name: sum(_sizes(path)) for name, path in directories.items() if path.is_dir()}
+
+
+def _sizes(directory: Path) -> Iterable[int]:
+    for path in directory.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            yield path.stat().st_size
+
+
+def human_size(size: float) -> str:
+    """Bytes as a person reads them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
