@@ -126,6 +126,11 @@ class FieldPaths:
     def coverage_figure(self, tile: str, image: str) -> Path:
         return self.evaluation / f"{self.field}_{tile}.{image}.coverage.png"
 
+    @property
+    def directories(self) -> dict[str, Path]:
+        """The directories that hold products of this field, by name."""
+        return {name: self.root / name / self.field for name in ("DECam_PREP", "DECam_SWARP")}
+
     # what was done
     @property
     def log(self) -> Path:

@@ -28,6 +28,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from . import __version__
 from .config import FieldConfig, Name
 from .errors import ConfigError
 
@@ -252,5 +253,5 @@ def survey_configs(arguments: Sequence[str], prog: str = "python flows/survey.py
 
 
 def to_toml(config: FieldConfig) -> str:
-    """A resolved configuration as the text of a TOML file, sections in the order of the stages."""
-    return tomli_w.dumps(config.model_dump(mode="json"))
+    """A resolved configuration as the text of a TOML file, fit to be a data root's kred.toml."""
+    return f"# kred {__version__}\n" + tomli_w.dumps(config.model_dump(mode="json", exclude={"root"}))

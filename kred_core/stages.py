@@ -10,6 +10,7 @@ that thousands of detectors are a hundred calls.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -32,13 +33,18 @@ __all__ = [
     "check_exposure",
     "check_field",
     "coadd",
-    "evaluate",
     "evaluate_field",
+    "evaluate_mosaic",
+    "fields_to_use",
+    "missing_products",
+    "paths_of",
     "plan_coadds",
     "plan_preparation",
+    "preflight",
     "prepare_exposure",
     "summarize_exposure",
     "summarize_field",
+    "tile_inputs",
     "tiles_field",
 ]
 
@@ -267,6 +273,12 @@ def fields_to_use(config: FieldConfig) -> list[FieldPaths]:
     return [own] + [FieldPaths(config.root, name) for name in others if name != config.field]
 
 
+def tile_inputs(config: FieldConfig) -> list[Path]:
+    """The tables that the selection of detectors depends on."""
+    own = [Path(t) for t in (config.survey.tile_table, config.survey.image_table) if t]
+    return own + [table for p in fields_to_use(config) for table in (p.exposure_table, p.detector_table)]
+
+
 def _joined(config: FieldConfig, paths: FieldPaths) -> Table:
     """Detectors of one field with what their exposures add."""
     exposures, detectors = _summarized(paths)
@@ -311,10 +323,10 @@ def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
         if not config.tiles and not paths.tile_table(tile.name).exists():
             continue  # all tiles of the field: those without detectors have no table
         table = tables.read(paths.tile_table(tile.name), tables.TILE, "tiles")
-        ra, dec = tiling.mosaic_centre(tile, table, config.tiling)
+        centre = tiling.mosaic_centre(tile, table, config.tiling)
         for image in sorted(set(map(str, table["Image"])), key=lambda name: (images.index(name) if name in images else 0, name)):
             detectors = table[table["Image"] == image]
-            plans.append(make_plan(config.field, tile.name, image, detectors, ra, dec, _exposure_path(config), config.coadd))
+            plans.append(make_plan(config.field, tile.name, image, detectors, centre, _exposure_path(config), config.coadd))
     if not plans:
         raise InputError(f"field {config.field} has no tile table in {paths.exposure_table.parent}; run the stage 'tiles' first")
     return plans
@@ -324,15 +336,13 @@ def _exposure_path(config: FieldConfig):
     return lambda field, file: FieldPaths(config.root, field).exposure(file)
 
 
-def coadd(config: FieldConfig, plan: CoaddPlan, configuration: str) -> list[Path]:
+def coadd(config: FieldConfig, plan: CoaddPlan) -> list[Path]:
     """Make one mosaic and its coverage map.
 
     Parameters
     ----------
     config : `~kred_core.config.FieldConfig`
     plan : CoaddPlan
-    configuration : str
-        Hash of the configuration, for the header.
 
     Returns
     -------
@@ -342,5 +352,93 @@ def coadd(config: FieldConfig, plan: CoaddPlan, configuration: str) -> list[Path
     paths = paths_of(config)
     mosaic, coverage = paths.mosaic(plan.tile, plan.image), paths.coverage(plan.tile, plan.image)
     engine = {"native": native.coadd, "swarp": swarp.coadd}[config.coadd.engine]
-    engine(plan, config.coadd, mosaic, coverage, configuration)
+    engine(plan, config.coadd, mosaic, coverage, plan.digest(config.coadd))
     return [mosaic, coverage]
+
+
+# evaluate
+
+
+def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
+    """Measure one mosaic and draw it.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+        The record of the numbers, the figure, the coverage figure.
+    """
+    paths = paths_of(config)
+    record = paths.record("evaluate", f"{tile}.{image}")
+    record.unlink(missing_ok=True)
+    numbers, reduced = quality.measure_mosaic(
+        paths.mosaic(tile, image), paths.coverage(tile, image), config.evaluate.figure_pixels
+    )
+    title = f"{config.field} {tile} {image}"
+    figures.mosaic_figure(reduced, numbers, title, config.evaluate.stretch, paths.mosaic_figure(tile, image))
+    figures.coverage_figure(reduced, numbers, title, paths.coverage_figure(tile, image))
+    write_record(record, asdict(numbers))
+    return [record, paths.mosaic_figure(tile, image), paths.coverage_figure(tile, image)]
+
+
+def evaluate_field(config: FieldConfig) -> Path:
+    """Collect the numbers of all mosaics that were evaluated into one table.
+
+    Returns
+    -------
+    `~pathlib.Path`
+        The table.
+    """
+    paths = paths_of(config)
+    rows = []
+    for plan in plan_coadds(config.model_copy(update={"tiles": []})):
+        record = read_record(paths.record("evaluate", f"{plan.tile}.{plan.image}"))
+        if record is not None and paths.mosaic(plan.tile, plan.image).exists():
+            rows.append((plan.tile, plan.image, quality.MosaicNumbers(**record)))
+    tables.write(quality.mosaic_table(config.field, rows), paths.mosaic_table, f"Numbers of the mosaics of {config.field}")
+    return paths.mosaic_table
+
+
+# before and after
+
+
+def preflight(config: FieldConfig) -> None:
+    """Find what would end a run before it begins.
+
+    Raises
+    ------
+    InputError
+        The data root, the field, a tile or a table is missing or unusable.
+    ToolError
+        SWarp is wanted and not installed.
+    """
+    paths = paths_of(config)
+    if not config.root.is_dir():
+        raise InputError(f"the data root {config.root} is no directory; give the one that holds DECam_MEF with --root")
+    if not os.access(config.root, os.W_OK | os.X_OK):
+        raise InputError(f"the data root {config.root} cannot be written to; products go below it")
+    paths.exposures()
+    check.zero_points(config.check.zero_points)
+    survey.tiles(config.field, config.survey, config.tiles)
+    survey.images(config.survey)
+    if config.coadd.engine == "swarp" and "coadd" in config.run.stages:
+        swarp.find()
+
+
+def missing_products(config: FieldConfig) -> list[Path]:
+    """Products of the stages of this run that are not on disk."""
+    paths = paths_of(config)
+    wanted = []
+    if "check" in config.run.stages:
+        wanted.append(paths.quality_table)
+    if "summarize" in config.run.stages:
+        wanted += [paths.exposure_table, paths.detector_table]
+    if "prepare" in config.run.stages and config.prepare.output != "none":
+        plain = config.prepare.output == "plain"
+        wanted += [paths.prepared_detector(p.root, e, plain) for p in plan_preparation(config) for e in p.extnames]
+    plans = plan_coadds(config) if {"tiles", "coadd", "evaluate"} & set(config.run.stages) else []
+    for p in plans:
+        if "coadd" in config.run.stages:
+            wanted += [paths.mosaic(p.tile, p.image), paths.coverage(p.tile, p.image)]
+        if "evaluate" in config.run.stages:
+            wanted += [paths.mosaic_figure(p.tile, p.image), paths.coverage_figure(p.tile, p.image)]
+    return [path for path in wanted if not path.is_file()]

@@ -5,9 +5,11 @@ Both engines take the same `CoaddPlan`, so they can be compared pixel by pixel.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,12 @@ class CoaddPlan:
     grid: Grid
     inputs: tuple[CoaddInput, ...]
 
+    def digest(self, config: CoaddConfig) -> str:
+        """Hexadecimal digest of all that the mosaic depends on except the files' contents; the same wherever the data root is."""
+        content = asdict(self) | {"config": config.model_dump(mode="json")}
+        text = json.dumps(content, sort_keys=True, default=lambda path: path.name)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 def make_grid(ra: float, dec: float, native_scale: float, config: CoaddConfig) -> Grid:
     """The grid of a mosaic.
@@ -113,8 +121,8 @@ def make_plan(
     field, tile, image : str
     detectors : `~astropy.table.Table`
         At least one row, all of this image (columns of `kred_core.tables.TILE`).
-    ra, dec : float
-        Centre of the mosaic in degrees.
+    centre : tuple of float
+        RA, Dec of the centre of the mosaic in degrees.
     path_of : callable
         The MEF of (field, file name).
     config : `~kred_core.config.CoaddConfig`
@@ -137,5 +145,5 @@ def make_plan(
         for row in detectors
     )
     filters = dict.fromkeys(str(f) for f in detectors["FILTER"])
-    grid = make_grid(ra, dec, float(np.median(detectors["PixScale"])), config)
+    grid = make_grid(*centre, float(np.median(detectors["PixScale"])), config)
     return CoaddPlan(field, tile, image, " ".join(filters), grid, inputs)

@@ -1,0 +1,132 @@
+"""Reduce one field: ``python flows/field.py LMC_c42 [T07 ...] [--root DIR]``; ``--help`` tells the rest.
+
+Which tasks run, in which order, for which units; everything else is in tasks
+and kred_core.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from prefect import flow
+from prefect.states import Completed, Failed, State
+
+from flows.plan import dry_run
+from flows.run import Run
+from flows.runners import task_runner
+from flows.server import server
+from kred_core import check as checking
+from kred_core import settings, stages
+from kred_core.config import FieldConfig
+from kred_core.errors import ConfigError, KredError
+from tasks.check import check_exposure, check_field
+from tasks.coadd import coadd_mosaic, plan_coadds
+from tasks.evaluate import evaluate_field, evaluate_mosaic
+from tasks.prepare import plan_preparation, prepare_exposure
+from tasks.publish import publish_outcome, publish_verdicts
+from tasks.summarize import summarize_exposure, summarize_field
+from tasks.tiles import tiles_field
+
+__all__ = ["main", "reduce", "reduce_field"]
+
+
+def _check(run: Run) -> None:
+    points = checking.zero_points(run.config.check.zero_points)
+    run.each(
+        check_exposure,
+        [(p.name, {"path": p, "zero_point": points.get(run.paths.root_of(p))}) for p in run.paths.exposures()],
+    )
+    run.outcome.reports = check_field(run.config)
+
+
+def _summarize(run: Run) -> None:
+    reports = check_field(run.config)
+    run.each(summarize_exposure, [(r.root, {"report": r}) for r in reports if not r.refused])
+    run.outcome.reports = summarize_field(run.config)
+    publish_verdicts(run.config.field, run.outcome.reports)
+
+
+def _prepare(run: Run) -> None:
+    run.each(prepare_exposure, [(p.root, {"plan": p}) for p in plan_preparation(run.config)])
+
+
+def _tiles(run: Run) -> None:
+    run.each(tiles_field, [(run.config.field, {})])
+
+
+def _coadd(run: Run) -> None:
+    run.each(coadd_mosaic, [(f"{p.tile}.{p.image}", {"plan": p}) for p in plan_coadds(run.config)])
+
+
+def _evaluate(run: Run) -> None:
+    mosaics = [(p.tile, p.image) for p in plan_coadds(run.config)]
+    run.each(evaluate_mosaic, [(f"{tile}.{image}", {"tile": tile, "image": image}) for tile, image in mosaics])
+    evaluate_field(run.config)
+
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "check": _check,
+    "summarize": _summarize,
+    "prepare": _prepare,
+    "tiles": _tiles,
+    "coadd": _coadd,
+    "evaluate": _evaluate,
+}
+
+
+@flow(name="reduce field", flow_run_name="{config.field}")
+def reduce_field(config: FieldConfig) -> State:
+    """Reduce one field, from its exposures to co-added tiles and figures.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.FieldConfig`
+        Which field and tiles, and every option.
+
+    Returns
+    -------
+    `~prefect.states.State`
+        Completed where everything that was asked for exists, otherwise Failed; the message says it in one sentence.
+    """
+    stages.preflight(config)
+    run = Run(config)
+    with run.logged():
+        for name in config.run.stages:
+            with run.stage(name):
+                STAGES[name](run)
+            if run.outcome.stopped:
+                break
+        outcome = run.finish()
+    publish_outcome(outcome)
+    return (Completed if outcome.complete else Failed)(message=outcome.headline())
+
+
+def reduce(config: FieldConfig) -> bool:
+    """Run `reduce_field` with the task runner of its configuration; True where everything that was asked for exists."""
+    flow_with_runner = reduce_field.with_options(task_runner=task_runner(config.run))
+    return flow_with_runner(config, return_state=True).is_completed()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; returns the exit status: 0 complete, 1 not complete, 2 wrong options."""
+    try:
+        config = settings.field_config(arguments)
+        stages.preflight(config)
+        if config.run.dry_run:
+            print(dry_run(config))
+            return 0
+        with server():
+            return 0 if reduce(config) else 1
+    except ConfigError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    except KredError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    from flows.field import main as imported  # tasks in other processes must find the flow under this name
+
+    sys.exit(imported(sys.argv[1:]))

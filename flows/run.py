@@ -1,0 +1,125 @@
+"""One run of a field in the making: submits the units of a stage, shows progress, keeps the outcome.
+
+Stages differ in what their units are; what happens to them is the same for
+all: they run side by side, one that fails does not stop the others, and each
+is counted. `flows.field` says what the stages are.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from prefect import Task
+from prefect.futures import as_completed
+from prefect.states import State
+
+from kred_core import __version__, stages
+from kred_core.config import FieldConfig
+from kred_core.errors import KredError
+from kred_core.outcome import Outcome, StageOutcome, disk_usage
+from kred_core.products import FieldPaths
+from tasks.caching import for_run
+
+__all__ = ["Run"]
+
+log = logging.getLogger("kred_core.run")
+
+LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+
+
+class Run:
+    """The work of one flow run.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.FieldConfig`
+
+    Attributes
+    ----------
+    config : `~kred_core.config.FieldConfig`
+    paths : `~kred_core.products.FieldPaths`
+    outcome : `~kred_core.outcome.Outcome`
+        What happened so far.
+    """
+
+    def __init__(self, config: FieldConfig):
+        self.config = config
+        self.paths = FieldPaths(config.root, config.field)
+        self.outcome = Outcome(config.field)
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Everything that kred says goes into the field's log too."""
+        self.paths.log.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self.paths.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter(LOG_FORMAT))
+        logger = logging.getLogger("kred_core")
+        logger.addHandler(handler)
+        try:
+            log.info("kred %s: %s, stages %s", __version__, self.config.field, ", ".join(self.config.run.stages))
+            yield
+        finally:
+            logger.removeHandler(handler)
+            handler.close()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what happens in this block as one stage; an error that can be explained ends the run, not the program."""
+        self.outcome.stages.append(StageOutcome(name))
+        start = time.monotonic()
+        try:
+            yield
+        except KredError as e:
+            self.outcome.stopped = f"{name}: {e}"
+        finally:
+            self._stage.seconds = time.monotonic() - start
+            log.info("%s", self._stage.line())
+
+    @property
+    def _stage(self) -> StageOutcome:
+        return self.outcome.stages[-1]
+
+    def each(self, task: Task, units: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Run a stage's task for all units, side by side.
+
+        Parameters
+        ----------
+        task : `~prefect.Task`
+            Made by `tasks.caching.stage_task`.
+        units : iterable of (str, dict)
+            Name of the unit, for people, and the task's arguments.
+        """
+        ready = for_run(task, self.config)
+        futures = {ready.submit(config=self.config, **arguments): name for name, arguments in units}
+        for n, future in enumerate(as_completed(list(futures)), 1):
+            self._count(futures[future], future.state)
+            _show(f"{self._stage.name:<10} {n:>5}/{len(futures)}  {futures[future]}", last=n == len(futures))
+
+    def _count(self, unit: str, state: State) -> None:
+        if not state.is_completed():
+            problem = state.result(raise_on_failure=False)
+            self._stage.failed[unit] = str(problem) or type(problem).__name__
+            log.error("%s %s failed: %s", self._stage.name, unit, self._stage.failed[unit])
+        elif state.name == "Cached":
+            self._stage.current += 1
+        else:
+            self._stage.done += 1
+
+    def finish(self) -> Outcome:
+        """Compare what was asked for with what is on disk, and say it all in the log."""
+        self.outcome.missing = [] if self.outcome.stopped else stages.missing_products(self.config)
+        self.outcome.disk = disk_usage(self.paths.directories)
+        for line in self.outcome.lines():
+            log.info("%s", line)
+        return self.outcome
+
+
+def _show(line: str, last: bool) -> None:
+    """Progress for a person at a terminal: one line that is written over."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)

@@ -1,0 +1,34 @@
+"""Check: is each exposure readable, complete and known? Verdicts with reasons, in the quality table and the UI."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+
+from kred_core import stages
+from kred_core.check import ExposureReport
+from kred_core.config import FieldConfig
+from kred_core.products import FieldPaths
+
+from .caching import Manifest, Work, stage_task
+
+__all__ = ["check_exposure", "check_field"]
+
+
+def _work(config: FieldConfig, path: Path, zero_point: float | None) -> Work:
+    mask = FieldPaths.mask_of(path)
+    options = config.check.model_copy(update={"zero_points": ""})  # of that table only the exposure's own value counts
+    return Work(path.name, files=[path, *([mask] if mask else [])], options=[options], facts={"zero_point": zero_point})
+
+
+@stage_task("check", version=1, work=_work)
+def check_exposure(config: FieldConfig, path: Path, zero_point: float | None) -> Manifest:
+    """Judge one exposure by its headers, lengths and checksums."""
+    return Manifest.of([stages.check_exposure(config, path, zero_point)])
+
+
+@task(name="check field", task_run_name="check {config.field}")
+def check_field(config: FieldConfig) -> list[ExposureReport]:
+    """Collect the verdicts, find duplicates, write the quality table."""
+    return stages.check_field(config)
