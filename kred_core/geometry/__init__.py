@@ -1,0 +1,30 @@
+"""Where pixels are on the sky: WCS, corners, footprints as spherical polygons, pixel areas, control grids."""
+
+from .sphere import SkyPolygon, mean_position, outlines, position, touching, unit_vectors
+from .wcs import (
+    celestial_wcs,
+    centre,
+    control_grid,
+    corners,
+    pixel_area_arcsec2,
+    pixel_scale,
+    tan_header,
+    tan_wcs,
+)
+
+__all__ = [
+    "SkyPolygon",
+    "celestial_wcs",
+    "centre",
+    "control_grid",
+    "corners",
+    "mean_position",
+    "outlines",
+    "pixel_area_arcsec2",
+    "pixel_scale",
+    "position",
+    "tan_header",
+    "tan_wcs",
+    "touching",
+    "unit_vectors",
+]
