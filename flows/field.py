@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from flows.plan import dry_run
+from flows.runners import task_runner
+from flows.server import server
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
-from flows.plan import dry_run
 from flows.run import Run
-from flows.runners import task_runner
-from flows.server import server
 from kred_core import check as checking
 from kred_core import settings, stages
 from kred_core.config import FieldConfig
@@ -28,7 +28,7 @@ from tasks.publish import publish_outcome, publish_verdicts
 from tasks.summarize import summarize_exposure, summarize_field
 from tasks.tiles import tiles_field
 
-__all__ = ["main", "reduce", "reduce_field"]
+__all__ = ["explained", "main", "reduce", "reduce_field"]
 
 
 def _check(run: Run) -> None:
@@ -110,20 +110,26 @@ def reduce(config: FieldConfig) -> bool:
 
 def main(arguments: Sequence[str]) -> int:
     """The command line; returns the exit status: 0 complete, 1 not complete, 2 wrong options."""
+    return explained(_field, arguments)
+
+
+def _field(arguments: Sequence[str]) -> bool:
+    config = settings.field_config(arguments)
+    stages.preflight(config)
+    if config.run.dry_run:
+        print(dry_run(config))
+        return True
+    with server():
+        return reduce(config)
+
+
+def explained(command: Callable[[Sequence[str]], bool], arguments: Sequence[str]) -> int:
+    """Exit status of a command; what can be explained is one message and no traceback."""
     try:
-        config = settings.field_config(arguments)
-        stages.preflight(config)
-        if config.run.dry_run:
-            print(dry_run(config))
-            return 0
-        with server():
-            return 0 if reduce(config) else 1
-    except ConfigError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+        return 0 if command(arguments) else 1
     except KredError as e:
         print(f"error: {e}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(e, ConfigError) else 1
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class Run:
 
     def __init__(self, config: FieldConfig):
         self.config = config
-        self.paths = FieldPaths(config.root, config.field)
+        self.paths = FieldPaths.of(config)
         self.outcome = Outcome(config.field)
 
     @contextmanager

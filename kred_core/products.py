@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from .config import FieldConfig
 from .errors import InputError
 
 __all__ = ["FieldPaths", "atomic", "identity", "link", "read_record", "write_record", "write_text"]
@@ -38,6 +39,11 @@ class FieldPaths:
 
     root: Path
     field: str
+
+    @classmethod
+    def of(cls, config: FieldConfig) -> FieldPaths:
+        """Where the files of a configuration's field are."""
+        return cls(config.root, config.field)
 
     # input, never written to
     @property

@@ -322,7 +322,7 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
 
 def for_run(task: Task, config: FieldConfig) -> Task:
     """A stage's task as one run wants it: its records in the field's memory, and done again where the run says so."""
-    records = (FieldPaths(config.root, config.field).memory / "results").absolute()
+    records = (FieldPaths.of(config).memory / "results").absolute()
     for leftover in records.iterdir() if records.is_dir() else ():
         if leftover.is_file():
             leftover.unlink(missing_ok=True)  # Prefect keeps the exception of a failed task under a random name; nobody asks for it

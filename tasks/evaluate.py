@@ -14,7 +14,7 @@ __all__ = ["evaluate_field", "evaluate_mosaic"]
 
 
 def _work(config: FieldConfig, tile: str, image: str) -> Work:
-    paths = FieldPaths(config.root, config.field)
+    paths = FieldPaths.of(config)
     return Work(f"{tile}.{image}", files=[paths.mosaic(tile, image), paths.coverage(tile, image)], options=[config.evaluate])
 
 

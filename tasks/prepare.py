@@ -18,7 +18,7 @@ __all__ = ["plan_preparation", "prepare_exposure"]
 
 def _work(config: FieldConfig, plan: Preparation) -> Work:
     facts = asdict(plan) | {"extnames": list(plan.extnames), "output": config.prepare.output}
-    return Work(plan.root, files=[FieldPaths(config.root, config.field).exposure(plan.file)], facts=facts)
+    return Work(plan.root, files=[FieldPaths.of(config).exposure(plan.file)], facts=facts)
 
 
 @stage_task("prepare", version=1, work=_work)

@@ -15,7 +15,7 @@ __all__ = ["summarize_exposure", "summarize_field"]
 
 
 def _work(config: FieldConfig, report: ExposureReport) -> Work:
-    paths = FieldPaths(config.root, config.field)
+    paths = FieldPaths.of(config)
     exposure = paths.exposure(report.file)
     mask = paths.mask_of(exposure)
     files = [exposure, *([mask] if mask else [])]

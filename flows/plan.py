@@ -1,0 +1,73 @@
+"""The dry run: what a run would do, and what it would cost, without doing it.
+
+Works from what is on disk, as the run itself does: units that are complete and
+up to date are not counted. Where a stage has to be done first, what follows
+from it is foreseen from the headers alone.
+"""
+
+from __future__ import annotations
+
+from kred_core import check as checking
+from kred_core import foresight, stages
+from kred_core.check import ExposureReport
+from kred_core.config import FieldConfig
+from kred_core.errors import InputError
+from kred_core.foresight import PlannedStage
+from kred_core.products import FieldPaths
+from tasks.caching import is_current
+from tasks.check import check_exposure
+from tasks.coadd import coadd_mosaic
+from tasks.evaluate import evaluate_mosaic
+from tasks.prepare import prepare_exposure
+from tasks.summarize import summarize_exposure
+from tasks.tiles import tiles_field
+
+__all__ = ["dry_run"]
+
+
+def dry_run(config: FieldConfig) -> str:
+    """What a run with this configuration would do, for a person to read."""
+    reports, check = _check(config)
+    usable = [r for r in reports if not r.refused]
+    summarize = _summarize(config, usable)
+    prepare = _prepare(config, usable, fresh=summarize.to_do == 0)
+    tiles, coadd, evaluate = _mosaics(config, reports, fresh=summarize.to_do == 0)
+    planned = [check, summarize, prepare, tiles, coadd, evaluate]
+    return foresight.describe(config, reports, [p for p in planned if p.name in config.run.stages])
+
+
+def _check(config: FieldConfig) -> tuple[list[ExposureReport], PlannedStage]:
+    paths = FieldPaths.of(config)
+    points = checking.zero_points(config.check.zero_points)
+    exposures = paths.exposures()
+    arguments = {p: {"path": p, "zero_point": points.get(paths.root_of(p))} for p in exposures}
+    current = [p for p in exposures if is_current(check_exposure, config, arguments[p])]
+    reports = foresight.reports(config, exposures, current, points)
+    return reports, foresight.plan_check(exposures, current)
+
+
+def _summarize(config: FieldConfig, usable: list[ExposureReport]) -> PlannedStage:
+    current = [r for r in usable if is_current(summarize_exposure, config, {"report": r})]
+    return foresight.plan_exposures("summarize", usable, current)
+
+
+def _prepare(config: FieldConfig, usable: list[ExposureReport], fresh: bool) -> PlannedStage:
+    current = []
+    if fresh:
+        plans = {p.root: p for p in stages.plan_preparation(config)}
+        current = [r for r in usable if r.root in plans and is_current(prepare_exposure, config, {"plan": plans[r.root]})]
+    return foresight.plan_exposures("prepare", usable, current, output=config.prepare.output)
+
+
+def _mosaics(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> tuple[PlannedStage, PlannedStage, PlannedStage]:
+    fresh = fresh and is_current(tiles_field, config, {})
+    plans = stages.plan_coadds(config) if fresh else foresight.coadds(config, reports)
+    if not plans:
+        raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
+    made = [p for p in plans if fresh and is_current(coadd_mosaic, config, {"plan": p})]
+    drawn = [p for p in made if is_current(evaluate_mosaic, config, {"tile": p.tile, "image": p.image})]
+    return (
+        foresight.plan_tiles(fresh),
+        foresight.plan_mosaics("coadd", plans, made),
+        foresight.plan_mosaics("evaluate", plans, drawn),
+    )

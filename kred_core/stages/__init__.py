@@ -1,0 +1,38 @@
+"""The stages of the pipeline, each from its inputs on disk to its products on disk.
+
+This is the one place that knows which files a stage reads and writes; the
+science is in the modules it calls. Every function can be called alone, from a
+notebook too, and does its whole work each time: what is up to date is for the
+caller to decide (`tasks.caching`). Units of work are exposures and mosaics, so
+that thousands of detectors are a hundred calls.
+"""
+
+from .bounds import missing_products, preflight
+from .exposures import (
+    Preparation,
+    check_exposure,
+    check_field,
+    plan_preparation,
+    prepare_exposure,
+    summarize_exposure,
+    summarize_field,
+)
+from .mosaics import coadd, evaluate_field, evaluate_mosaic, plan_coadds, tile_inputs, tiles_field
+
+__all__ = [
+    "Preparation",
+    "check_exposure",
+    "check_field",
+    "coadd",
+    "evaluate_field",
+    "evaluate_mosaic",
+    "missing_products",
+    "plan_coadds",
+    "plan_preparation",
+    "preflight",
+    "prepare_exposure",
+    "summarize_exposure",
+    "summarize_field",
+    "tile_inputs",
+    "tiles_field",
+]

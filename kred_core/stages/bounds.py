@@ -1,0 +1,59 @@
+"""Before and after a run: what would end it before it begins, and whether what was asked for exists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .. import check, survey
+from ..coadd import swarp
+from ..config import FieldConfig
+from ..errors import InputError
+from ..products import FieldPaths
+from .exposures import plan_preparation
+from .mosaics import plan_coadds
+
+__all__ = ["missing_products", "preflight"]
+
+
+def preflight(config: FieldConfig) -> None:
+    """Find what would end a run before it begins.
+
+    Raises
+    ------
+    InputError
+        The data root, the field, a tile or a table is missing or unusable.
+    ToolError
+        SWarp is wanted and not installed.
+    """
+    paths = FieldPaths.of(config)
+    if not config.root.is_dir():
+        raise InputError(f"the data root {config.root} is no directory; give the one that holds DECam_MEF with --root")
+    if not os.access(config.root, os.W_OK | os.X_OK):
+        raise InputError(f"the data root {config.root} cannot be written to; products go below it")
+    paths.exposures()
+    check.zero_points(config.check.zero_points)
+    survey.tiles(config.field, config.survey, config.tiles)
+    survey.images(config.survey)
+    if config.coadd.engine == "swarp" and "coadd" in config.run.stages:
+        swarp.find()
+
+
+def missing_products(config: FieldConfig) -> list[Path]:
+    """Products of the stages of this run that are not on disk."""
+    paths = FieldPaths.of(config)
+    wanted = []
+    if "check" in config.run.stages:
+        wanted.append(paths.quality_table)
+    if "summarize" in config.run.stages:
+        wanted += [paths.exposure_table, paths.detector_table]
+    if "prepare" in config.run.stages and config.prepare.output != "none":
+        plain = config.prepare.output == "plain"
+        wanted += [paths.prepared_detector(p.root, e, plain) for p in plan_preparation(config) for e in p.extnames]
+    plans = plan_coadds(config) if {"tiles", "coadd", "evaluate"} & set(config.run.stages) else []
+    for p in plans:
+        if "coadd" in config.run.stages:
+            wanted += [paths.mosaic(p.tile, p.image), paths.coverage(p.tile, p.image)]
+        if "evaluate" in config.run.stages:
+            wanted += [paths.mosaic_figure(p.tile, p.image), paths.coverage_figure(p.tile, p.image)]
+    return [path for path in wanted if not path.is_file()]

@@ -1,0 +1,192 @@
+"""The stages whose unit is an exposure: check, summarize, prepare; and the tables of the field that they end in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from astropy.table import Table
+
+from .. import calibration, check, rescale, summary, survey, tables
+from ..check import ExposureReport
+from ..config import FieldConfig
+from ..errors import InputError
+from ..exposure import Exposure
+from ..products import FieldPaths, read_record, write_record
+from ..summary import ExposureSummary
+
+__all__ = [
+    "Preparation",
+    "check_exposure",
+    "check_field",
+    "plan_preparation",
+    "preparations",
+    "prepare_exposure",
+    "read_summary",
+    "summarize_exposure",
+    "summarize_field",
+]
+
+
+def check_exposure(config: FieldConfig, path: Path, zero_point: float | None) -> Path:
+    """Judge one exposure and keep the report.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.FieldConfig`
+    path : `~pathlib.Path`
+        The MEF.
+    zero_point : float or None
+        MAGZERO that the user gave for it.
+
+    Returns
+    -------
+    `~pathlib.Path`
+        The record.
+    """
+    record = FieldPaths.of(config).record("check", path.name)
+    record.unlink(missing_ok=True)  # an older verdict must not outlive a failure
+    points = {} if zero_point is None else {FieldPaths.root_of(path): zero_point}
+    write_record(record, asdict(check.judge(path, config.check, points)))
+    return record
+
+
+def check_field(config: FieldConfig) -> list[ExposureReport]:
+    """Collect the reports of all exposures, find duplicates, and write the quality table."""
+    paths = FieldPaths.of(config)
+    reports = [_checked(paths, path) for path in paths.exposures()]
+    reports = check.compare(reports)
+    _write_quality(paths, reports)
+    return reports
+
+
+def _checked(paths: FieldPaths, path: Path) -> ExposureReport:
+    with suppress(KeyError, TypeError):
+        record = read_record(paths.record("check", path.name))
+        if record is not None:
+            return ExposureReport.from_record(record)
+    return ExposureReport(paths.root_of(path), path.name, refused=("it has not been checked; run the stage 'check'",))
+
+
+def _write_quality(paths: FieldPaths, reports: Iterable[ExposureReport]) -> None:
+    table = tables.make(check.quality_rows(reports), tables.QUALITY)
+    tables.write(table, paths.quality_table, f"Verdict on each exposure of {paths.field}")
+
+
+def summarize_exposure(config: FieldConfig, report: ExposureReport) -> Path:
+    """Measure the usable detectors of one exposure and keep the result.
+
+    Returns
+    -------
+    `~pathlib.Path`
+        The record.
+    """
+    paths = FieldPaths.of(config)
+    record = paths.record("summarize", report.root)
+    record.unlink(missing_ok=True)
+    measured = summary.summarize(paths.exposure(report.file), report.extnames, config.summarize)
+    write_record(record, measured.to_record())
+    return record
+
+
+def summarize_field(config: FieldConfig) -> list[ExposureReport]:
+    """Collect what was measured: exposure, detector and quality tables of the field.
+
+    Returns
+    -------
+    list of ExposureReport
+        The final verdict on each exposure.
+
+    Raises
+    ------
+    InputError
+        No exposure of the field can be used.
+    """
+    paths = FieldPaths.of(config)
+    images = survey.images(config.survey)
+    summaries: dict[str, ExposureSummary] = {}
+    reports = []
+    for report in check_field(config):
+        if not report.refused:
+            record = read_record(paths.record("summarize", report.root))
+            if record is None:
+                report = report.refuse("it has not been summarized; run the stage 'summarize'")
+            else:
+                summaries[report.root] = ExposureSummary.from_record(record)
+                report = summary.combine(report, summaries[report.root])
+        if not report.refused and not images.of_exposure(report.filter, report.exptime):
+            report = report.remark(f"{report.filter} with {report.exptime:g} s belongs to no image")
+        reports.append(report)
+    _write_quality(paths, reports)
+    usable = [r for r in reports if not r.refused]
+    if not usable:
+        raise InputError(f"field {paths.field}: none of its {len(reports)} exposures can be used; {paths.quality_table} says why")
+    exposures = tables.make(summary.exposure_rows(reports, images, paths.field), tables.EXPOSURES)
+    tables.write(exposures, paths.exposure_table, f"Exposures of {paths.field}")
+    detectors = tables.make(summary.detector_rows(reports, summaries, paths.field), tables.DETECTORS)
+    tables.write(detectors, paths.detector_table, f"Detectors of {paths.field}")
+    return reports
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How one exposure becomes counts28: out = raw * scale - back."""
+
+    root: str
+    file: str
+    extnames: tuple[str, ...]
+    scale: float
+    back: float
+
+
+def plan_preparation(config: FieldConfig) -> list[Preparation]:
+    """Factor and background of each usable exposure, from the tables."""
+    return preparations(config, *read_summary(FieldPaths.of(config)))
+
+
+def read_summary(paths: FieldPaths) -> tuple[Table, Table]:
+    """The exposure and detector tables of a field."""
+    exposures = tables.read(paths.exposure_table, tables.EXPOSURES, "summarize")
+    detectors = tables.read(paths.detector_table, tables.DETECTORS, "summarize")
+    return exposures, detectors
+
+
+def preparations(config: FieldConfig, exposures: Table, detectors: Table) -> list[Preparation]:
+    """Factor and background of each exposure in the tables."""
+    members: dict[str, list[int]] = {}
+    for i, root in enumerate(detectors["Root"]):
+        members.setdefault(str(root), []).append(i)
+    plans = []
+    for row in exposures:
+        own = detectors[members[str(row["Root"])]]
+        scale = float(row["XFACTOR"])
+        back = calibration.exposure_background(config.prepare.background, own["Mode"], own["Med"], scale)
+        plans.append(Preparation(str(row["Root"]), str(row["File"]), tuple(map(str, own["EXTNAME"])), scale, back))
+    return plans
+
+
+def prepare_exposure(config: FieldConfig, plan: Preparation) -> list[Path]:
+    """Write one exposure in counts28, minus its background.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+        One file for each detector; empty where the configuration asks for none.
+    """
+    paths = FieldPaths.of(config)
+    wanted = config.prepare.output
+    exposure = Exposure.open(paths.exposure(plan.file))
+    written = []
+    for detector in exposure.detectors:
+        if detector.extname not in plan.extnames:
+            continue
+        for plain in (False, True):
+            destination = paths.prepared_detector(plan.root, detector.extname, plain)
+            if wanted == ("plain" if plain else "compressed"):
+                rescale.rescale_detector(exposure.primary, detector, destination, plan.scale, plan.back, plain=plain)
+                written.append(destination)
+            else:
+                destination.unlink(missing_ok=True)  # of an earlier choice
+    return written
