@@ -12,17 +12,21 @@ import argparse
 import difflib
 import os
 import re
+import shutil
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, get_origin
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     CliPositionalArg,
     CliSettingsSource,
     CliSuppress,
+    EnvSettingsSource,
     SettingsConfigDict,
     SettingsError,
     TomlConfigSettingsSource,
@@ -53,7 +57,7 @@ Every option can also stand in {CONFIG_FILE} in the data root, as in
     [coadd]
     engine = "swarp"
 or in the environment, as {PREFIX}COADD__ENGINE=swarp. The command line wins over the
-environment, that over {CONFIG_FILE}. Lists are written A,B,C."""
+environment, that over {CONFIG_FILE}. Lists are written A,B,C there, an empty one []."""
 
 FIELD_EXAMPLES = f"""\
 examples:
@@ -73,10 +77,23 @@ examples:
 {SOURCES}"""
 
 
+class _Environment(EnvSettingsSource):
+    """Environment variables, whose lists are written as on the command line, where pydantic-settings wants JSON."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: str) -> Any:
+        """A list from A,B,C or [A,B,C]; whole sections are left to JSON."""
+        if field is None or get_origin(field.annotation) is not list:
+            return super().decode_complex_value(field_name, field, value)
+        items = value.strip().removeprefix("[").removesuffix("]").split(",")
+        items = [item.strip().strip("\"'") for item in items]
+        return [] if items == [""] else items
+
+
 class _CommandLine(BaseSettings):
     model_config = SettingsConfigDict(
         extra="forbid",
         env_prefix=PREFIX,
+        env_ignore_empty=True,
         env_nested_delimiter="__",
         cli_implicit_flags=True,
         cli_kebab_case=True,
@@ -87,7 +104,7 @@ class _CommandLine(BaseSettings):
 
     @classmethod
     def settings_customise_sources(cls, settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings):
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
 
 class _FieldCommand(_CommandLine, FieldConfig):
@@ -101,6 +118,7 @@ class _SurveyCommand(_CommandLine, FieldConfig):
     all: bool = Field(default=False, description="Reduce every field that has a directory below DECam_MEF.")
 
 
+PLAIN_WORDS = {"True": "yes", "False": "no", "0.0": "0"}
 METAVARS = {"str": "TEXT", "Path": "PATH", "float": "NUMBER", "int": "N"}
 
 
@@ -114,29 +132,44 @@ def _add_argument(group, *names, **details):
         inner = listed[1] if listed else metavar
         details["metavar"] = METAVARS.get(inner, inner) + (",..." if listed else "")
     if isinstance(details.get("help"), str):
-        details["help"] = re.sub(r" \(default: (\[\])?\)$", "", details["help"])
+        details["help"] = re.sub(r" \(default: (.*)\)$", lambda m: _default(m[1]), details["help"])
     return argparse._ActionsContainer.add_argument(group, *names, **details)
 
 
+def _default(text: str) -> str:
+    text = PLAIN_WORDS.get(text, text.strip("[]").replace(", ", ","))
+    return f" (default: {text})" if text else ""
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse arguments; tiles may follow options, and an option that is not known is named with the one that was meant."""
+    values, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        given = unknown[0].split("=")[0]
+        known = [option for action in parser._actions for option in action.option_strings]
+        close = difflib.get_close_matches(given, known, 1)
+        parser.error(f"option {given} is not known" + (f"; did you mean {close[0]}?" if close else ""))
+    return values
+
+
 def _formatter(prog: str) -> argparse.HelpFormatter:
-    width = min(110, int(os.environ.get("COLUMNS", "110")))
+    width = min(110, shutil.get_terminal_size((110, 24)).columns)
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width)
 
 
 def _load(command: type[_CommandLine], arguments: Sequence[str], prog: str, usage: str, description: str, epilog: str):
     arguments = list(arguments)
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = argparse.ArgumentParser(prog=prog, usage=usage, add_help=False, allow_abbrev=False)
     finder.add_argument("--root", type=Path, default=Path(os.environ.get(f"{PREFIX}ROOT", ".")))
     root = finder.parse_known_args(arguments)[0].root
     file = root / CONFIG_FILE
     _refuse_unknown_environment(command)
-    if file.is_file():
-        try:
-            text = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
-            raise ConfigError(f"{file} cannot be read: {e}") from e
-        if "root" in text:
-            raise ConfigError(f"{file}: remove the line 'root'; the file configures the data root it lies in")
+    try:
+        text = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as e:
+        raise ConfigError(f"{file} cannot be read: {e}") from e
+    if "root" in text:
+        raise ConfigError(f"{file}: remove the line 'root'; the file configures the data root it lies in")
 
     class Settings(command):
         model_config = SettingsConfigDict(toml_file=file)
@@ -144,28 +177,30 @@ def _load(command: type[_CommandLine], arguments: Sequence[str], prog: str, usag
     parser = argparse.ArgumentParser(
         prog=prog, usage=usage, description=description, epilog=epilog, formatter_class=_formatter, allow_abbrev=False
     )
-    source = CliSettingsSource(
-        Settings,
-        root_parser=parser,
-        cli_parse_args=arguments,
-        parse_args_method=argparse.ArgumentParser.parse_args,
-        add_argument_method=_add_argument,
-        add_argument_group_method=argparse._ActionsContainer.add_argument_group,
-        formatter_class=_formatter,
-    )
     try:
+        source = CliSettingsSource(
+            Settings,
+            root_parser=parser,
+            cli_parse_args=arguments,
+            parse_args_method=_parse,
+            add_argument_method=_add_argument,
+            add_argument_group_method=argparse._ActionsContainer.add_argument_group,
+            formatter_class=_formatter,
+        )
         return Settings(_cli_settings_source=source)
     except ValidationError as e:
         raise ConfigError(_explain(e, command)) from e
-    except SettingsError as e:
-        raise ConfigError(str(e)) from e
+    except SettingsError as e:  # its text names the section in words, and the option not at all
+        name = re.search(r'(?:field "|encountered for )([\w.]+)', str(e))
+        which = f"option {name[1]}" if name else "an option"
+        raise ConfigError(f"{which}: a value cannot be understood; lists are written A,B,C") from e
 
 
 def _refuse_unknown_environment(command: type[BaseModel]) -> None:
     known = {PREFIX + path.replace(".", "__").upper() for path in _option_names(command)}
     for name in os.environ:
         if name.startswith(PREFIX) and name.upper() not in known:
-            close = difflib.get_close_matches(name, known, 1)
+            close = difflib.get_close_matches(name.upper(), known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"the environment variable {name} is no option of kred{hint}")
 
@@ -184,17 +219,31 @@ def _explain(error: ValidationError, command: type[BaseModel]) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
-        name = SHORTCUTS.get(name, name)
+        shortcut = SHORTCUTS.get(name.replace("_", "-"))
+        shown = f"option {name}" + (f" (--{shortcut})" if shortcut else "")
         message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(name, _option_names(command), 1)
-            lines.append(f"option {name} is not known" + (f"; did you mean {close[0]}?" if close else ""))
-        elif problem["type"] == "missing":
-            lines.append(f"{name} is missing; --help shows how to give it")
-        else:
-            given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
-            lines.append(f"option {name}: {message[0].lower() + message[1:]}{given}")
+        given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
+        match problem["type"]:
+            case "extra_forbidden":
+                lines.append(f"option {name} is not known{_meant(name, command)}")
+            case "missing":
+                lines.append(f"{name} is missing; --help shows how to give it")
+            case "model_type":
+                lines.append(f"{shown} is a section of options, as [{name}] in {CONFIG_FILE}{given}")
+            case "string_pattern_mismatch":
+                lines.append(f"{shown}: expected a name of letters, digits and _ . + -, which begins with a letter or digit{given}")
+            case "too_long":
+                lines.append(f"{shown}: expected at most {problem['ctx']['max_length']} values{given}")
+            case _:
+                lines.append(f"{shown}: {message[0].lower() + message[1:]}{given}")
     return "\n".join(lines)
+
+
+def _meant(name: str, command: type[BaseModel]) -> str:
+    """How a message goes on about a name that is no option: the option it resembles, if there is one."""
+    typed = {f"run.{shortcut}": path for path, shortcut in SHORTCUTS.items()}
+    close = difflib.get_close_matches(name, [*_option_names(command), *typed], 1)
+    return f"; did you mean {typed.get(close[0], close[0]).replace('-', '_')}?" if close else ""
 
 
 def field_config(arguments: Sequence[str], prog: str = "python flows/field.py") -> FieldConfig:
@@ -239,7 +288,7 @@ def survey_configs(arguments: Sequence[str], prog: str = "python flows/survey.py
         "Reduce several fields, one after the other.",
         SURVEY_EXAMPLES,
     )
-    fields = list(settings.fields)
+    fields = list(dict.fromkeys(settings.fields))
     if settings.all:
         fields = sorted(p.parent.name for p in (settings.root / "DECam_MEF").glob("*/mef"))
     if not fields:

@@ -1,0 +1,156 @@
+"""Every option is described once, has bounds, and nothing contradictory or unknown gets in."""
+
+import math
+import typing
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from kred_core import config
+from kred_core.config import STAGES, CoaddConfig, FieldConfig, RunConfig, Stage, SurveyConfig, TilingConfig
+
+
+def all_sections():
+    return [
+        m for m in vars(config).values() if isinstance(m, type) and issubclass(m, BaseModel) and m.__module__ == config.__name__
+    ]
+
+
+def plain(annotation):
+    """Whether a form and a table of options can show this type: no unions, no free dictionaries."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return plain(typing.get_args(annotation)[0])
+    if origin is list:
+        return all(plain(a) for a in typing.get_args(annotation))
+    if origin is typing.Literal:
+        return len(typing.get_args(annotation)) > 1
+    return origin is None and annotation is not dict
+
+
+def test_every_option_of_every_section_is_described_and_shown_by_a_form():
+    assert len(all_sections()) == 9 + 1  # with their base
+    for section in all_sections():
+        for name, info in section.model_fields.items():
+            assert plain(info.annotation), f"{section.__name__}.{name} is {info.annotation}"
+            if not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+                assert (info.description or "").endswith("."), f"{section.__name__}.{name} has no description"
+
+
+def test_every_number_has_a_lower_bound_and_is_finite():
+    for section in all_sections():
+        for name, info in section.model_fields.items():
+            if info.annotation in (int, float):
+                assert any(hasattr(m, "ge") or hasattr(m, "gt") for m in info.metadata), f"{section.__name__}.{name}"
+                for value in (math.nan, math.inf, -1, "much"):
+                    with pytest.raises(ValidationError):
+                        section.model_validate({name: value})
+
+
+def test_the_stages_are_named_once_and_for_all_in_their_order():
+    assert STAGES == ("check", "summarize", "prepare", "tiles", "coadd", "evaluate") == typing.get_args(Stage)
+    assert set(STAGES) - {"check"} <= set(FieldConfig.model_fields) | {"tiles"}
+
+
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        ({}, STAGES),
+        ({"first": "coadd"}, ("coadd", "evaluate")),
+        ({"last": "summarize"}, ("check", "summarize")),
+        ({"first": "tiles", "last": "tiles"}, ("tiles",)),
+        ({"only": ["evaluate", "check", "check"]}, ("check", "evaluate")),
+    ],
+)
+def test_chosen_stages_run_in_the_order_of_the_pipeline(options, stages):
+    assert RunConfig(**options).stages == stages
+
+
+def test_a_range_of_stages_that_holds_none_is_refused():
+    with pytest.raises(ValidationError, match="no stage left to run: coadd comes after check"):
+        RunConfig(first="coadd", last="check")
+
+
+@pytest.mark.parametrize("name", ["LMC_c42", "7", "a.b+c-d", "x" * 64])
+def test_names_of_files_are_accepted(name):
+    assert FieldConfig(field=name, tiles=[name]).field == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "/etc",
+        "a\\b",
+        "a\n",
+        "\na",
+        "a b",
+        "-x",
+        "_x",
+        ".hidden",
+        "~",
+        "a\0",
+        "é",
+        "٣",
+        "x" * 65,
+        "*",
+        "a:b",
+    ],
+)
+def test_names_that_could_lead_outside_the_data_root_are_refused(name):
+    for wrong in ({"field": name}, {"field": "LMC_c42", "tiles": [name]}):
+        with pytest.raises(ValidationError):
+            FieldConfig(**wrong)
+    with pytest.raises(ValidationError):
+        TilingConfig(leave_out=[name])
+
+
+@pytest.mark.parametrize(
+    "centre", [[10.0], [1.0, 2.0, 3.0], [-0.1, 0.0], [360.0, 0.0], [0.0, 90.1], [0.0, math.nan], [math.inf, 0.0]]
+)
+def test_a_centre_off_the_sky_is_refused(centre):
+    with pytest.raises(ValidationError):
+        SurveyConfig(centre=centre)
+
+
+def test_the_edges_of_the_sky_are_on_it():
+    for centre in ([0.0, -90.0], [359.999999, 90.0], [0, 0]):
+        assert SurveyConfig(centre=centre).centre == centre
+
+
+def test_own_centre_and_own_tiles_contradict_each_other():
+    with pytest.raises(ValidationError, match="either centre or tile_table"):
+        SurveyConfig(centre=[10.0, -70.0], tile_table="tiles.ecsv")
+
+
+@pytest.mark.parametrize("codes", [[0], [-1], [256], [1.5], ["bad"]])
+def test_only_codes_that_a_mask_can_hold_are_accepted(codes):
+    with pytest.raises(ValidationError):
+        CoaddConfig(mask_codes=codes)
+    assert CoaddConfig(mask_codes=[]).mask_codes == []
+
+
+def test_what_is_not_an_option_is_an_error_in_every_section():
+    for section in all_sections():
+        with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+            section.model_validate({"field": "LMC_c42", "turbo": True} if section is FieldConfig else {"turbo": True})
+
+
+def test_a_configuration_cannot_change_under_a_run():
+    resolved = FieldConfig(field="LMC_c42")
+    with pytest.raises(ValidationError, match="frozen"):
+        resolved.coadd.engine = "swarp"
+    with pytest.raises(ValidationError, match="frozen"):
+        resolved.field = "LMC_c43"
+
+
+def test_two_configurations_with_the_same_options_are_equal_and_share_no_list():
+    first, second = FieldConfig(field="LMC_c42"), FieldConfig(field="LMC_c42")
+    assert first == second
+    assert first.coadd.mask_codes == [1, 2, 5]
+    assert CoaddConfig().mask_codes is not CoaddConfig().mask_codes
