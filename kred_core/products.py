@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -54,7 +55,10 @@ class FieldPaths:
         """Science files of the field, sorted by name (ood masks and oow weights are not exposures)."""
         if not self.mef.is_dir():
             raise InputError(f"field {self.field}: there is no directory {self.mef}; put or link the field's *.fits.fz files there")
-        found = sorted(p for p in self.mef.iterdir() if p.name.endswith((".fits.fz", ".fits")) and not p.name.startswith("."))
+        try:
+            found = sorted(p for p in self.mef.iterdir() if p.name.endswith((".fits.fz", ".fits")) and not p.name.startswith("."))
+        except OSError as e:
+            raise InputError(f"field {self.field}: {self.mef} cannot be read: {e.strerror or e}") from e
         science = [p for p in found if "_ood_" not in p.name and "_oow_" not in p.name]
         if not science:
             raise InputError(f"field {self.field}: no *.fits.fz exposure in {self.mef}")
@@ -68,8 +72,12 @@ class FieldPaths:
     @staticmethod
     def mask_of(exposure: Path) -> Path | None:
         """The data-quality (ood) file of an exposure, or None where there is none."""
-        mask = exposure.with_name(exposure.name.replace("_ooi_", "_ood_"))
-        return mask if mask.name != exposure.name and mask.exists() else None
+        name = exposure.name.replace("_ooi_", "_ood_")
+        if name == exposure.name:
+            return None
+        # One of the two may have been unpacked.
+        names = (name, name.removesuffix(".fz") if name.endswith(".fz") else name + ".fz")
+        return next((mask for mask in map(exposure.with_name, names) if mask.exists()), None)
 
     def exposure(self, file: str) -> Path:
         """An exposure by its file name."""
@@ -218,14 +226,19 @@ def read_record(path: Path) -> dict | None:
 def link(path: Path, target: Path) -> None:
     """Make ``path`` a relative symbolic link to ``target``, replacing an older link."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    goal = os.path.relpath(target, path.parent)
+    # From where the directory really is: a field's directory may itself be a link to another disk.
+    goal = os.path.relpath(target.parent.resolve() / target.name, path.parent.resolve())
     if path.is_symlink() and os.readlink(path) == goal:
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{TEMPORARY}")
     with suppress(FileNotFoundError):
         temporary.unlink()
     temporary.symlink_to(goal)
-    temporary.replace(path)
+    try:
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink()
+        raise
 
 
 def identity(path: Path) -> tuple[str, int, int]:

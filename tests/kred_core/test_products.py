@@ -1,0 +1,377 @@
+"""Products lie where people look for them, and a final name never holds half a product."""
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from kred_core.config import FieldConfig
+from kred_core.errors import InputError
+from kred_core.products import FieldPaths, atomic, identity, link, read_record, write_record, write_text
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return FieldPaths(tmp_path, "LMC_c42")
+
+
+def exposures(paths, *names):
+    paths.mef.mkdir(parents=True)
+    for name in names:
+        (paths.mef / name).touch()
+    return [p.name for p in paths.exposures()]
+
+
+def files_below(directory):
+    return sorted(p.name for p in directory.rglob("*") if not p.is_dir())
+
+
+# names
+
+
+def test_every_product_has_the_name_that_users_know():
+    p = FieldPaths(Path("R"), "LMC_c42")
+    exposure = "c4d_160101_010101_ooi_N662_v1"
+    assert {str(path) for path in (
+        p.mef, p.quality_table, p.exposure_table, p.detector_table, p.tile_table("T07"), p.prepared, p.prepared_tile("T07"),
+        p.coadds("T07"), p.evaluation, p.log, p.mosaic("T07", "N662"), p.prepared_detector(exposure, "S7"),
+        p.prepared_detector(exposure, "S7", plain=True), p.exposure(exposure + ".fits.fz"),
+    )} == {
+        "R/DECam_MEF/LMC_c42/mef",
+        "R/Summary/LMC_c42_mef_qual.tab",
+        "R/Summary/LMC_c42_mef.tab",
+        "R/Summary/LMC_c42_det.tab",
+        "R/Summary/LMC_c42_T07.tab",
+        "R/DECam_PREP/LMC_c42/data",
+        "R/DECam_PREP/LMC_c42/T07",
+        "R/DECam_SWARP/LMC_c42/T07",
+        "R/DECam_SWARP/LMC_c42/eval",
+        "R/Log/LMC_c42.log",
+        "R/DECam_SWARP/LMC_c42/T07/LMC_c42_T07.N662.fits",
+        f"R/DECam_PREP/LMC_c42/data/{exposure}_S7.fits.fz",
+        f"R/DECam_PREP/LMC_c42/data/{exposure}_S7.fits",
+        f"R/DECam_MEF/LMC_c42/mef/{exposure}.fits.fz",
+    }  # fmt: skip
+    assert FieldPaths.of(FieldConfig(field="LMC_c42", root="R")) == p
+
+
+def test_no_two_products_share_a_name():
+    p = FieldPaths(Path("R"), "LMC_c42")
+    one_each = [
+        p.quality_table, p.exposure_table, p.detector_table, p.mosaic_table, p.tile_table("T07"), p.tile_table("T08"),
+        p.mosaic("T07", "r"), p.mosaic("T07", "r_s"), p.mosaic("T08", "r"), p.coverage("T07", "r"), p.mosaic_figure("T07", "r"),
+        p.coverage_figure("T07", "r"), p.log, p.run_config, p.record("check", "x"), p.record("summarize", "x"),
+    ]  # fmt: skip
+    assert len(set(one_each)) == len(one_each)
+    assert not any(path.is_relative_to(p.mef) for path in one_each)
+
+
+def test_a_root_is_the_file_name_without_its_endings():
+    for name in ("x_ooi_r_v1.fits.fz", "x_ooi_r_v1.fits"):
+        assert FieldPaths.root_of(Path("a/b") / name) == "x_ooi_r_v1"
+    assert FieldPaths.root_of(Path("v1.2.fits.fz")) == "v1.2"
+
+
+# input
+
+
+def test_exposures_are_the_science_files_sorted_by_name(paths):
+    found = exposures(
+        paths,
+        "c4d_2_ooi_r_v1.fits.fz",
+        "c4d_1_ooi_r_v1.fits",
+        "c4d_1_ood_r_v1.fits.fz",
+        "c4d_1_oow_r_v1.fits.fz",
+        "notes.txt",
+        "c4d_3_ooi_r_v1.fits.fz.part",
+        ".c4d_4_ooi_r_v1.fits.fz.x1.tmp",
+        "._c4d_1_ooi_r_v1.fits.fz",
+    )
+    assert found == ["c4d_1_ooi_r_v1.fits", "c4d_2_ooi_r_v1.fits.fz"]
+
+
+def test_linked_exposures_and_a_linked_directory_are_as_good(paths, tmp_path):
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "a.fits.fz").touch()
+    paths.mef.parent.mkdir(parents=True)
+    paths.mef.symlink_to(tmp_path / "archive")
+    assert [p.name for p in paths.exposures()] == ["a.fits.fz"]
+
+
+def test_a_field_without_a_directory_or_without_exposures_is_told_what_to_do(paths):
+    with pytest.raises(InputError, match=r"field LMC_c42: there is no directory .*/DECam_MEF/LMC_c42/mef; put or link"):
+        paths.exposures()
+    with pytest.raises(InputError, match=r"field LMC_c42: no \*\.fits\.fz exposure in "):
+        exposures(paths, "c4d_1_ood_r_v1.fits.fz", "readme")
+
+
+def test_a_file_in_place_of_the_directory_of_exposures_is_no_directory(paths):
+    write_text(paths.mef, "")
+    with pytest.raises(InputError, match="there is no directory"):
+        paths.exposures()
+
+
+@pytest.mark.parametrize("image", ["c4d_1_ooi_r_v1.fits.fz", "c4d_1_ooi_r_v1.fits"])
+@pytest.mark.parametrize("mask", ["c4d_1_ood_r_v1.fits.fz", "c4d_1_ood_r_v1.fits"])
+def test_the_mask_of_an_exposure_is_found_packed_or_unpacked(image, mask, tmp_path):
+    assert FieldPaths.mask_of(tmp_path / image) is None
+    (tmp_path / mask).touch()
+    assert FieldPaths.mask_of(tmp_path / image) == tmp_path / mask
+
+
+def test_an_exposure_without_ooi_in_its_name_is_not_its_own_mask(tmp_path):
+    (tmp_path / "x.fits.fz").touch()
+    assert FieldPaths.mask_of(tmp_path / "x.fits.fz") is None
+
+
+# atomic writing
+
+
+@pytest.mark.parametrize("keep_same", [False, True])
+@pytest.mark.parametrize("before", [None, "old"])
+def test_an_interrupted_write_leaves_what_was_there(before, keep_same, tmp_path):
+    path = tmp_path / "product"
+    if before is not None:
+        path.write_text(before)
+
+    def interrupted():
+        with atomic(path, keep_same) as temporary:
+            temporary.write_text("half of the ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert files_below(tmp_path) == ([] if before is None else ["product"])
+    assert before is None or path.read_text() == before
+
+
+def test_nothing_has_the_final_name_before_the_end(tmp_path):
+    path = tmp_path / "new" / "directory" / "product.fits"
+    with atomic(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.parent == path.parent
+        assert temporary.name.startswith(".")
+    assert path.read_text() == "whole"
+    assert files_below(tmp_path) == ["product.fits"]
+
+
+def test_a_writer_may_replace_the_temporary_file_by_one_of_its_own(tmp_path):
+    with atomic(tmp_path / "product") as temporary:
+        temporary.unlink()
+        temporary.write_text("whole")
+    assert (tmp_path / "product").read_text() == "whole"
+
+
+def test_a_writer_that_removes_its_file_makes_no_product(tmp_path):
+    def removed():
+        with atomic(tmp_path / "product") as temporary:
+            temporary.unlink()
+
+    with pytest.raises(FileNotFoundError):
+        removed()
+    assert files_below(tmp_path) == []
+
+
+def test_the_same_content_keeps_its_time_only_where_that_was_asked(tmp_path):
+    path = tmp_path / "table"
+    write_text(path, "a")
+    os.utime(path, ns=(10**18, 10**18))
+    write_text(path, "a")
+    assert path.stat().st_mtime_ns == 10**18
+    with atomic(path) as temporary:
+        temporary.write_text("a")
+    assert path.stat().st_mtime_ns > 10**18
+    os.utime(path, ns=(10**18, 10**18))
+    write_text(path, "b")
+    assert (path.read_text(), path.stat().st_mtime_ns > 10**18) == ("b", True)
+    assert files_below(tmp_path) == ["table"]
+
+
+def test_others_may_read_a_product_as_the_umask_says(tmp_path):
+    write_text(tmp_path / "x", "x")
+    (tmp_path / "y").write_text("y")
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == stat.S_IMODE((tmp_path / "y").stat().st_mode)
+
+
+def test_two_threads_write_the_same_product_and_one_of_them_whole(tmp_path):
+    path = tmp_path / "product"
+    texts = [letter * 200_000 for letter in "ab"]
+    start = threading.Barrier(3)
+    seen = set()
+
+    def write(text):
+        start.wait()
+        for _ in range(20):
+            with atomic(path) as temporary, open(temporary, "w") as f:
+                for i in range(0, len(text), 50_000):
+                    f.write(text[i : i + 50_000])
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    start.wait()
+    while any(thread.is_alive() for thread in threads):
+        if path.exists():
+            seen.add(path.read_text())
+    assert seen <= set(texts)
+    assert path.read_text() in texts
+    assert files_below(tmp_path) == ["product"]
+
+
+def test_a_directory_under_the_final_name_stays_and_nothing_is_left_beside_it(tmp_path):
+    (tmp_path / "product").mkdir()
+    (tmp_path / "product" / "inside").touch()
+    for keep_same in (False, True):
+        with pytest.raises(OSError, match="product"), atomic(tmp_path / "product", keep_same) as temporary:
+            temporary.write_text("x")
+    assert files_below(tmp_path) == ["inside"]
+
+
+def test_a_file_in_the_place_of_a_directory_is_an_error_and_stays(tmp_path):
+    (tmp_path / "Summary").write_text("mine")
+    with pytest.raises(OSError, match="Summary"):
+        write_text(tmp_path / "Summary" / "table", "x")
+    assert (tmp_path / "Summary").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write into any directory")
+def test_a_read_only_directory_is_an_error_and_stays_as_it_is(tmp_path):
+    directory = tmp_path / "closed"
+    write_text(directory / "old", "old")
+    directory.chmod(0o500)
+    try:
+        for name in ("old", "new"):
+            with pytest.raises(PermissionError):
+                write_text(directory / name, "new")
+        with pytest.raises(PermissionError):
+            link(directory / "link", directory / "old")
+        assert files_below(directory) == ["old"]
+        assert (directory / "old").read_text() == "old"
+    finally:
+        directory.chmod(0o700)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can read any directory")
+def test_a_directory_of_exposures_that_may_not_be_read_is_named(paths):
+    exposures(paths, "a.fits.fz")
+    paths.mef.chmod(0)
+    try:
+        with pytest.raises(InputError, match=r"field LMC_c42: .*/mef cannot be read: Permission denied"):
+            paths.exposures()
+    finally:
+        paths.mef.chmod(0o700)
+
+
+# records
+
+
+def test_a_record_comes_back_as_it_was(tmp_path):
+    record = {"a": 1, "b": [0.1, None, "é"], "c": {"d": True}}
+    path = tmp_path / "field" / "check" / "x.json"
+    write_record(path, record)
+    assert read_record(path) == record
+    write_record(path, {"nan": float("nan")})
+    assert read_record(path)["nan"] != read_record(path)["nan"]
+
+
+@pytest.mark.parametrize("raw", [b"", b'{"a": 1', b"\xff\xfe", b"\0" * 100])
+def test_a_record_that_cannot_be_read_is_as_none(raw, tmp_path):
+    assert read_record(tmp_path / "x.json") is None
+    (tmp_path / "x.json").write_bytes(raw)
+    assert read_record(tmp_path / "x.json") is None
+    (tmp_path / "directory.json").mkdir()
+    assert read_record(tmp_path / "directory.json") is None
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    path = tmp_path / "x.json"
+    write_record(path, {"a": 1})
+    with pytest.raises(TypeError):
+        write_record(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert files_below(tmp_path) == ["x.json"]
+
+
+# links
+
+
+def test_a_link_is_relative_so_that_a_data_root_can_be_moved(paths, tmp_path):
+    write_text(paths.prepared / "x_S7.fits", "pixels")
+    here = paths.prepared_tile("T07") / "x_S7.fits"
+    link(here, paths.prepared / "x_S7.fits")
+    assert os.readlink(here) == "../data/x_S7.fits"
+    (tmp_path / "DECam_PREP").rename(tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere" / "LMC_c42" / "T07" / "x_S7.fits").read_text() == "pixels"
+
+
+def test_a_link_leads_to_its_target_where_a_field_itself_is_a_link_to_another_disk(tmp_path):
+    disk, root = tmp_path / "disk" / "big" / "LMC_c42", tmp_path / "root"
+    disk.mkdir(parents=True)
+    (root / "DECam_PREP").mkdir(parents=True)
+    (root / "DECam_PREP" / "LMC_c42").symlink_to(disk)
+    ours, theirs = FieldPaths(root, "LMC_c42"), FieldPaths(root, "LMC_c41")
+    for target in (ours.prepared / "ours.fits", theirs.prepared / "theirs.fits"):
+        write_text(target, target.name)
+        link(ours.prepared_tile("T07") / target.name, target)
+        assert (ours.prepared_tile("T07") / target.name).read_text() == target.name
+
+
+def test_an_older_link_is_replaced_and_the_right_one_left_alone(tmp_path):
+    for name in "ab":
+        write_text(tmp_path / name, name)
+    here = tmp_path / "tile" / "x"
+    link(here, tmp_path / "a")
+    link(here, tmp_path / "b")
+    assert here.read_text() == "b"
+    before = here.lstat().st_mtime_ns, here.lstat().st_ino
+    link(here, tmp_path / "b")
+    assert (here.lstat().st_mtime_ns, here.lstat().st_ino) == before
+    assert files_below(tmp_path) == ["a", "b", "x"]
+
+
+def test_a_link_to_what_is_no_more_is_replaced(tmp_path):
+    link(tmp_path / "x", tmp_path / "gone")
+    write_text(tmp_path / "a", "a")
+    link(tmp_path / "x", tmp_path / "a")
+    assert (tmp_path / "x").read_text() == "a"
+
+
+def test_a_directory_in_the_place_of_a_link_stays_and_nothing_is_left_beside_it(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(OSError, match="x"):
+        link(tmp_path / "x", tmp_path / "a")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_threads_may_make_the_same_link_at_once(tmp_path):
+    here, faults = tmp_path / "x", []
+    start = threading.Barrier(2)
+
+    def make():
+        start.wait()
+        for i in range(200):
+            try:
+                link(here, tmp_path / f"target{i % 2}")
+            except OSError as e:
+                faults.append(e)
+
+    threads = [threading.Thread(target=make) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_that_was_touched_or_changed_is_another_version(tmp_path):
+    path = tmp_path / "x.fits.fz"
+    path.write_bytes(b"1234")
+    os.utime(path, ns=(10**18, 10**18))
+    assert identity(path) == (str(path), 4, 10**18)
+    os.utime(path, ns=(10**18, 10**18 + 1))
+    assert identity(path) == (str(path), 4, 10**18 + 1)
