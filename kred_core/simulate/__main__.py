@@ -1,0 +1,79 @@
+"""Command line of the simulator: one option for each value of `SimulationConfig`, with its description as help."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from typing import get_origin
+
+from pydantic import ValidationError
+
+from ..errors import KredError
+from .config import SimulationConfig
+from .field import simulate
+
+EXAMPLES = """\
+examples:
+  python -m kred_core.simulate --root demo --tiles T07 --binning 4 --exposures 3
+      a small field for a first reduction: one tile, four bands
+  python -m kred_core.simulate --root test --tiles T07 --binning 16 --bands N662,r --faults all
+      seconds; one exposure with each fault that a real archive hands out
+  python -m kred_core.simulate --root full --n-detectors 2 --bands N662 --exposures 1
+      two detectors at full size
+
+The same options and seed always give the same bytes. Truth: Truth/<field>/*.ecsv and sky_*.fits."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kred_core.simulate",
+        description="Simulate a field of DECam exposures with known truth, in the format of real Community Pipeline files.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, info in SimulationConfig.model_fields.items():
+        option = "--" + name.replace("_", "-")
+        default = info.default
+        listed = get_origin(info.annotation) is list
+        shown = ",".join(default) if listed else default
+        text = info.description if isinstance(default, bool) or shown == "" else f"{info.description} Default: {shown}."
+        if isinstance(default, bool):
+            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            metavar = "A,B,.." if listed else {int: "N", float: "NUMBER"}.get(type(default), "TEXT")
+            parser.add_argument(option, metavar=metavar, help=text)
+    return parser
+
+
+def _configuration(arguments: Sequence[str] | None) -> SimulationConfig:
+    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
+    for name, value in given.items():
+        if get_origin(SimulationConfig.model_fields[name].annotation) is list:
+            given[name] = [part.strip() for part in value.split(",") if part.strip()]
+    return SimulationConfig(**given)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the simulator; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        simulate(_configuration(arguments))
+    except ValidationError as e:
+        for problem in e.errors():
+            option = "".join(f"--{str(part).replace('_', '-')}: " for part in problem["loc"][:1])
+            print(f"error: {option}{problem['msg'].removeprefix('Value error, ')}", file=sys.stderr)
+        return 2
+    except KredError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 1
+    except OSError as e:
+        print(f"error: cannot write: {e}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

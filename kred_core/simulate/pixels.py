@@ -1,0 +1,253 @@
+"""The pixels of one detector: sky, nebulosity, stars, saturation, noise, cosmic rays and their mask.
+
+Celestial brightness fills the area that a pixel has on the sky, stars keep their
+flux, and the sky level is constant in counts per pixel up to its gradient, as
+flat-fielded images have it. Photon noise is Gaussian with the right variance,
+which differs from Poisson's only where a pixel has a few electrons.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba as nb
+import numpy as np
+from scipy.ndimage import spline_filter
+
+from .camera import DetectorGeometry
+from .config import SimulationConfig
+from .exposures import ExposurePlan, generator, offset_and_step
+from .sky import Sky, Stars, unit_vectors
+
+__all__ = ["BAD", "BLEED", "COSMIC_RAY", "MOFFAT_BETA", "SATURATED", "render", "stars_near"]
+
+NODE = 32  # native pixels between the nodes on which the nebulosity is evaluated; see `_nebulosity`
+PAD = 8  # nodes beyond the edge, so that the spline does not feel its boundary
+MOFFAT_BETA = 3.0  # a whole number, which the kernel multiplies out: powers would take most of its time
+FAINTEST_WING = 0.02  # ADU per native pixel length, as the noise goes: stars are drawn out to where they fall below this
+LARGEST_STAMP = 500.0  # native pixels
+BAD, SATURATED, BLEED, COSMIC_RAY = 1, 3, 4, 5  # ood codes
+LONGEST_BLEED = 400  # native pixels
+
+
+def _axis_weights(n_pixels: int, binning: int, step: float, origin: float) -> tuple[np.ndarray, np.ndarray]:
+    """First node and weights of the cubic B-spline averaged over each pixel along one axis."""
+    sub = (np.arange(binning) + 0.5) / binning - 0.5
+    u = (np.arange(1, n_pixels + 1)[:, None] + sub - origin) / step
+    node = np.floor(u).astype(int)
+    t = u - node
+    basis = np.stack([(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3], axis=-1) / 6
+    first = node.min(axis=1) - 1
+    width = int((node.max(axis=1) - 1 - first).max()) + 4
+    weights = np.zeros((n_pixels, width))
+    rows = np.arange(n_pixels)
+    for s in range(binning):
+        for k in range(4):
+            weights[rows, node[:, s] - 1 + k - first] += basis[:, s, k] / binning
+    return first, weights
+
+
+@nb.njit(nogil=True, cache=True)
+def _spread(coefficients, first_y, weights_y, first_x, weights_x, out):
+    """Add the tensor-product spline to the pixels."""
+    n_nodes = coefficients.shape[1]
+    row = np.empty(n_nodes)
+    for y in range(out.shape[0]):
+        for j in range(n_nodes):
+            total = 0.0
+            for k in range(weights_y.shape[1]):
+                total += weights_y[y, k] * coefficients[first_y[y] + k, j]
+            row[j] = total
+        for x in range(out.shape[1]):
+            total = 0.0
+            for k in range(weights_x.shape[1]):
+                total += weights_x[x, k] * row[first_x[x] + k]
+            out[y, x] += total
+
+
+def _nebulosity(geometry: DetectorGeometry, sky: Sky, band: str, factor: float, out: np.ndarray) -> None:
+    """Add surface brightness x pixel area x factor (ADU per count28).
+
+    The product is smooth over tens of native pixels: it is evaluated on nodes 32 native
+    pixels (8 arcsec) apart and interpolated by a cubic spline, averaged over the area of a binned pixel.
+    """
+    step = NODE / geometry.binning
+    ny, nx = out.shape
+    origin = 0.5 - PAD * step
+    n_x, n_y = (math.ceil(n / step) + 2 * PAD + 1 for n in (nx, ny))
+    y, x = np.meshgrid(origin + step * np.arange(n_y), origin + step * np.arange(n_x), indexing="ij")
+    ra, dec = geometry.sky(x.ravel(), y.ravel())
+    ra, dec = ra.reshape(x.shape), dec.reshape(x.shape)
+    v = unit_vectors(ra, dec)
+    along_x = np.gradient(v, step, axis=1, edge_order=2)
+    along_y = np.gradient(v, step, axis=0, edge_order=2)
+    area = np.linalg.norm(np.cross(along_x, along_y), axis=-1) * np.degrees(3600) ** 2
+    counts = factor * area * sky.brightness(ra, dec, (band,))[0]
+    coefficients = spline_filter(counts, order=3, mode="mirror")
+    first_y, weights_y = _axis_weights(ny, geometry.binning, step, origin)
+    first_x, weights_x = _axis_weights(nx, geometry.binning, step, origin)
+    _spread(coefficients, first_y, weights_y, first_x, weights_x, out)
+
+
+@nb.njit(nogil=True, cache=True)
+def _add_level(level, slope_x, slope_y, split, step, out):
+    """Add a plane (pixel indices from 0), and a step from column split on."""
+    for y in range(out.shape[0]):
+        for x in range(out.shape[1]):
+            out[y, x] += level + slope_x * x + slope_y * y + (step if x >= split else 0.0)
+
+
+@nb.njit(nogil=True, cache=True)
+def _add_stars(x, y, flux, alpha, faintest, largest, out):
+    """Add Moffat stars; x and y in pixel indices from 0. Each stamp sums to exactly its flux, as far as it is inside."""
+    ny, nx = out.shape
+    for i in range(x.size):
+        central = flux[i] * (MOFFAT_BETA - 1) / (np.pi * alpha * alpha)
+        reach = max(3.0, (max(central / faintest, 1.0)) ** (1 / MOFFAT_BETA) - 1)
+        radius = int(min(largest, math.ceil(alpha * math.sqrt(reach)) + 2))
+        cx, cy = round(x[i]), round(y[i])
+        if cx + radius < 0 or cx - radius >= nx or cy + radius < 0 or cy - radius >= ny:
+            continue
+        total = 0.0
+        for py in range(cy - radius, cy + radius + 1):
+            for px in range(cx - radius, cx + radius + 1):
+                r2 = ((px - x[i]) ** 2 + (py - y[i]) ** 2) / (alpha * alpha)
+                total += 1 / ((1 + r2) * (1 + r2) * (1 + r2))
+        scale = flux[i] / total
+        for py in range(max(0, cy - radius), min(ny, cy + radius + 1)):
+            for px in range(max(0, cx - radius), min(nx, cx + radius + 1)):
+                r2 = ((px - x[i]) ** 2 + (py - y[i]) ** 2) / (alpha * alpha)
+                out[py, px] += scale / ((1 + r2) * (1 + r2) * (1 + r2))
+
+
+@nb.njit(nogil=True, cache=True)
+def _saturate(image, mask, split, limit_a, limit_b, longest, saturated, bleed):
+    """Clip pixels above the limit; their surplus runs along the column, both ways, and fills pixels half way."""
+    ny, nx = image.shape
+    for x in range(nx):
+        limit = limit_a if x < split else limit_b
+        y = 0
+        while y < ny:
+            if image[y, x] <= limit:
+                y += 1
+                continue
+            first = y
+            surplus = 0.0
+            while y < ny and image[y, x] > limit:
+                surplus += image[y, x] - limit
+                image[y, x] = limit
+                mask[y, x] = saturated
+                y += 1
+            down, up = first - 1, y
+            for _ in range(longest):
+                if surplus <= 0:
+                    break
+                for end in (down, up):
+                    if 0 <= end < ny and image[end, x] < 0.5 * limit:
+                        surplus -= 0.5 * limit - image[end, x]
+                        image[end, x] = 0.5 * limit
+                        if mask[end, x] == 0:
+                            mask[end, x] = bleed
+                down -= 1
+                up += 1
+
+
+@nb.njit(nogil=True, cache=True)
+def _add_noise(image, normal, split, gain_a, gain_b, read_a, read_b):
+    """Add sqrt(signal / gain + read^2) x normal; read noise in ADU per pixel of the image."""
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            gain = gain_a if x < split else gain_b
+            read = read_a if x < split else read_b
+            image[y, x] += math.sqrt(max(image[y, x], 0.0) / gain + read * read) * normal[y, x]
+
+
+@nb.njit(nogil=True, cache=True)
+def _add_tracks(x, y, cos, sin, length, charge, image, mask, code):
+    """Add straight cosmic-ray tracks of a constant charge per pixel length (ADU)."""
+    ny, nx = image.shape
+    for i in range(x.size):
+        n = max(1, int(length[i] / 0.5))
+        for s in range(n):
+            px, py = int(x[i] + 0.5 * s * cos[i]), int(y[i] + 0.5 * s * sin[i])
+            if 0 <= px < nx and 0 <= py < ny:
+                image[py, px] += charge[i] * 0.5
+                if mask[py, px] == 0:
+                    mask[py, px] = code
+
+
+def _cosmic_rays(config: SimulationConfig, exposure: ExposurePlan, geometry: DetectorGeometry, image, mask) -> None:
+    rng = generator(config.seed, exposure, geometry.ccd, 2)
+    n = rng.poisson(config.cosmic_rays * exposure.exptime)
+    ny, nx = image.shape
+    angle = rng.uniform(0, 2 * np.pi, n)
+    length = rng.exponential(8.0, n) / geometry.binning
+    charge = rng.uniform(500, 4000, n) / geometry.ccd.gain[0] * geometry.binning
+    _add_tracks(rng.uniform(0, nx, n), rng.uniform(0, ny, n), np.cos(angle), np.sin(angle), length, charge, image, mask, COSMIC_RAY)
+
+
+def stars_near(geometry: DetectorGeometry, stars: Stars) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices and pixel positions (from 0) of the stars on a detector or close enough to shine on it."""
+    (ra, dec), first, *_ = geometry.corners(geometry.shape)
+    centre = unit_vectors(ra, dec)
+    margin = np.radians(LARGEST_STAMP * geometry.linear[1][0, 1] / geometry.binning)
+    radius = math.acos(min(1.0, float(centre @ unit_vectors(*first)))) + margin
+    near = np.flatnonzero(unit_vectors(stars.ra, stars.dec) @ centre > math.cos(radius))
+    if not near.size:
+        return near, np.empty(0), np.empty(0)
+    x, y = geometry.wcs.wcs_world2pix(stars.ra[near], stars.dec[near], 0)
+    return near, x, y
+
+
+def render(
+    config: SimulationConfig, exposure: ExposurePlan, geometry: DetectorGeometry, stars: Stars
+) -> tuple[np.ndarray, np.ndarray]:
+    """Simulate one detector.
+
+    Parameters
+    ----------
+    config : `SimulationConfig`
+    exposure : `~kred_core.simulate.exposures.ExposurePlan`
+    geometry : `~kred_core.simulate.camera.DetectorGeometry`
+        Of one of the exposure's detectors.
+    stars : `~kred_core.simulate.sky.Stars`
+        All that may lie on it.
+
+    Returns
+    -------
+    image : `numpy.ndarray`
+        ADU, float32, shape (NAXIS2, NAXIS1).
+    mask : `numpy.ndarray`
+        Codes of the ood file, int16, same shape.
+    """
+    ccd, n = geometry.ccd, geometry.binning
+    image = np.zeros(geometry.shape, np.float32)
+    mask = np.zeros(geometry.shape, np.int16)
+    _nebulosity(geometry, Sky.of(config), exposure.band.name, exposure.factor, image)
+
+    crpix, cd = geometry.linear
+    slope = exposure.sky_adu * (np.array(exposure.gradient) @ cd)
+    offset, step = (value * exposure.pixel_area * exposure.factor for value in offset_and_step(config, exposure, ccd))
+    level = exposure.sky_adu + offset + float(slope @ (1 - crpix))
+    _add_level(level, slope[0], slope[1], geometry.split, step, image)
+
+    near, x, y = stars_near(geometry, stars)
+    alpha = exposure.fwhm / (2 * math.sqrt(2 ** (1 / MOFFAT_BETA) - 1))
+    flux = stars.flux(exposure.band.name)[near] * exposure.factor
+    _add_stars(x, y, flux, alpha, FAINTEST_WING * n, LARGEST_STAMP / n, image)
+
+    # Saturated cores of recent real files stand above SATURATE.
+    limits = [1.15 * limit * n**2 for limit in ccd.saturation]
+    _saturate(image, mask, geometry.split, limits[0], limits[1], LONGEST_BLEED // n, SATURATED, BLEED)
+    if config.noise:
+        normal = generator(config.seed, exposure, ccd, 1).standard_normal(geometry.shape, dtype=np.float32)
+        read = [n * noise / gain for noise, gain in zip(ccd.read_noise, ccd.gain, strict=True)]
+        _add_noise(image, normal, geometry.split, ccd.gain[0], ccd.gain[1], read[0], read[1])
+    if config.cosmic_rays:
+        _cosmic_rays(config, exposure, geometry, image, mask)
+    for column, first, last, value in ccd.bad_columns:
+        i = round(geometry.pixel(column)) - 1
+        rows = slice(round(geometry.pixel(first)) - 1, round(geometry.pixel(last)))
+        image[rows, i] += value * n
+        mask[rows, i] = BAD
+    return image, mask

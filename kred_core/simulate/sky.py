@@ -1,0 +1,198 @@
+"""The sky that is simulated: nebulosity and stars as functions of position, band and seed only.
+
+Nothing here knows detectors or fields, so neighbouring fields see the same sky
+and the truth can be asked for anywhere. The nebulosity is made of random waves
+on the unit sphere, so it has no edge, no pole and no RA = 0; its finest structures
+are some 30 arcsec wide. It is the sky after the seeing: it is not blurred further.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import numba as nb
+import numpy as np
+
+from .bands import band
+from .config import SimulationConfig
+
+__all__ = ["Sky", "Stars", "sky_brightness", "unit_vectors"]
+
+WAVES = 24  # per random field: enough to look irregular
+CELL = 0.25  # deg: stars are drawn cell by cell, each with its own generator
+BRIGHTEST, FAINTEST, SLOPE = 11.0, 22.0, 0.3  # r magnitudes; number of stars brighter than m goes as 10**(SLOPE * m)
+
+
+def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
+    """Unit vectors, shape (..., 3), of positions in degrees."""
+    ra, dec = np.radians(ra), np.radians(dec)
+    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
+
+
+@cache
+def _waves(seed: int, field: int, shortest: float, longest: float) -> tuple[np.ndarray, np.ndarray]:
+    """Wave vectors (per radian) and phases of one random field, in turns; wavelengths in degrees."""
+    rng = np.random.default_rng(np.random.SeedSequence([seed, 1, field]))
+    length = np.radians(np.exp(rng.uniform(np.log(shortest), np.log(longest), WAVES)))
+    direction = rng.standard_normal((WAVES, 3))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    return direction / length[:, None], rng.random(WAVES)
+
+
+@nb.njit(nogil=True, cache=True)
+def _add_waves(vectors, waves, phases, out):
+    """Sum of cosines, with a polynomial of its own (1e-9) that the compiler turns into vector instructions."""
+    for j in range(phases.size):
+        kx, ky, kz, phase = waves[j, 0], waves[j, 1], waves[j, 2], phases[j]
+        for i in range(out.size):
+            turns = vectors[0, i] * kx + vectors[1, i] * ky + vectors[2, i] * kz + phase
+            # cos(2 pi t) = sin(2 pi (1/4 - |t|)) for |t| <= 1/2, and there the sine's series converges fast
+            a = 2 * np.pi * (0.25 - abs(turns - np.rint(turns)))
+            s = a * a
+            series = 1 - s / 6 * (1 - s / 20 * (1 - s / 42 * (1 - s / 72 * (1 - s / 110 * (1 - s / 156 * (1 - s / 210))))))
+            out[i] += a * series
+
+
+@dataclass(frozen=True)
+class Stars:
+    """Stars of a piece of sky.
+
+    Attributes
+    ----------
+    ra, dec : `numpy.ndarray`
+        Degrees.
+    magnitude : `numpy.ndarray`
+        In r.
+    colour : `numpy.ndarray`
+        Times `~kred_core.simulate.bands.Band.colour`: magnitude in a band minus that in r.
+    """
+
+    ra: np.ndarray
+    dec: np.ndarray
+    magnitude: np.ndarray
+    colour: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ra)
+
+    def flux(self, name: str) -> np.ndarray:
+        """Flux in a band, counts28: 10**(0.4 (28 - magnitude))."""
+        return 10 ** (0.4 * (28 - self.magnitude - band(name).colour * self.colour))
+
+
+@dataclass(frozen=True)
+class Sky:
+    """One simulated sky.
+
+    Attributes
+    ----------
+    seed : int
+    nebula, continuum : float
+        Brightness of the H-alpha filaments and of the diffuse starlight, counts28 per square arcsec.
+    star_density : float
+        Stars per square degree.
+    """
+
+    seed: int
+    nebula: float
+    continuum: float
+    star_density: float
+
+    @classmethod
+    def of(cls, config: SimulationConfig) -> Sky:
+        return cls(config.seed, config.nebula, config.continuum, config.star_density)
+
+    def brightness(self, ra: np.ndarray, dec: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        """Surface brightness of nebula and diffuse starlight, without stars.
+
+        Parameters
+        ----------
+        ra, dec : array_like
+            Positions in degrees (ICRS), of the same shape.
+        names : tuple of str
+            Bands.
+
+        Returns
+        -------
+        `numpy.ndarray`
+            counts28 per square arcsec, shape (bands, ...).
+        """
+        bands = [band(name) for name in names]
+        ra, dec = np.asarray(ra, float), np.asarray(dec, float)
+        vectors = np.ascontiguousarray(unit_vectors(ra.ravel(), dec.ravel()).T)
+
+        def field(number: int, shortest: float, longest: float) -> np.ndarray:
+            total = np.zeros(vectors.shape[1])
+            _add_waves(vectors, *_waves(self.seed, number, shortest, longest), total)
+            return total.reshape(ra.shape) * math.sqrt(2 / WAVES)  # variance 1
+
+        starlight = self.continuum * np.exp(0.5 * field(0, 1.0, 6.0) - 0.125)
+        lines = {line for b in bands for line, _ in b.lines}
+        emission = {}
+        if lines and self.nebula:
+            envelope = self.nebula * np.exp(0.7 * field(1, 1.0, 5.0) - 0.25)
+            diffuse = np.exp(0.7 * field(2, 0.25, 2.0) - 0.25)
+            # A filament lies where a smooth random field passes through zero.
+            wide = np.exp(-0.5 * (field(3, 0.3, 1.2) / 0.3) ** 2)
+            narrow = np.exp(-0.5 * (field(4, 0.25, 0.8) / 0.25) ** 2)
+            shocked = 0.5 * (1 + np.tanh(field(5, 0.5, 2.0)))
+            emission["halpha"] = envelope * (0.3 * diffuse + 0.8 * wide + 0.6 * narrow)
+            emission["sii"] = envelope * (0.15 * diffuse + (0.2 + 0.4 * shocked) * wide + 0.5 * shocked * narrow)
+            emission["oiii"] = envelope * (0.1 * diffuse + 0.5 * (1 - shocked) * wide + 0.2 * narrow)
+        total = [starlight + sum((share * emission[line] for line, share in b.lines if line in emission), start=0.0) for b in bands]
+        return np.array(total)
+
+    def stars(self, ra: float, dec: float, radius: float) -> Stars:
+        """Stars within a radius of a position, all in degrees, always in the same order."""
+        bottom, top = max(-90.0, dec - radius), min(90.0, dec + radius)
+        parts = []
+        for strip in range(math.floor((bottom + 90) / CELL), math.ceil((top + 90) / CELL)):
+            parts += self._strip(strip, ra, dec, radius)
+        columns = np.concatenate(parts, axis=1) if parts else np.empty((4, 0))
+        near = unit_vectors(columns[0], columns[1]) @ unit_vectors(ra, dec) >= math.cos(math.radians(radius))
+        return Stars(*columns[:, near])
+
+    def _strip(self, strip: int, ra: float, dec: float, radius: float) -> list[np.ndarray]:
+        """Stars of those cells of a strip in declination that may lie within the radius."""
+        low, high = (math.radians(CELL * (strip + i) - 90) for i in (0, 1))
+        n_cells = max(1, round(360 / CELL * math.cos((low + high) / 2)))
+        width = 360 / n_cells
+        # Widest half-extent in RA of a circle of this radius: asin(sin(radius) / cos(dec)), the whole strip at a pole.
+        ratio = math.sin(math.radians(radius)) / max(math.cos(math.radians(dec)), 1e-9)
+        reach = 180.0 if ratio >= 1 or abs(dec) + radius >= 90 else math.degrees(math.asin(ratio))
+        first, last = math.floor((ra - reach) / width), math.floor((ra + reach) / width)
+        cells = range(n_cells) if last - first >= n_cells - 1 else [c % n_cells for c in range(first, last + 1)]
+        area = math.degrees(math.sin(high) - math.sin(low)) * width
+        parts = []
+        for cell in cells:
+            rng = np.random.default_rng(np.random.SeedSequence([self.seed, 2, strip, cell]))
+            n = rng.poisson(self.star_density * area)
+            u = rng.random((3, n))
+            # Inverse of the cumulative luminosity function between its two ends.
+            share = 10 ** (SLOPE * (BRIGHTEST - FAINTEST))
+            magnitude = FAINTEST + np.log10(share + u[2] * (1 - share)) / SLOPE
+            declination = np.degrees(np.arcsin(math.sin(low) + u[1] * (math.sin(high) - math.sin(low))))
+            parts.append(np.stack([(cell + u[0]) * width, declination, magnitude, 0.3 * rng.standard_normal(n)]))
+        return parts
+
+
+def sky_brightness(ra: np.ndarray, dec: np.ndarray, name: str, config: SimulationConfig) -> np.ndarray:
+    """Noiseless surface brightness of a simulated sky in one band, without stars.
+
+    Parameters
+    ----------
+    ra, dec : array_like
+        Positions in degrees (ICRS).
+    name : str
+        Band, for example N662.
+    config : `SimulationConfig`
+        Of the simulation; its seed, nebula and continuum count.
+
+    Returns
+    -------
+    `numpy.ndarray`
+        counts28 per square arcsec. A detector's pixel holds this times the pixel's area on the sky.
+    """
+    return Sky.of(config).brightness(ra, dec, (name,))[0]
