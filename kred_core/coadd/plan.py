@@ -57,7 +57,9 @@ class CoaddInput:
     back : float
         Background in counts28 per native pixel (SUB_BACK).
     sky_noise : float
-        Standard deviation of the sky in counts28, for the weighted mean.
+        Standard deviation of the sky in counts28 per native pixel, for the weighted mean.
+    seeing : float
+        FWHM of stars in arcsec, for the header; NaN: unknown.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class CoaddInput:
     scale: float
     back: float
     sky_noise: float
+    seeing: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,7 @@ def make_plan(
     tile: str,
     image: str,
     detectors: Table,
-    ra: float,
-    dec: float,
+    centre: tuple[float, float],
     path_of: Callable[[str, str], Path],
     config: CoaddConfig,
 ) -> CoaddPlan:
@@ -141,6 +143,7 @@ def make_plan(
             scale=float(row["XFACTOR"]),
             back=float(row["SUB_BACK"]),
             sky_noise=float(row["Noise"]) * float(row["XFACTOR"]),
+            seeing=float(row["SEEING"]),
         )
         for row in detectors
     )
