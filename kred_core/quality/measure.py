@@ -18,7 +18,7 @@ from astropy.wcs import WCS
 from ..errors import InputError
 from ..exposure import scan
 from .numbers import MosaicNumbers
-from .reduced import ReducedImage, celestial_wcs, coarser_wcs, explained
+from .reduced import ReducedImage, coarser_wcs, explained, wcs_of
 from .seams import block_side, fill_block_medians, low_pass_rms, seam_jump
 
 __all__ = ["measure_mosaic"]
@@ -68,8 +68,7 @@ def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[Mo
         shape = getattr(values, "shape", ())
         if len(shape) != 2 or 0 in shape:
             raise InputError(f"{mosaic}: expected a two-dimensional image in the primary HDU, found the shape {shape}")
-        with explained(mosaic, "coadd"):
-            wcs = celestial_wcs(values.header, shape)
+        wcs = wcs_of(values.header, shape, mosaic)
         detectors = next((hdu for hdu in coverage_file if len(getattr(hdu, "shape", ())) == 2), None)
         found = "no image" if detectors is None else f"{detectors.shape[1]} x {detectors.shape[0]}"
         if detectors is None or detectors.shape != shape:

@@ -15,10 +15,11 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from ..errors import InputError
+from ..errors import ExposureError, InputError
+from ..geometry import celestial_wcs
 from ..products import atomic
 
-__all__ = ["ReducedImage", "celestial_wcs", "coarser_wcs", "explained"]
+__all__ = ["ReducedImage", "coarser_wcs", "explained", "wcs_of"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class ReducedImage:
         with explained(path, "evaluate"), fits.open(path, memmap=False) as hdus:
             header = hdus[0].header
             image, coverage = (np.ascontiguousarray(hdus[i].data, dtype=np.float32) for i in (0, 1))
-            return cls(image, coverage, celestial_wcs(header, image.shape), int(header["FACTOR"]))
+            return cls(image, coverage, wcs_of(header, image.shape, path), int(header["FACTOR"]))
 
 
 @contextmanager
@@ -88,12 +89,12 @@ def explained(path: Path, made_by: str) -> Iterator[None]:
         raise InputError(f"{path} cannot be read ({type(e).__name__}: {e}); delete it and run the stage '{made_by}' again") from e
 
 
-def celestial_wcs(header: fits.Header, shape: tuple[int, int]) -> WCS:
-    """Celestial WCS of an image of the given shape; ValueError where the header has none."""
-    wcs = WCS(header, fix=False)  # what would be mended are dates and spellings of units, with a warning for each
-    if not wcs.has_celestial:
-        raise ValueError("the header has no celestial WCS in CTYPE1, CTYPE2")
-    wcs = wcs.celestial
+def wcs_of(header: fits.Header, shape: tuple[int, int], path: Path) -> WCS:
+    """WCS of an image of the given shape; InputError where the header has none that can be used."""
+    try:
+        wcs = celestial_wcs(header)
+    except ExposureError as e:
+        raise InputError(f"{path} {e}") from e
     wcs.array_shape = shape
     return wcs
 

@@ -295,7 +295,7 @@ def test_missing_damaged_and_foreign_files_are_explained(patchy, tmp_path):
         measure_mosaic(mosaic, other, 200)
     with pytest.raises(InputError, match=r"primary HDU, found the shape \(\)"):
         measure_mosaic(depth, depth, 200)
-    with pytest.raises(InputError, match=r"other.fits cannot be read .*celestial WCS"):
+    with pytest.raises(InputError, match=r"other.fits has no usable WCS"):
         measure_mosaic(other, depth, 200)
 
 

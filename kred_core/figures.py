@@ -1,0 +1,296 @@
+"""Pictures of mosaics, for people, who look before they read numbers.
+
+They show flaws, so the grey scale is narrow and nothing is smoothed: a pixel of
+the mosaic's reduced image is one pixel, or a square of pixels, of the picture.
+matplotlib is imported only when something is drawn and used without its global
+state, so that figures can be drawn on several threads; the same mosaic gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .coadd.plan import Grid
+from .geometry import mean_position, pixel_scale, tan_wcs
+from .products import atomic
+from .quality import MosaicNumbers, ReducedImage
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+__all__ = ["UNCOVERED", "coverage_figure", "field_figure", "mosaic_figure", "thumbnail"]
+
+UNCOVERED = "#31557a"  # blue, which no grey is and which the colours of the coverage do not reach
+OUTLINE = "#ffb347"
+GREYS = 64  # more are not seen, and noise then compresses badly
+UNIT = "counts28/pixel"
+
+# inches; the longer side of the image is SIDE, so that text keeps its size relative to it
+SIDE, LEFT, RIGHT, BOTTOM, TOP = 9.0, 1.15, 1.25, 0.95, 0.85
+BAR_GAP, BAR_WIDTH = 0.15, 0.22
+SMALLEST_SIDE = 900  # pixels; smaller images are enlarged by a whole factor
+FIELD_SIDE = 1000  # pixels
+THUMBNAIL_BYTES = 147_000  # 196 kB in base64
+
+
+def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, stretch: float, path: Path) -> None:
+    """Draw a mosaic so that its flaws are seen.
+
+    Parameters
+    ----------
+    reduced : `~kred_core.quality.ReducedImage`
+    numbers : `~kred_core.quality.MosaicNumbers`
+        Of the mosaic at full resolution.
+    title : str
+        Field, tile, image, and what the reader should know of them.
+    stretch : float
+        The grey scale spans the median of the covered pixels +- this many of their standard deviations.
+    path : `~pathlib.Path`
+        PNG to write. Where there is no data it has the colour `UNCOVERED`.
+    """
+    _draw_sky(
+        reduced.image,
+        reduced.wcs,
+        *_greys(numbers.level, stretch * numbers.std),
+        bar_label=UNIT,
+        title=title,
+        subtitle=_summary(level=numbers.level, std=numbers.std, noise=numbers.noise, seams=numbers.seams),
+        note=f"grey: median ± {stretch:g} standard deviations; {_pixels_of(reduced)}; blue: no data",
+        path=path,
+    )
+
+
+def coverage_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, path: Path) -> None:
+    """Draw how many detectors each part of a mosaic comes from; for the parameters see `mosaic_figure`."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    colours = colormaps["inferno"].with_extremes(bad=UNCOVERED)
+    _draw_sky(
+        np.where(reduced.coverage > 0, reduced.coverage, np.nan),
+        reduced.wcs,
+        colours,
+        Normalize(0, numbers.coverage_max),
+        bar_label="detectors per pixel",
+        title=f"{title} · coverage",
+        subtitle=f"covered {100 * numbers.covered_fraction:.1f} %   median {numbers.coverage_median:g}   "
+        f"most {numbers.coverage_max} detectors per pixel",
+        note=f"{_pixels_of(reduced)}; blue: no detector",
+        path=path,
+        grey=False,
+    )
+
+
+def field_figure(tiles: Sequence[tuple[str, ReducedImage, MosaicNumbers]], title: str, stretch: float, path: Path) -> None:
+    """Draw all tiles of one image of a field where they lie on the sky.
+
+    Parameters
+    ----------
+    tiles : sequence of (name, `~kred_core.quality.ReducedImage`, `~kred_core.quality.MosaicNumbers`)
+        At least one. Where tiles overlap their mean is shown.
+    title : str
+        Field and image.
+    stretch : float
+        As for `mosaic_figure`, with the standard deviation of the covered pixels of all tiles and the mean of their medians.
+    path : `~pathlib.Path`
+        PNG to write.
+    """
+    tiles = sorted(tiles, key=lambda tile: tile[0])
+    image, wcs, scale = _mosaic_of_tiles([reduced for _, reduced, _ in tiles])
+    weights = np.array([numbers.n_covered for *_, numbers in tiles], dtype=np.float64)
+    levels, means, stds = (np.array([getattr(n, name) for *_, n in tiles]) for name in ("level", "mean", "std"))
+    mean = np.average(means, weights=weights)
+    std = math.sqrt(np.average(stds**2 + (means - mean) ** 2, weights=weights))
+    level = float(np.average(levels, weights=weights))
+    outlines = [(name, np.stack(_outline(reduced, wcs))) for name, reduced, _ in tiles]
+    _draw_sky(
+        image,
+        wcs,
+        *_greys(level, stretch * std),
+        bar_label=UNIT,
+        title=title,
+        subtitle=f"{len(tiles)} tile{'s' if len(tiles) > 1 else ''}   {_summary(level=level, std=std)}",
+        note=f"grey: median ± {stretch:g} standard deviations; 1 pixel is {scale:.3g}″; blue: no data",
+        path=path,
+        outlines=outlines,
+    )
+
+
+def thumbnail(reduced: ReducedImage, numbers: MosaicNumbers, stretch: float, side: int = 400) -> bytes:
+    """A mosaic without axes as a small PNG, to be embedded in a page.
+
+    Parameters
+    ----------
+    reduced, numbers, stretch
+        As for `mosaic_figure`.
+    side : int
+        Largest side in pixels; it is less where that many pixels need more than 196 kB in base64.
+
+    Returns
+    -------
+    bytes
+        A PNG, north up as the mosaic.
+    """
+    from PIL import Image
+
+    colours, scale = _greys(numbers.level, stretch * numbers.std)
+    factor = -(-max(reduced.image.shape) // side)
+    while True:
+        small = reduced.shrink(factor).image
+        rgb = colours(scale(np.ma.masked_invalid(small)), bytes=True)[::-1, :, :3]
+        buffer = io.BytesIO()
+        _with_palette(Image.fromarray(np.ascontiguousarray(rgb))).save(buffer, format="png")
+        if buffer.tell() <= THUMBNAIL_BYTES:
+            return buffer.getvalue()
+        factor += 1
+
+
+def _greys(level: float, half_width: float) -> tuple[Colormap, Normalize]:
+    """Grey scale of level +- half_width; an image without any spread is a middle grey."""
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    half_width = half_width or 1.0
+    return colormaps["gray"].resampled(GREYS).with_extremes(bad=UNCOVERED), Normalize(level - half_width, level + half_width)
+
+
+def _summary(**values: float | None) -> str:
+    """Names and values to three digits; those that are not known are left out."""
+    return "   ".join(f"{name} {float(f'{value:.3g}'):g}" for name, value in values.items() if value is not None) + f"  {UNIT}"
+
+
+def _with_palette(picture: Image.Image) -> Image.Image:
+    """The same picture with at most 256 colours: half the bytes, and nothing that is seen changes."""
+    from PIL import Image
+
+    return picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
+def _pixels_of(reduced: ReducedImage) -> str:
+    side = pixel_scale(reduced.wcs, reduced.image.shape)
+    if reduced.factor == 1:
+        return f"1 pixel is {side:.3g}″"
+    return f"1 pixel is the mean of {reduced.factor} × {reduced.factor}, {side:.3g}″"
+
+
+def _draw_sky(
+    image: np.ndarray,
+    wcs: WCS,
+    colours: Colormap,
+    scale: Normalize,
+    *,
+    bar_label: str,
+    title: str,
+    subtitle: str,
+    note: str,
+    path: Path,
+    grey: bool = True,
+    outlines: Sequence[tuple[str, np.ndarray]] = (),
+) -> None:
+    """One image with its axes on the sky, a colour bar, and three lines of text."""
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+
+    enlarged = [n * max(1, -(-SMALLEST_SIDE // max(image.shape))) for n in image.shape]
+    dpi = max(enlarged) / SIDE
+    left, right, bottom, top = (round(inches * dpi) for inches in (LEFT, RIGHT, BOTTOM, TOP))
+    height, width = enlarged[0] + bottom + top, enlarged[1] + left + right
+    # a hair more than whole pixels: the canvas rounds down
+    figure = Figure(figsize=((width + 0.01) / dpi, (height + 0.01) / dpi), dpi=dpi, facecolor="white")
+    axes = figure.add_axes((left / width, bottom / height, enlarged[1] / width, enlarged[0] / height), projection=wcs)
+    shown = axes.imshow(
+        np.ma.masked_invalid(image), cmap=colours, norm=scale, origin="lower", interpolation="nearest", aspect="auto"
+    )
+    axes.set_autoscale_on(False)
+    _label_sky(axes)
+    for name, (x, y) in outlines:
+        axes.plot(x, y, color=OUTLINE, linewidth=0.7)
+        words = axes.text(x[:4].mean(), y[:4].mean(), name, color=OUTLINE, fontsize=12, ha="center", va="center", parse_math=False)
+        words.set_path_effects([withStroke(linewidth=3, foreground="black")])
+    bar_axes = figure.add_axes(
+        ((left + enlarged[1] + BAR_GAP * dpi) / width, bottom / height, BAR_WIDTH * dpi / width, enlarged[0] / height)
+    )
+    bar = figure.colorbar(shown, cax=bar_axes, extend="both" if grey else "neither", extendfrac=0.02)
+    bar.set_label(bar_label, fontsize=11)
+    bar.ax.tick_params(labelsize=10)
+    title_size = min(15, 1050 / max(1, len(title)))  # a long title stays inside
+    _write_line(figure, left / width, 1 - (top - 0.32 * dpi) / height, title, fontsize=title_size, fontweight="bold")
+    _write_line(figure, left / width, 1 - (top - 0.1 * dpi) / height, subtitle, fontsize=11, color="#333333")
+    _write_line(figure, left / width, 0.12 * dpi / height, note, fontsize=9, color="#555555")
+    _save(figure, path, grey)
+
+
+def _save(figure: Figure, path: Path, grey: bool) -> None:
+    """Write a figure as PNG without anything in it that changes from run to run."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3]))
+    with atomic(path) as temporary:
+        (_with_palette(picture) if grey else picture).save(temporary, format="png")
+
+
+def _write_line(figure: Figure, x: float, y: float, words: str, **style) -> None:
+    figure.text(x, y, words, ha="left", va="bottom", parse_math=False, **style)
+
+
+def _label_sky(axes) -> None:
+    """Sexagesimal labels. The separators are characters, not mathtext, which matplotlib parses with global state."""
+    for coordinate, name, separators in (
+        (axes.coords[0], "Right ascension (ICRS)", ("ʰ", "ᵐ", "ˢ")),
+        (axes.coords[1], "Declination (ICRS)", ("°", "′", "″")),
+    ):
+        coordinate.set_separator(separators)
+        coordinate.set_axislabel(name, fontsize=11, minpad=0.6)
+        coordinate.set_ticklabel(size=10, exclude_overlapping=True, simplify=False)
+        coordinate.set_ticks(number=6)
+    axes.coords.grid(color="white", alpha=0.25, linewidth=0.5)
+
+
+def _outline(reduced: ReducedImage, wcs: WCS) -> tuple[np.ndarray, np.ndarray]:
+    """The four corners of an image, and the first again, in the pixels of another WCS."""
+    rows, columns = reduced.image.shape
+    x, y = np.array([0, columns, columns, 0, 0]) - 0.5, np.array([0, 0, rows, rows, 0]) - 0.5
+    return wcs.wcs_world2pix(*reduced.wcs.wcs_pix2world(x, y, 0), 0)
+
+
+def _mosaic_of_tiles(tiles: Sequence[ReducedImage]) -> tuple[np.ndarray, WCS, float]:
+    """All tiles on one TAN grid around their middle: image, WCS, pixel size in arcsec.
+
+    Tiles are averaged to about the pixels of the grid first; each of these then gets the mean of the nearest pixels of all tiles.
+    """
+    scales = [pixel_scale(tile.wcs, tile.image.shape) for tile in tiles]
+    middles = [tile.wcs.wcs_pix2world((tile.image.shape[1] - 1) / 2, (tile.image.shape[0] - 1) / 2, 0) for tile in tiles]
+    ra, dec = mean_position(*np.array(middles, dtype=np.float64).T)
+    around = tan_wcs(Grid(ra, dec, 1.0, 1, 1))  # arcsec from the middle
+    half = max(np.abs(_outline(tile, around)).max() for tile in tiles)
+    scale = max(2 * half / FIELD_SIDE, min(scales))
+    side = math.ceil(2 * half / scale)
+    wcs = tan_wcs(Grid(ra, dec, scale, side, side))
+    sums, counts = np.zeros((side, side)), np.zeros((side, side))
+    for tile, own in zip(tiles, scales, strict=True):
+        small = tile.shrink(round(scale / own))
+        x, y = _outline(tile, wcs)
+        box = tuple(slice(max(0, math.floor(a.min())), math.ceil(a.max()) + 1) for a in (y, x))
+        row, column = np.mgrid[: side, : side][(slice(None), *box)]
+        column, row = (np.rint(a).astype(np.int64) for a in small.wcs.wcs_world2pix(*wcs.wcs_pix2world(column, row, 0), 0))
+        inside = (row >= 0) & (row < small.image.shape[0]) & (column >= 0) & (column < small.image.shape[1])
+        values = np.full(inside.shape, np.nan)
+        values[inside] = small.image[row[inside], column[inside]]
+        seen = np.isfinite(values)
+        sums[box][seen] += values[seen]
+        counts[box] += seen
+    image = np.full((side, side), np.nan)
+    np.divide(sums, counts, out=image, where=counts > 0)
+    return image, wcs, scale

@@ -1,0 +1,290 @@
+"""Figures show the sky the right way up, at the right place, with honest greys, and say what they show."""
+
+import base64
+import io
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageColor
+
+from kred_core import figures
+from kred_core.coadd.plan import Grid
+from kred_core.geometry import tan_wcs
+from kred_core.quality import MosaicNumbers, ReducedImage
+
+ROOT = Path(__file__).parents[2]
+BLUE = ImageColor.getrgb(figures.UNCOVERED)
+LEVEL, STD = 5.0, 40.0  # with a stretch of 0.1: black at 1, white at 9
+NUMBERS = MosaicNumbers(
+    n_covered=70_000_000, covered_fraction=0.925, coverage_median=7.0, coverage_max=12, level=LEVEL, mean=6.0, std=STD,
+    noise=3.21, seams=0.456, low_pass_rms=0.7, block=64,
+)  # fmt: skip
+
+
+def reduced_image(image, ra=81.8, dec=-66.45, side=0.65, coverage=None, factor=8):
+    rows, columns = image.shape
+    wcs = tan_wcs(Grid(ra, dec, side * 3600 / columns, columns, rows))
+    coverage = np.where(np.isfinite(image), 4.0, 0.0) if coverage is None else coverage
+    return ReducedImage(image.astype(np.float32), coverage.astype(np.float32), wcs, factor)
+
+
+@pytest.fixture
+def quarters():
+    """Bright in the north east, dark in the south west, the median in the north west, no data in the south east."""
+    image = np.full((60, 60), LEVEL)
+    image[30:, :30] = 1e6
+    image[:30, :30] = np.nan
+    image[:30, 30:] = -1e6
+    # rows count northwards, columns westwards: east is left
+    return reduced_image(image)
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures behind the files that were written."""
+    kept = []
+    save = figures._save
+
+    def keep_and_save(figure, path, grey):
+        save(figure, path, grey)
+        kept.append(figure)
+
+    monkeypatch.setattr(figures, "_save", keep_and_save)
+    return kept
+
+
+def look(path):
+    """A picture as an array of red, green and blue."""
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def image_part(picture, shape):
+    """The part of a picture that is the sky; from the layout in inches that the module states."""
+    enlarged = [n * max(1, -(-figures.SMALLEST_SIDE // max(shape))) for n in shape]
+    dpi = max(enlarged) / figures.SIDE
+    left, top = round(figures.LEFT * dpi), round(figures.TOP * dpi)
+    assert picture.shape[0] == enlarged[0] + top + round(figures.BOTTOM * dpi)
+    assert picture.shape[1] == enlarged[1] + left + round(figures.RIGHT * dpi)
+    return picture[top : top + enlarged[0], left : left + enlarged[1]]
+
+
+def near(colour, expected, tolerance=6):
+    return np.abs(np.asarray(colour) - np.asarray(expected)).max() <= tolerance
+
+
+def words_of(figure):
+    """All that is written in a figure, without the tick labels."""
+    sky = figure.axes[0]
+    return [text.get_text() for text in figure.texts] + [coordinate.get_axislabel() for coordinate in sky.coords]
+
+
+def tick_labels(figure):
+    return [[text for texts in c.ticklabels.text.values() for text in texts] for c in figure.axes[0].coords]
+
+
+def test_north_is_up_east_is_left_and_greys_are_the_median_and_its_surroundings(quarters, tmp_path):
+    figures.mosaic_figure(quarters, NUMBERS, "F T01 N662", 0.1, tmp_path / "f.png")
+    sky = image_part(look(tmp_path / "f.png"), (60, 60))
+    quarter, three_quarters = np.array(sky.shape[:2]) // 4 + 5, 3 * np.array(sky.shape[:2]) // 4 + 5
+    assert near(sky[quarter[0], quarter[1]], (255, 255, 255))  # bright, north east: upper left
+    assert near(sky[quarter[0], three_quarters[1]], (128, 128, 128))
+    assert near(sky[three_quarters[0], three_quarters[1]], (0, 0, 0))
+    assert near(sky[three_quarters[0], quarter[1]], BLUE)
+
+
+def test_the_stretch_is_in_standard_deviations(tmp_path):
+    image = np.full((60, 60), LEVEL + 2.0)  # half way to white with 0.1, a twentieth with 1
+    for stretch, grey in ((0.1, 0.75), (1.0, 0.525)):
+        figures.mosaic_figure(reduced_image(image), NUMBERS, "F T01 N662", stretch, tmp_path / "f.png")
+        sky = image_part(look(tmp_path / "f.png"), (60, 60))
+        assert near(sky[100, 100], [255 * grey] * 3, 5)
+
+
+def test_one_pixel_of_the_image_is_a_whole_square_of_the_picture(tmp_path):
+    image = np.full((50, 60), -1e6)
+    image[20, 10] = 1e6
+    figures.mosaic_figure(reduced_image(image), NUMBERS, "F T01 N662", 0.1, tmp_path / "f.png")
+    sky = image_part(look(tmp_path / "f.png"), (50, 60))
+    rows, columns = np.nonzero(sky.min(axis=2) > 250)
+    # 15 times enlarged; the first row is at the bottom
+    assert (rows.min(), rows.max()) == (15 * 29, 15 * 30 - 1)
+    assert (columns.min(), columns.max()) == (15 * 10, 15 * 11 - 1)
+
+
+def test_a_figure_says_what_it_shows(quarters, drawn, tmp_path):
+    figures.mosaic_figure(quarters, NUMBERS, "LMC_c42 T07 N662   12 exposures, 36 detectors", 0.1, tmp_path / "f.png")
+    words = words_of(drawn[0])
+    assert words[0] == "LMC_c42 T07 N662   12 exposures, 36 detectors"
+    assert words[1].split() == "level 5 std 40 noise 3.21 seams 0.456 counts28/pixel".split()
+    assert "0.1 standard deviations" in words[2]
+    assert "mean of 8 × 8, 39″" in words[2]
+    assert words[3:] == ["Right ascension (ICRS)", "Declination (ICRS)"]
+    assert drawn[0].axes[1].get_ylabel() == "counts28/pixel"
+    assert drawn[0].axes[0].images[0].get_clim() == pytest.approx((1, 9))
+
+
+def test_numbers_that_do_not_exist_are_not_shown(quarters, drawn, tmp_path):
+    figures.mosaic_figure(quarters, replace(NUMBERS, noise=None, seams=None), "F T01 N662", 0.1, tmp_path / "f.png")
+    assert words_of(drawn[0])[1].split() == "level 5 std 40 counts28/pixel".split()
+
+
+@pytest.mark.filterwarnings("ignore:CoordinateHelper.ticklabels")  # there is no other way to read them
+@pytest.mark.parametrize(
+    ("ra", "dec", "right_ascension", "declination"),
+    [
+        (81.8, -66.45, "5ʰ27ᵐ", "-66°20′"),
+        (0.001, 2.0, "23ʰ59ᵐ", "2°00′"),
+        (0.02, -89.0, "0ʰ30ᵐ", "-89°00′"),
+    ],
+)
+def test_axes_are_sexagesimal_everywhere_on_the_sky(drawn, tmp_path, ra, dec, right_ascension, declination):
+    figures.mosaic_figure(reduced_image(np.ones((40, 40)), ra, dec), NUMBERS, "F T01 N662", 0.1, tmp_path / "f.png")
+    east_west, south_north = tick_labels(drawn[0])
+    assert any(label.startswith(right_ascension) for label in east_west), east_west
+    assert declination in [label.replace("\N{MINUS SIGN}", "-") for label in south_north], south_north
+    assert len(east_west) >= 3
+    assert len(south_north) >= 3
+
+
+def test_tick_labels_and_titles_are_inside_the_picture(quarters, drawn, tmp_path):
+    long = "A_field_with_a_long_name_of_its_own T07 N662   112 exposures, 1036 detectors in all of its fields"
+    figures.mosaic_figure(quarters, NUMBERS, long, 0.1, tmp_path / "f.png")
+    picture = look(tmp_path / "f.png")
+    frame = np.concatenate([picture[:4].reshape(-1, 3), picture[-4:].reshape(-1, 3), picture[:, :4].reshape(-1, 3),
+                            picture[:, -4:].reshape(-1, 3)])  # fmt: skip
+    assert (frame == 255).all()
+
+
+def test_an_image_without_spread_is_a_middle_grey(tmp_path):
+    figures.mosaic_figure(reduced_image(np.full((40, 40), LEVEL)), replace(NUMBERS, std=0.0), "F", 0.1, tmp_path / "f.png")
+    assert near(image_part(look(tmp_path / "f.png"), (40, 40))[300, 300], (128, 128, 128))
+
+
+# coverage
+
+
+def test_coverage_grows_brighter_and_what_is_uncovered_is_blue(drawn, tmp_path):
+    coverage = np.zeros((60, 60))
+    coverage[:30, :30], coverage[:30, 30:], coverage[30:, :30] = 1, 6, 12
+    image = np.where(coverage > 0, 1.0, np.nan)
+    figures.coverage_figure(reduced_image(image, coverage=coverage), NUMBERS, "F T01 N662", tmp_path / "c.png")
+    sky = image_part(look(tmp_path / "c.png"), (60, 60))
+    south_east, south_west, north_east, north_west = sky[700, 205], sky[700, 705], sky[205, 205], sky[205, 705]
+    assert south_east.sum() < south_west.sum() < north_east.sum()
+    assert near(north_west, BLUE)
+    words = words_of(drawn[0])
+    assert words[0] == "F T01 N662 · coverage"
+    assert words[1].split() == "covered 92.5 % median 7 most 12 detectors per pixel".split()
+    assert drawn[0].axes[1].get_ylabel() == "detectors per pixel"
+    assert drawn[0].axes[0].images[0].get_clim() == (0, 12)
+
+
+# the field
+
+
+def test_tiles_lie_where_they_are_on_the_sky(drawn, tmp_path):
+    white, black = np.full((80, 80), 1e6), np.full((80, 80), -1e6)
+    tiles = [
+        ("T02", reduced_image(black, 359.6, 0.4, 0.5), NUMBERS),  # west
+        ("T01", reduced_image(white, 0.4, -0.4, 0.5), NUMBERS),  # east
+    ]
+    figures.field_figure(tiles, "F N662", 0.1, tmp_path / "field.png")
+    image = drawn[0].axes[0].images[0].get_array()
+    sky = image_part(look(tmp_path / "field.png"), image.shape)
+    rows, columns = sky.shape[:2]
+    assert near(sky[int(rows * 0.85), int(columns * 0.15)], (255, 255, 255))  # south east is lower left
+    assert near(sky[int(rows * 0.15), int(columns * 0.85)], (0, 0, 0))
+    assert near(sky[int(rows * 0.15), int(columns * 0.15)], BLUE)
+    names = {text.get_text(): text.get_position() for text in drawn[0].axes[0].texts}
+    wcs = drawn[0].axes[0].wcs
+    for name, reduced, _ in tiles:
+        there = wcs.wcs_world2pix([reduced.wcs.wcs.crval], 0)[0]
+        np.testing.assert_allclose(names[name], there, atol=1)
+        assert np.isfinite(image[int(there[1]), int(there[0])])
+    assert words_of(drawn[0])[1].split() == "2 tiles level 5 std 40 counts28/pixel".split()
+
+
+def test_a_star_is_in_the_field_where_it_is_in_the_tile_also_near_the_pole(drawn, tmp_path):
+    tiles = []
+    for name, ra, dec in (("T01", 10.0, -89.0), ("T02", 70.0, -88.8), ("T03", 350.0, -88.5)):
+        image = np.zeros((200, 200))
+        image[150:153, 40:43] = 50.0
+        tiles.append((name, reduced_image(image, ra, dec), NUMBERS))
+    figures.field_figure(tiles, "F N662", 0.1, tmp_path / "field.png")
+    image, wcs = drawn[0].axes[0].images[0].get_array(), drawn[0].axes[0].wcs
+    for _, reduced, _ in tiles:
+        x, y = wcs.wcs_world2pix(*reduced.wcs.wcs_pix2world(41, 151, 0), 0)
+        assert image[round(float(y)), round(float(x))] > 20  # a mean where tiles overlap
+    assert (image > 10).sum() < 200
+
+
+def test_tiles_of_any_size_leave_no_holes_in_the_field(drawn, tmp_path):
+    for n, (pixels, dec) in enumerate([(20, -66), (333, 0), (700, -88.9)]):
+        figures.field_figure([("T01", reduced_image(np.ones((pixels, pixels)), 5, dec), NUMBERS)], "F", 0.1, tmp_path / "f.png")
+        image = drawn[n].axes[0].images[0].get_array()
+        assert max(image.shape) <= figures.FIELD_SIDE + 1
+        inner = image[2:-2, 2:-2] if image.shape[0] > 30 else image[1:-1, 1:-1]
+        assert not np.ma.getmaskarray(inner).any()
+        assert (inner == 1).all()
+
+
+def test_overlapping_tiles_are_averaged_and_the_deviation_is_that_of_all(drawn, tmp_path):
+    low, high = np.full((50, 50), 2.0), np.full((50, 50), 4.0)
+    numbers = [replace(NUMBERS, level=v, mean=v, std=1.0, n_covered=n) for v, n in ((2.0, 300), (4.0, 100))]
+    tiles = [("T01", reduced_image(low), numbers[0]), ("T02", reduced_image(high), numbers[1])]
+    figures.field_figure(tiles, "F N662", 1.0, tmp_path / "field.png")
+    assert drawn[0].axes[0].images[0].get_array()[20, 20] == 3
+    # three quarters at 2, a quarter at 4: variance 1 + 0.75
+    assert drawn[0].axes[0].images[0].get_clim() == pytest.approx((2.5 - 1.75**0.5, 2.5 + 1.75**0.5))
+
+
+# thumbnails and files
+
+
+def test_a_thumbnail_is_the_mosaic_without_axes(quarters):
+    picture = np.asarray(Image.open(io.BytesIO(figures.thumbnail(quarters, NUMBERS, 0.1))).convert("RGB")).astype(int)
+    assert picture.shape == (60, 60, 3)
+    assert near(picture[10, 10], (255, 255, 255))
+    assert near(picture[10, 50], (128, 128, 128))
+    assert near(picture[50, 50], (0, 0, 0))
+    assert near(picture[50, 10], BLUE)
+
+
+def test_a_thumbnail_of_pure_noise_still_fits_into_an_artifact():
+    noise = np.random.default_rng(1).normal(LEVEL, 2.0, (1088, 1088))
+    data = figures.thumbnail(reduced_image(noise), NUMBERS, 0.1, side=1000)
+    assert len(base64.b64encode(data)) < 200_000
+    side = max(Image.open(io.BytesIO(data)).size)
+    assert side < 1000  # it had to become smaller
+    assert side > 200
+
+
+def test_a_figure_of_pure_noise_at_the_usual_size_stays_below_a_megabyte(tmp_path):
+    noise = np.random.default_rng(1).normal(LEVEL, 2.0, (1088, 1088))
+    figures.mosaic_figure(reduced_image(noise), NUMBERS, "F T01 N662", 0.1, tmp_path / "f.png")
+    assert (tmp_path / "f.png").stat().st_size < 1_000_000
+
+
+def test_the_same_mosaic_gives_the_same_bytes_also_on_threads(quarters, tmp_path):
+    def draw(i):
+        figures.mosaic_figure(quarters, NUMBERS, "F T01 N662", 0.1, tmp_path / f"{i}.png")
+        figures.coverage_figure(quarters, NUMBERS, "F T01 N662", tmp_path / f"{i}.coverage.png")
+        figures.field_figure([("T01", quarters, NUMBERS)], "F N662", 0.1, tmp_path / f"{i}.field.png")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(draw, range(2)))
+    for kind in (".png", ".coverage.png", ".field.png"):
+        assert len({(tmp_path / f"{i}{kind}").read_bytes() for i in range(2)}) == 1
+    assert Image.open(tmp_path / "0.png").info.keys() <= {"dpi", "transparency", "gamma"}  # no date, no version
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_whoever_draws_nothing_does_not_load_matplotlib():
+    code = "import sys, kred_core.figures; print('matplotlib' in sys.modules or 'PIL' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
