@@ -1,0 +1,201 @@
+"""Estimators of the sky level and its noise from the pixels of a detector or of a difference.
+
+All of them work on the same sorted values, because sorting is what costs most
+(numpy's vectorised sort takes 0.1 s for a full detector, outside the
+interpreter lock) and everything else is cheap afterwards. The kernels release
+the lock too, and sum in a fixed order: the same pixels give the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import kernels
+
+__all__ = ["SkyStatistics", "clipped_statistics", "half_sample_mode", "histogram_mode", "statistics"]
+
+
+@dataclass(frozen=True)
+class SkyStatistics:
+    """What the good pixels of one image say, in the unit of the pixels.
+
+    Attributes
+    ----------
+    n : int
+        Good pixels: finite and not masked.
+    mean, median, std : float
+        Of the good pixels, or of those left by clipping; std is that of the sample (divided by n).
+    mode : float
+        Half-sample mode of the good pixels.
+    histogram_mode, histogram_mode_error : float
+        Histogram mode and its standard error.
+    noise : float
+        Standard deviation of the sky's pixels, from that side of the histogram mode which is narrower:
+        stars and nebulae widen the other.
+    n_nan : int
+        Pixels that are NaN or infinite, masked or not.
+    minimum, maximum : float
+        Of the good pixels.
+
+    Notes
+    -----
+    Without a good pixel all numbers but the counts are NaN.
+    """
+
+    n: int
+    mean: float
+    median: float
+    std: float
+    mode: float
+    histogram_mode: float
+    histogram_mode_error: float
+    noise: float
+    n_nan: int
+    minimum: float
+    maximum: float
+
+
+def statistics(pixels: ArrayLike, bad: np.ndarray | None = None, clipped: bool = False, clip_sigma: float = 3.0) -> SkyStatistics:
+    """All statistics of an image at once.
+
+    Parameters
+    ----------
+    pixels : array_like
+        Any shape; taken as float32.
+    bad : `~numpy.ndarray`, optional
+        bool, same shape: pixels to leave out. NaN and infinite pixels are always left out.
+    clipped : bool
+        Mean, median and std from sigma-clipped pixels; see `clipped_statistics`.
+    clip_sigma : float
+        Clipping limit in standard deviations.
+
+    Returns
+    -------
+    SkyStatistics
+    """
+    values = _as_float32(pixels)
+    if bad is None:
+        good, n_nan = kernels.finite(values)
+    else:
+        mask = np.ascontiguousarray(bad, dtype=np.bool_).ravel()
+        if mask.size != values.size:
+            raise ValueError(f"a mask of {mask.size} pixels does not fit an image of {values.size}")
+        good, n_nan = kernels.finite_unmasked(values, mask)
+    good.sort()
+    if good.size == 0:
+        nan = math.nan
+        return SkyStatistics(0, nan, nan, nan, nan, nan, nan, nan, int(n_nan), nan, nan)
+    kept = good[slice(*kernels.clip(good, clip_sigma))] if clipped else good
+    mean, std = kernels.mean_and_std(kept)
+    peak, error, noise = kernels.histogram_mode(good)
+    return SkyStatistics(
+        n=good.size,
+        mean=mean,
+        median=kernels.median(kept),
+        std=std,
+        mode=kernels.half_sample_mode(good),
+        histogram_mode=peak,
+        histogram_mode_error=error,
+        noise=noise,
+        n_nan=int(n_nan),
+        minimum=float(good[0]),
+        maximum=float(good[-1]),
+    )
+
+
+def half_sample_mode(values: ArrayLike) -> float:
+    """Half-sample mode.
+
+    Parameters
+    ----------
+    values : array_like
+        Taken as float32; NaN and infinite values are left out.
+
+    Returns
+    -------
+    float
+        NaN without values.
+
+    Notes
+    -----
+    The n sorted values are halved while n > 2: of all windows that begin at v[k] and end at
+    v[k + n - h], h = (n + 1)//2, the first of the narrowest (in float32) is found, and its first h
+    values are kept, which for even n is one value less than it spans. The result is the mean of the
+    last two values, or the last one. Scatter 0.10 standard deviations at 6e4 values, falling as n^-0.2.
+
+    References
+    ----------
+    Bickel & Frühwirth 2006, Computational Statistics & Data Analysis 50, 3500.
+    """
+    return kernels.half_sample_mode(_sorted(values))
+
+
+def histogram_mode(values: ArrayLike) -> tuple[float, float]:
+    """Peak of the smoothed histogram, and its standard error.
+
+    Parameters
+    ----------
+    values : array_like
+        Taken as float32; NaN and infinite values are left out.
+
+    Returns
+    -------
+    mode, error : float
+        The error is that of independent values; NaN where one value or none is left.
+
+    Notes
+    -----
+    The histogram is smoothed by a Gaussian of half the noise's standard deviation (more where values are
+    fewer than 3000, as n^(-1/7), or quantised more coarsely than that). The peak is where the smoothed
+    density is stationary, found by Newton's method; the error follows from the scatter of the terms of
+    that condition (an M-estimator). With 3000 or more values and Gaussian noise the scatter is 2.15 standard
+    deviations / sqrt(n); 20 % of the values contaminated on one side, by exponentials of one standard
+    deviation or more, shift it by less than 0.09 standard deviations.
+
+    Below 50 values the result is their median, with the error of a median (1.2533 std/sqrt(n)).
+    Where more than half of the values are the same, it is that value, known to the distance of the
+    next one (divided by sqrt(12)), or exactly where there is no other.
+
+    References
+    ----------
+    Parzen 1962, Annals of Mathematical Statistics 33, 1065 (peak of a smoothed density).
+    """
+    peak, error, _ = kernels.histogram_mode(_sorted(values))
+    return peak, error
+
+
+def clipped_statistics(values: ArrayLike, sigma: float = 3.0) -> tuple[float, float, float]:
+    """Mean, median and standard deviation after clipping.
+
+    Parameters
+    ----------
+    values : array_like
+        Taken as float32; NaN and infinite values are left out.
+    sigma : float
+        Values farther from the median than this many standard deviations are left out, again and
+        again until none is.
+
+    Returns
+    -------
+    mean, median, std : float
+        NaN without values.
+    """
+    ordered = _sorted(values)
+    kept = ordered[slice(*kernels.clip(ordered, sigma))]
+    mean, std = kernels.mean_and_std(kept)
+    return mean, kernels.median(kept), std
+
+
+def _as_float32(values: ArrayLike) -> np.ndarray:
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is left out
+        return np.ascontiguousarray(values, dtype=np.float32).ravel()
+
+
+def _sorted(values: ArrayLike) -> np.ndarray:
+    finite, _ = kernels.finite(_as_float32(values))
+    finite.sort()
+    return finite
