@@ -1,0 +1,194 @@
+"""Combination of the values that several detectors give for one pixel: median, clipped mean, weighted mean.
+
+Works on a few rows of a mosaic at a time. Layers (resampled detectors) are
+gathered pixel by pixel, then each pixel's values become one. The result does
+not depend on how the mosaic is cut into rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numba as nb
+import numpy as np
+
+__all__ = ["CLIP_AMPLITUDE", "Combiner", "sorting_networks"]
+
+CLIP_AMPLITUDE = 0.3  # part of the median that a value may deviate on top of the noise: seeing differs, stars are not noise
+ALMOST_ZERO = np.float32(1e-30)  # counts28, for a pixel with data whose value is 0, which means no data
+BLOCK = 256  # pixels that are sorted together
+MEDIAN, CLIPPED, WEIGHTED = 0, 1, 2
+
+
+class Combiner:
+    """Combine layers, a few rows at a time.
+
+    Parameters
+    ----------
+    method : {"median", "clipped", "weighted"}
+    clip_sigma : float
+        Limit of the clipped mean in units of the noise.
+    noise : `~numpy.ndarray`
+        Noise of each layer's pixels, shape (n_layers,), counts28; not used for the median.
+
+    Notes
+    -----
+    median: of an even number of values the mean of the two in the middle.
+
+    weighted: sum(w x) / sum(w), w = 1/noise**2.
+
+    clipped: the weighted mean of the values x with abs(x - m) <= clip_sigma * noise + 0.3 * abs(m), m being the
+    median of all. The second term keeps stars, whose profiles differ from exposure to exposure by more than
+    the noise of the sky (Gruen, Seitz & Bernstein 2014, PASP 126, 158). Where no value is left (two that
+    exclude each other), the smaller one is taken: what the masks overlook adds light.
+    """
+
+    def __init__(self, method: str, clip_sigma: float, noise: np.ndarray):
+        self.method = {"median": MEDIAN, "clipped": CLIPPED, "weighted": WEIGHTED}[method]
+        self.clip_sigma = clip_sigma
+        self.noise = np.ascontiguousarray(noise, dtype=np.float64)
+
+    def rows(
+        self, shape: tuple[int, int], layers: Iterable[tuple[int, int, int, np.ndarray]], depth: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Combine some rows.
+
+        Parameters
+        ----------
+        shape : (int, int)
+            Rows and columns.
+        layers : iterable of (int, int, int, `~numpy.ndarray`)
+            Number of the layer (index into ``noise``), first row, first column, and its float32 values there, NaN for no data.
+        depth : int
+            The layers are at most so many.
+
+        Returns
+        -------
+        image : `~numpy.ndarray`
+            float32; 0 where no layer has data, and nowhere else.
+        coverage : `~numpy.ndarray`
+            int16: number of layers with data.
+        """
+        coverage = np.zeros(shape, np.int16)
+        image = np.zeros(shape, np.float32)
+        values = np.empty((depth, *shape), np.float32)  # filled and read within the spans only
+        spans = np.zeros((depth, 4), np.int64)
+        noise = np.ones(depth)
+        n = 0
+        for number, row, column, layer in layers:
+            values[n, row : row + layer.shape[0], column : column + layer.shape[1]] = layer
+            spans[n] = row, row + layer.shape[0], column, column + layer.shape[1]
+            noise[n] = self.noise[number]
+            n += 1
+        _combine(values[:n], spans, noise, self.method, self.clip_sigma, *sorting_networks(depth), image, coverage)
+        return image, coverage
+
+
+@lru_cache(maxsize=32)
+def sorting_networks(depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which values to compare, and exchange where they are in the wrong order, to sort up to ``depth`` of them.
+
+    Parameters
+    ----------
+    depth : int
+
+    Returns
+    -------
+    pairs : `~numpy.ndarray`
+        int32, shape (n, 2): places to compare, the smaller value goes to the first; for all numbers of values from 0 to
+        ``depth``, one after the other.
+    starts : `~numpy.ndarray`
+        int64, shape (depth + 2,): the pairs for m values are ``pairs[starts[m]:starts[m + 1]]``.
+
+    Notes
+    -----
+    Odd-even merge sort (Batcher 1968, AFIPS Conf. Proc. 32, 307; Knuth, The Art of Computer Programming 3, section 5.2.2,
+    algorithm M). Without those pairs that reach beyond m it sorts m values, as if infinities followed them.
+    """
+    pairs = []
+    exponent = max(depth - 1, 0).bit_length()
+    for p in (1 << e for e in reversed(range(exponent))):
+        q, r, d = 1 << (exponent - 1), 0, p
+        while True:
+            pairs += [(i, i + d) for i in range((1 << exponent) - d) if i & p == r]
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+    whole = np.array(pairs, np.int32).reshape(-1, 2)
+    parts = [whole[whole[:, 1] < m] for m in range(depth + 1)]
+    starts = np.cumsum([0] + [len(part) for part in parts])
+    return np.concatenate(parts), starts
+
+
+@nb.njit(nogil=True, cache=True)
+def _combine(values, spans, noise, method, clip_sigma, pairs, starts, image, coverage):
+    # Many pixels go through the same steps together, without branches, so that vector units can be used.
+    plain, ordered = np.empty((values.shape[0], BLOCK), np.float32), np.empty((values.shape[0], BLOCK), np.float32)
+    sigmas = np.empty(values.shape[0], np.float64)
+    counts = np.empty(BLOCK, np.int16)
+    for y in range(image.shape[0]):
+        for first in range(0, image.shape[1], BLOCK):
+            width = min(BLOCK, image.shape[1] - first)
+            depth = 0
+            counts[:] = 0
+            for k in range(values.shape[0]):
+                low, high = max(spans[k, 2] - first, 0), min(spans[k, 3] - first, width)
+                if low < high and spans[k, 0] <= y < spans[k, 1]:
+                    row = plain[depth]
+                    row[:low] = np.inf
+                    row[high:] = np.inf
+                    for x in range(low, high):
+                        value = values[k, y, first + x]
+                        there = value == value
+                        row[x] = value if there else np.inf
+                        counts[x] += there
+                    sigmas[depth] = noise[k]
+                    depth += 1
+            if depth == 0:
+                continue
+            if method != WEIGHTED:
+                ordered[:depth] = plain[:depth]
+                _sort(ordered, pairs[starts[depth] : starts[depth + 1]])
+                for x in range(width):
+                    n = counts[x]
+                    if n > 0:
+                        image[y, first + x] = np.float32(0.5) * (ordered[(n - 1) // 2, x] + ordered[n // 2, x])
+            if method != MEDIAN:
+                _means(plain, sigmas, depth, method == CLIPPED, clip_sigma, image[y, first : first + width])
+            for x in range(width):
+                if counts[x] > 0 and image[y, first + x] == 0.0:
+                    image[y, first + x] = ALMOST_ZERO
+            coverage[y, first : first + width] = counts[:width]
+
+
+@nb.njit(nogil=True, cache=True)
+def _sort(values, pairs):
+    """Sort along the first axis."""
+    for pair in range(pairs.shape[0]):
+        lower, upper = values[pairs[pair, 0]], values[pairs[pair, 1]]
+        for x in range(BLOCK):
+            a, b = lower[x], upper[x]
+            lower[x] = a if a < b else b
+            upper[x] = b if a < b else a
+
+
+@nb.njit(nogil=True, cache=True)
+def _means(values, sigmas, depth, clipped, clip_sigma, out):
+    """Means, weighted and where asked for clipped, of pixels whose median is in ``out``; infinite values are none."""
+    for x in range(out.size):
+        middle = out[x]
+        total = weights = 0.0
+        smallest = np.float32(np.inf)
+        for k in range(depth):
+            value = values[k, x]
+            smallest = min(smallest, value)
+            limit = clip_sigma * sigmas[k] + CLIP_AMPLITUDE * abs(middle)
+            if value < np.inf and not (clipped and abs(value - middle) > limit):
+                weight = 1.0 / (sigmas[k] * sigmas[k])
+                total += weight * value
+                weights += weight
+        if weights > 0.0:
+            out[x] = total / weights
+        elif smallest < np.inf:
+            out[x] = smallest

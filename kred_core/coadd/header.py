@@ -1,0 +1,218 @@
+"""The header of a mosaic and the table of its inputs: what it is, what went into it, where it lies.
+
+The same for both engines. Nothing depends on when or where the mosaic was
+made: the same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.io import fits
+
+from .. import __version__
+from ..config import CoaddConfig
+from ..exposure import BLOCK, number, text
+from ..geometry import centre, corners, tan_header, tan_wcs
+from .plan import CoaddPlan
+from .sources import Source
+
+__all__ = ["CoaddResult", "coverage_header", "inputs_table", "mosaic_header"]
+
+ZERO_POINT = 28.0  # mag, of counts28
+SECONDS_PER_DAY = 86400.0
+
+
+@dataclass(frozen=True)
+class CoaddResult:
+    """What was measured while a mosaic was made.
+
+    Attributes
+    ----------
+    engine : str
+    pixels : tuple of int
+        Pixels of the mosaic that each input of the plan contributed to.
+    covered : int
+        Pixels of the mosaic with data.
+    """
+
+    engine: str
+    pixels: tuple[int, ...]
+    covered: int
+
+    @property
+    def n_used(self) -> int:
+        """Inputs that contributed."""
+        return sum(n > 0 for n in self.pixels)
+
+
+def mosaic_header(
+    plan: CoaddPlan, config: CoaddConfig, sources: list[Source], result: CoaddResult, configuration: str
+) -> fits.Header:
+    """The primary header of a mosaic, without checksums.
+
+    Parameters
+    ----------
+    plan : `~kred_core.coadd.plan.CoaddPlan`
+    config : `~kred_core.config.CoaddConfig`
+    sources : list of `~kred_core.coadd.sources.Source`
+        Of the plan's inputs, in their order.
+    result : CoaddResult
+    configuration : str
+        Digest of what the mosaic depends on, as given by the caller.
+
+    Returns
+    -------
+    `~astropy.io.fits.Header`
+
+    Notes
+    -----
+    EXPTIME is the mean over the covered pixels of the summed exposure time of the detectors in a pixel; TEXPTIME is the
+    sum over the distinct exposures. Neither scales the pixels: counts28 have the zero point 28 whatever the
+    exposure time. GAIN is for the mean number of detectors in a pixel: n / mean(1/g), g being
+    the gains in counts28; times 2/pi, the efficiency of a median, where n > 2 are combined by the median.
+    SATURATE is the lowest saturation level of the inputs in pixels of the mosaic.
+    """
+    used = [source for source, n in zip(sources, result.pixels, strict=True) if n > 0]
+    exposures = {source.input.root: source for source in used}
+    header = fits.Header()
+    _structure(header, plan)
+    _identity(header, plan, used)
+    header["BUNIT"] = ("count", "counts28: a source of 28 mag has 1 count")
+    header["MAGZERO"] = (ZERO_POINT, "[mag] Magnitude zero point")
+    depth = sum(s.input.exptime * n for s, n in zip(sources, result.pixels, strict=True)) / max(result.covered, 1)
+    header["EXPTIME"] = (round(depth, 3), "[s] Mean over pixels of the summed time")
+    header["TEXPTIME"] = (sum(s.input.exptime for s in exposures.values()), "[s] Sum over the distinct exposures")
+    header["NEXP"] = (len(exposures), "Exposures that contributed")
+    header["NDET"] = (len(used), "Detectors that contributed, see table INPUTS")
+    header["MEANDET"] = (round(sum(result.pixels) / max(result.covered, 1), 3), "Mean number of detectors in a covered pixel")
+    header["COVERED"] = (result.covered, "Pixels with data; the others are 0")
+    _observation(header, exposures.values())
+    _detector_facts(header, config, used, result)
+    header.update(tan_header(plan.grid))
+    _corners(header, plan)
+    header["COMBINE"] = (config.combine, "How the detectors of a pixel were combined")
+    if config.combine == "clipped":
+        header["CLIPSIG"] = (config.clip_sigma, "Limit in standard deviations")
+    header["RESAMPLE"] = ("LANCZOS3", "Interpolation")
+    native = result.engine == "native"
+    codes = ",".join(map(str, config.mask_codes)) if native else ""
+    header["MASKCODE"] = (codes, "ood codes of pixels left out; empty: none")
+    header["ENGINE"] = (result.engine, "What co-added: kred itself or SWarp")
+    header["KREDVER"] = (__version__, "Version of kred that made this file")
+    header["KREDCONF"] = (configuration, "Digest of plan and configuration")
+    return header
+
+
+def coverage_header(plan: CoaddPlan, configuration: str) -> fits.Header:
+    """Header of the coverage map: what it belongs to and where it lies."""
+    header = fits.Header()
+    _identity(header, plan, [])
+    header["BUNIT"] = ("", "Number of detectors in each pixel")
+    header.update(tan_header(plan.grid))
+    header["KREDVER"] = (__version__, "Version of kred that made this file")
+    header["KREDCONF"] = (configuration, "Digest of plan and configuration")
+    return header
+
+
+def _structure(header: fits.Header, plan: CoaddPlan) -> None:
+    header["SIMPLE"] = (True, "FITS standard")
+    header["BITPIX"] = (-32, "float32")
+    header["NAXIS"] = 2
+    header["NAXIS1"] = plan.grid.nx
+    header["NAXIS2"] = plan.grid.ny
+    header["EXTEND"] = True
+
+
+def _identity(header: fits.Header, plan: CoaddPlan, sources: list[Source]) -> None:
+    header["OBJECT"] = (f"{plan.field}_{plan.tile}", "Field and tile")
+    header["FIELD"] = plan.field
+    header["TILE"] = plan.tile
+    header["IMAGE"] = (plan.image, "Image group: these exposures belong together")
+    header["FILTER"] = plan.filter
+    for key in ("TELESCOP", "INSTRUME"):
+        value = _shared(text(source.primary, key) for source in sources)
+        if value:
+            header[key] = value
+
+
+def _observation(header: fits.Header, exposures: Iterable[Source]) -> None:
+    starts = [(number(s.primary, "MJD-OBS"), s.input.exptime) for s in exposures]
+    known = [(start, exptime) for start, exptime in starts if start is not None]
+    if known:
+        header["MJD-BEG"] = (min(start for start, _ in known), "[d] Start of the first exposure")
+        header["MJD-END"] = (max(start + exptime / SECONDS_PER_DAY for start, exptime in known), "[d] End of the last exposure")
+    seeing = [s.input.seeing for s in exposures if np.isfinite(s.input.seeing)]
+    if seeing:
+        header["SEEING"] = (round(statistics.median(seeing), 3), "[arcsec] Median over the exposures")
+        header["SEEINGLO"] = (round(min(seeing), 3), "[arcsec] Best")
+        header["SEEINGHI"] = (round(max(seeing), 3), "[arcsec] Worst")
+
+
+def _detector_facts(header: fits.Header, config: CoaddConfig, used: list[Source], result: CoaddResult) -> None:
+    gains = [_of_amplifiers(s.detector.header, ("GAINA", "GAINB"), "GAIN", statistics.mean) for s in used]
+    known = [g / s.input.scale for g, s in zip(gains, used, strict=True) if g is not None and g > 0]
+    if used and len(known) == len(used):
+        n = sum(result.pixels) / result.covered
+        gain = n / statistics.mean(1 / g for g in known)
+        if config.combine == "median" and n > 2:
+            gain *= 2 / np.pi
+        header["GAIN"] = (float(f"{gain:.5g}"), "[electron/count] At the mean number of detectors")
+    levels = [_of_amplifiers(s.detector.header, ("SATURATA", "SATURATB"), "SATURATE", min) for s in used]
+    saturated = [(v * s.input.scale - s.input.back) * s.flux_scale for v, s in zip(levels, used, strict=True) if v is not None]
+    if used and len(saturated) == len(used):
+        header["SATURATE"] = (float(f"{min(saturated):.5g}"), "[count] Lowest saturation level of the inputs")
+
+
+def _of_amplifiers(header: fits.Header, keys: tuple[str, ...], single: str, combine: Callable) -> float | None:
+    values = [v for v in (number(header, key) for key in keys) if v is not None]
+    return combine(values) if values else number(header, single)
+
+
+def _shared(values: Iterable[str]) -> str:
+    different = list(dict.fromkeys(v for v in values if v))
+    return different[0] if len(different) == 1 else ("several" if different else "")
+
+
+def _corners(header: fits.Header, plan: CoaddPlan) -> None:
+    wcs, shape = tan_wcs(plan.grid), (plan.grid.ny, plan.grid.nx)
+    ra, dec = centre(wcs, shape)
+    header["CENRA1"] = (ra, "[deg] Centre of the image")
+    header["CENDEC1"] = (dec, "[deg] Centre of the image")
+    places = ("(1,1)", "(NAXIS1,1)", "(1,NAXIS2)", "(NAXIS1,NAXIS2)")
+    for i, (place, (ra, dec)) in enumerate(zip(places, corners(wcs, shape), strict=True), 1):
+        header[f"COR{i}RA1"] = (float(ra), f"[deg] Pixel {place}")
+        header[f"COR{i}DEC1"] = (float(dec), f"[deg] Pixel {place}")
+
+
+def inputs_table(sources: list[Source], result: CoaddResult) -> bytes:
+    """The extension INPUTS, one row for each input of the plan, as the bytes of a FITS extension with checksums."""
+    items = [source.input for source in sources]
+    columns = [
+        fits.Column("ROOT", f"{max(len(i.root) for i in items)}A", array=[i.root for i in items]),
+        fits.Column("EXTNAME", f"{max(len(i.extname) for i in items)}A", array=[i.extname for i in items]),
+        fits.Column("EXPTIME", "D", unit="s", array=[i.exptime for i in items]),
+        fits.Column("SCALE", "D", array=[i.scale for i in items]),
+        fits.Column("BACK", "D", unit="count", array=[i.back for i in items]),
+        fits.Column("NOISE", "D", unit="count", array=[i.sky_noise for i in items]),
+        fits.Column("FLXSCALE", "D", array=[source.flux_scale for source in sources]),
+        fits.Column("PIXELS", "J", unit="pix", array=list(result.pixels)),
+    ]
+    table = fits.BinTableHDU.from_columns(columns, name="INPUTS")
+    comments = {
+        "SCALE": "counts28 = ADU x SCALE - BACK, per native pixel",
+        "BACK": "counts28 per native pixel",
+        "NOISE": "of the sky, counts28 per native pixel",
+        "FLXSCALE": "pixel area of the mosaic over native",
+        "PIXELS": "of the mosaic with data of this detector",
+    }
+    for i, column in enumerate(columns, 1):
+        table.header.comments[f"TTYPE{i}"] = comments.get(column.name, "")
+    table.add_checksum(when="kred")  # astropy would put the time of day there
+    buffer = io.BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), table]).writeto(buffer)
+    return buffer.getvalue()[BLOCK:]  # without the empty primary HDU

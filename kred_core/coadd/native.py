@@ -1,0 +1,242 @@
+"""kred's own co-adder: every detector is decoded and resampled once, rows are combined as soon as they can be.
+
+The mosaic is made from its first row to its last. A detector is opened when the
+first row that it covers is due and forgotten after its last one; its resampled image waits in memory, or,
+where memory is bounded, in a file without a name. Nothing here runs in parallel, but the
+kernels and decoders release the interpreter lock, so several mosaics can be made by threads.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from astropy.wcs import WCS
+
+from ..config import CoaddConfig
+from ..errors import InputError
+from ..geometry import tan_wcs
+from ..products import atomic
+from .combine import Combiner
+from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
+from .output import CoverageMap, MosaicFile
+from .pixelmap import pixel_map
+from .plan import CoaddPlan
+from .resample import block_mean, fill_masked, resample
+from .sources import Box, Source, open_sources, overlapping, sampling_grid
+
+__all__ = ["coadd"]
+
+STACK_BYTES = 1_000_000  # values of the rows that are combined at a time: what fits into a processor's cache
+BYTES_PER_PIXEL = 20  # of a detector being decoded, masked and resampled; measured, see the tests
+RESERVE = 30_000_000  # bytes for headers, tables and the decoder's own
+
+
+def coadd(
+    plan: CoaddPlan,
+    config: CoaddConfig,
+    mosaic: Path,
+    coverage: Path,
+    configuration: str = "",
+    progress: Callable[[float], None] | None = None,
+) -> CoaddResult:
+    """Co-add the inputs of a plan.
+
+    Parameters
+    ----------
+    plan : `~kred_core.coadd.plan.CoaddPlan`
+    config : `~kred_core.config.CoaddConfig`
+    mosaic, coverage : `~pathlib.Path`
+        The mosaic (float32 FITS, counts28 per pixel of the mosaic, 0 where there is no data; extension INPUTS lists
+        what went in) and the number of detectors in each pixel (int16, compressed). Both appear only when they are whole.
+    configuration : str
+        Digest of what the mosaic depends on, for the header.
+    progress : callable, optional
+        Called with the finished part of the rows, 0 to 1.
+
+    Returns
+    -------
+    CoaddResult
+
+    Raises
+    ------
+    InputError, ExposureError
+        The plan, or one of the files in it, cannot be used.
+    OSError
+        The products cannot be written.
+
+    Notes
+    -----
+    Each detector's pixels become (raw * scale - back) * f at the pixels of the mosaic, f being the
+    ratio of the pixel areas: flux is conserved. For the interpolation see
+    `~kred_core.coadd.resample.resample`, for the combination `~kred_core.coadd.combine.Combiner`. Pixels whose code in the ood
+    mask is in ``config.mask_codes``, and pixels that are not finite, are left out; before the interpolation they are replaced by
+    the mean of their good neighbours, so that they neither spread nor ring.
+
+    Memory: at most ``config.memory`` GB beyond what Python and its libraries take (some 0.2 GB), as long as that is enough
+    for one detector: 20 bytes per pixel (0.17 GB for a CCD of DECam) and 30 MB. Within the bound, resampled
+    detectors wait in memory (32 MB for a CCD of DECam at 0.27 arcsec), beyond it in an unnamed file in the directory of
+    the mosaic, which the system removes however the run ends. The result does not depend on the bound.
+    """
+    sources = open_sources(plan)
+    grid, n_fine = sampling_grid(plan.grid, sources)
+    noise = _noise(plan, config)
+    shape = (plan.grid.ny, plan.grid.nx)
+    combiner = Combiner(config.combine, config.clip_sigma, noise * [source.flux_scale for source in sources])
+    pixels = [0] * len(sources)
+    covered = 0
+    with ExitStack() as stack:
+        mosaic_path = stack.enter_context(atomic(mosaic))
+        coverage_path = stack.enter_context(atomic(coverage))
+        counts = stack.enter_context(CoverageMap.new(shape, mosaic.parent))
+        output = stack.enter_context(MosaicFile(mosaic_path))
+        layers = stack.enter_context(_Layers(config.memory * 1e9 - _working_bytes(sources, shape), mosaic.parent))
+        fine_wcs = tan_wcs(grid)
+        waiting = sorted(overlapping(sources), key=lambda entry: entry[2][1])
+        for first, last in _strips(shape, [box for _, _, box in waiting]):
+            while waiting and waiting[0][2][1] < last:
+                number, source, box = waiting.pop(0)
+                image, pixels[number] = _resampled(source, box, fine_wcs, n_fine, config)
+                layers.add(number, box, image)
+            image, count = combiner.rows((last - first, shape[1]), layers.rows(first, last), len(layers))
+            output.append(image)
+            counts.counts[first:last] = count
+            covered += int(np.count_nonzero(count))
+            layers.forget(last)
+            if progress is not None:
+                progress(last / shape[0])
+        result = CoaddResult("native", tuple(pixels), covered)
+        output.finish(mosaic_header(plan, config, sources, result, configuration), inputs_table(sources, result))
+        counts.write(coverage_path, coverage_header(plan, configuration))
+    return result
+
+
+def _noise(plan: CoaddPlan, config: CoaddConfig) -> np.ndarray:
+    noise = np.array([item.sky_noise for item in plan.inputs])
+    if config.combine != "median":
+        for item in plan.inputs:
+            if not (np.isfinite(item.sky_noise) and item.sky_noise > 0):
+                raise InputError(
+                    f"{item.root}_{item.extname}: its sky noise is {item.sky_noise}, so that it has no weight; "
+                    "use --coadd.combine median or leave it out"
+                )
+    return noise
+
+
+def _working_bytes(sources: list[Source], shape: tuple[int, int]) -> float:
+    """Memory that is needed whatever waits: one detector in the making, some rows of the mosaic."""
+    largest = max(source.detector.shape[0] * source.detector.shape[1] for source in sources)
+    return BYTES_PER_PIXEL * largest + 4 * STACK_BYTES + 16 * shape[1] * 4 + RESERVE
+
+
+def _strips(shape: tuple[int, int], boxes: list[Box]) -> Iterator[tuple[int, int]]:
+    """Rows to combine at a time, from the first to the last: so many that their values fit into the cache."""
+    starts, ends = np.sort([box[1] for box in boxes]), np.sort([box[3] for box in boxes])
+    first = 0
+    while first < shape[0]:
+        begun = int(np.searchsorted(starts, first, side="right"))
+        depth = begun - int(np.searchsorted(ends, first, side="right"))
+        next_start = int(starts[begun]) if begun < len(starts) else shape[0]
+        last = min(first + max(1, STACK_BYTES // (4 * shape[1] * max(depth, 1))), next_start)
+        yield first, last
+        first = last
+
+
+def _resampled(source: Source, box: Box, grid: WCS, n: int, config: CoaddConfig) -> tuple[np.ndarray, int]:
+    """One detector on the pixels of its box, NaN without data, and the number of pixels with data."""
+    bad = _bad_pixels(source, config)
+    image = source.detector.pixels()
+    finite = np.isfinite(image)
+    if not finite.all():
+        bad = ~finite if bad is None else bad | ~finite
+    del finite
+    scale, back = source.input.scale * source.flux_scale, source.input.back * source.flux_scale
+    near = None
+    if bad is not None:
+        near = fill_masked(image, bad, source.input.back / source.input.scale)
+    where = pixel_map(grid, source.wcs, tuple(v * n for v in box))
+    layer, n_good = resample(image, where, scale, back, bad, near)
+    if n > 1:
+        layer = block_mean(layer, n)
+        n_good = int(np.count_nonzero(np.isfinite(layer)))
+    return layer, n_good
+
+
+def _bad_pixels(source: Source, config: CoaddConfig) -> np.ndarray | None:
+    """Pixels that the ood mask flags with one of the codes to leave out; None where there are none."""
+    codes = source.detector.mask_codes() if config.mask_codes else None
+    if codes is None:
+        return None
+    flagged = np.zeros(256, np.bool_)
+    flagged[config.mask_codes] = True
+    bad = flagged[codes]
+    return bad if bad.any() else None
+
+
+class _Layers:
+    """Resampled detectors that wait for their rows, within a bound of memory; beyond it, in a file."""
+
+    def __init__(self, bound: float, directory: Path):
+        self._left = bound
+        self._directory = directory
+        self._file = None
+        self._end = 0
+        self._entries: dict[int, tuple[Box, np.ndarray | int]] = {}
+
+    def __enter__(self) -> _Layers:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, number: int, box: Box, image: np.ndarray) -> None:
+        if image.nbytes <= self._left:
+            self._left -= image.nbytes
+            self._entries[number] = box, image
+            return
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)
+        self._entries[number] = box, self._end
+        self._file.seek(self._end)
+        view = memoryview(image).cast("B")
+        while view:
+            view = view[self._file.write(view) :]
+        self._end += image.nbytes
+
+    def rows(self, first: int, last: int) -> Iterator[tuple[int, int, int, np.ndarray]]:
+        """What the layers have in some rows of the mosaic, in the order of the plan: number, row, column, values."""
+        for number in sorted(self._entries):
+            (x0, y0, x1, y1), image = self._entries[number]
+            low, high = max(first, y0), min(last, y1)
+            if low < high:
+                if isinstance(image, int):
+                    values = self._read(image, low - y0, high - y0, x1 - x0)
+                else:
+                    values = image[low - y0 : high - y0]
+                yield number, low - first, x0, values
+
+    def _read(self, start: int, low: int, high: int, width: int) -> np.ndarray:
+        values = np.empty((high - low, width), np.float32)
+        view = memoryview(values).cast("B")
+        at = start + 4 * low * width
+        while view:
+            n = os.preadv(self._file.fileno(), [view], at)
+            if n == 0:
+                raise OSError("a temporary file of resampled detectors is shorter than what was written to it")
+            view, at = view[n:], at + n
+        return values
+
+    def forget(self, row: int) -> None:
+        """Drop the layers that end before a row."""
+        for number in [k for k, (box, _) in self._entries.items() if box[3] <= row]:
+            _, image = self._entries.pop(number)
+            if not isinstance(image, int):
+                self._left += image.nbytes

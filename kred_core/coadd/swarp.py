@@ -1,0 +1,326 @@
+"""Co-addition by SWarp: writes its list, configuration and run file, runs it, and judges what it did.
+
+The originals are read as they are: one entry of the list for each detector, with its
+background (BACK_DEFAULT) and factor (FSCALE_DEFAULT) in lists beside it. What a person
+can run by hand is what was run here. The header and the coverage map are kred's own.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from .. import __version__
+from ..config import CoaddConfig
+from ..errors import ExposureError, ToolError
+from ..geometry import celestial_wcs, tan_wcs
+from ..products import atomic, write_text
+from .combine import CLIP_AMPLITUDE
+from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
+from .output import CoverageMap, MosaicFile
+from .pixelmap import pixel_map
+from .plan import CoaddPlan
+from .resample import footprint
+from .sources import Box, Source, open_sources, overlapping, sampling_grid
+
+__all__ = ["coadd", "find_swarp"]
+
+ROWS = 64  # of the mosaic that are copied at a time
+COMBINE_TYPES = {"median": "MEDIAN", "clipped": "CLIPPED", "weighted": "WEIGHTED"}
+LOWEST = -1e7  # counts28; no sky minus background comes near. SWarp reads NaN in a compressed image as -2**31 quantisation steps
+
+
+def coadd(
+    plan: CoaddPlan,
+    config: CoaddConfig,
+    mosaic: Path,
+    coverage: Path,
+    configuration: str = "",
+    progress: Callable[[float], None] | None = None,
+) -> CoaddResult:
+    """Co-add the inputs of a plan with SWarp.
+
+    Parameters
+    ----------
+    plan : `~kred_core.coadd.plan.CoaddPlan`
+    config : `~kred_core.config.CoaddConfig`
+    mosaic, coverage : `~pathlib.Path`
+        As of `kred_core.coadd.native.coadd`. Beside the mosaic are written, with its name: ``.list`` (detectors), ``.back`` and
+        ``.scale`` (their backgrounds in ADU and factors), ``.swarp`` (configuration), ``.run`` (a script that does it all
+        again, to be called from anywhere) and ``.log``.
+    configuration : str
+        Digest of what the mosaic depends on, for the header.
+    progress : callable, optional
+        Called with the finished part of the work, 0 to 1.
+
+    Returns
+    -------
+    CoaddResult
+
+    Raises
+    ------
+    ToolError
+        SWarp is not installed, failed, took longer than ``config.swarp_timeout`` or made something that cannot be right.
+    InputError, ExposureError
+        The plan, or one of the files in it, cannot be used.
+    OSError
+        The products cannot be written.
+
+    Notes
+    -----
+    SWarp does not see the ood masks: ``config.mask_codes`` is not used. Pixels that are not finite it leaves out with
+    all 6x6 positions around them in an uncompressed image, but misreads in a compressed one. The coverage map
+    is computed from the footprints by the rule of `kred_core.coadd.resample.footprint`, which is SWarp's.
+    ``combine = "weighted"`` is its COMBINE_TYPE WEIGHTED, with the sky noise that SWarp estimates for itself; "clipped"
+    its CLIPPED (Gruen, Seitz & Bernstein 2014, PASP 126, 158), which leaves a hole where two values exclude each other.
+    One thread, so that several mosaics can be made at once.
+    """
+    find_swarp()
+    sources = open_sources(plan)
+    grid, n_fine = sampling_grid(plan.grid, sources)
+    used = list(overlapping(sources))
+    files = _Files(mosaic)
+    files.write(plan, config, [source for _, source, _ in used], n_fine)
+    with ExitStack() as stack:
+        mosaic_path = stack.enter_context(atomic(mosaic))
+        coverage_path = stack.enter_context(atomic(coverage))
+        counts = stack.enter_context(CoverageMap.new((plan.grid.ny, plan.grid.nx), mosaic.parent))
+        output = stack.enter_context(MosaicFile(mosaic_path))
+        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{files.stem}.", dir=mosaic.parent)))
+        made = work / "mosaic.fits"
+        _run(files, made, config.swarp_timeout)
+        pixels = [0] * len(sources)
+        fine_wcs = tan_wcs(grid)
+        for number, source, box in used:
+            covered = _covered(source, box, fine_wcs, n_fine)
+            pixels[number] = int(np.count_nonzero(covered))
+            x0, y0, x1, y1 = box
+            counts.counts[y0:y1, x0:x1] += covered
+        _copy(_swarp_image(made, plan, files), counts.counts, output, files)
+        result = CoaddResult("swarp", tuple(pixels), int(np.count_nonzero(counts.counts)))
+        output.finish(mosaic_header(plan, config, sources, result, configuration), inputs_table(sources, result))
+        counts.write(coverage_path, coverage_header(plan, configuration))
+    if progress is not None:
+        progress(1.0)
+    return result
+
+
+def find_swarp() -> Path:
+    """SWarp's program: ``SWarp`` (Debian) or ``swarp``.
+
+    Raises
+    ------
+    ToolError
+        Neither is on PATH.
+    """
+    for name in ("SWarp", "swarp"):
+        found = shutil.which(name)
+        if found:
+            return Path(found)
+    raise ToolError(
+        "SWarp is not installed: neither 'SWarp' nor 'swarp' is on PATH; install it (Debian and Ubuntu: apt install swarp; "
+        "conda: astromatic-swarp), or use kred's own co-adder (--coadd.engine native)"
+    )
+
+
+class _Files:
+    """The files beside a mosaic that SWarp works from."""
+
+    def __init__(self, mosaic: Path):
+        self.directory = mosaic.parent
+        self.stem = mosaic.name.removesuffix(".fits")
+
+    def path(self, suffix: str) -> Path:
+        return self.directory / f"{self.stem}.{suffix}"
+
+    @property
+    def log(self) -> Path:
+        return self.path("log")
+
+    def write(self, plan: CoaddPlan, config: CoaddConfig, sources: list[Source], oversampling: int) -> None:
+        links = _links(sources)
+        entries = [f"{links[s.input.path]}[{_extension(links[s.input.path], s)}]" for s in sources]
+        write_text(self.path("list"), "\n".join(entries) + "\n")
+        write_text(self.path("back"), "".join(f"{s.input.back / s.input.scale!r}\n" for s in sources))
+        write_text(self.path("scale"), "".join(f"{s.input.scale!r}\n" for s in sources))
+        write_text(self.path("swarp"), self._configuration(plan, config, oversampling))
+        write_text(self.path("run"), self._script(links))
+        self.path("run").chmod(self.path("list").stat().st_mode | 0o111)
+
+    def _configuration(self, plan: CoaddPlan, config: CoaddConfig, oversampling: int) -> str:
+        settings = {
+            "IMAGEOUT_NAME": "mosaic.fits",
+            "WEIGHTOUT_NAME": "weight.fits",
+            "HEADER_SUFFIX": ".no-head",  # a .head file beside an original must not change the mosaic
+            "WEIGHT_TYPE": "NONE",
+            "CELESTIAL_TYPE": "NATIVE",
+            "PROJECTION_TYPE": "TAN",
+            "PROJECTION_ERR": "0.001",
+            "CENTER_TYPE": "MANUAL",
+            "CENTER": f"{plan.grid.ra!r},{plan.grid.dec!r}",
+            "PIXELSCALE_TYPE": "MANUAL",
+            "PIXEL_SCALE": repr(plan.grid.pixel_scale),
+            "IMAGE_SIZE": f"{plan.grid.nx},{plan.grid.ny}",
+            "RESAMPLING_TYPE": "LANCZOS3",
+            "OVERSAMPLING": str(oversampling),
+            "INTERPOLATE": "N",
+            "FSCALASTRO_TYPE": "FIXED",
+            "FSCALE_KEYWORD": "KREDFLUX",  # not in the files: the factors are those of the list
+            "FSCALE_DEFAULT": f"@{self.stem}.scale",
+            "GAIN_KEYWORD": "KREDGAIN",  # not in the files
+            "GAIN_DEFAULT": "1e9",  # no photon noise of sources; 0, said to mean infinity, keeps CLIPPED from clipping
+            "SUBTRACT_BACK": "Y",
+            "BACK_TYPE": "MANUAL",
+            "BACK_DEFAULT": f"@{self.stem}.back",
+            "COMBINE_TYPE": COMBINE_TYPES[config.combine],
+            "CLIP_SIGMA": repr(config.clip_sigma),
+            "CLIP_AMPFRAC": repr(CLIP_AMPLITUDE),
+            "BLANK_BADPIXELS": "Y",
+            "DELETE_TMPFILES": "Y",
+            "WRITE_XML": "N",
+            "VERBOSE_TYPE": "LOG",
+            "NTHREADS": "1",
+        }
+        return f"# SWarp configuration of {self.stem}, written by kred {__version__}\n" + "".join(
+            f"{key:<16} {value}\n" for key, value in settings.items()
+        )
+
+    def _script(self, links: dict[Path, str]) -> str:
+        stem = shlex.quote(self.stem)
+        lines = [
+            "#!/bin/sh",
+            f"# SWarp run of {self.stem}, written by kred {__version__}. By hand, from anywhere: {self.stem}.run [OUTPUT.fits]",
+            f"# Without OUTPUT.fits it makes {self.stem}.swarp.fits beside this file: kred's pixels, SWarp's header.",
+            'here=$(cd "$(dirname "$0")" && pwd) || exit 1',
+            f'output=${{1:-"$here"/{stem}.swarp.fits}}',
+            'case $output in /*) ;; *) output=$PWD/$output ;; esac',
+            "swarp=$(command -v SWarp || command -v swarp) || { echo 'Error: neither SWarp nor swarp is on PATH' >&2; exit 127; }",
+            f'work=$(mktemp -d "${{KRED_WORK:-$here}}"/.{stem}.XXXXXX) || exit 1',
+            "trap 'rm -rf \"$work\"' EXIT",
+            "trap 'exit 1' HUP INT TERM",
+            'cd "$work" || exit 1',
+            f'ln -s "$here"/{stem}.list "$here"/{stem}.back "$here"/{stem}.scale "$here"/{stem}.swarp . || exit 1',
+            "# SWarp cannot read names with blanks, commas or brackets",
+            *(f"ln -s {shlex.quote(os.path.abspath(path))} {name} || exit 1" for path, name in links.items()),
+            f'"$swarp" @{stem}.list -c {stem}.swarp || exit 1',
+            'mv mosaic.fits "$output"',
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _links(sources: list[Source]) -> dict[Path, str]:
+    """A name that SWarp can read, different from the others, for each file."""
+    links: dict[Path, str] = {}
+    for path in dict.fromkeys(source.input.path for source in sources):
+        name = re.sub(r"[^A-Za-z0-9_.+-]", "_", path.name).lstrip("-")
+        links[path] = name if name not in links.values() else f"{len(links)}_{name}"
+    return links
+
+
+def _extension(name: str, source: Source) -> int:
+    """SWarp counts from the first CCD = 0 where the name contains .fits.fz, compressed or not, else from the primary HDU = 0."""
+    return source.detector.hdu.index - (".fits.fz" in name)
+
+
+def _run(files: _Files, made: Path, timeout: float) -> None:
+    """Run the script; its standard output and error make the log."""
+    environment = os.environ | {"KRED_WORK": str(made.parent), "LC_ALL": "C"}
+    with open(files.log, "wb") as log:
+        process = subprocess.Popen(
+            ["/bin/sh", str(files.path("run")), str(made)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # so that SWarp, too, can be stopped, not only the shell
+        )
+        try:
+            status = process.wait(timeout)
+        except subprocess.TimeoutExpired as e:
+            _kill(process)
+            raise ToolError(
+                f"SWarp did not finish {files.stem} within {timeout:g} s and was stopped; its log is {files.log}; "
+                "a larger --coadd.swarp_timeout gives it more time"
+            ) from e
+        except BaseException:
+            _kill(process)
+            raise
+    if status != 0 or not made.is_file():
+        reason = f"failed (exit status {status})" if status != 0 else "made no image"
+        raise ToolError(
+            f"SWarp {reason} for {files.stem}: {_telling_line(files.log)}; its log is {files.log}, "
+            f"to repeat it run {files.path('run')}"
+        )
+
+
+def _kill(process: subprocess.Popen) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _telling_line(log: Path) -> str:
+    """The last line of a log that speaks of an error, or the last one."""
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", log.read_text(encoding="utf-8", errors="replace"))
+    lines = [line.strip(" >\t") for line in re.split(r"[\r\n]+", text) if line.strip(" >\t")]
+    errors = [line for line in lines if re.search("error|cannot|fail|not found|no space|killed", line, re.IGNORECASE)]
+    return f'"{(errors or lines)[-1]}"' if lines else "it said nothing"
+
+
+def _swarp_image(path: Path, plan: CoaddPlan, files: _Files) -> np.ndarray:
+    """The image that SWarp made, mapped, when it is on the grid of the plan."""
+    try:
+        with fits.open(path, memmap=True) as hdus:
+            image, made = hdus[0].data, celestial_wcs(hdus[0].header).wcs
+    except (OSError, ValueError, TypeError, IndexError, ExposureError) as e:
+        raise ToolError(f"SWarp made an image of {files.stem} that cannot be read: {e}; its log is {files.log}") from e
+    wanted = tan_wcs(plan.grid).wcs
+    shape = (plan.grid.ny, plan.grid.nx)
+    same_place = np.allclose([*made.crval, *made.crpix], [*wanted.crval, *wanted.crpix], rtol=0, atol=1e-6)
+    if image is None or image.shape != shape or not same_place or not np.allclose(made.cd, wanted.cd, rtol=1e-6, atol=1e-12):
+        found = "no pixels" if image is None else f"{image.shape} pixels around {made.crval}"
+        raise ToolError(
+            f"SWarp made an image of {files.stem} with another grid than that of the plan: expected {shape} pixels around "
+            f"{wanted.crval}, found {found}; its log is {files.log}"
+        )
+    return image
+
+
+def _copy(image: np.ndarray, counts: np.ndarray, output: MosaicFile, files: _Files) -> None:
+    """Copy the pixels, and see that they can be right."""
+    n_filled = 0
+    for first in range(0, image.shape[0], ROWS):
+        rows = np.array(image[first : first + ROWS], dtype=np.float32)
+        if not np.isfinite(rows).all() or rows.min() < LOWEST:
+            raise ToolError(
+                f"SWarp made an image of {files.stem} with values that cannot be right (down to {rows.min():g}); perhaps one "
+                f"of its inputs holds NaN, which SWarp misreads in compressed images; use --coadd.engine native (log: {files.log})"
+            )
+        rows[counts[first : first + ROWS] == 0] = 0.0
+        n_filled += int(np.count_nonzero(rows))
+        output.append(rows)
+    n_covered = int(np.count_nonzero(counts))
+    if n_filled < n_covered / 2:
+        raise ToolError(
+            f"SWarp made an image of {files.stem} with {n_filled} pixels, where the detectors cover {n_covered}; "
+            f"see its log {files.log}"
+        )
+
+
+def _covered(source: Source, box: Box, grid: WCS, n: int) -> np.ndarray:
+    where = pixel_map(grid, source.wcs, tuple(v * n for v in box))
+    covered = footprint(where, source.detector.shape)
+    if n > 1:
+        covered = covered.reshape(covered.shape[0] // n, n, covered.shape[1] // n, n).any(axis=(1, 3))
+    return covered
