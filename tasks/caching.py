@@ -23,7 +23,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,7 +40,7 @@ from kred_core.config import FieldConfig
 from kred_core.errors import KredError
 from kred_core.products import FieldPaths, identity
 
-__all__ = ["Manifest", "ProductCache", "UnitLocks", "Work", "can_pass", "for_run", "stage_task"]
+__all__ = ["Manifest", "ProductCache", "UnitLocks", "Work", "can_pass", "for_run", "is_current", "stage_task"]
 
 log = logging.getLogger("kred_core.tasks")  # below kred_core, whose records Prefect shows in the UI
 
@@ -51,6 +50,7 @@ PASSING = frozenset(
     for name in "EIO EAGAIN EINTR EBUSY ESTALE ETIMEDOUT ECONNRESET ECONNABORTED ENETRESET ENFILE EMFILE EREMOTEIO".split()
     if hasattr(errno, name)
 )
+LOCK = "lock"  # in the directory of a unit; all other files there are records
 NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
@@ -142,7 +142,7 @@ class UnitLocks(LockManager):
         return UnitLocks, (self.records,)  # a task that is sent to another process takes its own locks there
 
     def acquire_lock(self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None) -> bool:
-        path = (self.records / key).with_name("lock")
+        path = (self.records / key).with_name(LOCK)
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab")
         deadline = time.monotonic() + (float("inf") if acquire_timeout is None else acquire_timeout)
@@ -218,27 +218,45 @@ class ProductCache(CachePolicy):
     ) -> str | None:
         if self.records is None:
             return None
+        record = self.record(inputs)
+        _drop_outdated(record)
+        return str(record.relative_to(self.records))
+
+    def record(self, inputs: dict[str, Any]) -> Path:
+        """The file that remembers a call with these arguments, if any does."""
         work = self.work(**inputs)
-        unit = self.records / self.stage / work.unit
-        record = f"{self.version}-{work.digest()}"
-        _drop_outdated(unit, record)
-        return str((unit / record).relative_to(self.records))
+        return self.records / self.stage / work.unit / f"{self.version}-{work.digest()}"
 
 
-def _drop_outdated(unit: Path, wanted: str) -> None:
+def _drop_outdated(wanted: Path) -> None:
     """Remove the records of a unit that speak of other inputs, or of products that are not on disk any more."""
+    unit = wanted.parent
     for path in unit.iterdir() if unit.is_dir() else ():
-        if path.name == "lock":
-            continue
-        if path.name == wanted:
-            try:
-                manifest = ResultRecord.deserialize(path.read_bytes()).result
-            except (OSError, ValueError):
-                continue  # half-written, perhaps this very moment, by another run: Prefect does not take it for a record
-            if isinstance(manifest, Manifest) and manifest.matches_disk():
-                continue
-        with suppress(FileNotFoundError):
-            path.unlink()
+        if path.name != LOCK and (path != wanted or _is_outdated(path)):
+            path.unlink(missing_ok=True)
+
+
+def _is_outdated(record: Path) -> bool:
+    try:
+        manifest = ResultRecord.deserialize(record.read_bytes()).result
+    except (OSError, ValueError):
+        return False  # another run may be writing it; what cannot be read is no record to Prefect, which replaces it
+    return not (isinstance(manifest, Manifest) and manifest.matches_disk())
+
+
+def is_current(task: Task, config: FieldConfig, arguments: dict[str, Any]) -> bool:
+    """Whether a run would find a unit of work done (and not do it), without running anything.
+
+    Parameters
+    ----------
+    task : `~prefect.Task`
+        Made by `stage_task`.
+    config : `~kred_core.config.FieldConfig`
+    arguments : dict
+        The task's other arguments.
+    """
+    record = _cache(task, config).record({"config": config, **arguments})
+    return not config.run.redo and record.exists() and not _is_outdated(record)
 
 
 def can_pass(task: Task, run: TaskRun, state: State) -> bool:
@@ -322,12 +340,13 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
 
 def for_run(task: Task, config: FieldConfig) -> Task:
     """A stage's task as one run wants it: its records in the field's memory, and done again where the run says so."""
-    records = (FieldPaths.of(config).memory / "results").absolute()
-    for leftover in records.iterdir() if records.is_dir() else ():
+    cache = _cache(task, config)
+    for leftover in cache.records.iterdir() if cache.records.is_dir() else ():
         if leftover.is_file():
             leftover.unlink(missing_ok=True)  # Prefect keeps the exception of a failed task under a random name; nobody asks for it
-    return task.with_options(
-        result_storage=records,
-        cache_policy=replace(task.cache_policy, records=records, lock_manager=UnitLocks(records)),
-        refresh_cache=config.run.redo,
-    )
+    return task.with_options(result_storage=cache.records, cache_policy=cache, refresh_cache=config.run.redo)
+
+
+def _cache(task: Task, config: FieldConfig) -> ProductCache:
+    records = (FieldPaths.of(config).memory / "results").absolute()
+    return replace(task.cache_policy, records=records, lock_manager=UnitLocks(records))
