@@ -23,10 +23,11 @@ import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.context import refresh_global_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
+from prefect.settings import PREFECT_API_URL
 
 from kred_core.errors import ToolError
 
@@ -152,20 +153,28 @@ def _answers(port: int) -> bool:
 
 @contextmanager
 def _used_by_all(url: str) -> Iterator[None]:
-    """Make this process and its children use a server, and no proxy on the way to it."""
+    """Make all threads and child processes of this run use a server, and no proxy on the way to it."""
     no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
-    ours = {"PREFECT_API_URL": url, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
+    ours = {
+        "PREFECT_API_URL": url,
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # the last task, of `_wait_until_recorded`, belongs to no flow
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+    }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
+    # Prefect read its settings when it was imported. Its `temporary_settings` reach only this thread and those of a thread
+    # runner; the threads of a process pool that forward events would start a second server.
+    refresh_global_settings_context()
     try:
-        with temporary_settings({PREFECT_API_URL: url, PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore"}):
-            yield
+        yield
     finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        refresh_global_settings_context()
 
 
 @task(name="end of run", cache_policy=NO_CACHE)
