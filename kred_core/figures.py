@@ -33,12 +33,16 @@ UNCOVERED = "#31557a"  # blue, which no grey is and which the colours of the cov
 OUTLINE = "#ffb347"
 GREYS = 64  # more are not seen, and noise then compresses badly
 UNIT = "counts28/pixel"
+DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles that are black and white in the picture of a field
+SOFTENING = 0.1
 
 # inches; the longer side of the image is SIDE, so that text keeps its size relative to it
 SIDE, LEFT, RIGHT, BOTTOM, TOP = 9.0, 1.15, 1.25, 0.95, 0.85
 BAR_GAP, BAR_WIDTH = 0.15, 0.22
 SMALLEST_SIDE = 900  # pixels; smaller images are enlarged by a whole factor
 FIELD_SIDE = 1000  # pixels
+NARROWEST = 0.6  # of the longer side; the text needs that width
+LABEL_INSIDE = 0.22  # of the diagonal, beyond the overlap of neighbouring tiles
 THUMBNAIL_BYTES = 147_000  # 196 kB in base64
 
 
@@ -60,7 +64,8 @@ def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, str
     _draw_sky(
         reduced.image,
         reduced.wcs,
-        *_greys(numbers.level, stretch * numbers.std),
+        _grey_colours(),
+        _linear_scale(numbers.level, stretch * numbers.std),
         bar_label=UNIT,
         title=title,
         subtitle=_summary(level=numbers.level, std=numbers.std, noise=numbers.noise, seams=numbers.seams),
@@ -90,38 +95,32 @@ def coverage_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, p
     )
 
 
-def field_figure(tiles: Sequence[tuple[str, ReducedImage, MosaicNumbers]], title: str, stretch: float, path: Path) -> None:
-    """Draw all tiles of one image of a field where they lie on the sky.
+def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Path) -> None:
+    """Draw all tiles of one image of a field where they lie on the sky, so that the sky is seen, from faint to bright.
 
     Parameters
     ----------
-    tiles : sequence of (name, `~kred_core.quality.ReducedImage`, `~kred_core.quality.MosaicNumbers`)
+    tiles : sequence of (name, `~kred_core.quality.ReducedImage`)
         At least one. Where tiles overlap their mean is shown.
     title : str
         Field and image.
-    stretch : float
-        As for `mosaic_figure`, with the standard deviation of the covered pixels of all tiles and the mean of their medians.
     path : `~pathlib.Path`
-        PNG to write.
+        PNG to write. Where there is no data it has the colour `UNCOVERED`.
     """
     tiles = sorted(tiles, key=lambda tile: tile[0])
-    image, wcs, scale = _mosaic_of_tiles([reduced for _, reduced, _ in tiles])
-    weights = np.array([numbers.n_covered for *_, numbers in tiles], dtype=np.float64)
-    levels, means, stds = (np.array([getattr(n, name) for *_, n in tiles]) for name in ("level", "mean", "std"))
-    mean = np.average(means, weights=weights)
-    std = math.sqrt(np.average(stds**2 + (means - mean) ** 2, weights=weights))
-    level = float(np.average(levels, weights=weights))
-    outlines = [(name, np.stack(_outline(reduced, wcs))) for name, reduced, _ in tiles]
+    image, wcs, scale = _on_one_grid([reduced for _, reduced in tiles])
+    black, middle, white = np.nanpercentile(image, [DARKEST, 50, BRIGHTEST])
     _draw_sky(
         image,
         wcs,
-        *_greys(level, stretch * std),
+        _grey_colours(),
+        _asinh_scale(black, middle, white),
         bar_label=UNIT,
         title=title,
-        subtitle=f"{len(tiles)} tile{'s' if len(tiles) > 1 else ''}   {_summary(level=level, std=std)}",
-        note=f"grey: median ± {stretch:g} standard deviations; 1 pixel is {scale:.3g}″; blue: no data",
+        subtitle=f"{len(tiles)} tile{'s' if len(tiles) > 1 else ''}   {_summary(median=middle)}",
+        note=f"grey: asinh from percentile {DARKEST:g} to {BRIGHTEST:g}; 1 pixel is {scale:.3g}″; blue: no data",
         path=path,
-        outlines=outlines,
+        outlines=[(name, _outline(reduced, wcs)) for name, reduced in tiles],
     )
 
 
@@ -142,7 +141,7 @@ def thumbnail(reduced: ReducedImage, numbers: MosaicNumbers, stretch: float, sid
     """
     from PIL import Image
 
-    colours, scale = _greys(numbers.level, stretch * numbers.std)
+    colours, scale = _grey_colours(), _linear_scale(numbers.level, stretch * numbers.std)
     factor = -(-max(reduced.image.shape) // side)
     while True:
         small = reduced.shrink(factor).image
@@ -154,13 +153,28 @@ def thumbnail(reduced: ReducedImage, numbers: MosaicNumbers, stretch: float, sid
         factor += 1
 
 
-def _greys(level: float, half_width: float) -> tuple[Colormap, Normalize]:
-    """Grey scale of level +- half_width; an image without any spread is a middle grey."""
+def _grey_colours() -> Colormap:
     from matplotlib import colormaps
+
+    return colormaps["gray"].resampled(GREYS).with_extremes(bad=UNCOVERED)
+
+
+def _linear_scale(level: float, half_width: float) -> Normalize:
+    """Black to white from level - half_width to level + half_width; an image without any spread is a middle grey."""
     from matplotlib.colors import Normalize
 
     half_width = half_width or 1.0
-    return colormaps["gray"].resampled(GREYS).with_extremes(bad=UNCOVERED), Normalize(level - half_width, level + half_width)
+    return Normalize(level - half_width, level + half_width)
+
+
+def _asinh_scale(black: float, middle: float, white: float) -> Normalize:
+    """Black to white in asinh: linear within SOFTENING of the range around the middle, logarithmic beyond."""
+    from matplotlib.colors import FuncNorm
+
+    if not black < white:
+        return _linear_scale(middle, 0.0)
+    width = SOFTENING * (white - black)
+    return FuncNorm((lambda v: np.arcsinh((v - middle) / width), lambda g: middle + width * np.sinh(g)), black, white)
 
 
 def _summary(**values: float | None) -> str:
@@ -199,6 +213,7 @@ def _draw_sky(
     """One image with its axes on the sky, a colour bar, and three lines of text."""
     from matplotlib.figure import Figure
     from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import MaxNLocator
 
     enlarged = [n * max(1, -(-SMALLEST_SIDE // max(image.shape))) for n in image.shape]
     dpi = max(enlarged) / SIDE
@@ -212,9 +227,11 @@ def _draw_sky(
     )
     axes.set_autoscale_on(False)
     _label_sky(axes)
-    for name, (x, y) in outlines:
-        axes.plot(x, y, color=OUTLINE, linewidth=0.7)
-        words = axes.text(x[:4].mean(), y[:4].mean(), name, color=OUTLINE, fontsize=12, ha="center", va="center", parse_math=False)
+    for name, corners in outlines:
+        axes.plot(*corners, color=OUTLINE, linewidth=0.7)
+        north_east, south_west = corners[:, 3], corners[:, 1]
+        where = north_east + LABEL_INSIDE * (south_west - north_east)
+        words = axes.text(*where, name, color=OUTLINE, fontsize=11, ha="center", va="center", parse_math=False)
         words.set_path_effects([withStroke(linewidth=3, foreground="black")])
     bar_axes = figure.add_axes(
         ((left + enlarged[1] + BAR_GAP * dpi) / width, bottom / height, BAR_WIDTH * dpi / width, enlarged[0] / height)
@@ -222,6 +239,8 @@ def _draw_sky(
     bar = figure.colorbar(shown, cax=bar_axes, extend="both" if grey else "neither", extendfrac=0.02)
     bar.set_label(bar_label, fontsize=11)
     bar.ax.tick_params(labelsize=10)
+    if not grey:
+        bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     title_size = min(15, 1050 / max(1, len(title)))  # a long title stays inside
     _write_line(figure, left / width, 1 - (top - 0.32 * dpi) / height, title, fontsize=title_size, fontweight="bold")
     _write_line(figure, left / width, 1 - (top - 0.1 * dpi) / height, subtitle, fontsize=11, color="#333333")
@@ -258,14 +277,14 @@ def _label_sky(axes) -> None:
     axes.coords.grid(color="white", alpha=0.25, linewidth=0.5)
 
 
-def _outline(reduced: ReducedImage, wcs: WCS) -> tuple[np.ndarray, np.ndarray]:
-    """The four corners of an image, and the first again, in the pixels of another WCS."""
+def _outline(reduced: ReducedImage, wcs: WCS) -> np.ndarray:
+    """x and y of the four corners of an image, and the first again, in the pixels of another WCS; shape (2, 5)."""
     rows, columns = reduced.image.shape
     x, y = np.array([0, columns, columns, 0, 0]) - 0.5, np.array([0, 0, rows, rows, 0]) - 0.5
-    return wcs.wcs_world2pix(*reduced.wcs.wcs_pix2world(x, y, 0), 0)
+    return np.stack(wcs.wcs_world2pix(*reduced.wcs.wcs_pix2world(x, y, 0), 0))
 
 
-def _mosaic_of_tiles(tiles: Sequence[ReducedImage]) -> tuple[np.ndarray, WCS, float]:
+def _on_one_grid(tiles: Sequence[ReducedImage]) -> tuple[np.ndarray, WCS, float]:
     """All tiles on one TAN grid around their middle: image, WCS, pixel size in arcsec.
 
     Tiles are averaged to about the pixels of the grid first; each of these then gets the mean of the nearest pixels of all tiles.
@@ -274,16 +293,17 @@ def _mosaic_of_tiles(tiles: Sequence[ReducedImage]) -> tuple[np.ndarray, WCS, fl
     middles = [tile.wcs.wcs_pix2world((tile.image.shape[1] - 1) / 2, (tile.image.shape[0] - 1) / 2, 0) for tile in tiles]
     ra, dec = mean_position(*np.array(middles, dtype=np.float64).T)
     around = tan_wcs(Grid(ra, dec, 1.0, 1, 1))  # arcsec from the middle
-    half = max(np.abs(_outline(tile, around)).max() for tile in tiles)
-    scale = max(2 * half / FIELD_SIDE, min(scales))
-    side = math.ceil(2 * half / scale)
-    wcs = tan_wcs(Grid(ra, dec, scale, side, side))
-    sums, counts = np.zeros((side, side)), np.zeros((side, side))
+    half = np.max([np.abs(_outline(tile, around)).max(axis=1) for tile in tiles], axis=0)
+    half = np.maximum(half, NARROWEST * half.max())
+    scale = max(2 * half.max() / FIELD_SIDE, min(scales))
+    columns, rows = (math.ceil(2 * h / scale) for h in half)
+    wcs = tan_wcs(Grid(ra, dec, scale, columns, rows))
+    sums, counts = np.zeros((rows, columns)), np.zeros((rows, columns))
     for tile, own in zip(tiles, scales, strict=True):
         small = tile.shrink(round(scale / own))
         x, y = _outline(tile, wcs)
         box = tuple(slice(max(0, math.floor(a.min())), math.ceil(a.max()) + 1) for a in (y, x))
-        row, column = np.mgrid[: side, : side][(slice(None), *box)]
+        row, column = np.mgrid[:rows, :columns][(slice(None), *box)]
         column, row = (np.rint(a).astype(np.int64) for a in small.wcs.wcs_world2pix(*wcs.wcs_pix2world(column, row, 0), 0))
         inside = (row >= 0) & (row < small.image.shape[0]) & (column >= 0) & (column < small.image.shape[1])
         values = np.full(inside.shape, np.nan)
@@ -291,6 +311,6 @@ def _mosaic_of_tiles(tiles: Sequence[ReducedImage]) -> tuple[np.ndarray, WCS, fl
         seen = np.isfinite(values)
         sums[box][seen] += values[seen]
         counts[box] += seen
-    image = np.full((side, side), np.nan)
+    image = np.full((rows, columns), np.nan)
     np.divide(sums, counts, out=image, where=counts > 0)
     return image, wcs, scale

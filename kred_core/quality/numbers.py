@@ -103,16 +103,16 @@ def mosaic_table(field: str, rows: Iterable[tuple[str, str, MosaicNumbers]]) -> 
     Returns
     -------
     `~astropy.table.Table`
-        With the columns `MOSAICS`, sorted by image and tile; a number that does not exist is NaN.
+        With the columns `MOSAICS`, sorted by image and tile; numbers to six digits, NaN where one does not exist.
     """
     rows = sorted(rows, key=lambda row: (row[1], row[0]))
     names = [column.name for column in MOSAICS]
-    values = [
-        (field, tile, image, *(math.nan if value is None else value for value in numbers.to_dict().values()))
-        for tile, image, numbers in rows
-    ]
-    table = tables.make((dict(zip(names, row, strict=True)) for row in values), MOSAICS)
-    for column in MOSAICS:
-        if column.type is float:
-            table[column.name].info.format = ".6g"  # what is written and printed; more digits mean nothing here
-    return table
+    values = [(field, tile, image, *map(_readable, numbers.to_dict().values())) for tile, image, numbers in rows]
+    return tables.make((dict(zip(names, row, strict=True)) for row in values), MOSAICS)
+
+
+def _readable(value: int | float | None) -> int | float:
+    """Six digits for people; NaN for a number that does not exist."""
+    if isinstance(value, int):
+        return value
+    return math.nan if value is None else float(f"{value:.6g}")
