@@ -7,6 +7,8 @@ from it is foreseen from the headers alone.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from kred_core import check as checking
 from kred_core import foresight, stages
 from kred_core.check import ExposureReport
@@ -56,7 +58,8 @@ def _prepare(config: FieldConfig, usable: list[ExposureReport], fresh: bool) -> 
     if fresh:
         plans = {p.root: p for p in stages.plan_preparation(config)}
         current = [r for r in usable if r.root in plans and is_current(prepare_exposure, config, {"plan": plans[r.root]})]
-    return foresight.plan_exposures("prepare", usable, current, output=config.prepare.output)
+    planned = foresight.plan_exposures("prepare", usable, current)
+    return replace(planned, disk=foresight.prepared_disk(config, usable, current))
 
 
 def _mosaics(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> tuple[PlannedStage, PlannedStage, PlannedStage]:

@@ -63,6 +63,9 @@ class Run:
         try:
             log.info("kred %s: %s, stages %s", __version__, self.config.field, ", ".join(self.config.run.stages))
             yield
+        except Exception as e:
+            log.exception("unexpected error, a defect of kred (%s: %s); details in %s", type(e).__name__, e, self.paths.log)
+            raise
         finally:
             logger.removeHandler(handler)
             handler.close()
@@ -97,6 +100,7 @@ class Run:
         ready = for_run(task, self.config)
         futures = {ready.submit(config=self.config, **arguments): name for name, arguments in units}
         for n, future in enumerate(as_completed(list(futures)), 1):
+            future.wait()  # it has ended; only now does it know its last state without asking the server
             self._count(futures[future], future.state)
             _show(f"{self._stage.name:<10} {n:>5}/{len(futures)}  {futures[future]}", last=n == len(futures))
 
@@ -114,7 +118,7 @@ class Run:
         """Compare what was asked for with what is on disk, and say it all in the log."""
         self.outcome.missing = [] if self.outcome.stopped else stages.missing_products(self.config)
         self.outcome.disk = disk_usage(self.paths.directories)
-        for line in self.outcome.lines():
+        for line in self.outcome.details():
             log.info("%s", line)
         return self.outcome
 

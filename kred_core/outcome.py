@@ -95,8 +95,11 @@ class Outcome:
 
     def lines(self) -> list[str]:
         """The whole story, line by line."""
-        result = [s.line() for s in self.stages]
-        result += [f"  {s.name} {unit} failed: {reason}" for s in self.stages for unit, reason in s.failed.items()]
+        return [*(s.line() for s in self.stages), *self.details()]
+
+    def details(self) -> list[str]:
+        """What the stages' own lines do not tell: every refusal and failure, disk, and the result."""
+        result = [f"  {s.name} {unit} failed: {reason}" for s in self.stages for unit, reason in s.failed.items()]
         for verdict in ("refused", "usable"):
             for r in self.reports:
                 if r.verdict == verdict:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from astropy.table import Table, vstack
+from astropy.table import Table
 
 from .. import figures, quality, survey, tables, tiling
 from ..coadd import native, swarp
@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..products import FieldPaths, link, read_record, write_record
 from .exposures import preparations, read_summary
 
-__all__ = ["coadd", "evaluate_field", "evaluate_mosaic", "plan_coadds", "tile_inputs", "tiles_field"]
+__all__ = ["coadd", "evaluate_field", "evaluate_mosaic", "other_fields", "plan_coadds", "tile_inputs", "tiles_field"]
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ def tiles_field(config: FieldConfig) -> dict[str, Path]:
     paths = FieldPaths.of(config)
     wanted = survey.tiles(config.field, config.survey, config.tiles)
     images = survey.images(config.survey)
-    detectors = vstack([_joined(config, p) for p in fields_to_use(config)], metadata_conflicts="silent")
+    detectors = tiling.stack([_joined(config, paths), *other_fields(config)])
     written = {}
     for tile in wanted:
         selection = tiling.select(detectors, tile, images, config.tiling)
@@ -59,20 +59,25 @@ def tiles_field(config: FieldConfig) -> dict[str, Path]:
     return written
 
 
-def fields_to_use(config: FieldConfig) -> list[FieldPaths]:
-    """The field, and with ``tiling.all_fields`` every other summarized field of the same galaxy (name up to the first _)."""
-    own = FieldPaths.of(config)
+def _other_fields(config: FieldConfig) -> list[FieldPaths]:
+    """With ``tiling.all_fields``, every other summarized field of the same galaxy (name up to the first _)."""
     if not config.tiling.all_fields:
-        return [own]
+        return []
     galaxy = config.field.split("_")[0]
-    others = sorted(p.name.removesuffix("_det.tab") for p in own.detector_table.parent.glob(f"{galaxy}_*_det.tab"))
-    return [own] + [FieldPaths(config.root, name) for name in others if name != config.field]
+    tables_found = (config.root / "Summary").glob(f"{galaxy}_*_det.tab")
+    names = sorted(p.name.removesuffix("_det.tab") for p in tables_found)
+    return [FieldPaths(config.root, name) for name in names if name != config.field]
+
+
+def other_fields(config: FieldConfig) -> list[Table]:
+    """Detectors of the other fields that may cover the tiles."""
+    return [_joined(config, paths) for paths in _other_fields(config)]
 
 
 def tile_inputs(config: FieldConfig) -> list[Path]:
     """The tables that the selection of detectors depends on."""
     own = [Path(t) for t in (config.survey.tile_table, config.survey.image_table) if t]
-    return own + [table for p in fields_to_use(config) for table in (p.exposure_table, p.detector_table)]
+    return own + [table for p in [FieldPaths.of(config), *_other_fields(config)] for table in (p.exposure_table, p.detector_table)]
 
 
 def _joined(config: FieldConfig, paths: FieldPaths) -> Table:

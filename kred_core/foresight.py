@@ -1,0 +1,190 @@
+"""What a run would do and cost, foreseen from headers and tables without decoding a pixel.
+
+Used by the dry run, which must be right about what then happens: the same
+functions as in the run itself select detectors and plan mosaics. Costs are
+pixels times constants measured on one core of an ordinary machine; they are
+meant to tell minutes from days.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from . import check, summary, survey, tables, tiling
+from .check import ExposureReport
+from .coadd.plan import CoaddPlan, make_plan
+from .config import FieldConfig
+from .outcome import human_size
+from .products import FieldPaths, read_record
+from .stages.mosaics import other_fields
+
+__all__ = [
+    "PlannedStage",
+    "coadds",
+    "describe",
+    "plan_check",
+    "plan_exposures",
+    "plan_mosaics",
+    "plan_tiles",
+    "prepared_disk",
+    "reports",
+]
+
+# CPU seconds for a million pixels (of the input, or of the output where it says so), and for a unit of work.
+SECONDS_PER_MPIX = {"check": 0.004, "summarize": 0.06, "prepare": 0.005, "coadd": 0.04, "evaluate": 0.02}
+SECONDS_PER_UNIT = {"check": 0.3, "summarize": 0.3, "prepare": 0.3, "tiles": 3.0, "coadd": 0.5, "evaluate": 1.5}
+COADD_SECONDS_PER_OUTPUT_MPIX = 0.05
+COVERAGE_BYTES_PER_PIXEL = 0.15  # compressed
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """One stage of a run that has not begun.
+
+    Attributes
+    ----------
+    name, unit : str
+        Stage, and what its units are.
+    units, to_do : int
+        All of them, and those that are missing or out of date.
+    disk : float
+        Bytes of products that will be written.
+    seconds : float
+        CPU time.
+    """
+
+    name: str
+    unit: str
+    units: int
+    to_do: int
+    disk: float = 0.0
+    seconds: float = 0.0
+
+
+def reports(
+    config: FieldConfig, exposures: Sequence[Path], current: Iterable[Path], points: dict[str, float]
+) -> list[ExposureReport]:
+    """Verdicts on all exposures: what is known already, and for the rest what the headers tell.
+
+    Checksums are left for the run itself: verifying them means reading every file.
+    """
+    known = set(current)
+    quick = config.check.model_copy(update={"verify_checksums": False})
+    paths = FieldPaths.of(config)
+    result = []
+    for path in exposures:
+        record = read_record(paths.record("check", path.name)) if path in known else None
+        result.append(ExposureReport.from_record(record) if record else check.judge(path, quick, points))
+    result = check.compare(result)
+    for i, report in enumerate(result):
+        record = read_record(paths.record("summarize", report.root)) if not report.refused else None
+        if record:
+            result[i] = summary.combine(report, summary.ExposureSummary.from_record(record))
+    return result
+
+
+def coadds(config: FieldConfig, found: Sequence[ExposureReport]) -> list[CoaddPlan]:
+    """The mosaics that the usable exposures would make, from the places of their detectors."""
+    images = survey.images(config.survey)
+    by_root = {row["Root"]: row for row in summary.exposure_rows(found, images, config.field)}
+    rows = [
+        {**by_root[place["Root"]], **place, "SUB_BACK": 0.0, "Noise": math.nan} for place in summary.place_rows(found, config.field)
+    ]
+    columns = [c for c in tables.TILE if c.name != "Image"]
+    detectors = tiling.stack([tables.make(rows, columns), *other_fields(config)])
+    plans = []
+    for tile in survey.tiles(config.field, config.survey, config.tiles):
+        selected = tiling.select(detectors, tile, images, config.tiling).detectors
+        for image in sorted(set(selected["Image"])):
+            of_image = selected[selected["Image"] == image]
+            centre = tiling.mosaic_centre(tile, selected, config.tiling)
+            plans.append(make_plan(config.field, tile.name, image, of_image, centre, lambda _, file: Path(file), config.coadd))
+    return plans
+
+
+def plan_check(exposures: Sequence[Path], current: Sequence[Path]) -> PlannedStage:
+    """The stage check; a plain file has as many pixels as a compressed one five times smaller."""
+    to_do = set(exposures) - set(current)
+    mega = sum(p.stat().st_size for p in to_do) / 1e6
+    return _planned("check", "exposures", len(exposures), len(to_do), mega)
+
+
+def plan_exposures(name: str, usable: Sequence[ExposureReport], current: Sequence[ExposureReport]) -> PlannedStage:
+    """A stage whose unit is an exposure."""
+    done = {r.root for r in current}
+    to_do = [r for r in usable if r.root not in done]
+    return _planned(name, "exposures", len(usable), len(to_do), sum(map(_pixels, to_do)) / 1e6)
+
+
+def prepared_disk(config: FieldConfig, usable: Sequence[ExposureReport], current: Sequence[ExposureReport]) -> float:
+    """Bytes that the stage prepare will write: rescaled copies are as large as what they are copies of."""
+    done = {r.root for r in current}
+    to_do = [r for r in usable if r.root not in done]
+    match config.prepare.output:
+        case "compressed":
+            paths = FieldPaths.of(config)
+            return sum(paths.exposure(r.file).stat().st_size * len(r.detectors) / r.n_detectors for r in to_do)
+        case "plain":
+            return sum(map(_pixels, to_do)) * 4
+        case _:
+            return 0.0
+
+
+def _pixels(report: ExposureReport) -> int:
+    return sum(d.naxis1 * d.naxis2 for d in report.detectors)
+
+
+def plan_tiles(fresh: bool) -> PlannedStage:
+    """The stage tiles: one unit, the field."""
+    return _planned("tiles", "field", 1, 0 if fresh else 1, 0)
+
+
+def plan_mosaics(name: str, plans: Sequence[CoaddPlan], done: Sequence[CoaddPlan]) -> PlannedStage:
+    """A stage whose unit is a mosaic."""
+    finished = {(p.tile, p.image) for p in done}
+    to_do = [p for p in plans if (p.tile, p.image) not in finished]
+    output = sum(p.grid.nx * p.grid.ny for p in to_do)
+    planned = _planned(name, "mosaics", len(plans), len(to_do), output / 1e6)
+    if name != "coadd":
+        return planned
+    # a mosaic needs about as many input pixels as its own times its depth
+    depth = sum(p.grid.nx * p.grid.ny * len({i.root for i in p.inputs}) for p in to_do)
+    seconds = planned.seconds + (depth * SECONDS_PER_MPIX["coadd"] + output * COADD_SECONDS_PER_OUTPUT_MPIX) / 1e6
+    return replace(planned, seconds=seconds, disk=output * (4 + COVERAGE_BYTES_PER_PIXEL))
+
+
+def _planned(name: str, unit: str, units: int, to_do: int, mega_pixels: float) -> PlannedStage:
+    per_mpix = SECONDS_PER_MPIX.get(name, 0.0) if name != "coadd" else 0.0
+    return PlannedStage(name, unit, units, to_do, seconds=mega_pixels * per_mpix + to_do * SECONDS_PER_UNIT[name])
+
+
+def describe(config: FieldConfig, found: Sequence[ExposureReport], planned: Sequence[PlannedStage]) -> str:
+    """The plan as text: stages, counts, time, disk, and what stands in the way."""
+    workers = config.run.workers or os.cpu_count() or 1
+    lines = [f"{config.field}: what would be done with these options (nothing has been done)", ""]
+    lines.append(f"{'stage':<10} {'units':>16} {'to do':>7} {'CPU time':>10} {'disk':>10}")
+    for p in planned:
+        time, disk = (_human_time(p.seconds), human_size(p.disk)) if p.to_do else ("-", "-")
+        lines.append(f"{p.name:<10} {p.units:>6} {p.unit:<9} {p.to_do:>7} {time:>10} {disk if p.disk else '-':>10}")
+    seconds, disk = sum(p.seconds for p in planned if p.to_do), sum(p.disk for p in planned if p.to_do)
+    free = shutil.disk_usage(config.root).free
+    needed = f"{human_size(disk)} of disk ({human_size(free)} are free)"
+    lines += ["", f"about {_human_time(seconds / workers)} with {workers} tasks at once, {needed}"]
+    if disk > free:
+        lines.append("WARNING: this does not fit on the disk")
+    for r in found:
+        if r.refused:
+            lines.append(f"refused {r.root}: {'; '.join(r.refused)}")
+    return "\n".join(lines)
+
+
+def _human_time(seconds: float) -> str:
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
