@@ -72,6 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as e:
         print(f"error: cannot write: {e}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; the exposures that were listed are complete", file=sys.stderr)
+        return 130
     return 0
 
 

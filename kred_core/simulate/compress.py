@@ -2,8 +2,8 @@
 
 Science images: RICE_1, one row a tile, 32-pixel blocks, floats quantised to a
 quarter of each row's noise with SUBTRACTIVE_DITHER_1. Masks: GZIP_1 rows. The
-FITS standard 4.0, section 10 and appendix I, defines both. Rows that cannot be
-quantised (no noise, NaN) leave the whole image to astropy's compressor.
+FITS standard 4.0, section 10 and appendix I, defines both. Images that cannot be
+quantised (no noise, NaN) are left to astropy's compressor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numba as nb
 import numpy as np
 from astropy.io import fits
 
-__all__ = ["compressed_image", "compressed_mask", "with_checksum"]
+from .hdu import Cards, hdu_bytes
+
+__all__ = ["compressed_image", "compressed_mask"]
 
 QUANTIZE = 4.0  # quantisation steps per standard deviation of the noise
 BLOCK = 32
@@ -26,7 +28,10 @@ LARGEST_LEVEL = 2.0**30
 
 
 def _random_numbers() -> np.ndarray:
-    """The standard's dither sequence, appendix I: Park and Miller's generator, float32 as cfitsio keeps it."""
+    """The standard's dither sequence, appendix I: Park and Miller's generator, float32 as cfitsio keeps it.
+
+    Not taken from kred's decoder, so that an error there shows in simulated files.
+    """
     seed = 1
     values = np.empty(N_RANDOM, np.float32)
     for i in range(N_RANDOM):
@@ -128,86 +133,42 @@ def _compress(image, dither, random, quantize, heap, ends, scale, zero):
     return True
 
 
-def _sum32(data: bytes) -> int:
-    """The 32-bit ones' complement sum of the FITS checksum convention."""
-    total = int(np.frombuffer(data, ">u4").sum(dtype=np.uint64))
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
-    return total
-
-
-def _ascii(value: int) -> str:
-    """The 16 characters of CHECKSUM for the complement of a sum: FITS standard 4.0, appendix J.
-
-    Each byte is split over four letters and digits, which keep clear of punctuation by
-    moving equal amounts between pairs; the whole is rotated by one place because the
-    value of the card begins at byte 12 of its 80, one beyond a 4-byte boundary.
-    """
-    complement = 0xFFFFFFFF - value
-    characters = [0] * 16
-    for i in range(4):
-        byte = complement >> (24 - 8 * i) & 255
-        parts = [byte // 4 + ord("0") + (byte % 4 if j == 0 else 0) for j in range(4)]
-        while any(58 <= c <= 64 or 91 <= c <= 96 for c in parts):
-            for j in (0, 2):
-                if any(58 <= c <= 64 or 91 <= c <= 96 for c in parts[j : j + 2]):
-                    parts[j] += 1
-                    parts[j + 1] -= 1
-        for j in range(4):
-            characters[4 * j + i] = parts[j]
-    return "".join(chr(c) for c in characters[-1:] + characters[:-1])
-
-
-def with_checksum(header: fits.Header, data: bytes) -> tuple[bytes, bytes]:
-    """Header and data of an HDU, padded, with DATASUM and CHECKSUM.
-
-    astropy's own would note the time, so that no two files would be the same, and parses the header again.
-    """
-    padded = data + b"\0" * (-len(data) % 2880)
-    data_sum = _sum32(padded)
-    header["DATASUM"] = (str(data_sum), "data unit checksum")
-    header["CHECKSUM"] = ("0" * 16, "HDU checksum")
-    text = header.tostring().encode("ascii")
-    at = text.index(b"CHECKSUM= '") + 11
-    total = _sum32(text) + data_sum
-    checksum = _ascii((total & 0xFFFFFFFF) + (total >> 32))
-    return text[:at] + checksum.encode("ascii") + text[at + 16 :], padded
-
-
-def _table_header(
-    header: fits.Header, shape: tuple[int, int], columns: list[tuple[str, str]], width: int, heap: int, codec: str
-) -> fits.Header:
+def _table_cards(shape: tuple[int, int], columns: dict[str, str], width: int, heap: int, codec: str) -> Cards:
+    """The keywords that describe the storage: a binary table that holds an image (FITS standard 4.0, section 10.1)."""
     ny, nx = shape
-    result = fits.Header()
-    result["XTENSION"] = ("BINTABLE", "binary table extension")
-    result["BITPIX"] = (8, "array data type")
-    result["NAXIS"] = (2, "number of array dimensions")
-    result["NAXIS1"] = (width, "width of table in bytes")
-    result["NAXIS2"] = (ny, "number of rows in table")
-    result["PCOUNT"] = (heap, "number of group parameters")
-    result["GCOUNT"] = (1, "number of groups")
-    result["TFIELDS"] = (len(columns), "number of fields in each row")
-    for i, (name, form) in enumerate(columns, 1):
-        result[f"TTYPE{i}"] = name
-        result[f"TFORM{i}"] = form
-    result["ZIMAGE"] = (True, "extension contains compressed image")
-    result["ZTENSION"] = ("IMAGE", "Image extension")
-    result["ZBITPIX"] = (16 if codec == "GZIP_1" else -32, "array data type")
-    result["ZNAXIS"] = (2, "number of array dimensions")
-    result["ZNAXIS1"] = nx
-    result["ZNAXIS2"] = ny
-    result["ZPCOUNT"] = 0
-    result["ZGCOUNT"] = 1
-    result["ZTILE1"] = (nx, "size of tiles to be compressed")
-    result["ZTILE2"] = (1, "size of tiles to be compressed")
-    result["ZCMPTYPE"] = (codec, "compression algorithm")
+    cards: Cards = {
+        "XTENSION": ("BINTABLE", "binary table extension"),
+        "BITPIX": (8, "array data type"),
+        "NAXIS": (2, "number of array dimensions"),
+        "NAXIS1": (width, "width of table in bytes"),
+        "NAXIS2": (ny, "number of rows in table"),
+        "PCOUNT": (heap, "number of group parameters"),
+        "GCOUNT": (1, "number of groups"),
+        "TFIELDS": (len(columns), "number of fields in each row"),
+    }
+    for i, (name, form) in enumerate(columns.items(), 1):
+        cards |= {f"TTYPE{i}": (name, ""), f"TFORM{i}": (form, "")}
+    cards |= {
+        "ZIMAGE": (True, "extension contains compressed image"),
+        "ZTENSION": ("IMAGE", "Image extension"),
+        "ZBITPIX": (16 if codec == "GZIP_1" else -32, "array data type"),
+        "ZNAXIS": (2, "number of array dimensions"),
+        "ZNAXIS1": (nx, ""),
+        "ZNAXIS2": (ny, ""),
+        "ZPCOUNT": (0, ""),
+        "ZGCOUNT": (1, ""),
+        "ZTILE1": (nx, "size of tiles to be compressed"),
+        "ZTILE2": (1, "size of tiles to be compressed"),
+        "ZCMPTYPE": (codec, "compression algorithm"),
+    }
     if codec == "RICE_1":
-        result["ZNAME1"] = ("BLOCKSIZE", "compression block size")
-        result["ZVAL1"] = (BLOCK, "pixels per block")
-        result["ZNAME2"] = ("BYTEPIX", "bytes per pixel (1, 2, 4, or 8)")
-        result["ZVAL2"] = (4, "bytes per pixel (1, 2, 4, or 8)")
-    result.extend(header, strip=False)
-    return result
+        cards |= {
+            "ZNAME1": ("BLOCKSIZE", "compression block size"),
+            "ZVAL1": (BLOCK, "pixels per block"),
+            "ZNAME2": ("BYTEPIX", "bytes per pixel (1, 2, 4, or 8)"),
+            "ZVAL2": (4, "bytes per pixel (1, 2, 4, or 8)"),
+        }
+    return cards
 
 
 def _descriptors(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -215,13 +176,13 @@ def _descriptors(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ends - starts, starts
 
 
-def compressed_image(header: fits.Header, image: np.ndarray, dither: int) -> tuple[bytes, bytes]:
+def compressed_image(cards: Cards, image: np.ndarray, dither: int) -> tuple[bytes, bytes]:
     """A science image as one compressed HDU.
 
     Parameters
     ----------
-    header : `~astropy.io.fits.Header`
-        Image keywords, without the structural ones.
+    cards : dict
+        Image keywords, without those of the storage.
     image : `numpy.ndarray`
         float32, shape (NAXIS2, NAXIS1).
     dither : int
@@ -236,36 +197,35 @@ def compressed_image(header: fits.Header, image: np.ndarray, dither: int) -> tup
     heap = np.empty(ny * (4 * nx + nx // 4 + 64), np.uint8)
     ends, scale, zero = np.empty(ny, np.int64), np.empty(ny), np.empty(ny)
     if not _compress(image, dither, RANDOM, QUANTIZE, heap, ends, scale, zero):
-        return _by_astropy(header, image, dither)
+        return _by_astropy(cards, image, dither)
     lengths, starts = _descriptors(ends)
     table = np.empty(ny, [("length", ">i4"), ("start", ">i4"), ("scale", ">f8"), ("zero", ">f8")])
     table["length"], table["start"], table["scale"], table["zero"] = lengths, starts, scale, zero
-    columns = [("COMPRESSED_DATA", f"1PB({lengths.max()})"), ("ZSCALE", "1D"), ("ZZERO", "1D")]
-    full = _table_header(header, image.shape, columns, table.itemsize, int(ends[-1]), "RICE_1")
-    full["ZQUANTIZ"] = ("SUBTRACTIVE_DITHER_1", "Pixel Quantization Algorithm")
-    full["ZDITHER0"] = (dither, "dithering offset when quantizing floats")
-    return with_checksum(full, table.tobytes() + heap[: ends[-1]].tobytes())
+    columns = {"COMPRESSED_DATA": f"1PB({lengths.max()})", "ZSCALE": "1D", "ZZERO": "1D"}
+    quantisation: Cards = {
+        "ZQUANTIZ": ("SUBTRACTIVE_DITHER_1", "Pixel Quantization Algorithm"),
+        "ZDITHER0": (dither, "dithering offset when quantizing floats"),
+    }
+    storage = _table_cards(image.shape, columns, table.itemsize, int(ends[-1]), "RICE_1")
+    return hdu_bytes({**storage, **cards, **quantisation}, table.tobytes() + heap[: ends[-1]].tobytes())
 
 
-def _by_astropy(header: fits.Header, image: np.ndarray, dither: int) -> tuple[bytes, bytes]:
-    hdu = fits.CompImageHDU(
-        image,
-        header,
-        compression_type="RICE_1",
-        quantize_level=QUANTIZE,
-        quantize_method=1,
-        dither_seed=dither,
-        tile_shape=(1, image.shape[1]),
-    )
+def _by_astropy(cards: Cards, image: np.ndarray, dither: int) -> tuple[bytes, bytes]:
+    header, _ = hdu_bytes({"XTENSION": ("IMAGE", ""), **cards})
+    how = {"compression_type": "RICE_1", "quantize_level": QUANTIZE, "quantize_method": 1, "dither_seed": dither}
+    if np.isfinite(image).all() and np.ptp(image) > 0:
+        # Without noise, a row with one odd pixel would get steps as large as that pixel is odd.
+        how = {"compression_type": "GZIP_2", "quantize_level": 0}
+    hdu = fits.CompImageHDU(image, fits.Header.fromstring(header), tile_shape=(1, image.shape[1]), **how)
     stream = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(stream)
     with fits.open(io.BytesIO(stream.getvalue()), disable_image_compression=True) as hdus:
         where = hdus[1].fileinfo()
-        table_header = hdus[1].header.copy()
-    return with_checksum(table_header, stream.getvalue()[where["datLoc"] : where["datLoc"] + where["datSpan"]])
+        table: Cards = {card.keyword: (card.value, card.comment) for card in hdus[1].header.cards}
+    return hdu_bytes(table, stream.getvalue()[where["datLoc"] : where["datLoc"] + where["datSpan"]])
 
 
-def compressed_mask(header: fits.Header, mask: np.ndarray) -> tuple[bytes, bytes]:
+def compressed_mask(cards: Cards, mask: np.ndarray) -> tuple[bytes, bytes]:
     """A mask of int16 codes as one compressed HDU: header and data as bytes, with checksums."""
     rows = mask.astype(">i2")
     known: dict[bytes, bytes] = {}  # most rows have the same few bad columns and nothing else
@@ -279,5 +239,5 @@ def compressed_mask(header: fits.Header, mask: np.ndarray) -> tuple[bytes, bytes
     table = np.empty(len(rows), [("length", ">i4"), ("start", ">i4")])
     table["length"], table["start"] = lengths, starts
     heap = b"".join(parts)
-    full = _table_header(header, mask.shape, [("COMPRESSED_DATA", f"1PB({lengths.max()})")], table.itemsize, len(heap), "GZIP_1")
-    return with_checksum(full, table.tobytes() + heap)
+    storage = _table_cards(mask.shape, {"COMPRESSED_DATA": f"1PB({lengths.max()})"}, table.itemsize, len(heap), "GZIP_1")
+    return hdu_bytes({**storage, **cards}, table.tobytes() + heap)

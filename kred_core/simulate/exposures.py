@@ -16,8 +16,8 @@ from functools import lru_cache
 import numpy as np
 
 from ..config import SurveyConfig
-from ..errors import ConfigError
-from ..survey import Tile, field_centre, tiles
+from ..errors import ConfigError, InputError
+from ..survey import Tile, field_centre, fields, tiles
 from .bands import Band, band_and_exptime
 from .camera import NATIVE_SCALE, Ccd, DetectorGeometry, Pointing, ccds
 from .config import SimulationConfig
@@ -140,8 +140,16 @@ def offset_and_step(config: SimulationConfig, exposure: ExposurePlan, ccd: Ccd) 
 
 
 def centre_of(config: SimulationConfig) -> tuple[float, float]:
-    """Field centre, from the configuration or the survey."""
-    return (config.centre[0], config.centre[1]) if config.centre else field_centre(config.field)
+    """Where the exposures point: the centre from the configuration or the survey, else the middle of the field's tiles."""
+    if config.centre:
+        return config.centre[0], config.centre[1]
+    try:
+        return field_centre(config.field)
+    except InputError:
+        if config.field not in fields():
+            raise
+    middle = sum(unit_vectors(tile.ra, tile.dec) for tile in tiles_of(config, []))
+    return math.degrees(math.atan2(middle[1], middle[0])) % 360, math.degrees(math.atan2(middle[2], math.hypot(*middle[:2])))
 
 
 def tiles_of(config: SimulationConfig, names: list[str]) -> tuple[Tile, ...]:

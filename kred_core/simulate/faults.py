@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 
 from .config import SimulationConfig
 from .exposures import ExposurePlan
+from .hdu import Cards
 
 __all__ = ["DESCRIPTIONS", "damage_file", "damage_header", "damage_pixels", "damage_primary", "faulty_exposures", "hit"]
 
@@ -56,15 +56,15 @@ def hit(exposure: ExposurePlan) -> str:
     return exposure.ccds[len(exposure.ccds) // 2].name if exposure.fault in ONE_DETECTOR else ""
 
 
-def damage_primary(exposure: ExposurePlan, header: fits.Header) -> None:
+def damage_primary(exposure: ExposurePlan, header: Cards) -> None:
     """Change the primary header as the fault demands."""
     if exposure.fault == "missing-magzero":
         del header["MAGZERO"], header["MAGZPT"], header["PHOTREF"]
     elif exposure.fault == "missing-seeing":
-        header.remove("SEEING", ignore_missing=True)
+        header.pop("SEEING", None)
     elif exposure.fault == "unknown-filter":
-        header["FILTER"] = "X999 DECam c9999 6000.0 100.0"
-        header["BAND"] = "X999"
+        header["FILTER"] = ("X999 DECam c9999 6000.0 100.0", "Unique filter identifier")
+        header["BAND"] = ("X999", "")
 
 
 def damage_pixels(exposure: ExposurePlan, extname: str, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def damage_pixels(exposure: ExposurePlan, extname: str, image: np.ndarray, mask:
     return image, mask
 
 
-def damage_header(exposure: ExposurePlan, header: fits.Header) -> None:
+def damage_header(exposure: ExposurePlan, header: Cards) -> None:
     """Change an extension's header as the fault demands."""
     corners = ["CENRA1", "CENDEC1", *(f"COR{i}{axis}1" for i in range(1, 5) for axis in ("RA", "DEC"))]
     if exposure.fault == "missing-corners":
@@ -92,7 +92,8 @@ def damage_header(exposure: ExposurePlan, header: fits.Header) -> None:
     elif exposure.fault == "wrong-corners":
         for key in corners:
             if "DEC" in key:
-                header[key] = round(header[key] - 0.5, 6)
+                dec, comment = header[key]
+                header[key] = (round(dec - 0.5, 6), comment)
     elif exposure.fault == "missing-seeing":
         del header["FWHM"]
 

@@ -23,9 +23,10 @@ from astropy.table import Table
 from ..products import FieldPaths, atomic
 from . import faults
 from .bands import band_and_exptime
-from .compress import compressed_image, compressed_mask, with_checksum
+from .compress import compressed_image, compressed_mask
 from .config import SimulationConfig
 from .exposures import ExposurePlan, centre_of, generator, plan
+from .hdu import hdu_bytes
 from .headers import image_header, mask_header, primary_header
 from .pixels import render, stars_near
 from .sky import Sky, Stars
@@ -83,7 +84,7 @@ def _make_exposure(config: SimulationConfig, exposure: ExposurePlan) -> np.ndarr
         with open(science, "wb") as science_file, open(masks, "wb") as mask_file:
             header = primary_header(exposure, config.seeing_keyword)
             faults.damage_primary(exposure, header)
-            primary, _ = with_checksum(header, b"")
+            primary, _ = hdu_bytes(header)
             science_file.write(primary)
             mask_file.write(primary)
             for ccd in exposure.ccds:

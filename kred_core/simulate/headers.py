@@ -9,15 +9,19 @@ from __future__ import annotations
 import datetime as dt
 
 import numpy as np
-from astropy.io import fits
 from astropy.time import Time
 
 from .camera import DetectorGeometry
 from .exposures import DEPARTURE, ExposurePlan
+from .hdu import Cards, Value
 
 __all__ = ["image_header", "mask_header", "primary_header"]
 
 EPOCH = dt.datetime(2012, 11, 1)  # EXPNUM counts from DECam's first light
+
+
+def _cards(rows: list[tuple[str, Value, str]]) -> Cards:
+    return {key: (value, comment) for key, value, comment in rows}
 
 
 def _sexagesimal(ra: float, dec: float) -> tuple[str, str]:
@@ -29,10 +33,11 @@ def _sexagesimal(ra: float, dec: float) -> tuple[str, str]:
     return text(ra / 15, 2), ("-" if dec < 0 else "") + text(abs(dec), 1)
 
 
-def primary_header(exposure: ExposurePlan, seeing_keyword: bool) -> fits.Header:
+def primary_header(exposure: ExposurePlan, seeing_keyword: bool) -> Cards:
     """Header of the primary HDU, which holds no data."""
     start, band = exposure.start, exposure.band
     end = start + dt.timedelta(seconds=exposure.exptime)
+    readout = start + dt.timedelta(seconds=exposure.exptime + DEPARTURE)
     processed = start + dt.timedelta(days=2)
     ra, dec = _sexagesimal(exposure.pointing.ra, exposure.pointing.dec)
     name = exposure.file_name()
@@ -76,6 +81,7 @@ def primary_header(exposure: ExposurePlan, seeing_keyword: bool) -> fits.Header:
         ("DTSITE", "ct", "observatory location"),
         ("DTTELESC", "ct4m", "telescope identifier"),
         ("DTINSTRU", "decam", "instrument identifier"),
+        ("DTUTC", f"{readout:%Y-%m-%dT%H:%M:%S}", "post exposure UTC epoch from DTS"),
         ("DTCALDAT", f"{start - dt.timedelta(hours=16):%Y-%m-%d}", "calendar date from observing schedule"),
         ("DTNSANAM", name, "file name in archive"),
         ("RADESYS", "FK5", "World coordinate reference frame"),
@@ -98,13 +104,10 @@ def primary_header(exposure: ExposurePlan, seeing_keyword: bool) -> fits.Header:
     ]
     if seeing_keyword:
         cards.append(("SEEING", round(exposure.seeing, 3), "[arcsec] FWHM of stars"))
-    header = fits.Header(cards)
-    end_of_readout = start + dt.timedelta(seconds=exposure.exptime + DEPARTURE)
-    header["DTUTC"] = (f"{end_of_readout:%Y-%m-%dT%H:%M:%S}", "post exposure UTC epoch from DTS")
-    return header
+    return _cards(cards)
 
 
-def _identity_cards(exposure: ExposurePlan, geometry: DetectorGeometry) -> list[tuple[str, object, str]]:
+def _identity_cards(exposure: ExposurePlan, geometry: DetectorGeometry) -> list[tuple[str, Value, str]]:
     ccd, n = geometry.ccd, geometry.binning
     return [
         ("EXTNAME", ccd.name, "name of this binary table extension"),
@@ -122,7 +125,7 @@ def _identity_cards(exposure: ExposurePlan, geometry: DetectorGeometry) -> list[
     ]
 
 
-def _corner_cards(geometry: DetectorGeometry, shape: tuple[int, int]) -> list[tuple[str, object, str]]:
+def _corner_cards(geometry: DetectorGeometry, shape: tuple[int, int]) -> list[tuple[str, Value, str]]:
     # Real files give seven digits.
     centre, *corners = [(float(f"{ra:.7g}"), float(f"{dec:.7g}")) for ra, dec in geometry.corners(shape)]
     ra, dec = _sexagesimal(*centre)
@@ -133,7 +136,7 @@ def _corner_cards(geometry: DetectorGeometry, shape: tuple[int, int]) -> list[tu
     return cards
 
 
-def image_header(exposure: ExposurePlan, geometry: DetectorGeometry, image: np.ndarray, mask: np.ndarray) -> fits.Header:
+def image_header(exposure: ExposurePlan, geometry: DetectorGeometry, image: np.ndarray, mask: np.ndarray) -> Cards:
     """Header of a science extension, without the keywords that describe its storage."""
     ccd = geometry.ccd
     sky = float(np.median(image[::4, ::4]))
@@ -154,9 +157,9 @@ def image_header(exposure: ExposurePlan, geometry: DetectorGeometry, image: np.n
         ("ARAWGAIN", round(float(np.mean(ccd.gain)) * 1.1, 2), "[e/adu] Average raw gain"),
         *_corner_cards(geometry, image.shape),
     ]
-    return fits.Header(cards)
+    return _cards(cards)
 
 
-def mask_header(exposure: ExposurePlan, geometry: DetectorGeometry) -> fits.Header:
+def mask_header(exposure: ExposurePlan, geometry: DetectorGeometry) -> Cards:
     """Header of a mask extension."""
-    return fits.Header(_identity_cards(exposure, geometry))
+    return _cards(_identity_cards(exposure, geometry))

@@ -9,6 +9,7 @@ which differs from Poisson's only where a pixel has a few electrons.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numba as nb
 import numpy as np
@@ -30,6 +31,7 @@ BAD, SATURATED, BLEED, COSMIC_RAY = 1, 3, 4, 5  # ood codes
 LONGEST_BLEED = 400  # native pixels
 
 
+@cache
 def _axis_weights(n_pixels: int, binning: int, step: float, origin: float) -> tuple[np.ndarray, np.ndarray]:
     """First node and weights of the cubic B-spline averaged over each pixel along one axis."""
     sub = (np.arange(binning) + 0.5) / binning - 0.5
@@ -77,12 +79,11 @@ def _nebulosity(geometry: DetectorGeometry, sky: Sky, band: str, factor: float, 
     n_x, n_y = (math.ceil(n / step) + 2 * PAD + 1 for n in (nx, ny))
     y, x = np.meshgrid(origin + step * np.arange(n_y), origin + step * np.arange(n_x), indexing="ij")
     ra, dec = geometry.sky(x.ravel(), y.ravel())
-    ra, dec = ra.reshape(x.shape), dec.reshape(x.shape)
-    v = unit_vectors(ra, dec)
+    v = unit_vectors(ra, dec).reshape(*x.shape, 3)
     along_x = np.gradient(v, step, axis=1, edge_order=2)
     along_y = np.gradient(v, step, axis=0, edge_order=2)
     area = np.linalg.norm(np.cross(along_x, along_y), axis=-1) * np.degrees(3600) ** 2
-    counts = factor * area * sky.brightness(ra, dec, (band,))[0]
+    counts = factor * area * sky.brightness_towards(v, (band,))[0]
     coefficients = spline_filter(counts, order=3, mode="mirror")
     first_y, weights_y = _axis_weights(ny, geometry.binning, step, origin)
     first_x, weights_x = _axis_weights(nx, geometry.binning, step, origin)
@@ -192,7 +193,7 @@ def stars_near(geometry: DetectorGeometry, stars: Stars) -> tuple[np.ndarray, np
     centre = unit_vectors(ra, dec)
     margin = np.radians(LARGEST_STAMP * geometry.linear[1][0, 1] / geometry.binning)
     radius = math.acos(min(1.0, float(centre @ unit_vectors(*first)))) + margin
-    near = np.flatnonzero(unit_vectors(stars.ra, stars.dec) @ centre > math.cos(radius))
+    near = np.flatnonzero(stars.directions @ centre > math.cos(radius))
     if not near.size:
         return near, np.empty(0), np.empty(0)
     x, y = geometry.wcs.wcs_world2pix(stars.ra[near], stars.dec[near], 0)

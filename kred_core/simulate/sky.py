@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numba as nb
 import numpy as np
@@ -21,6 +21,7 @@ from .config import SimulationConfig
 __all__ = ["Sky", "Stars", "sky_brightness", "unit_vectors"]
 
 WAVES = 24  # per random field: enough to look irregular
+ROUNDING = 1.5 * 2.0**52  # adding and subtracting it rounds to a whole number, in vector instructions
 CELL = 0.25  # deg: stars are drawn cell by cell, each with its own generator
 BRIGHTEST, FAINTEST, SLOPE = 11.0, 22.0, 0.3  # r magnitudes; number of stars brighter than m goes as 10**(SLOPE * m)
 
@@ -49,7 +50,8 @@ def _add_waves(vectors, waves, phases, out):
         for i in range(out.size):
             turns = vectors[0, i] * kx + vectors[1, i] * ky + vectors[2, i] * kz + phase
             # cos(2 pi t) = sin(2 pi (1/4 - |t|)) for |t| <= 1/2, and there the sine's series converges fast
-            a = 2 * np.pi * (0.25 - abs(turns - np.rint(turns)))
+            nearest = (turns + ROUNDING) - ROUNDING
+            a = 2 * np.pi * (0.25 - abs(turns - nearest))
             s = a * a
             series = 1 - s / 6 * (1 - s / 20 * (1 - s / 42 * (1 - s / 72 * (1 - s / 110 * (1 - s / 156 * (1 - s / 210))))))
             out[i] += a * series
@@ -76,6 +78,11 @@ class Stars:
 
     def __len__(self) -> int:
         return len(self.ra)
+
+    @cached_property
+    def directions(self) -> np.ndarray:
+        """Unit vectors, shape (n, 3)."""
+        return unit_vectors(self.ra, self.dec)
 
     def flux(self, name: str) -> np.ndarray:
         """Flux in a band, counts28: 10**(0.4 (28 - magnitude))."""
@@ -119,14 +126,18 @@ class Sky:
         `numpy.ndarray`
             counts28 per square arcsec, shape (bands, ...).
         """
+        return self.brightness_towards(unit_vectors(np.asarray(ra, float), np.asarray(dec, float)), names)
+
+    def brightness_towards(self, directions: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        """The same for unit vectors, shape (..., 3)."""
         bands = [band(name) for name in names]
-        ra, dec = np.asarray(ra, float), np.asarray(dec, float)
-        vectors = np.ascontiguousarray(unit_vectors(ra.ravel(), dec.ravel()).T)
+        shape = directions.shape[:-1]
+        vectors = np.ascontiguousarray(directions.reshape(-1, 3).T)
 
         def field(number: int, shortest: float, longest: float) -> np.ndarray:
             total = np.zeros(vectors.shape[1])
             _add_waves(vectors, *_waves(self.seed, number, shortest, longest), total)
-            return total.reshape(ra.shape) * math.sqrt(2 / WAVES)  # variance 1
+            return total.reshape(shape) * math.sqrt(2 / WAVES)  # variance 1
 
         starlight = self.continuum * np.exp(0.5 * field(0, 1.0, 6.0) - 0.125)
         lines = {line for b in bands for line, _ in b.lines}
@@ -136,7 +147,8 @@ class Sky:
             diffuse = np.exp(0.7 * field(2, 0.25, 2.0) - 0.25)
             # A filament lies where a smooth random field passes through zero.
             wide = np.exp(-0.5 * (field(3, 0.3, 1.2) / 0.3) ** 2)
-            narrow = np.exp(-0.5 * (field(4, 0.25, 0.8) / 0.25) ** 2)
+            narrow = np.exp(-0.5 * (field(4, 0.2, 0.8) / 0.25) ** 2)
+            narrow += 0.4 * diffuse * np.exp(-0.5 * (field(6, 0.12, 0.4) / 0.4) ** 2)
             shocked = 0.5 * (1 + np.tanh(field(5, 0.5, 2.0)))
             emission["halpha"] = envelope * (0.3 * diffuse + 0.8 * wide + 0.6 * narrow)
             emission["sii"] = envelope * (0.15 * diffuse + (0.2 + 0.4 * shocked) * wide + 0.5 * shocked * narrow)
