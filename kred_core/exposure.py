@@ -25,6 +25,7 @@ from .products import FieldPaths
 __all__ = ["Detector", "Exposure", "Hdu", "number", "read_pixels", "scan", "text"]
 
 BLOCK = 2880
+RECORD = 10 * BLOCK  # of a tape: files may be padded to whole ones; more zeros are a part that never arrived
 MAX_HEADER_BLOCKS = 4000  # 11 MB of header: nothing real comes near
 MAX_PIXELS = 1 << 28
 
@@ -89,6 +90,8 @@ class Hdu:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Image size in numpy's order (NAXIS2, NAXIS1); () where there is no image."""
+        if self.index and not self.compressed and text(self.header, "XTENSION") != "IMAGE":
+            return ()  # a table
         z = "Z" if self.compressed else ""
         n_axes = self.header.get(f"{z}NAXIS", 0)
         if not isinstance(n_axes, int) or not 0 < n_axes < 10:
@@ -105,8 +108,11 @@ def _data_length(header: fits.Header, where: str) -> int:
     sizes += [header.get(f"NAXIS{i}") for i in range(1, n_axes + 1)] if isinstance(n_axes, int) and n_axes < 1000 else [None]
     if not all(isinstance(s, int) and not isinstance(s, bool) for s in sizes) or abs(bits) not in (8, 16, 32, 64):
         raise ExposureError(f"{where}: BITPIX, NAXIS, PCOUNT or GCOUNT is missing or not a sensible whole number")
-    if any(s < 0 for s in sizes[2:]):
-        raise ExposureError(f"{where}: a negative NAXISn, PCOUNT or GCOUNT")
+    if n_axes < 0 or any(s < 0 for s in sizes[2:]):
+        raise ExposureError(f"{where}: a negative NAXIS, NAXISn, PCOUNT or GCOUNT")
+    n_fields = header.get("TFIELDS", 0)
+    if not isinstance(n_fields, int) or not 0 <= n_fields < 1000:  # readers of tables would count to anything
+        raise ExposureError(f"{where}: TFIELDS is {n_fields}, expected 0 to 999")
     if n_axes == 0:
         return 0
     return abs(bits) // 8 * sizes[3] * (sizes[2] + math.prod(sizes[4:]))
@@ -150,9 +156,11 @@ def _scan(path: Path, f: io.BufferedReader, size: int) -> list[Hdu]:
             if first and not hdus and not block.startswith(b"SIMPLE  ="):
                 raise ExposureError(f"{path.name}: is not a FITS file (it does not begin with SIMPLE)")
             if first and hdus and not block.startswith(b"XTENSION"):
-                if not block.strip(b"\0 "):
+                if size - at <= RECORD and not (block + f.read(RECORD)).strip(b"\0 "):
                     return hdus  # padding after the last HDU
-                raise ExposureError(f"{where}: the bytes after extension {len(hdus) - 1} are no FITS header; the file is damaged")
+                raise ExposureError(
+                    f"{where}: the {size - at} bytes after extension {len(hdus) - 1} are no FITS header; the file is damaged"
+                )
             if len(block) < BLOCK or len(blocks) > MAX_HEADER_BLOCKS:
                 raise ExposureError(f"{where}: the header has no END; the file is truncated or damaged ({size} bytes)")
             blocks.append(block)
@@ -164,9 +172,10 @@ def _scan(path: Path, f: io.BufferedReader, size: int) -> list[Hdu]:
             try:
                 header = fits.Header.fromstring(raw.decode("latin-1"))
                 length = _data_length(header, where)
+                hdu = Hdu(path, len(hdus), header, at, at + len(raw), length)
+                hdu.shape  # noqa: B018 - a card that cannot be understood is told here and nowhere later
             except (fits.VerifyError, ValueError, TypeError) as e:
                 raise ExposureError(f"{where}: the header cannot be understood: {e}") from e
-        hdu = Hdu(path, len(hdus), header, at, at + len(raw), length)
         if hdu.data_start + length > size:
             raise ExposureError(
                 f"{where}{' ' + text(header, 'EXTNAME') if text(header, 'EXTNAME') else ''}: the file is truncated: its data end "
@@ -207,6 +216,7 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
                 f.seek(hdu.data_start)
                 data = rice.decode(hdu.header, f.read(hdu.data_length))
             else:
+                _require_sound_tiles(hdu)
                 f.seek(hdu.header_start)
                 data = _through_astropy(f.read(hdu.end - hdu.header_start))
     except OSError as e:
@@ -218,6 +228,22 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
     if data is None or data.shape != hdu.shape:
         raise ExposureError(f"{where}: the decoded image is not of the shape that the header promises")
     return np.ascontiguousarray(data, dtype=dtype)
+
+
+def _require_sound_tiles(hdu: Hdu) -> None:
+    """Refuse what would make the C decoders below astropy crash, and kred with them."""
+    header = hdu.header
+    if not hdu.compressed:
+        return
+    sides = [header.get(f"ZTILE{i + 1}", n if i == 0 else 1) for i, n in enumerate(reversed(hdu.shape))]
+    if not all(isinstance(t, int) and t > 0 for t in sides):
+        raise ExposureError(f"the tiles of the compressed image have the size {sides}; the header is damaged")
+    expected = math.prod(-(-n // t) for n, t in zip(reversed(hdu.shape), sides, strict=True))
+    if header.get("NAXIS2") != expected:
+        raise ExposureError(f"the compressed image has {header.get('NAXIS2')} tiles, expected {expected}; the header is damaged")
+    names = [i for i in range(1, 100) if text(header, f"ZNAME{i}") == "BYTEPIX"]
+    if any(header.get(f"ZVAL{i}") not in (1, 2, 4, 8) for i in names):
+        raise ExposureError("BYTEPIX of the compressed image is not 1, 2, 4 or 8; the header is damaged")
 
 
 _PRIMARY = fits.PrimaryHDU().header.tostring().encode("ascii")
