@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from astropy.io import fits
-from conftest import SHAPE, detector_hdu, sky_pixels, write_mef
+from mefs import SHAPE, detector_hdu, sky_pixels, write_mef
 
 from kred_core.errors import ExposureError
 from kred_core.exposure import BLOCK, RECORD, Exposure, number, read_pixels, scan, text
