@@ -9,20 +9,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from flows.plan import dry_run
-from flows.runners import task_runner
-from flows.server import server
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
+from flows.plan import dry_run
 from flows.run import Run
+from flows.runners import task_runner
+from flows.server import server
 from kred_core import check as checking
 from kred_core import settings, stages
 from kred_core.config import FieldConfig
 from kred_core.errors import ConfigError, KredError
 from tasks.check import check_exposure, check_field
 from tasks.coadd import coadd_mosaic, plan_coadds
-from tasks.evaluate import evaluate_field, evaluate_mosaic
+from tasks.evaluate import draw_field, evaluate_mosaic, tabulate_mosaics
 from tasks.prepare import plan_preparation, prepare_exposure
 from tasks.publish import publish_outcome, publish_verdicts
 from tasks.summarize import summarize_exposure, summarize_field
@@ -62,7 +62,8 @@ def _coadd(run: Run) -> None:
 def _evaluate(run: Run) -> None:
     mosaics = [(p.tile, p.image) for p in plan_coadds(run.config)]
     run.each(evaluate_mosaic, [(f"{tile}.{image}", {"tile": tile, "image": image}) for tile, image in mosaics])
-    evaluate_field(run.config)
+    run.each(draw_field, [(image, {"image": image, "tiles": tiles}) for image, tiles in stages.evaluated_tiles(run.config).items()])
+    tabulate_mosaics(run.config)
 
 
 STAGES: dict[str, Callable[[Run], None]] = {
@@ -75,7 +76,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 }
 
 
-@flow(name="reduce field", flow_run_name="{config.field}")
+@flow(name="reduce field", flow_run_name="{config.title}")
 def reduce_field(config: FieldConfig) -> State:
     """Reduce one field, from its exposures to co-added tiles and figures.
 

@@ -22,7 +22,8 @@ from kred_core import __version__, stages
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError
 from kred_core.outcome import Outcome, StageOutcome, disk_usage
-from kred_core.products import FieldPaths
+from kred_core.products import FieldPaths, write_text
+from kred_core.settings import to_toml
 from tasks.caching import for_run
 
 __all__ = ["Run"]
@@ -61,7 +62,8 @@ class Run:
         logger = logging.getLogger("kred_core")
         logger.addHandler(handler)
         try:
-            log.info("kred %s: %s, stages %s", __version__, self.config.field, ", ".join(self.config.run.stages))
+            log.info("kred %s: %s, stages %s", __version__, self.config.title, ", ".join(self.config.run.stages))
+            write_text(self.paths.run_config, to_toml(self.config))
             yield
         except Exception as e:
             log.exception("unexpected error, a defect of kred (%s: %s); details in %s", type(e).__name__, e, self.paths.log)
@@ -116,7 +118,9 @@ class Run:
 
     def finish(self) -> Outcome:
         """Compare what was asked for with what is on disk, and say it all in the log."""
-        self.outcome.missing = [] if self.outcome.stopped else stages.missing_products(self.config)
+        if not self.outcome.stopped:
+            self.outcome.missing = stages.missing_products(self.config)
+            self.outcome.notes += stages.leftovers(self.config)
         self.outcome.disk = disk_usage(self.paths.directories)
         for line in self.outcome.details():
             log.info("%s", line)

@@ -190,3 +190,8 @@ class FieldConfig(Section):
     tiling: TilingConfig = TilingConfig()
     coadd: CoaddConfig = CoaddConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @property
+    def title(self) -> str:
+        """Field and tiles, as people call a run."""
+        return " ".join([self.field, *self.tiles])

@@ -145,6 +145,14 @@ class FieldPaths:
         """The directories that hold products of this field, by name."""
         return {name: self.root / name / self.field for name in ("DECam_PREP", "DECam_SWARP")}
 
+    def field_figure(self, image: str) -> Path:
+        """All tiles of one image where they lie on the sky."""
+        return self.evaluation / f"{self.field}.{image}.png"
+
+    def reduced(self, tile: str, image: str) -> Path:
+        """A mosaic averaged down, from which the figure of the field is drawn."""
+        return self.memory / "evaluate" / f"{tile}.{image}.fits"
+
     # what was done
     @property
     def log(self) -> Path:

@@ -1,4 +1,4 @@
-"""Evaluate: a figure, a coverage figure and numbers for each mosaic."""
+"""Evaluate: a figure, a coverage figure and numbers for each mosaic, and one figure of the field for each image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kred_core.products import FieldPaths
 
 from .caching import Manifest, Work, stage_task
 
-__all__ = ["evaluate_field", "evaluate_mosaic"]
+__all__ = ["draw_field", "evaluate_mosaic", "tabulate_mosaics"]
 
 
 def _work(config: FieldConfig, tile: str, image: str) -> Work:
@@ -24,7 +24,18 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> Manifest:
     return Manifest.of(stages.evaluate_mosaic(config, tile, image))
 
 
-@task(name="evaluate field", task_run_name="evaluate {config.field}")
-def evaluate_field(config: FieldConfig) -> None:
-    """Collect the numbers of all mosaics; draw the field."""
-    stages.evaluate_field(config)
+def _field_work(config: FieldConfig, image: str, tiles: list[str]) -> Work:
+    paths = FieldPaths.of(config)
+    return Work(image, files=[paths.reduced(tile, image) for tile in tiles], facts={"tiles": tiles})
+
+
+@stage_task("draw", version=1, work=_field_work)
+def draw_field(config: FieldConfig, image: str, tiles: list[str]) -> Manifest:
+    """Draw the tiles of one image where they lie on the sky."""
+    return Manifest.of([stages.draw_field(config, image, tiles)])
+
+
+@task(name="tabulate mosaics", task_run_name="mosaic table of {config.field}")
+def tabulate_mosaics(config: FieldConfig) -> None:
+    """Collect the numbers of all mosaics of the field."""
+    stages.tabulate_mosaics(config)

@@ -7,7 +7,7 @@ caller to decide (`tasks.caching`). Units of work are exposures and mosaics, so
 that thousands of detectors are a hundred calls.
 """
 
-from .bounds import missing_products, preflight
+from .bounds import leftovers, missing_products, preflight
 from .exposures import (
     Preparation,
     check_exposure,
@@ -17,15 +17,17 @@ from .exposures import (
     summarize_exposure,
     summarize_field,
 )
-from .mosaics import coadd, evaluate_field, evaluate_mosaic, plan_coadds, tile_inputs, tiles_field
+from .mosaics import coadd, draw_field, evaluate_mosaic, evaluated_tiles, plan_coadds, tabulate_mosaics, tile_inputs, tiles_field
 
 __all__ = [
     "Preparation",
     "check_exposure",
     "check_field",
     "coadd",
-    "evaluate_field",
+    "draw_field",
     "evaluate_mosaic",
+    "evaluated_tiles",
+    "leftovers",
     "missing_products",
     "plan_coadds",
     "plan_preparation",
@@ -33,6 +35,7 @@ __all__ = [
     "prepare_exposure",
     "summarize_exposure",
     "summarize_field",
+    "tabulate_mosaics",
     "tile_inputs",
     "tiles_field",
 ]

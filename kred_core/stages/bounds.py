@@ -13,7 +13,7 @@ from ..products import FieldPaths
 from .exposures import plan_preparation
 from .mosaics import plan_coadds
 
-__all__ = ["missing_products", "preflight"]
+__all__ = ["leftovers", "missing_products", "preflight"]
 
 
 def preflight(config: FieldConfig) -> None:
@@ -47,13 +47,34 @@ def missing_products(config: FieldConfig) -> list[Path]:
         wanted.append(paths.quality_table)
     if "summarize" in config.run.stages:
         wanted += [paths.exposure_table, paths.detector_table]
-    if "prepare" in config.run.stages and config.prepare.output != "none":
-        plain = config.prepare.output == "plain"
-        wanted += [paths.prepared_detector(p.root, e, plain) for p in plan_preparation(config) for e in p.extnames]
+    if "prepare" in config.run.stages:
+        wanted += sorted(_prepared(config))
     plans = plan_coadds(config) if {"tiles", "coadd", "evaluate"} & set(config.run.stages) else []
     for p in plans:
         if "coadd" in config.run.stages:
             wanted += [paths.mosaic(p.tile, p.image), paths.coverage(p.tile, p.image)]
         if "evaluate" in config.run.stages:
-            wanted += [paths.mosaic_figure(p.tile, p.image), paths.coverage_figure(p.tile, p.image)]
-    return [path for path in wanted if not path.is_file()]
+            wanted += [paths.mosaic_figure(p.tile, p.image), paths.coverage_figure(p.tile, p.image), paths.field_figure(p.image)]
+    return [path for path in dict.fromkeys(wanted) if not path.is_file()]
+
+
+def _prepared(config: FieldConfig) -> set[Path]:
+    """The prepared detectors that the present tables call for."""
+    if config.prepare.output == "none":
+        return set()
+    paths, plain = FieldPaths.of(config), config.prepare.output == "plain"
+    return {paths.prepared_detector(p.root, e, plain) for p in plan_preparation(config) for e in p.extnames}
+
+
+def leftovers(config: FieldConfig) -> list[str]:
+    """A sentence for each kind of product of an earlier run that the present tables do not call for."""
+    paths = FieldPaths.of(config)
+    notes = []
+    if "coadd" in config.run.stages:
+        planned = {paths.mosaic(p.tile, p.image) for p in plan_coadds(config)}
+        found = {path for mosaic in planned for path in mosaic.parent.glob("*.fits")}
+        notes += [f"{path} is of an earlier run; with these options it would not be made" for path in sorted(found - planned)]
+    if "prepare" in config.run.stages:
+        old = set(paths.prepared.glob("*.fits*")) - _prepared(config)
+        notes += [f"{len(old)} files in {paths.prepared} are of an earlier run; they are not used"] if old else []
+    return notes

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,9 +18,21 @@ from ..errors import InputError
 from ..products import FieldPaths, link, read_record, write_record
 from .exposures import preparations, read_summary
 
-__all__ = ["coadd", "evaluate_field", "evaluate_mosaic", "other_fields", "plan_coadds", "tile_inputs", "tiles_field"]
+__all__ = [
+    "coadd",
+    "draw_field",
+    "evaluate_mosaic",
+    "evaluated_tiles",
+    "other_fields",
+    "plan_coadds",
+    "tabulate_mosaics",
+    "tile_inputs",
+    "tiles_field",
+]
 
 log = logging.getLogger(__name__)
+
+FIELD_FIGURE_TILE_PIXELS = 400
 
 
 def tiles_field(config: FieldConfig) -> dict[str, Path]:
@@ -160,7 +173,7 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
     Returns
     -------
     list of `~pathlib.Path`
-        The record of the numbers, the figure, the coverage figure.
+        The figure, the coverage figure, the record of the numbers, the reduced image.
     """
     paths = FieldPaths.of(config)
     record = paths.record("evaluate", f"{tile}.{image}")
@@ -169,12 +182,38 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
     title = f"{config.field} {tile} {image}"
     figures.mosaic_figure(reduced, numbers, title, config.evaluate.stretch, paths.mosaic_figure(tile, image))
     figures.coverage_figure(reduced, numbers, title, paths.coverage_figure(tile, image))
+    reduced.shrink(math.ceil(max(reduced.image.shape) / FIELD_FIGURE_TILE_PIXELS)).write(paths.reduced(tile, image))
     write_record(record, asdict(numbers))
-    return [record, paths.mosaic_figure(tile, image), paths.coverage_figure(tile, image)]
+    return [paths.mosaic_figure(tile, image), paths.coverage_figure(tile, image), record, paths.reduced(tile, image)]
 
 
-def evaluate_field(config: FieldConfig) -> Path:
-    """Collect the numbers of all mosaics that were evaluated into one table.
+def evaluated_tiles(config: FieldConfig) -> dict[str, list[str]]:
+    """Tiles by image: the mosaics of the whole field that there are numbers of."""
+    paths = FieldPaths.of(config)
+    found: dict[str, list[str]] = {}
+    for plan in plan_coadds(config.model_copy(update={"tiles": []})):
+        products = paths.mosaic(plan.tile, plan.image), paths.record("evaluate", f"{plan.tile}.{plan.image}")
+        if all(path.exists() for path in products):
+            found.setdefault(plan.image, []).append(plan.tile)
+    return found
+
+
+def draw_field(config: FieldConfig, image: str, tiles: Sequence[str]) -> Path:
+    """Draw the tiles of one image where they lie on the sky.
+
+    Returns
+    -------
+    `~pathlib.Path`
+        The figure.
+    """
+    paths = FieldPaths.of(config)
+    reduced = [(tile, quality.ReducedImage.read(paths.reduced(tile, image))) for tile in tiles]
+    figures.field_figure(reduced, f"{config.field} {image}", paths.field_figure(image))
+    return paths.field_figure(image)
+
+
+def tabulate_mosaics(config: FieldConfig) -> Path:
+    """Collect the numbers of all mosaics of the field.
 
     Returns
     -------
@@ -183,9 +222,11 @@ def evaluate_field(config: FieldConfig) -> Path:
     """
     paths = FieldPaths.of(config)
     rows = []
-    for plan in plan_coadds(config.model_copy(update={"tiles": []})):
-        record = read_record(paths.record("evaluate", f"{plan.tile}.{plan.image}"))
-        if record is not None and paths.mosaic(plan.tile, plan.image).exists():
-            rows.append((plan.tile, plan.image, quality.MosaicNumbers(**record)))
+    for image, tiles in evaluated_tiles(config).items():
+        for tile in tiles:
+            record = read_record(paths.record("evaluate", f"{tile}.{image}"))
+            if record is None:
+                raise InputError(f"the numbers of {paths.mosaic(tile, image)} cannot be read; run the stage 'evaluate' with --redo")
+            rows.append((tile, image, quality.MosaicNumbers(**record)))
     tables.write(quality.mosaic_table(config.field, rows), paths.mosaic_table, f"Numbers of the mosaics of {config.field}")
     return paths.mosaic_table
