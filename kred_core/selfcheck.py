@@ -239,7 +239,8 @@ def _reduce(root: Path) -> float:
     for plan in stages.plan_coadds(config):
         stages.coadd(config, plan)
         stages.evaluate_mosaic(config, plan.tile, plan.image)
-    stages.evaluate_field(config)
+    stages.draw_field(config, "N662", ["T07"])
+    stages.tabulate_mosaics(config)
 
     _, reduced = measure_mosaic(paths.mosaic("T07", "N662"), paths.coverage("T07", "N662"), 10_000)  # every pixel
     y, x = np.nonzero(np.isfinite(reduced.image))
