@@ -127,15 +127,22 @@ class ExposureReport:
 def zero_points(table: str) -> dict[str, float]:
     """A user's zero points: MAGZERO by Root, from a table with these two columns.
 
+    File names are as good as Roots.
+
     Raises
     ------
     InputError
-        The table cannot be read, lacks a column, or holds a value that is no magnitude.
+        The table cannot be read, lacks a column, holds a value that is no magnitude, or an exposure twice.
     """
     if not table:
         return {}
     rows = UserTable("zero point", table, ("Root", "MAGZERO"))
-    return dict(zip(rows.names("Root"), rows.numbers("MAGZERO", u.mag, 1, 60), strict=True))
+    points: dict[str, float] = {}
+    for i, (name, value) in enumerate(zip(rows.names("Root"), rows.numbers("MAGZERO", u.mag, 1, 60), strict=True)):
+        root = FieldPaths.root_of(Path(name))
+        if points.setdefault(root, value) != value:
+            raise rows.fault(i, "MAGZERO", value, f"one zero point for {root}; an earlier row has {points[root]:g}")
+    return points
 
 
 def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> ExposureReport:
@@ -183,6 +190,10 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     if math.isnan(seeing):
         remarks.append("SEEING and FWHM are missing: the seeing is unknown")
     remarks += _corner_remarks(usable, places)
+    mask = FieldPaths.mask_of(path)
+    bare = [d.extname for d in usable if d.mask is None] if mask else []
+    if bare:
+        remarks.append(f"{mask.name} has no mask for {_list(bare)}")
     if not places:
         refused.append("none of its detectors can be used")
     obsid = text(primary, "OBSID") or text(primary, "EXPNUM") or text(primary, "DATE-OBS")
@@ -213,9 +224,10 @@ def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[Dete
     usual, count = Counter(d.shape for d in exposure.detectors).most_common(1)[0]
     if count <= len(exposure.detectors) // 2:
         usual = ()  # no shape is the usual one: cut-outs, each of its own size
+    names = Counter(d.extname for d in exposure.detectors)
     for d in exposure.detectors:
         try:
-            _require_name(d, places)
+            _require_name(d, names)
             _require_shape(d, usual)
             place = _place(d)
             edited = _verify_checksums(d) if config.verify_checksums else None
@@ -227,13 +239,13 @@ def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[Dete
     return list(places.values()), remarks
 
 
-def _require_name(d: Detector, earlier: Mapping[str, DetectorPlace]) -> None:
+def _require_name(d: Detector, names: Mapping[str, int]) -> None:
     if not d.extname:
         raise ExposureError("it has no EXTNAME")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,31}", d.extname):
         raise ExposureError(f"EXTNAME {d.extname!r} is no name of a detector")
-    if d.extname in earlier:
-        raise ExposureError("an earlier extension has the same EXTNAME")
+    if names[d.extname] > 1:
+        raise ExposureError(f"{names[d.extname]} extensions have this EXTNAME; which of them is it?")
 
 
 def _require_shape(d: Detector, usual: tuple[int, ...]) -> None:
@@ -313,8 +325,9 @@ def _list(names: list[str]) -> str:
 
 def _preference(report: ExposureReport) -> tuple:
     """The processing to prefer of two: usable, with more detectors, by the newer pipeline, then by name."""
-    version = tuple(int(n) for n in re.findall(r"\d+", report.version))
-    return bool(report.refused), -len(report.detectors), tuple(-n for n in version), report.root
+    numbers = re.findall(r"(\d+)([a-z]?)", report.version)  # V4.8.2a comes after V4.8.2, that after V4.8
+    version = [(-int(n), -ord(letter) if letter else 0) for n, letter in numbers]
+    return bool(report.refused), -len(report.detectors), [*version, (0, 0)], report.root
 
 
 def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
@@ -345,7 +358,7 @@ def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
         if report.obsid:
             chosen = by_obsid.setdefault(report.obsid, report.root)
             taken = [e for e in report.extnames if owner.setdefault((report.obsid, e), report.root) != report.root]
-            if chosen != report.root and (taken or report.refused):
+            if chosen != report.root and (taken or not report.detectors):
                 report = _without(report, taken, chosen)
         result.append(report)
     return sorted(result, key=lambda r: (r.root, r.file))

@@ -63,6 +63,8 @@ class UserTable:
             raise InputError(f"{self.name}: cannot be read: {e.strerror or e}") from e
         except UnicodeError as e:
             raise InputError(f"{self.name}: is not a text file; expected ECSV, CSV or columns separated by blanks") from e
+        except (ValueError, RuntimeError) as e:  # a zero byte in the name, or a ~user that is not there
+            raise InputError(f"{self.name}: cannot be read: {e}") from e
         if len(text) > LARGEST_TABLE:
             raise InputError(f"{self.name}: is larger than {LARGEST_TABLE // 1_000_000} MB; that cannot be the right file")
         if not text.strip():
