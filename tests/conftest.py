@@ -1,0 +1,31 @@
+"""A Prefect of its own for each test run: no test sees, or leaves anything in, the Prefect of the person who runs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Before any test module is imported: Prefect reads its settings once, when it is imported.
+    for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="kred-prefect-")
+    os.environ["PREFECT_LOGGING_TO_API_BATCH_INTERVAL"] = "0.1"  # s; each flow waits for its last messages at its end
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["PREFECT_HOME"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[str]:
+    """URL of a Prefect server for all tests that run flows."""
+    from flows.server import server
+
+    with server() as url:
+        yield url

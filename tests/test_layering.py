@@ -1,0 +1,127 @@
+"""The house rules that the syntax tree can prove: who may import whom, and pitfalls of Prefect that no error points at."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+ROOMS = ["kred_core", "tasks", "flows", "deployments"]  # from the ground up; nothing imports from above itself
+MODULES = {path: ast.parse(path.read_text(encoding="utf-8")) for room in ROOMS for path in sorted((PROJECT / room).rglob("*.py"))}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PROJECT).parts[0]
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Top-level packages that a module imports anywhere in it; imports of its own package are not listed."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module.split(".")[0]
+
+
+def leaves_its_room(path: Path, tree: ast.AST) -> bool:
+    """Whether a relative import climbs out of the room."""
+    depth = len(path.relative_to(PROJECT).parts) - 1
+    return any(isinstance(node, ast.ImportFrom) and node.level > depth for node in ast.walk(tree))
+
+
+def forgotten_futures(tree: ast.AST) -> list[int]:
+    """Lines on which the future of a submitted task is thrown away: its failure would be, too, and nobody waits for it."""
+    return [
+        node.lineno
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Call)
+        and isinstance(node.value.func, ast.Attribute)
+        and node.value.func.attr in ("submit", "map", "delay")
+    ]
+
+
+def decorators(tree: ast.AST) -> Iterator[tuple[str, ast.AST, ast.FunctionDef]]:
+    """Name, expression and function of each decorator."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            for decorator in node.decorator_list:
+                called = decorator.func if isinstance(decorator, ast.Call) else decorator
+                if isinstance(called, ast.Name):
+                    yield called.id, decorator, node
+
+
+def timeouts(tree: ast.AST) -> list[int]:
+    """Lines of tasks and flows with a time-out: Prefect cannot interrupt a worker thread, the task would just go on."""
+    return [
+        decorator.lineno
+        for name, decorator, _ in decorators(tree)
+        if name in ("task", "flow", "stage_task") and isinstance(decorator, ast.Call)
+        if any(keyword.arg == "timeout_seconds" for keyword in decorator.keywords)
+    ]
+
+
+def nested_tasks(tree: ast.AST) -> list[int]:
+    """Lines of tasks defined within functions: a process pool cannot find them by name."""
+    return [
+        decorator.lineno
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef)
+        for inner in outer.body
+        for name, decorator, _ in decorators(ast.Module([inner], []))
+        if name in ("task", "flow", "stage_task")
+    ]
+
+
+def offenders(rule: Callable[[str, ast.AST], object], rooms: list[str] = ROOMS) -> dict[str, object]:
+    """What a rule finds, by module; a rule returns something empty where all is well."""
+    found = {str(path.relative_to(PROJECT)): rule(room_of(path), tree) for path, tree in MODULES.items() if room_of(path) in rooms}
+    return {name: findings for name, findings in found.items() if findings}
+
+
+def test_arrows_go_down_only():
+    assert offenders(lambda room, tree: set(imports(tree)) & set(ROOMS[ROOMS.index(room) + 1 :])) == {}
+    assert [path for path, tree in MODULES.items() if leaves_its_room(path, tree)] == []
+
+
+def test_the_library_does_not_know_prefect():
+    assert offenders(lambda room, tree: [name for name in imports(tree) if name.startswith("prefect")], ["kred_core"]) == {}
+
+
+def test_the_upper_rooms_leave_files_and_arithmetic_to_the_library():
+    science = {"numpy", "scipy", "astropy", "numba", "matplotlib"}
+    assert offenders(lambda room, tree: science & set(imports(tree)), ["tasks", "flows", "deployments"]) == {}
+
+
+def test_no_future_is_forgotten():
+    assert offenders(lambda room, tree: forgotten_futures(tree)) == {}
+
+
+def test_no_time_out_that_cannot_interrupt():
+    assert offenders(lambda room, tree: timeouts(tree)) == {}
+
+
+def test_tasks_and_flows_can_be_found_by_name():
+    assert offenders(lambda room, tree: nested_tasks(tree)) == {}
+
+
+def test_every_module_says_what_it_knows():
+    assert offenders(lambda room, tree: not ast.get_docstring(tree)) == {}
+
+
+def test_no_module_is_too_long_to_read():
+    assert {str(path): n for path in MODULES if (n := len(path.read_text(encoding="utf-8").splitlines())) > 420} == {}
+
+
+def test_the_checks_find_what_they_look_for():
+    bad = ast.parse(
+        "import prefect.flows\nfrom flows.field import x\nfrom ..flows import y\nsummarize.submit(1)\n"
+        "@task(timeout_seconds=5)\ndef f():\n    @task\n    def g(): ...\n"
+    )
+    assert list(imports(bad)) == ["prefect", "flows"]
+    assert leaves_its_room(PROJECT / "tasks" / "check.py", bad)
+    assert forgotten_futures(bad) == [4]
+    assert timeouts(bad) == [5]
+    assert nested_tasks(bad) == [7]
+    assert not forgotten_futures(ast.parse("future = summarize.submit(1)\nfutures = [t.submit(x) for x in y]"))
