@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 import warnings
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -175,7 +176,7 @@ def _scan(path: Path, f: io.BufferedReader, size: int) -> list[Hdu]:
                 hdu = Hdu(path, len(hdus), header, at, at + len(raw), length)
                 hdu.shape  # noqa: B018 - a card that cannot be understood is told here and nowhere later
             except (fits.VerifyError, ValueError, TypeError) as e:
-                raise ExposureError(f"{where}: the header cannot be understood: {e}") from e
+                raise ExposureError(f"{where}: the header cannot be understood: {textwrap.shorten(str(e), 200)}") from e
         if hdu.data_start + length > size:
             raise ExposureError(
                 f"{where}{' ' + text(header, 'EXTNAME') if text(header, 'EXTNAME') else ''}: the file is truncated: its data end "
@@ -224,7 +225,7 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
     except ExposureError as e:
         raise ExposureError(f"{where}: {e}") from e
     except Exception as e:  # astropy's decoders raise whatever the damage leads to
-        raise ExposureError(f"{where}: the pixels cannot be decoded ({type(e).__name__}: {e})") from e
+        raise ExposureError(f"{where}: the pixels cannot be decoded ({textwrap.shorten(f'{type(e).__name__}: {e}', 200)})") from e
     if data is None or data.shape != hdu.shape:
         raise ExposureError(f"{where}: the decoded image is not of the shape that the header promises")
     return np.ascontiguousarray(data, dtype=dtype)

@@ -84,13 +84,13 @@ class Outcome:
         """The result in one sentence."""
         counts = {v: sum(r.verdict == v for r in self.reports) for v in ("good", "usable", "refused")}
         exposures = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
-        about = f" ({len(self.reports)} exposures: {exposures})" if self.reports else ""
+        about = f" ({_counted(len(self.reports), 'exposure')}: {exposures})" if self.reports else ""
         if self.complete:
             return f"{self.field}: complete{about}"
         failed = sum(len(s.failed) for s in self.stages)
         parts = [self.stopped] if self.stopped else []
         parts += [f"{failed} failed"] if failed else []
-        parts += [f"{len(self.missing)} products missing"] if self.missing else []
+        parts += [f"{_counted(len(self.missing), 'product')} missing"] if self.missing else []
         return f"{self.field}: NOT complete{about}: {'; '.join(parts)}"
 
     def lines(self) -> list[str]:
@@ -111,6 +111,10 @@ class Outcome:
         return [*result, self.headline()]
 
 
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
 def disk_usage(directories: Mapping[str, Path]) -> dict[str, int]:
     """Bytes of the files below directories; links count nothing."""
     return {name: sum(_sizes(path)) for name, path in directories.items() if path.is_dir()}
@@ -125,7 +129,7 @@ def _sizes(directory: Path) -> Iterable[int]:
 def human_size(size: float) -> str:
     """Bytes as a person reads them."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
+        if size < 999.95:  # more would be rounded to 1000.0
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"

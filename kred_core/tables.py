@@ -7,6 +7,7 @@ and a table that did not change keeps its time of modification.
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -149,13 +150,15 @@ def read(path: Path, columns: Iterable[Column], made_by: str) -> Table:
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run the stage '{made_by}' first (--from {made_by})") from None
     except Exception as e:  # astropy's readers raise whatever the damage leads to
-        raise InputError(f"{path} cannot be read ({type(e).__name__}: {e}); delete it and run the stage '{made_by}' again") from e
+        reason = textwrap.shorten(f"{type(e).__name__}: {e}", 200)
+        raise InputError(f"{path} cannot be read ({reason}); delete it and run the stage '{made_by}' again") from e
     missing = [c.name for c in columns if c.name not in table.colnames]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}; delete it and run the stage '{made_by}' again")
     for c in columns:
         if c.type is str:  # blank texts come back masked
-            table[c.name] = np.array(["" if v is np.ma.masked else str(v) for v in table[c.name]], dtype=str)
+            texts = np.array(["" if v is np.ma.masked else str(v) for v in table[c.name]], dtype=str)
+            table[c.name] = AstropyColumn(texts, description=c.description)
         elif hasattr(table[c.name], "filled"):
             table[c.name] = table[c.name].filled(np.nan if c.type is not int else 0)
     return table

@@ -305,6 +305,7 @@ def test_a_keyword_of_the_structure_with_an_absurd_value_is_said_to_be_damage(ke
         answer = damaged(path.with_name("y.fits.fz"), with_card(path, key, value))
         assert isinstance(answer, str), f"{key} = {value}"
         assert answer.startswith("y.fits.fz")
+        assert "\n" not in answer
 
 
 @pytest.mark.parametrize("key", ["ZIMAGE", "ZCMPTYPE", "ZQUANTIZ", "ZDITHER0", "TFORM1", "TTYPE1", "GCOUNT", "NAXIS2", "ZVAL1"])
