@@ -15,7 +15,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PREFECT_")]:
         del os.environ[name]
     os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="kred-prefect-")
-    os.environ["PREFECT_LOGGING_TO_API_BATCH_INTERVAL"] = "0.1"  # s; each flow waits for its last messages at its end
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

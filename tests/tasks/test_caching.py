@@ -1,4 +1,4 @@
-"""What is done again, what is not, and what happens to a unit that fails; all with real flows on a real server."""
+"""What is done again, what is not, and what happens to a unit that fails; all with real task runs on a real server."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from prefect import Task, flow
 from prefect.client.orchestration import get_client
+from prefect.context import SyncClientContext
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import ValidationError
 
@@ -47,13 +48,14 @@ def _summarize(config: FieldConfig, exposure: Path) -> Manifest:
 summarize = stage_task("summarize", version=1, work=_work)(_summarize).with_options(retry_delay_seconds=0)
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=2))
 def reduce(config: FieldConfig, task: Task) -> dict:
+    """Run the task for each exposure of a field, two at a time; final states by name."""
     ready = for_run(task, config)
-    futures = {p.name: ready.submit(config=config, exposure=p) for p in sorted(config.root.glob("*.mef"))}
-    for future in futures.values():
-        future.wait()
-    return {name: future.state for name, future in futures.items()}
+    with SyncClientContext.get_or_create(), ThreadPoolTaskRunner(max_workers=2) as runner:
+        futures = {p.name: runner.submit(ready, {"config": config, "exposure": p}) for p in sorted(config.root.glob("*.mef"))}
+        for future in futures.values():
+            future.wait()
+        return {name: future.state for name, future in futures.items()}
 
 
 class Field:
@@ -72,7 +74,7 @@ class Field:
 
     def states(self, task: Task = summarize, **sections) -> dict:
         self.calls.write_text("")
-        return reduce(self.config(**sections), task, return_state=True).result()
+        return reduce(self.config(**sections), task)
 
     def worked_on(self) -> list[str]:
         """Exposures that the last run really worked on."""
@@ -98,6 +100,10 @@ def done(field) -> Field:
 def test_a_second_run_does_nothing(done):
     assert set(done.run().values()) == {"Cached"}
     assert done.worked_on() == []
+
+
+def test_tasks_of_a_flow_use_the_same_records(done):
+    assert {state.name for state in flow(reduce)(done.config(), summarize).values()} == {"Cached"}
 
 
 def test_the_values_of_a_manifest_come_back_from_the_record(done):
@@ -254,7 +260,7 @@ def test_two_runs_at_once_share_the_work(field):
     task = stage_task("summarize", version=1, work=_work)(slow)
     field.calls.write_text("")
     results = []
-    runs = [threading.Thread(target=lambda: results.append(reduce(field.config(), task, return_state=True).result())) for _ in "12"]
+    runs = [threading.Thread(target=lambda: results.append(reduce(field.config(), task))) for _ in "12"]
     for run in runs:
         run.start()
     for run in runs:
