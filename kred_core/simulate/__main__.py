@@ -6,7 +6,8 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import get_origin
+from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -38,13 +39,15 @@ def _parser() -> argparse.ArgumentParser:
         option = "--" + name.replace("_", "-")
         default = info.default
         listed = get_origin(info.annotation) is list
-        shown = ",".join(default) if listed else default
-        text = info.description if isinstance(default, bool) or shown == "" else f"{info.description} Default: {shown}."
+        shown = {True: "yes", False: "no"}[default] if isinstance(default, bool) else ",".join(default) if listed else str(default)
+        text = info.description + (f" (default: {shown})" if shown else "")
         if isinstance(default, bool):
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
-        else:
-            metavar = "A,B,.." if listed else {int: "N", float: "NUMBER"}.get(type(default), "TEXT")
-            parser.add_argument(option, metavar=metavar, help=text)
+            continue
+        choices = [str(choice) for choice in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
+        kind = {int: "N", float: "NUMBER", Path: "DIR"}.get(info.annotation, "NAME")
+        metavar = "RA,DEC" if name == "centre" else "A,B,.." if listed else "|".join(choices) or kind
+        parser.add_argument(option, metavar=metavar, help=text)
     return parser
 
 

@@ -36,7 +36,7 @@ __all__ = [
     "write_truth",
 ]
 
-TILE_SCALE, FIELD_SCALE = 8.0, 24.0  # arcsec per pixel of the truth images, at least
+TILE_SCALE, FIELD_SCALE = 8.0, 48.0  # arcsec per pixel of the truth images, at least
 FIELD_SIZE = 2.4  # deg
 
 EXPOSURES = (
