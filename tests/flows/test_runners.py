@@ -1,0 +1,82 @@
+"""The task runners that a configuration asks for, and what tasks meet in them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+
+from flows.runners import cores, task_runner
+from kred_core.config import FieldConfig, RunConfig
+from tasks.caching import Manifest, Work, for_run, stage_task
+
+log = logging.getLogger("kred_core.test")
+
+
+def _work(config: FieldConfig, unit: str) -> Work:
+    return Work(unit)
+
+
+@stage_task("look around", version=1, work=_work)
+def look_around(config: FieldConfig, unit: str) -> Manifest:
+    log.info("%s is being looked at", unit)
+    time.sleep(0.05)
+    return Manifest.of(
+        process=os.getpid(),
+        thread=threading.get_ident(),
+        numpy_threads=os.environ.get("OPENBLAS_NUM_THREADS"),
+        server=os.environ.get("PREFECT_API_URL"),
+    )
+
+
+@flow
+def look(config: FieldConfig, units: int) -> list[Manifest]:
+    ready = for_run(look_around, config)
+    return [future.result() for future in [ready.submit(config=config, unit=f"exposure {i}") for i in range(units)]]
+
+
+def run(root: Path, units: int, run: RunConfig):
+    """Run the flow as a configuration says; its final state."""
+    config = FieldConfig(field="LMC_c42", root=root, run=run)
+    return look.with_options(task_runner=task_runner(run))(config, units, return_state=True)
+
+
+def test_threads_are_the_default_and_as_many_as_cores():
+    runner = task_runner(RunConfig())
+    assert isinstance(runner, ThreadPoolTaskRunner)
+    assert runner == ThreadPoolTaskRunner(max_workers=cores())
+    assert 1 <= cores() <= os.cpu_count()
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_the_number_of_workers_is_the_one_asked_for(kind):
+    expected = {"threads": ThreadPoolTaskRunner, "processes": ProcessPoolTaskRunner}[kind](max_workers=3)
+    assert task_runner(RunConfig(runner=kind, workers=3)) == expected
+
+
+def test_threads_never_exceed_the_number_asked_for(tmp_path, prefect_server):
+    manifests = run(tmp_path, 12, RunConfig(workers=2)).result()
+    assert {m.values["process"] for m in manifests} == {os.getpid()}
+    assert len({m.values["thread"] for m in manifests}) == 2
+
+
+def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_server):
+    state = run(tmp_path, 3, RunConfig(runner="processes", workers=1))
+    manifests = state.result()
+    assert {m.values["process"] for m in manifests} & {os.getpid()} == set()
+    assert {m.values["numpy_threads"] for m in manifests} == {"1"}
+    assert {m.values["server"] for m in manifests} == {prefect_server}
+    assert run(tmp_path, 3, RunConfig(workers=2)).result() == manifests  # found by threads, so remembered by processes
+
+    with get_client(sync_client=True) as client:
+        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+        messages = {entry.message for entry in client.read_logs(wanted)}
+    assert {"exposure 0 is being looked at", "exposure 2 is being looked at"} <= messages
