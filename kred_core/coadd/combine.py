@@ -131,41 +131,43 @@ def _combine(values, spans, noise, method, clip_sigma, pairs, starts, image, cov
         for first in range(0, image.shape[1], BLOCK):
             width = min(BLOCK, image.shape[1] - first)
             depth = 0
-            counts[:] = 0
+            for x in range(BLOCK):
+                counts[x] = 0
             for k in range(values.shape[0]):
                 low, high = max(spans[k, 2] - first, 0), min(spans[k, 3] - first, width)
                 if low < high and spans[k, 0] <= y < spans[k, 1]:
-                    row = plain[depth]
-                    row[:low] = np.inf
-                    row[high:] = np.inf
+                    for x in range(BLOCK):
+                        plain[depth, x] = np.inf
                     for x in range(low, high):
                         value = values[k, y, first + x]
                         there = value == value
-                        row[x] = value if there else np.inf
+                        plain[depth, x] = value if there else np.inf
                         counts[x] += there
                     sigmas[depth] = noise[k]
                     depth += 1
             if depth == 0:
                 continue
             if method != WEIGHTED:
-                ordered[:depth] = plain[:depth]
-                _sort(ordered, pairs[starts[depth] : starts[depth + 1]])
+                for k in range(depth):
+                    for x in range(BLOCK):
+                        ordered[k, x] = plain[k, x]
+                _sort(ordered, pairs, starts[depth], starts[depth + 1])
                 for x in range(width):
                     n = counts[x]
                     if n > 0:
                         image[y, first + x] = np.float32(0.5) * (ordered[(n - 1) // 2, x] + ordered[n // 2, x])
             if method != MEDIAN:
-                _means(plain, sigmas, depth, method == CLIPPED, clip_sigma, image[y, first : first + width])
+                _means(plain, sigmas, depth, method == CLIPPED, clip_sigma, image[y], first, width)
             for x in range(width):
+                coverage[y, first + x] = counts[x]
                 if counts[x] > 0 and image[y, first + x] == 0.0:
                     image[y, first + x] = ALMOST_ZERO
-            coverage[y, first : first + width] = counts[:width]
 
 
 @nb.njit(nogil=True, cache=True)
-def _sort(values, pairs):
-    """Sort along the first axis."""
-    for pair in range(pairs.shape[0]):
+def _sort(values, pairs, start, end):
+    """Sort along the first axis by a part of the pairs."""
+    for pair in range(start, end):
         lower, upper = values[pairs[pair, 0]], values[pairs[pair, 1]]
         for x in range(BLOCK):
             a, b = lower[x], upper[x]
@@ -174,10 +176,10 @@ def _sort(values, pairs):
 
 
 @nb.njit(nogil=True, cache=True)
-def _means(values, sigmas, depth, clipped, clip_sigma, out):
+def _means(values, sigmas, depth, clipped, clip_sigma, out, first, width):
     """Means, weighted and where asked for clipped, of pixels whose median is in ``out``; infinite values are none."""
-    for x in range(out.size):
-        middle = out[x]
+    for x in range(width):
+        middle = out[first + x]
         total = weights = 0.0
         smallest = np.float32(np.inf)
         for k in range(depth):
@@ -189,6 +191,6 @@ def _means(values, sigmas, depth, clipped, clip_sigma, out):
                 total += weight * value
                 weights += weight
         if weights > 0.0:
-            out[x] = total / weights
+            out[first + x] = total / weights
         elif smallest < np.inf:
-            out[x] = smallest
+            out[first + x] = smallest

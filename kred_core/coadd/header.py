@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.io import fits
+from astropy.time import Time
 
 from .. import __version__
 from ..config import CoaddConfig
@@ -129,23 +130,31 @@ def _structure(header: fits.Header, plan: CoaddPlan) -> None:
 
 
 def _identity(header: fits.Header, plan: CoaddPlan, sources: list[Source]) -> None:
-    header["OBJECT"] = (f"{plan.field}_{plan.tile}", "Field and tile")
-    header["FIELD"] = plan.field
-    header["TILE"] = plan.tile
-    header["IMAGE"] = (plan.image, "Image group: these exposures belong together")
-    header["FILTER"] = plan.filter
+    header["OBJECT"] = (_ascii(f"{plan.field}_{plan.tile}"), "Field and tile")
+    header["FIELD"] = _ascii(plan.field)
+    header["TILE"] = _ascii(plan.tile)
+    header["IMAGE"] = (_ascii(plan.image), "Image group: these exposures belong together")
+    header["FILTER"] = _ascii(plan.filter)
     for key in ("TELESCOP", "INSTRUME"):
         value = _shared(text(source.primary, key) for source in sources)
         if value:
-            header[key] = value
+            header[key] = _ascii(value)
+
+
+def _ascii(value: str) -> str:
+    """A text as FITS can hold it; names of files and odd headers can have more."""
+    return "".join(c if " " <= c <= "~" else "?" for c in value)
 
 
 def _observation(header: fits.Header, exposures: Iterable[Source]) -> None:
     starts = [(number(s.primary, "MJD-OBS"), s.input.exptime) for s in exposures]
     known = [(start, exptime) for start, exptime in starts if start is not None]
     if known:
-        header["MJD-BEG"] = (min(start for start, _ in known), "[d] Start of the first exposure")
-        header["MJD-END"] = (max(start + exptime / SECONDS_PER_DAY for start, exptime in known), "[d] End of the last exposure")
+        first = min(start for start, _ in known)
+        last = max(start + exptime / SECONDS_PER_DAY for start, exptime in known)
+        for key, time, meaning in (("BEG", first, "Start of the first exposure"), ("END", last, "End of the last exposure")):
+            header[f"DATE-{key}"] = (Time(time, format="mjd").isot, meaning)
+            header[f"MJD-{key}"] = (time, f"[d] {meaning}")
     seeing = [s.input.seeing for s in exposures if np.isfinite(s.input.seeing)]
     if seeing:
         header["SEEING"] = (round(statistics.median(seeing), 3), "[arcsec] Median over the exposures")
@@ -161,7 +170,7 @@ def _detector_facts(header: fits.Header, config: CoaddConfig, used: list[Source]
         gain = n / statistics.mean(1 / g for g in known)
         if config.combine == "median" and n > 2:
             gain *= 2 / np.pi
-        header["GAIN"] = (float(f"{gain:.5g}"), "[electron/count] At the mean number of detectors")
+        header["GAIN"] = (float(f"{gain:.5g}"), "[electron/count] At the mean depth")
     levels = [_of_amplifiers(s.detector.header, ("SATURATA", "SATURATB"), "SATURATE", min) for s in used]
     saturated = [(v * s.input.scale - s.input.back) * s.flux_scale for v, s in zip(levels, used, strict=True) if v is not None]
     if used and len(saturated) == len(used):
@@ -189,12 +198,16 @@ def _corners(header: fits.Header, plan: CoaddPlan) -> None:
         header[f"COR{i}DEC1"] = (float(dec), f"[deg] Pixel {place}")
 
 
+def _text_column(name: str, values: list[str]) -> fits.Column:
+    return fits.Column(name, f"{max(map(len, values))}A", array=[_ascii(value) for value in values])
+
+
 def inputs_table(sources: list[Source], result: CoaddResult) -> bytes:
     """The extension INPUTS, one row for each input of the plan, as the bytes of a FITS extension with checksums."""
     items = [source.input for source in sources]
     columns = [
-        fits.Column("ROOT", f"{max(len(i.root) for i in items)}A", array=[i.root for i in items]),
-        fits.Column("EXTNAME", f"{max(len(i.extname) for i in items)}A", array=[i.extname for i in items]),
+        _text_column("ROOT", [item.root for item in items]),
+        _text_column("EXTNAME", [item.extname for item in items]),
         fits.Column("EXPTIME", "D", unit="s", array=[i.exptime for i in items]),
         fits.Column("SCALE", "D", array=[i.scale for i in items]),
         fits.Column("BACK", "D", unit="count", array=[i.back for i in items]),

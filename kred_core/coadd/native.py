@@ -92,8 +92,9 @@ def coadd(
     with ExitStack() as stack:
         mosaic_path = stack.enter_context(atomic(mosaic))
         coverage_path = stack.enter_context(atomic(coverage))
-        counts = stack.enter_context(CoverageMap.new(shape, mosaic.parent))
-        output = stack.enter_context(MosaicFile(mosaic_path))
+        counts = stack.enter_context(CoverageMap(shape, mosaic.parent))
+        draft = mosaic_header(plan, config, sources, CoaddResult("native", (1,) * len(sources), 1), configuration)
+        output = stack.enter_context(MosaicFile(mosaic_path, draft))
         layers = stack.enter_context(_Layers(config.memory * 1e9 - _working_bytes(sources, shape), mosaic.parent))
         fine_wcs = tan_wcs(grid)
         waiting = sorted(overlapping(sources), key=lambda entry: entry[2][1])
@@ -104,7 +105,7 @@ def coadd(
                 layers.add(number, box, image)
             image, count = combiner.rows((last - first, shape[1]), layers.rows(first, last), len(layers))
             output.append(image)
-            counts.counts[first:last] = count
+            counts.append(count)
             covered += int(np.count_nonzero(count))
             layers.forget(last)
             if progress is not None:

@@ -7,8 +7,6 @@ its header, which tells what was found on the way, goes to a place kept free for
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,8 @@ from ..exposure import BLOCK
 
 __all__ = ["CoverageMap", "MosaicFile"]
 
-HEADER_BLOCKS = 4  # 143 cards; unused ones are blank, so that a keyword can be added later without moving 300 MB
+SPARE_CARDS = 10  # blank ones: a few keywords can be added later without moving 300 MB
+CARD = 80  # bytes
 TILE_ROWS = 64  # of the compressed coverage map
 
 
@@ -30,20 +29,23 @@ class MosaicFile:
     ----------
     path : `~pathlib.Path`
         File to write; a temporary one, see `kred_core.products.atomic`.
+    draft : `~astropy.io.fits.Header`
+        A header as long as the final one will be, to some cards.
 
     Notes
     -----
     Use as a context; then `append` all rows, and `finish` once.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, draft: fits.Header):
         self._path = path
+        self._header_length = -(-(_length(draft) + CARD * (SPARE_CARDS + 3)) // BLOCK) * BLOCK  # 3: two checksums and END
         self._sum = 0
         self._length = 0
 
     def __enter__(self) -> MosaicFile:
         self._file = open(self._path, "wb")
-        self._file.seek(HEADER_BLOCKS * BLOCK)
+        self._file.seek(self._header_length)
         return self
 
     def __exit__(self, *_) -> None:
@@ -69,35 +71,53 @@ class MosaicFile:
         self._file.write(b"\0" * (-self._length % BLOCK) + extension)
         header["DATASUM"] = (str(self._sum), "Checksum of the pixels")
         header["CHECKSUM"] = ("0" * 16, "Checksum of the HDU")
-        header["CHECKSUM"] = encode(add(datasum(_padded(header)), self._sum))
+        header["CHECKSUM"] = encode(add(datasum(self._padded(header)), self._sum))
         self._file.seek(0)
-        self._file.write(_padded(header))
+        self._file.write(self._padded(header))
+
+    def _padded(self, header: fits.Header) -> bytes:
+        """The header with blank cards before its END, so that it fills the place kept free for it."""
+        if _length(header) + CARD > self._header_length:
+            raise ValueError(f"a header of {_length(header)} bytes for a place of {self._header_length}")
+        cards = header.tostring(sep="", endcard=False, padding=False)
+        return (cards.ljust(self._header_length - CARD) + "END".ljust(CARD)).encode("ascii")
 
 
-def _padded(header: fits.Header) -> bytes:
-    cards = header.tostring(sep="", endcard=False, padding=False)
-    return (cards.ljust(HEADER_BLOCKS * BLOCK - 80) + "END".ljust(80)).encode("ascii")
+def _length(header: fits.Header) -> int:
+    return len(header.tostring(sep="", endcard=False, padding=False))
 
 
 class CoverageMap:
-    """Number of detectors in each pixel, kept on disk until it is compressed.
+    """Number of detectors in each pixel, kept in a file without a name, so that nothing can be left behind.
 
-    Attributes
+    Parameters
     ----------
-    counts : `~numpy.ndarray`
-        int16, shape (ny, nx), mapped to a file without a name, so that nothing can be left behind.
+    shape : (int, int)
+        Rows and columns.
+    directory : `~pathlib.Path`
+        Where the file takes up space: 2 bytes for each pixel.
     """
 
-    def __init__(self, counts: np.ndarray):
-        self.counts = counts
+    def __init__(self, shape: tuple[int, int], directory: Path):
+        self._shape = shape
+        self._directory = directory
 
-    @classmethod
-    @contextmanager
-    def new(cls, shape: tuple[int, int], directory: Path) -> Iterator[CoverageMap]:
-        """An empty map of the given shape, its file in the given directory."""
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.truncate(shape[0] * shape[1] * np.dtype(np.int16).itemsize)
-            yield cls(np.memmap(file, np.int16, "r+", shape=shape))
+    def __enter__(self) -> CoverageMap:
+        self._file = tempfile.TemporaryFile(dir=self._directory)
+        self._file.truncate(self._shape[0] * self._shape[1] * np.dtype(np.int16).itemsize)
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._file.close()
+
+    def append(self, counts: np.ndarray) -> None:
+        """Write the next rows: an array of int16, shape (rows, columns)."""
+        self._file.write(np.ascontiguousarray(counts, dtype=np.int16))
+
+    def counts(self) -> np.ndarray:
+        """The map as an array of int16 that can be changed; its memory belongs to the file."""
+        self._file.flush()
+        return np.memmap(self._file, np.int16, "r+", shape=self._shape)
 
     def write(self, path: Path, header: fits.Header) -> None:
         """Write the map as a RICE-compressed image, the first extension of a FITS file.
@@ -107,6 +127,6 @@ class CoverageMap:
         path : `~pathlib.Path`
         header : `~astropy.io.fits.Header`
         """
-        tile = (min(TILE_ROWS, self.counts.shape[0]), self.counts.shape[1])
-        image = fits.CompImageHDU(self.counts, header, name="COVERAGE", compression_type="RICE_1", tile_shape=tile)
+        tile = (min(TILE_ROWS, self._shape[0]), self._shape[1])
+        image = fits.CompImageHDU(self.counts(), header, name="COVERAGE", compression_type="RICE_1", tile_shape=tile)
         fits.HDUList([fits.PrimaryHDU(), image]).writeto(path, overwrite=True)

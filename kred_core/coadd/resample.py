@@ -63,7 +63,7 @@ _ROW = LANES + 2
 _SHIFT = 32 - PHASE_BITS
 _HALF = 1 << (_SHIFT - 1)
 _FRACTION = (1 << 32) - 1
-_ONE = float(1 << 32)
+_PLACE_BITS, _STEP_BITS = 20, 26  # a place is rounded to 1e-6 pixel, a step to 1.5e-8
 
 
 @intrinsic
@@ -129,10 +129,15 @@ def _reach(u, v, j, i, nx, ny):
 
 @nb.njit(nogil=True, cache=True)
 def _along_row(points, j, i, part, step):
-    """First position and step along a row of a cell, in units of 2**-32 pixel: integers, so that no rounding adds up."""
+    """First position and step along a row of a cell, in units of 2**-32 pixel.
+
+    They are rounded to more than the errors of the WCS (1e-9 pixel), so that a detector whose pixels are
+    those of the grid is copied, and has its full footprint, however a computer rounds.
+    """
     first = points[j, i] * (1.0 - part) + points[j + 1, i] * part
     last = points[j, i + 1] * (1.0 - part) + points[j + 1, i + 1] * part
-    return np.int64(np.floor(first * _ONE + 0.5)), np.int64(np.floor((last - first) / step * _ONE + 0.5))
+    place = np.int64(np.floor(first * (1 << _PLACE_BITS) + 0.5)) << (32 - _PLACE_BITS)
+    return place, np.int64(np.floor((last - first) / step * (1 << _STEP_BITS) + 0.5)) << (32 - _STEP_BITS)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -251,6 +256,9 @@ def resample(
     where those of all taps sum up to between 1 (a position on a pixel) and 2.4 (between four). So a masked
     pixel takes out the positions of which it is a next neighbour with a share of more than a quarter, and none
     that it would only reach with the side lobes of the kernel; there its filled value stands in for it.
+
+    On a grid of other pixels than the detector's the flux of a star varies with its place between them, by up to
+    0.7 % where the axes are parallel and 0.2 % where they are not (0.30 to 0.27 arcsec, FWHM 4 pixels); the mean is right.
     """
     out = np.empty(where.shape, np.float32)
     if min(image.shape) < LANES:

@@ -96,22 +96,24 @@ def coadd(
     with ExitStack() as stack:
         mosaic_path = stack.enter_context(atomic(mosaic))
         coverage_path = stack.enter_context(atomic(coverage))
-        counts = stack.enter_context(CoverageMap.new((plan.grid.ny, plan.grid.nx), mosaic.parent))
-        output = stack.enter_context(MosaicFile(mosaic_path))
+        map_file = stack.enter_context(CoverageMap((plan.grid.ny, plan.grid.nx), mosaic.parent))
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{files.stem}.", dir=mosaic.parent)))
         made = work / "mosaic.fits"
         _run(files, made, config.swarp_timeout)
+        counts = map_file.counts()
         pixels = [0] * len(sources)
         fine_wcs = tan_wcs(grid)
         for number, source, box in used:
             covered = _covered(source, box, fine_wcs, n_fine)
             pixels[number] = int(np.count_nonzero(covered))
             x0, y0, x1, y1 = box
-            counts.counts[y0:y1, x0:x1] += covered
-        _copy(_swarp_image(made, plan, files), counts.counts, output, files)
-        result = CoaddResult("swarp", tuple(pixels), int(np.count_nonzero(counts.counts)))
-        output.finish(mosaic_header(plan, config, sources, result, configuration), inputs_table(sources, result))
-        counts.write(coverage_path, coverage_header(plan, configuration))
+            counts[y0:y1, x0:x1] += covered
+        result = CoaddResult("swarp", tuple(pixels), int(np.count_nonzero(counts)))
+        header = mosaic_header(plan, config, sources, result, configuration)
+        output = stack.enter_context(MosaicFile(mosaic_path, header))
+        _copy(_swarp_image(made, plan, files), counts, output, files)
+        output.finish(header, inputs_table(sources, result))
+        map_file.write(coverage_path, coverage_header(plan, configuration))
     if progress is not None:
         progress(1.0)
     return result

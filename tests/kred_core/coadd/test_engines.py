@@ -1,0 +1,154 @@
+"""The two engines on the same plan of a simulated field; the bound of memory.
+
+Once with small detectors, once with full-size ones.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from kred_core.coadd import native, swarp
+from kred_core.coadd.plan import CoaddInput, CoaddPlan, Grid
+from kred_core.config import CoaddConfig
+from kred_core.simulate import simulate_field
+
+WITHOUT_MASKS = CoaddConfig(mask_codes=[])
+
+
+def simulated_plan(root, scale, n, **options):
+    """A plan for a simulated field, with the true calibration and sky."""
+    field = simulate_field(root, bands=["N662"], dither=60.0, seed=3, **options)
+    factors = {str(row["Root"]): float(row["XFACTOR"]) for row in field.exposures}
+    inputs = tuple(
+        CoaddInput(
+            path=next(path for path in field.files if path.name.startswith(str(row["Root"]))),
+            root=str(row["Root"]),
+            extname=str(row["EXTNAME"]),
+            exptime=800.0,
+            scale=factors[str(row["Root"])],
+            back=float(row["BACK_PIX"]),
+            sky_noise=1.0,
+        )
+        for row in field.detectors
+    )
+    centre = WCS(fits.getheader(field.files[0], 1)).wcs.crval
+    grid = Grid(float(centre[0]), float(centre[1]), scale, n, n)
+    return CoaddPlan(field.config.field, "T06", "N662", "N662", grid, inputs), field
+
+
+@dataclass
+class Both:
+    """The mosaics and coverage maps of both engines."""
+
+    native: np.ndarray
+    swarp: np.ndarray
+    native_coverage: np.ndarray
+    swarp_coverage: np.ndarray
+    wcs: WCS
+
+
+def co_add(plan, directory) -> Both:
+    images, counts = [], []
+    for engine in (native, swarp):
+        mosaic, coverage = directory / f"{engine.__name__}.fits", directory / f"{engine.__name__}.coverage.fits.fz"
+        engine.coadd(plan, WITHOUT_MASKS, mosaic, coverage)
+        images.append(fits.getdata(mosaic).astype(np.float64))
+        counts.append(fits.getdata(coverage))
+    return Both(*images, *counts, WCS(fits.getheader(mosaic)))
+
+
+def noise(values):
+    return 1.4826 * np.median(np.abs(values - np.median(values)))
+
+
+def star_fluxes(both, stars, radius, n):
+    """Sums in circles around the brightest stars that are not saturated, for each engine."""
+    rows, columns = np.mgrid[: both.native.shape[0], : both.native.shape[1]]
+    x, y = both.wcs.wcs_world2pix(stars["RA"], stars["Dec"], 0)
+    size = both.native.shape[0]
+    inside = (x > radius) & (y > radius) & (x < size - radius - 1) & (y < size - radius - 1)
+    order = np.argsort(-np.array(stars["FLUX_N662"]))
+    sums = []
+    for i in order[inside[order]]:
+        box = np.s_[int(y[i] - radius) : int(y[i] + radius) + 2, int(x[i] - radius) : int(x[i] + radius) + 2]
+        circle = np.hypot(columns[box] - x[i], rows[box] - y[i]) < radius
+        if both.native_coverage[box][circle].min() >= 2 and both.native[box].max() < 15000:
+            sums.append([both.native[box][circle].sum(), both.swarp[box][circle].sum()])
+    return np.array(sums[:n]).T
+
+
+def agree(both, stars, radius):
+    """METHODS, proof 11."""
+    np.testing.assert_array_equal(both.native_coverage, both.swarp_coverage)
+    assert np.count_nonzero((both.native != 0) != (both.swarp != 0)) < 10
+    covered = (both.native != 0) & (both.swarp != 0)
+    sigma = noise(both.native[covered])
+    difference = (both.swarp - both.native)[covered]
+    assert noise(difference) < 0.002 * sigma
+    assert abs(np.median(difference)) < 0.002 * sigma
+    bright = covered & (both.native > 10 * sigma)
+    assert bright.sum() > 300
+    assert both.swarp[bright].sum() / both.native[bright].sum() == pytest.approx(1, abs=1e-4)
+    ours, theirs = star_fluxes(both, stars, radius, 50)
+    assert len(ours) > 20
+    assert np.abs(theirs / ours - 1).max() < 1e-3
+
+
+@pytest.mark.usefixtures("swarp_installed")
+def test_engines_agree_on_binned_detectors(tmp_path):
+    plan, field = simulated_plan(tmp_path, 2.1, 420, binning=8, exposures=3, detectors=["S4", "N4", "N3"], cosmic_rays=0.0)
+    agree(co_add(plan, tmp_path), field.stars, 4)
+
+
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory):
+    """Three exposures of two whole detectors, one above the other, on a grid that holds half of them."""
+    root = tmp_path_factory.mktemp("full_size")
+    return root, *simulated_plan(root, 0.27, 3000, exposures=3, detectors=["S4", "N4"])
+
+
+@pytest.mark.usefixtures("swarp_installed")
+def test_engines_agree_on_whole_detectors(full_size):
+    root, plan, field = full_size
+    agree(co_add(plan, root), field.stars, 8)
+
+
+IN_ANOTHER_PROCESS = """
+import json, re, sys
+from pathlib import Path
+from kred_core.coadd import native
+from kred_core.coadd.plan import CoaddInput, CoaddPlan, Grid
+from kred_core.config import CoaddConfig
+
+def peak():
+    return 1024 * int(re.search("VmHWM: *([0-9]+) kB", Path("/proc/self/status").read_text().replace(chr(9), " "))[1])
+
+small, large, memory, directory = json.loads(sys.argv[1])
+for content in (small, large):
+    inputs = tuple(CoaddInput(**(item | {"path": Path(item["path"])})) for item in content.pop("inputs"))
+    plan = CoaddPlan(grid=Grid(**content.pop("grid")), inputs=inputs, **content)
+    before = peak()
+    native.coadd(plan, CoaddConfig(memory=memory), Path(directory, "m.fits"), Path(directory, "m.coverage.fits.fz"))
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc/self/status")
+def test_memory_stays_within_its_bound(full_size, tmp_path):
+    # The standard mosaic of 8700 x 8700 pixels is 0.3 GB, six resampled detectors are 0.19 GB, one in the making 0.17 GB.
+    _, plan, _ = full_size
+    small, _ = simulated_plan(tmp_path, 2.1, 100, binning=8, exposures=1, detectors=["S4"])
+    large = replace(plan, grid=replace(plan.grid, nx=8700, ny=8700))
+    arguments = json.dumps([asdict(small), asdict(large), 0.25, str(tmp_path)], default=str)
+    environment = os.environ | {"PYTHONPATH": str(Path(native.__file__).parents[2])}
+    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert 0.1e9 < int(done.stdout) < 0.25e9

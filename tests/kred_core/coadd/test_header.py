@@ -1,0 +1,130 @@
+"""What a mosaic says about itself."""
+
+import warnings
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+from nights import GRID, tan_cards
+
+from kred_core import __version__
+from kred_core.checksum import damage, edited_header
+from kred_core.coadd import native
+from kred_core.exposure import scan
+
+SHAPE = (80, 90)
+SKY = np.full(SHAPE, 1000.0)
+
+
+@pytest.fixture
+def mosaic(night):
+    """Two exposures of 600 and one of 400 s; the last one lies 45 pixels to the right."""
+    facts = {"GAINA": 4.0, "GAINB": 4.4, "SATURATA": 40000.0, "SATURATB": 45000.0}
+    night.expose(SKY, exptime=600.0, scale=0.5, back=500.0, seeing=1.2, **facts)
+    night.expose(SKY, exptime=600.0, scale=0.5, back=500.0, seeing=0.9, **facts)
+    night.expose(SKY, tan_cards(GRID, SHAPE, offset=(45.0, 0.0)), exptime=400.0, scale=0.4, back=400.0, seeing=1.6, **facts)
+    night.coadd(native)
+    return night.mosaic
+
+
+def test_times_and_numbers(mosaic):
+    header = fits.getheader(mosaic)
+    assert (header["NEXP"], header["NDET"]) == (3, 3)
+    assert header["TEXPTIME"] == 1600.0
+    # Columns 17 to 101 have 1200 s; the third exposure, over the edge, has 62 to 119.
+    covered = 75 * (85 + 18)
+    assert header["COVERED"] == covered
+    assert header["EXPTIME"] == pytest.approx((75 * 85 * 1200 + 75 * 58 * 400) / covered, abs=1e-3)
+    assert header["MEANDET"] == pytest.approx((2 * 75 * 85 + 75 * 58) / covered, abs=1e-3)
+
+
+def test_identity(mosaic):
+    header = fits.getheader(mosaic)
+    expected = {"OBJECT": "LMC_c42_T07", "FIELD": "LMC_c42", "TILE": "T07", "IMAGE": "N662", "FILTER": "N662", "INSTRUME": "DECam"}
+    expected |= {"TELESCOP": "CTIO 4.0-m telescope", "MAGZERO": 28.0, "BUNIT": "count", "COMBINE": "median", "ENGINE": "native"}
+    expected |= {"KREDVER": __version__, "KREDCONF": "0123abcd", "MASKCODE": "1,2,5", "RESAMPLE": "LANCZOS3"}
+    assert {key: header[key] for key in expected} == expected
+    assert "DATE" not in header
+
+
+def test_observation(mosaic):
+    header = fits.getheader(mosaic)
+    assert (header["SEEING"], header["SEEINGLO"], header["SEEINGHI"]) == (1.2, 0.9, 1.6)
+    assert header["MJD-BEG"] == 57389.0
+    assert header["DATE-BEG"] == "2016-01-02T00:00:00.000"
+    assert header["MJD-END"] == pytest.approx(57391 + 400 / 86400, abs=1e-9)
+
+
+def test_gain_and_saturation(mosaic):
+    header = fits.getheader(mosaic)
+    depth = (2 * 75 * 85 + 75 * 58) / (75 * 103)
+    assert depth > 2
+    gain = depth * 3 / (0.5 / 4.2 + 0.5 / 4.2 + 0.4 / 4.2) * 2 / np.pi
+    assert header["GAIN"] == pytest.approx(gain, rel=1e-4)
+    assert header["SATURATE"] == pytest.approx(40000 * 0.4 - 400, rel=1e-4)
+
+
+def test_place(mosaic):
+    header = fits.getheader(mosaic)
+    wcs = WCS(header)
+    assert list(wcs.wcs.ctype) == ["RA---TAN", "DEC--TAN"]
+    for key, pixel in {"CEN": (60.5, 50.5), "COR1": (1, 1), "COR2": (120, 1), "COR3": (1, 100), "COR4": (120, 100)}.items():
+        ra, dec = wcs.wcs_pix2world([pixel], 1)[0]
+        assert header[f"{key}RA1"] == pytest.approx(ra, abs=1e-9)
+        assert header[f"{key}DEC1"] == pytest.approx(dec, abs=1e-9)
+    assert (header["CENRA1"], header["CENDEC1"]) == pytest.approx((80.0, -69.0), abs=1e-9)
+    assert header["COR2RA1"] < header["COR1RA1"]  # east is left
+
+
+def test_inputs_are_listed(mosaic):
+    with fits.open(mosaic) as hdus:
+        table = hdus["INPUTS"].data
+        assert list(table["ROOT"]) == [f"c4d_16010{i}_ooi_N662_v1" for i in (1, 2, 3)]
+        assert list(table["EXTNAME"]) == ["N4"] * 3
+        assert list(table["EXPTIME"]) == [600.0, 600.0, 400.0]
+        assert list(table["SCALE"]) == [0.5, 0.5, 0.4]
+        assert list(table["BACK"]) == [500.0, 500.0, 400.0]
+        assert list(table["PIXELS"]) == [75 * 85, 75 * 85, 75 * 58]
+
+
+def test_what_is_not_known_is_not_there(night):
+    night.expose(SKY, seeing=float("nan")).expose(SKY, seeing=float("nan"), SATURATA=40000.0)
+    night.coadd(native)
+    header = fits.getheader(night.mosaic)
+    for key in ("SEEING", "GAIN", "SATURATE"):
+        assert key not in header
+
+
+def test_checksums_are_right_and_there_is_room_for_keywords(mosaic):
+    with warnings.catch_warnings(), fits.open(mosaic, checksum=True) as hdus:
+        warnings.simplefilter("error")
+        hdus.verify("exception")
+        assert len(hdus) == 2
+    for hdu in scan(mosaic):
+        assert damage(hdu) is None
+        assert edited_header(hdu) is None
+    size = mosaic.stat().st_size
+    with fits.open(mosaic, mode="update") as hdus:
+        hdus[0].header["NOTE"] = "added by hand"
+    assert mosaic.stat().st_size == size
+    assert fits.getheader(mosaic)["NOTE"] == "added by hand"
+
+
+def test_a_damaged_mosaic_is_noticed(mosaic):
+    raw = bytearray(mosaic.read_bytes())
+    raw[20000] ^= 1
+    mosaic.write_bytes(raw)
+    assert "its data are damaged" in damage(scan(mosaic)[0])
+
+
+def test_other_programs_read_both_products(mosaic, night):
+    fitsio = pytest.importorskip("fitsio")
+    np.testing.assert_array_equal(fitsio.read(str(mosaic)), fits.getdata(mosaic))
+    counts = fitsio.read(str(night.coverage))
+    np.testing.assert_array_equal(counts, fits.getdata(night.coverage))
+    assert counts.dtype == np.int16
+    header = fits.getheader(night.coverage, 1)
+    assert (header["OBJECT"], header["KREDCONF"]) == ("LMC_c42_T07", "0123abcd")
+    for key in ("crval", "crpix", "cd"):
+        np.testing.assert_array_equal(*(getattr(WCS(h).wcs, key) for h in (header, fits.getheader(mosaic))))

@@ -1,0 +1,253 @@
+"""kred's own co-adder, on detectors whose mosaic is known beforehand."""
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from nights import DECAM, GRID, Night, tan_cards
+
+from kred_core.coadd import native
+from kred_core.coadd.plan import Grid
+from kred_core.errors import ExposureError, InputError
+
+SHAPE = (80, 90)
+
+
+def noise(seed=1, shape=SHAPE, level=1000.0):
+    return np.random.default_rng(seed).normal(level, 5, shape).astype(np.float32)
+
+
+def star(shape, x, y, flux, fwhm=4.0):
+    """A Gaussian star at a place in pixels; its pixels sum up to the flux."""
+    sigma = fwhm / 2.3548
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    return flux / (2 * np.pi * sigma**2) * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * sigma**2))
+
+
+def digest(*paths):
+    return [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_detector_on_the_grids_pixels_is_scaled_and_moved(night):
+    pixels = noise()
+    image, coverage, result = night.expose(pixels, scale=0.5, back=450.0).coadd(native)
+    inside = (slice(12, 87), slice(17, 102))  # the detector's rows 2 to 76 and columns 2 to 86, in the middle of 100 x 120
+    np.testing.assert_allclose(image[inside], pixels[2:-3, 2:-3] * 0.5 - 450, rtol=2e-6, atol=1e-5)
+    outside = np.ones(image.shape, bool)
+    outside[inside] = False
+    assert (image[outside] == 0).all()
+    np.testing.assert_array_equal(coverage, ~outside)
+    assert result.covered == 75 * 85
+    assert result.pixels == (75 * 85,)
+
+
+def test_constant_sky_keeps_its_surface_brightness(night):
+    header = tan_cards(GRID, SHAPE, axes=DECAM, scale=0.2623, turn=7.0)
+    image, coverage, _ = night.expose(np.full(SHAPE, 1000.0), header, scale=0.5, back=400.0).coadd(native)
+    np.testing.assert_allclose(image[coverage > 0], 100 * (0.27 / 0.2623) ** 2, rtol=1e-6)
+    assert (image[coverage == 0] == 0).all()
+    assert coverage.sum() > 5000
+
+
+@pytest.mark.parametrize("scale", [0.2, 0.2623, 0.3])
+def test_flux_and_place_of_stars(tmp_path, scale):
+    # The flux of one star varies with its place between the pixels: that is Lanczos-3 on pixels of another size.
+    fluxes = []
+    for i in range(8):
+        night = Night(tmp_path / str(i))
+        header = tan_cards(GRID, SHAPE, offset=(0.37 * i, 2.71 * i), axes=DECAM, scale=scale, turn=5.0 * (i + 1))
+        x, y = header["CRPIX1"] - 1, header["CRPIX2"] - 1  # the centre of the grid
+        image, _, _ = night.expose(star(SHAPE, x, y, 5e4) + 300.0, header, scale=2.0, back=600.0).coadd(native)
+        box = image[35:65, 45:75].astype(float)
+        rows, columns = np.mgrid[35:65, 45:75]
+        fluxes.append(box.sum())
+        assert (box * columns).sum() / box.sum() == pytest.approx(59.5, abs=0.02)
+        assert (box * rows).sum() / box.sum() == pytest.approx(49.5, abs=0.02)
+    np.testing.assert_allclose(fluxes, 1e5, rtol=6e-3)
+    assert np.mean(fluxes) == pytest.approx(1e5, rel=1e-3)
+
+
+def test_mosaic_of_large_pixels_averages(tmp_path):
+    night = Night(tmp_path, Grid(80.0, -69.0, 0.81, 20, 16))
+    fine = Grid(80.0, -69.0, 0.27, 60, 48)
+    pixels = noise(shape=(48, 60))
+    image, coverage, result = night.expose(pixels, tan_cards(fine, pixels.shape)).coadd(native)
+    expected = pixels.reshape(16, 3, 20, 3).mean(axis=(1, 3)) * 9
+    np.testing.assert_allclose(image[1:-1, 1:-1], expected[1:-1, 1:-1], rtol=1e-6)
+    assert result.covered == coverage.sum() == 15 * 19  # the detector's last three rows and columns have no six taps
+
+
+def test_median_of_two_and_of_three(night):
+    for level in (1.0, 3.0):
+        night.expose(np.full(SHAPE, level))
+    image, coverage, _ = night.coadd(native)
+    assert coverage.max() == 2
+    np.testing.assert_allclose(image[coverage == 2], 2.0, rtol=1e-6)
+    image, coverage, _ = night.expose(np.full(SHAPE, 100.0)).coadd(native)
+    np.testing.assert_allclose(image[coverage == 3], 3.0, rtol=1e-6)
+
+
+def test_weights_follow_the_noise_in_the_mosaics_units(night):
+    night.expose(np.full(SHAPE, 10.0), noise=1.0)
+    night.expose(np.full(SHAPE, 20.0), noise=2.0)
+    image, coverage, _ = night.coadd(native, combine="weighted")
+    np.testing.assert_allclose(image[coverage == 2], (10 + 20 / 4) / (1 + 1 / 4), rtol=1e-6)
+
+
+def test_clipping_takes_out_a_cosmic_ray_and_nothing_else(night):
+    for i in range(3):
+        pixels = noise(i)
+        pixels[40, 45] += 9000.0 * (i == 1)
+        night.expose(pixels, back=1000.0, noise=5.0)
+    clipped = night.coadd(native, combine="clipped", clip_sigma=5)[0]
+    mean = night.coadd(native, combine="weighted")[0]
+    different = np.argwhere(np.abs(clipped - mean) > 0.01)
+    np.testing.assert_array_equal(different, [[50, 60]])
+    assert abs(clipped[50, 60]) < 15
+
+
+def test_noise_is_needed_for_weights(night):
+    night.expose(noise(), noise=float("nan"))
+    with pytest.raises(InputError, match="so that it has no weight"):
+        night.coadd(native, combine="weighted")
+    night.coadd(native, combine="median")
+
+
+class TestMasks:
+    """Which pixels are left out, and that they leave no trace."""
+
+    @pytest.fixture
+    def flagged(self):
+        mask = np.zeros(SHAPE, int)
+        mask[30:33, 40:43], mask[60, 20], mask[10, 70], mask[50, :] = 1, 5, 3, 7
+        return mask
+
+    def test_codes_that_are_asked_for(self, night, flagged):
+        _, all_pixels, _ = night.expose(noise(), mask=flagged).coadd(native, mask_codes=[])
+        _, coverage, result = night.coadd(native)
+        lost = np.argwhere((all_pixels == 1) & (coverage == 0)) - (10, 15)
+        np.testing.assert_array_equal(lost, np.argwhere((flagged == 1) | (flagged == 5)))
+        assert result.pixels[0] == coverage.sum()
+
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 0.0])
+    def test_value_of_a_masked_pixel_is_nowhere(self, tmp_path, flagged, value):
+        images = []
+        for i, v in enumerate((77.0, value)):
+            pixels = noise()
+            pixels[np.isin(flagged, (1, 5))] = v
+            header = tan_cards(GRID, SHAPE, offset=(0.4, 0.2), axes=DECAM, turn=3.0)
+            images.append(Night(tmp_path / str(i)).expose(pixels, header, mask=flagged).coadd(native)[0])
+        np.testing.assert_array_equal(*images)
+
+    def test_pixels_that_are_not_finite_are_masked(self, tmp_path, flagged):
+        bad = np.where(flagged > 0, 1, 0)
+        header = tan_cards(GRID, SHAPE, offset=(0.4, 0.2), turn=3.0)
+        masked = Night(tmp_path / "masked").expose(noise(), header.copy(), mask=bad).coadd(native)
+        not_finite = Night(tmp_path / "nan").expose(np.where(bad, np.nan, noise()), header.copy()).coadd(native)
+        np.testing.assert_array_equal(masked[0], not_finite[0])
+        np.testing.assert_array_equal(masked[1], not_finite[1])
+
+    def test_another_exposure_fills_the_hole(self, night, flagged):
+        image, coverage, _ = night.expose(np.full(SHAPE, 5.0), mask=flagged).expose(np.full(SHAPE, 9.0)).coadd(native)
+        assert coverage[41, 56] == 1
+        assert image[41, 56] == pytest.approx(9.0)
+        assert image[20, 30] == pytest.approx(7.0)
+
+    def test_one_detector_of_nan_poisons_nothing(self, night):
+        image, coverage, result = night.expose(np.full(SHAPE, np.nan)).expose(np.full(SHAPE, 9.0)).coadd(native)
+        np.testing.assert_allclose(image[coverage > 0], 9.0, rtol=1e-6)
+        assert coverage.max() == 1
+        assert result.pixels[0] == 0
+        assert fits.getheader(night.mosaic)["NDET"] == 1
+
+
+def many(night, n=7):
+    """Exposures all over the grid, some of them over its edges, turned, with masks."""
+    rng = np.random.default_rng(8)
+    for i in range(n):
+        header = tan_cards(GRID, SHAPE, offset=tuple(rng.uniform(-60, 60, 2)), axes=DECAM, turn=float(rng.uniform(-9, 9)))
+        night.expose(noise(i), header, mask=rng.random(SHAPE) < 0.01, scale=1.1, back=1100.0 + i, noise=5.0 + i)
+    return night
+
+
+@pytest.mark.parametrize("combine", ["median", "clipped", "weighted"])
+def test_neither_the_rows_at_a_time_nor_the_bound_of_memory_change_a_byte(night, monkeypatch, combine):
+    many(night).coadd(native, combine=combine)
+    expected = digest(night.mosaic, night.coverage)
+    monkeypatch.setattr(native, "STACK_BYTES", 1)
+    night.coadd(native, combine=combine)
+    assert digest(night.mosaic, night.coverage) == expected
+    monkeypatch.setattr(native, "RESERVE", 10**13)  # nothing is left for layers: all of them wait in the file
+    night.coadd(native, combine=combine)
+    assert digest(night.mosaic, night.coverage) == expected
+
+
+def test_same_input_same_bytes_wherever_the_data_are(tmp_path):
+    digests = []
+    for place in ("a", "b b"):
+        night = many(Night(tmp_path / place))
+        night.coadd(native)
+        digests.append(digest(night.mosaic, night.coverage))
+    assert digests[0] == digests[1]
+
+
+def test_order_of_the_inputs_does_not_change_a_median(night):
+    image, coverage, _ = many(night).coadd(native)
+    night.inputs.reverse()
+    again = night.coadd(native)
+    np.testing.assert_array_equal(again[0], image)
+    np.testing.assert_array_equal(again[1], coverage)
+
+
+def test_input_beside_the_grid_is_listed_and_not_used(night):
+    night.expose(noise()).expose(noise(), tan_cards(GRID, SHAPE, offset=(900.0, 0.0)), exptime=5.0)
+    _, _, result = night.coadd(native)
+    assert result.pixels[1] == 0
+    assert result.n_used == 1
+    with fits.open(night.mosaic) as hdus:
+        assert hdus[0].header["NDET"] == hdus[0].header["NEXP"] == 1
+        assert hdus[0].header["TEXPTIME"] == 60.0
+        assert list(hdus["INPUTS"].data["PIXELS"]) == [result.pixels[0], 0]
+
+
+def test_progress_comes_to_one(night):
+    seen = []
+    many(night).coadd(native, seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+
+class TestFailure:
+    """Nothing half-made is left, neither under the final names nor hidden."""
+
+    def test_damaged_pixels(self, night):
+        many(night, 3)
+        path = night.inputs[2].path
+        hdus = [fits.PrimaryHDU(), fits.CompImageHDU(noise(), tan_cards(GRID, SHAPE), name="N4", compression_type="GZIP_1")]
+        fits.HDUList(hdus).writeto(path, overwrite=True)
+        raw = bytearray(path.read_bytes())
+        raw[-8000:-3000] = b"\xff" * 5000
+        path.write_bytes(raw)
+        with pytest.raises(ExposureError, match=f"{path.name}"):
+            night.coadd(native)
+        assert list(night.products.iterdir()) == []
+
+    def test_stopped_halfway(self, night, monkeypatch):
+        def stop(part):
+            if part > 0.5:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(native, "RESERVE", 10**13)
+        with pytest.raises(KeyboardInterrupt):
+            many(night).coadd(native, stop)
+        assert list(night.products.iterdir()) == []
+
+    def test_an_older_mosaic_stays(self, night):
+        night.expose(noise()).coadd(native)
+        before = digest(night.mosaic, night.coverage)
+        night.inputs.append(replace(night.inputs[0], extname="N9"))
+        with pytest.raises(ExposureError):
+            night.coadd(native)
+        assert digest(night.mosaic, night.coverage) == before

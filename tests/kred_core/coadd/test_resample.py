@@ -1,0 +1,201 @@
+"""Resampling: exact where it must be, and nothing of a masked pixel anywhere."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from kred_core.coadd.pixelmap import PixelMap
+from kred_core.coadd.resample import block_mean, fill_masked, footprint, lanczos3, resample
+
+
+def straight_map(shape, origin=(0.0, 0.0), along_x=(1.0, 0.0), along_y=(0.0, 1.0), step=16):
+    """Map in which a pixel of the box further along x or y is a constant vector (u, v) further in the detector."""
+    y, x = np.mgrid[: (shape[0] - 1) // step + 2, : (shape[1] - 1) // step + 2] * float(step)
+    return PixelMap(
+        origin[0] + along_x[0] * x + along_y[0] * y, origin[1] + along_x[1] * x + along_y[1] * y, step, shape, 0.0
+    )
+
+
+def positions(where):
+    """Detector coordinates of all pixels of the box of a straight map."""
+    rows, columns = np.mgrid[: where.shape[0], : where.shape[1]] / where.step
+    u0, v0 = where.u[0, 0], where.v[0, 0]
+    u = u0 + columns * (where.u[0, 1] - u0) + rows * (where.u[1, 0] - u0)
+    return u, v0 + columns * (where.v[0, 1] - v0) + rows * (where.v[1, 0] - v0)
+
+
+def brute_force(image, where):
+    """The definition, pixel by pixel in double precision."""
+    out = np.full(where.shape, np.nan)
+    u, v = positions(where)
+    ny, nx = image.shape
+    for place in np.ndindex(out.shape):
+        iu, iv = int(np.floor(u[place])), int(np.floor(v[place]))
+        if 2 <= iu < nx - 3 and 2 <= iv < ny - 3:
+            patch = image[iv - 2 : iv + 4, iu - 2 : iu + 4].astype(np.float64)
+            out[place] = lanczos3(v[place] - iv) @ patch @ lanczos3(u[place] - iu)
+    return out
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(1).normal(0, 1, (70, 90)).astype(np.float32)
+
+
+def test_weights_of_lanczos3():
+    phase = np.linspace(0, 1, 11)
+    weights = lanczos3(phase)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-15)
+    np.testing.assert_allclose(weights[0], [0, 0, 1, 0, 0, 0], atol=1e-15)
+    np.testing.assert_allclose(weights[5], weights[5][::-1], atol=1e-15)
+    # sinc(0.5) sinc(0.5/3) : sinc(1.5) sinc(0.5), by hand
+    half = [np.sin(np.pi * t) * np.sin(np.pi * t / 3) * 3 / (np.pi * t) ** 2 for t in (0.5, 1.5, 2.5)]
+    np.testing.assert_allclose(weights[5][3:], np.array(half) / (2 * sum(half)), atol=1e-15)
+
+
+def test_pixels_on_the_grid_are_copied(noise):
+    out, n_good = resample(noise, straight_map(noise.shape), 1.0, 0.0)
+    inside = np.zeros(noise.shape, bool)
+    inside[2:-3, 2:-3] = True
+    np.testing.assert_array_equal(out[inside], noise[inside])
+    assert np.isnan(out[~inside]).all()
+    assert n_good == inside.sum()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 11), (9, 8), (30, 31)])
+def test_every_position_of_a_small_detector(shape):
+    image = np.random.default_rng(2).normal(100, 1, shape).astype(np.float32)
+    where = straight_map((40, 40), (-1.3, -0.7), (0.93, 0.01), (-0.02, 0.96))
+    out, n_good = resample(image, where, 1.0, 0.0)
+    expected = brute_force(image, where)
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
+    np.testing.assert_allclose(out, expected, atol=2e-3)
+    assert n_good == np.isfinite(expected).sum() > 0
+
+
+def test_a_detector_too_small_for_the_kernel_covers_nothing():
+    image = np.ones((7, 30), np.float32)
+    out, n_good = resample(image, straight_map((10, 30)), 1.0, 0.0)
+    assert n_good == 0
+    assert np.isnan(out).all()
+    assert not footprint(straight_map((10, 30)), image.shape).any()
+
+
+@pytest.mark.parametrize("axes", [((0.97, 0.02), (-0.02, 0.97)), ((0.01, 0.97), (-0.97, 0.02)), ((-0.7, 0.7), (0.7, 0.7))])
+def test_the_definition_in_any_orientation(noise, axes):
+    where = straight_map((100, 130), (60.0, 30.0) if axes[0][0] < 0 else (40.0, 5.0), *axes)
+    out, _ = resample(noise, where, 2.0, 5.0)
+    expected = brute_force(noise, where) * 2 - 5
+    np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
+    np.testing.assert_array_equal(footprint(where, noise.shape), np.isfinite(expected))
+    np.testing.assert_allclose(out, expected, atol=3e-3)  # 4096 phases: up to 1.2e-4 pixel times the slope of noise
+    assert np.isfinite(expected).sum() > 1000
+
+
+def test_a_constant_sky_stays_constant():
+    image = np.full((60, 80), 3000.0, np.float32)
+    out, _ = resample(image, straight_map((70, 90), (1.3, 0.4), (0.9, 0.05), (-0.05, 0.9)), 1.0, 0.0)
+    assert np.nanmax(np.abs(out - 3000)) < 2e-3
+
+
+def test_a_wave_is_shifted_by_a_fraction_of_a_pixel():
+    y, x = np.mgrid[:60, :80]
+    wave = np.cos(2 * np.pi * (x / 10 + y / 12))
+    where = straight_map((60, 80), (0.37, 0.81))
+    out, _ = resample(wave.astype(np.float32), where, 1.0, 0.0)
+    u, v = positions(where)
+    truth = np.cos(2 * np.pi * (u / 10 + v / 12))
+    assert np.nanmax(np.abs(out - truth)) < 0.01
+
+
+class TestMasks:
+    """What a masked pixel takes with it."""
+
+    def test_its_value_is_nowhere(self, noise):
+        bad = np.zeros(noise.shape, bool)
+        bad[20:23, 30:34] = bad[50, 60] = bad[0, :] = bad[:, 89] = True
+        where = straight_map(noise.shape, (0.4, 0.3))
+        results = []
+        for value in (0.0, 1e6, -1e30, np.nan, np.inf):
+            image = np.where(bad, np.float32(value), noise)
+            near = fill_masked(image, bad, 7.0)
+            results.append(resample(image, where, 1.0, 0.0, bad, near)[0])
+        for result in results[1:]:
+            np.testing.assert_array_equal(result, results[0])
+
+    def test_far_from_it_nothing_changes(self, noise):
+        where = straight_map(noise.shape, (0.4, 0.3))
+        clean, n_clean = resample(noise, where, 1.0, 0.0)
+        bad = np.zeros(noise.shape, bool)
+        bad[40, 50] = True
+        image = noise.copy()
+        near = fill_masked(image, bad, 0.0)
+        out, n_good = resample(image, where, 1.0, 0.0, bad, near)
+        u, v = positions(where)
+        far = (np.abs(np.floor(u) - 50 + 0.5) > 3) | (np.abs(np.floor(v) - 40 + 0.5) > 3)
+        np.testing.assert_array_equal(out[far], clean[far])
+        lost = np.isnan(out) & np.isfinite(clean)
+        assert n_clean - n_good == lost.sum()
+        np.testing.assert_array_equal(np.hypot(u[lost] - 50, v[lost] - 40) < 1, True)
+
+    def test_on_the_grid_it_takes_out_itself_only(self, noise):
+        bad = np.zeros(noise.shape, bool)
+        bad[40, 50] = True
+        near = fill_masked(noise, bad, 0.0)
+        out, _ = resample(noise, straight_map(noise.shape), 1.0, 0.0, bad, near)
+        lost = np.argwhere(np.isnan(out[2:-3, 2:-3])) + 2
+        np.testing.assert_array_equal(lost, [[40, 50]])
+
+    def test_between_four_pixels_it_takes_out_four(self, noise):
+        bad = np.zeros(noise.shape, bool)
+        bad[40, 50] = True
+        near = fill_masked(noise, bad, 0.0)
+        out, _ = resample(noise, straight_map(noise.shape, (0.5, 0.5)), 1.0, 0.0, bad, near)
+        lost = np.argwhere(np.isnan(out[2:-4, 2:-4])) + 2
+        np.testing.assert_array_equal(lost, [[39, 49], [39, 50], [40, 49], [40, 50]])
+
+    def test_the_middle_of_a_large_patch_is_empty_and_its_border_does_not_ring(self):
+        image = np.full((60, 60), 10.0, np.float32)
+        bad = np.zeros(image.shape, bool)
+        bad[20:40, 20:40] = True
+        image[bad] = 50000.0
+        near = fill_masked(image, bad, -1e6)
+        out, _ = resample(image, straight_map(image.shape, (0.3, 0.6)), 1.0, 0.0, bad, near)
+        assert np.isnan(out[22:37, 22:37]).all()
+        assert np.nanmax(np.abs(out - 10)) < 1e-4
+
+    def test_filled_with_the_mean_of_the_nearest_good_pixels(self):
+        image = np.arange(100, dtype=np.float32).reshape(10, 10)
+        bad = np.zeros(image.shape, bool)
+        bad[5, 5] = True
+        image[bad] = np.nan
+        fill_masked(image, bad, 0.0)
+        assert image[5, 5] == 55.0
+        bad[:] = True
+        fill_masked(image, bad, 123.0)
+        assert (image == 123).all()
+
+
+def test_block_mean_leaves_out_what_has_no_data():
+    fine = np.array([[1, 3, np.nan, np.nan], [5, 7, np.nan, 2]], np.float32)
+    np.testing.assert_array_equal(block_mean(fine, 2), [[4, 2]])
+    assert np.isnan(block_mean(np.full((2, 2), np.nan, np.float32), 2)).all()
+
+
+def test_positions_beyond_the_sky_are_not_covered(noise):
+    where = straight_map(noise.shape)
+    where.u[1:, 1:] = np.nan
+    where.v[0, -1] = 1e300
+    out, _ = resample(noise, where, 1.0, 0.0)
+    assert np.isnan(out[16:, 16:]).all()
+    assert np.isfinite(out[2:, 2:][:5, 20:50]).sum() == 0
+    np.testing.assert_array_equal(footprint(where, noise.shape), np.isfinite(out))
+
+
+def test_threads_get_the_same_bytes(noise):
+    where = straight_map((60, 70), (3.3, 2.2), (0.98, 0.03), (-0.03, 0.98))
+    alone = resample(noise, where, 1.5, 2.0)[0].tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: resample(noise, where, 1.5, 2.0)[0].tobytes(), range(16)))
+    assert set(results) == {alone}

@@ -1,0 +1,118 @@
+"""Opening the inputs of a plan: places, flux scales, and plans that cannot be used."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from nights import DECAM, GRID, tan_cards
+from test_pixelmap import decam_wcs
+
+from kred_core.coadd.pixelmap import pixel_map
+from kred_core.coadd.plan import Grid
+from kred_core.coadd.resample import footprint
+from kred_core.coadd.sources import _flux_scale, grid_box, open_sources, sampling_grid
+from kred_core.errors import ExposureError, InputError
+from kred_core.geometry import tan_wcs
+
+SKY = np.full((40, 50), 100.0)
+
+
+def test_flux_scale_is_the_ratio_of_pixel_areas_at_the_detectors_centre(night):
+    night.expose(SKY, tan_cards(GRID, SKY.shape, axes=DECAM, scale=0.2623, turn=20.0))
+    # Of a tangent plane, pixels shrink on the sky by cos^3 of the distance from its centre.
+    night.expose(SKY, tan_cards(GRID, SKY.shape, offset=(10000.0, 0.0)))
+    at_centre, far = (source.flux_scale for source in open_sources(night.plan))
+    assert at_centre == pytest.approx((0.27 / 0.2623) ** 2, rel=1e-7)
+    assert far == pytest.approx(1.0, rel=1e-9)
+
+
+def test_flux_scale_of_a_real_distortion():
+    grid = Grid(80.0, -69.0, 0.27, 8700, 8700)
+    wcs = decam_wcs(80.0, -69.0)
+    x, y = 1022.5, 2046.5
+    h = 50.0  # pixels; the area by a large, centred parallelogram in a tangent plane through the detector's centre
+    middle = wcs.wcs_pix2world([[x, y]], 0)[0]
+    plane = tan_wcs(Grid(float(middle[0]), float(middle[1]), 1.0, 1, 1))
+    points = plane.wcs_world2pix(wcs.wcs_pix2world([[x + h, y], [x - h, y], [x, y + h], [x, y - h]], 0), 0)
+    area = abs(np.linalg.det(np.stack([points[0] - points[1], points[2] - points[3]]) / (2 * h)))
+    distance = np.hypot((middle[0] - 80) * np.cos(np.radians(middle[1])), middle[1] + 69)
+    expected = 0.27**2 * np.cos(np.radians(distance)) ** 3 / area
+    assert _flux_scale(tan_wcs(grid), wcs, (4094, 2046)) == pytest.approx(expected, rel=2e-5)
+
+
+@pytest.mark.parametrize(("ra", "dec"), [(80.0, -69.0), (0.2, 10.0), (200.0, -89.5)])
+def test_box_holds_all_that_is_covered(ra, dec):
+    shape = (4094 // 16, 2046 // 16)
+    wcs = decam_wcs(ra, dec, binning=16)
+    middle = wcs.wcs_pix2world([[shape[1] * 0.8, shape[0] * 0.3]], 0)[0]
+    grid = Grid(float(middle[0]), float(middle[1]), 4.3, 300, 280)
+    x0, y0, x1, y1 = grid_box(grid, wcs, shape)
+    whole = footprint(pixel_map(tan_wcs(grid), wcs, (0, 0, grid.nx, grid.ny)), shape)
+    part = footprint(pixel_map(tan_wcs(grid), wcs, (x0, y0, x1, y1)), shape)
+    assert part.sum() == whole.sum() > 5000
+    np.testing.assert_array_equal(whole[y0:y1, x0:x1], part)
+    assert (x1 - x0) * (y1 - y0) < 2.5 * whole.sum()
+
+
+def test_other_half_of_the_sky_is_not_on_the_grid():
+    assert grid_box(Grid(260.0, 69.0, 0.27, 8700, 8700), decam_wcs(80.0, -69.0), (4094, 2046)) is None
+    assert grid_box(Grid(80.0, -60.0, 0.27, 8700, 8700), decam_wcs(80.0, -69.0), (4094, 2046)) is None
+
+
+def test_large_pixels_are_sampled_on_a_finer_grid_with_the_same_edges(night):
+    night.expose(SKY, tan_cards(GRID, SKY.shape, scale=0.27))
+    coarse = Grid(80.0, -69.0, 0.81, 10, 8)
+    sources = open_sources(replace(night.plan, grid=coarse))
+    fine, n = sampling_grid(coarse, sources)
+    assert (n, fine.nx, fine.ny) == (3, 30, 24)
+    corner = tan_wcs(coarse).wcs_pix2world([[-0.5, -0.5], [9.5, 7.5]], 0)
+    np.testing.assert_allclose(tan_wcs(fine).wcs_pix2world([[-0.5, -0.5], [29.5, 23.5]], 0), corner, atol=1e-12)
+
+
+def test_headers_that_are_needed_only(night):
+    hdus = [fits.PrimaryHDU()] + [fits.ImageHDU(SKY.astype("f4"), tan_cards(GRID, SKY.shape), name=f"N{i}") for i in range(1, 5)]
+    night.expose(SKY)
+    fits.HDUList(hdus).writeto(night.inputs[0].path, overwrite=True)
+    plan = replace(night.plan, inputs=tuple(replace(night.inputs[0], extname=name) for name in ("N3", "N1")))
+    assert [(s.detector.extname, s.detector.hdu.index) for s in open_sources(plan)] == [("N3", 3), ("N1", 1)]
+
+
+class TestUnusablePlans:
+    def test_nothing_to_do(self, night):
+        with pytest.raises(InputError, match="LMC_c42 T07 N662: there is no detector"):
+            open_sources(night.plan)
+
+    def test_twice(self, night):
+        night.expose(SKY)
+        with pytest.raises(InputError, match="_N4 is in the list twice"):
+            open_sources(replace(night.plan, inputs=tuple(night.inputs * 2)))
+
+    @pytest.mark.parametrize("change", [{"scale": float("nan")}, {"scale": 0.0}, {"scale": -1.0}, {"back": float("inf")}])
+    def test_no_number(self, night, change):
+        night.expose(SKY)
+        with pytest.raises(InputError, match="factor above 0 and a finite background"):
+            open_sources(replace(night.plan, inputs=(replace(night.inputs[0], **change),)))
+
+    def test_detector_gone(self, night):
+        night.expose(SKY)
+        with pytest.raises(ExposureError, match=r"c4d_160101_ooi_N662_v1.fits: has no detector N9 any more"):
+            open_sources(replace(night.plan, inputs=(replace(night.inputs[0], extname="N9"),)))
+
+    def test_file_gone(self, night):
+        night.expose(SKY)
+        night.inputs[0].path.unlink()
+        with pytest.raises(ExposureError, match=r"c4d_160101_ooi_N662_v1.fits: cannot be read"):
+            open_sources(night.plan)
+
+    def test_no_wcs(self, night):
+        header = tan_cards(GRID, SKY.shape)
+        del header["CRVAL1"]
+        night.expose(SKY, header)
+        with pytest.raises(ExposureError, match=r"c4d_160101_ooi_N662_v1.fits N4: has no usable WCS: CRVAL1 is missing"):
+            open_sources(night.plan)
+
+    def test_none_on_the_grid(self, night):
+        night.expose(SKY, tan_cards(GRID, SKY.shape, offset=(5000.0, 0.0)))
+        with pytest.raises(InputError, match="none of the 1 detectors lies on the mosaic"):
+            open_sources(night.plan)

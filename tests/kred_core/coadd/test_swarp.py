@@ -1,0 +1,254 @@
+"""The real SWarp, driven by kred; a stand-in only where SWarp should misbehave."""
+
+import os
+import re
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from nights import DECAM, GRID, Night, tan_cards
+
+from kred_core.coadd import native, swarp
+from kred_core.coadd.plan import Grid
+from kred_core.config import CoaddConfig
+from kred_core.errors import ToolError
+
+SHAPE = (80, 90)
+
+
+def noise(seed=1, level=1000.0):
+    return np.random.default_rng(seed).normal(level, 5, SHAPE).astype(np.float32)
+
+
+def several(night, n=4, names=()):
+    """Exposures with different backgrounds, factors and places."""
+    rng = np.random.default_rng(8)
+    for i in range(n):
+        header = tan_cards(GRID, SHAPE, offset=tuple(rng.uniform(-20, 20, 2)), axes=DECAM, scale=0.2623, turn=3.0 * i)
+        name = names[i] if i < len(names) else None
+        night.expose(noise(i, 1000.0 + 50 * i), header, scale=0.5 + 0.1 * i, back=490.0 + 130 * i, noise=3.0, name=name)
+    return night
+
+
+def same_pixels(one, other):
+    """Compare with the other engine's mosaic as far as 32-bit arithmetic and kernel tables go."""
+    np.testing.assert_array_equal(one[1], other[1])
+    np.testing.assert_allclose(one[0], other[0], atol=0.02)
+
+
+@pytest.mark.usefixtures("swarp_installed")
+class TestSwarp:
+    def test_agrees_with_the_native_engine(self, night):
+        several(night)
+        theirs, ours = night.coadd(swarp), night.coadd(native, mask_codes=[])
+        same_pixels(theirs, ours)
+        assert theirs[2].pixels == ours[2].pixels
+        assert theirs[1].max() == 4
+
+    def test_headers_of_the_two_engines_differ_in_the_engine_only(self, night):
+        several(night).coadd(swarp, mask_codes=[])
+        theirs = fits.getheader(night.mosaic)
+        night.coadd(native, mask_codes=[])
+        ours = fits.getheader(night.mosaic)
+        different = {key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)}
+        assert different == {"ENGINE", "DATASUM", "CHECKSUM"}
+
+    def test_median_of_an_even_number(self, night):
+        for level in (1.0, 3.0, 4.0, 9.0):
+            night.expose(noise(0, 0.0) * 1e-3 + level, tan_cards(GRID, SHAPE, offset=(0.4, 0.3)))
+        theirs = night.coadd(swarp)
+        np.testing.assert_allclose(theirs[0][theirs[1] == 4], 3.5, atol=0.03)
+        same_pixels(theirs, night.coadd(native))
+
+    def test_mosaic_of_large_pixels(self, tmp_path):
+        night = Night(tmp_path, Grid(80.0, -69.0, 0.81, 60, 50))
+        for i in range(3):
+            night.expose(noise(i), tan_cards(night.grid, SHAPE, offset=(5.3 * i, 2.2), axes=DECAM, scale=0.2623, turn=4.0 * i))
+        theirs, ours = night.coadd(swarp), night.coadd(native)
+        np.testing.assert_array_equal(theirs[1], ours[1])
+        np.testing.assert_allclose(theirs[0], ours[0], atol=0.15)  # of 9500
+
+    def test_weights_follow_the_noise(self, night):
+        for sigma in (1.0, 3.0):
+            pixels = 100 * sigma + np.random.default_rng(1).normal(0, sigma, SHAPE)
+            night.expose(pixels, noise=sigma)
+        theirs, ours = night.coadd(swarp, combine="weighted"), night.coadd(native, combine="weighted")
+        np.testing.assert_allclose(np.median(theirs[0][theirs[1] == 2]), np.median(ours[0][ours[1] == 2]), rtol=0.02)
+        assert np.median(ours[0][ours[1] == 2]) == pytest.approx((100 + 300 / 9) / (1 + 1 / 9), rel=0.01)
+
+    def test_clipping_takes_out_a_cosmic_ray(self, night):
+        for i in range(3):
+            pixels = noise(i)
+            pixels[40, 45] += 9000.0 * (i == 1)
+            night.expose(pixels, tan_cards(GRID, SHAPE, offset=(0.1, 0.2)), back=1000.0, noise=5.0)
+        theirs = night.coadd(swarp, combine="clipped", clip_sigma=5)
+        assert abs(theirs[0][50, 60]) < 15
+        np.testing.assert_allclose(theirs[0], night.coadd(native, combine="clipped", clip_sigma=5)[0], atol=0.2)
+
+    def test_originals_are_not_touched_and_only_the_named_files_appear(self, night):
+        several(night)
+        before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in night.mef.iterdir()}
+        night.mef.joinpath(night.inputs[0].root + ".head").write_text("FLXSCALE= 7.0\nEND\n")  # a person's, for another purpose
+        theirs = night.coadd(swarp)
+        same_pixels(theirs, night.coadd(native))
+        assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+        assert sorted(os.listdir(night.mef)) == sorted([*(p.name for p in before), night.inputs[0].root + ".head"])
+        stem = "LMC_c42_T07.N662"
+        expected = [f"{stem}.{s}" for s in ("back", "coverage.fits.fz", "fits", "list", "log", "run", "scale", "swarp")]
+        assert sorted(os.listdir(night.products)) == expected
+
+    def test_list_has_each_detector_with_its_two_numbers(self, night):
+        several(night, 2).coadd(swarp)
+        stem = night.products / "LMC_c42_T07.N662"
+        entries = stem.with_name(stem.name + ".list").read_text().split()
+        assert entries == [f"c4d_16010{i}_ooi_N662_v1.fits[1]" for i in (1, 2)]
+        backs = [float(v) for v in stem.with_name(stem.name + ".back").read_text().split()]
+        assert backs == [490.0 / 0.5, 620.0 / 0.6]  # in ADU
+        assert [float(v) for v in stem.with_name(stem.name + ".scale").read_text().split()] == [0.5, 0.6]
+
+    def test_extensions_are_counted_as_swarp_counts(self, night):
+        names = ("a_ooi_.fits.fz", "b_ooi_.fits", "c.fits.fz")
+        several(night, 3, names)
+        for item, compressed in zip(night.inputs, (True, True, False), strict=True):  # compressed or not, only the name counts
+            with fits.open(item.path) as hdus:
+                pixels, header = hdus[1].data.astype(np.float32), hdus[1].header
+            other = fits.ImageHDU(np.full((50, 50), -999, np.float32), header, name="S4")
+            wanted = fits.ImageHDU(pixels, header, name="N4")
+            if compressed:
+                wanted = fits.CompImageHDU(pixels, tan_cards_of(header), name="N4", compression_type="GZIP_2", quantize_level=0)
+            fits.HDUList([fits.PrimaryHDU(), other, wanted]).writeto(item.path, overwrite=True)
+        same_pixels(night.coadd(swarp), night.coadd(native))
+        entries = (night.products / "LMC_c42_T07.N662.list").read_text().split()
+        assert entries == ["a_ooi_.fits.fz[1]", "b_ooi_.fits[2]", "c.fits.fz[1]"]
+
+    def test_names_that_swarp_cannot_read(self, tmp_path):
+        names = ["it's, really [2].fits", "it's_ really [2].fits", "-x $(touch oops) `y`.fits", "grün#.fits"]
+        night = several(Night(tmp_path / "data root, 'new' [1]"), 4, names)
+        same_pixels(night.coadd(swarp), night.coadd(native))
+        assert not list(tmp_path.rglob("oops"))
+
+    def test_run_again_by_hand_from_anywhere(self, tmp_path):
+        night = several(Night(tmp_path / "data root"))
+        image, _, _ = night.coadd(swarp)
+        run = night.products / "LMC_c42_T07.N662.run"
+        before = night.mosaic.read_bytes()
+        elsewhere = tmp_path / "else where"
+        elsewhere.mkdir()
+        subprocess.run([run], cwd=elsewhere, check=True, capture_output=True)
+        by_hand = fits.getdata(night.products / "LMC_c42_T07.N662.swarp.fits")
+        np.testing.assert_array_equal(by_hand, image)
+        subprocess.run([run, "mine.fits"], cwd=elsewhere, check=True, capture_output=True)
+        np.testing.assert_array_equal(fits.getdata(elsewhere / "mine.fits"), image)
+        assert night.mosaic.read_bytes() == before
+        assert not [name for name in os.listdir(night.products) if name.startswith(".")]
+
+    def test_several_at_once_do_not_meet(self, night):
+        several(night)
+        products = [night.products / f"LMC_c42_T07.N{i}.fits" for i in range(4)]
+
+        def make(path):
+            swarp.coadd(night.plan, CoaddConfig(), path, path.with_suffix(".coverage.fits.fz"))
+            return path.read_bytes()
+
+        alone = make(night.products / "LMC_c42_T07.alone.fits")
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(make, products)) == {alone}
+
+    def test_nan_that_swarp_misreads_does_not_get_through(self, night):
+        pixels = noise()
+        pixels[40, 45] = np.nan
+        night.expose(pixels)
+        hdu = fits.CompImageHDU(pixels, tan_cards(GRID, SHAPE), name="N4", compression_type="RICE_1", quantize_level=4)
+        fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(night.inputs[0].path, overwrite=True)
+        with pytest.raises(ToolError, match=r"values that cannot be right.*NaN.*--coadd\.engine native"):
+            night.coadd(swarp)
+        assert not night.mosaic.exists()
+        assert not night.coverage.exists()
+
+    def test_nan_in_an_uncompressed_image_is_left_out(self, night):
+        pixels = noise()
+        pixels[40, 45] = np.nan
+        for values in (pixels, noise()):
+            night.expose(values, tan_cards(GRID, SHAPE, offset=(0.4, 0.3)))
+        difference = night.coadd(swarp)[0] - night.coadd(native)[0]
+        assert np.count_nonzero(np.abs(difference) > 0.02) <= 36  # SWarp leaves out all that its kernel would mix with the NaN
+        assert np.abs(difference).max() < 5
+
+
+def tan_cards_of(header):
+    """The WCS cards of a header alone."""
+    keys = ("CTYPE", "CUNIT", "CRVAL", "CRPIX", "CD1_", "CD2_")
+    return fits.Header([card for card in header.cards if card.keyword.startswith(keys)])
+
+
+class TestWhatCanGoWrong:
+    """Each failure is one message that quotes the log, and nothing is left but the files of the run."""
+
+    @pytest.fixture
+    def stand_in(self, tmp_path, monkeypatch):
+        """Put a shell script in SWarp's place."""
+
+        def put(script):
+            program = tmp_path / "bin" / "SWarp"
+            program.parent.mkdir()
+            program.write_text(f"#!/bin/sh\n{script}\n")
+            program.chmod(0o755)
+            monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+        return put
+
+    def expect(self, night, message, **options):
+        several(night)
+        with pytest.raises(ToolError, match=message) as caught:
+            swarp.coadd(night.plan, CoaddConfig().model_copy(update=options), night.mosaic, night.coverage)
+        left = set(os.listdir(night.products))
+        assert left == {f"LMC_c42_T07.N662.{s}" for s in ("list", "back", "scale", "swarp", "run", "log")}
+        assert str(night.products / "LMC_c42_T07.N662.log") in str(caught.value)
+        return str(caught.value)
+
+    def test_swarp_is_not_installed(self, night, monkeypatch):
+        monkeypatch.setenv("PATH", "/nonexistent")
+        several(night)
+        with pytest.raises(ToolError, match=r"SWarp is not installed.*apt install swarp.*--coadd\.engine native"):
+            night.coadd(swarp)
+        assert not night.products.exists()
+
+    def test_either_name_will_do(self, tmp_path, monkeypatch):
+        program = tmp_path / "swarp"
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        assert swarp.find_swarp() == program
+
+    def test_swarp_fails(self, night, stand_in):
+        stand_in("echo start; echo '> *Error*: Not enough memory' >&2; echo; echo '> bye'; exit 3")
+        self.expect(night, r'failed \(exit status 1\) for LMC_c42_T07.N662: "\*Error\*: Not enough memory"')
+
+    def test_swarp_makes_nothing(self, night, stand_in):
+        stand_in("echo all is well")
+        self.expect(night, "SWarp failed")
+
+    def test_swarp_makes_no_fits_file(self, night, stand_in):
+        stand_in("echo nothing > mosaic.fits")
+        self.expect(night, "cannot be read")
+
+    def test_swarp_makes_another_grid(self, night, stand_in, tmp_path):
+        fits.writeto(tmp_path / "other.fits", np.zeros((100, 120), np.float32), tan_cards(GRID, (100, 120), offset=(3.0, 0.0)))
+        stand_in(f"cp {tmp_path}/other.fits mosaic.fits")
+        self.expect(night, "another grid than that of the plan")
+
+    def test_swarp_makes_an_empty_image(self, night, stand_in, tmp_path):
+        fits.writeto(tmp_path / "empty.fits", np.zeros((100, 120), np.float32), tan_cards(GRID, (100, 120)))
+        stand_in(f"cp {tmp_path}/empty.fits mosaic.fits")
+        self.expect(night, "with 0 pixels, where the detectors cover")
+
+    def test_swarp_takes_too_long(self, night, stand_in, tmp_path):
+        stand_in(f"echo working hard; (echo $$ > {tmp_path}/pid; exec sleep 60)")
+        started = time.monotonic()
+        self.expect(night, "did not finish LMC_c42_T07.N662 within 0.7 s and was stopped", swarp_timeout=0.7)
+        assert time.monotonic() - started < 20
+        status = subprocess.run(["ps", "-o", "stat=", "-p", (tmp_path / "pid").read_text().strip()], capture_output=True, text=True)
+        assert re.fullmatch(r"(Z.*)?", status.stdout.strip())
