@@ -232,6 +232,14 @@ def test_the_first_detector_that_a_truncated_file_lacks_is_named(mef):
     assert message == f"x.fits.fz[2] S7: the file is truncated: its data end at byte {end}, the file at {end - 1}"
 
 
+def test_a_file_that_lacks_only_its_last_padding_is_unharmed(mef):
+    path = mef("x.fits.fz", ["N1"])
+    raw, last = path.read_bytes(), scan(path)[1]
+    end = last.data_start + last.data_length
+    assert end < last.end
+    np.testing.assert_array_equal(damaged(path, raw[:end])[0], damaged(path, raw)[0])
+
+
 def test_padding_after_the_last_extension_is_no_damage(mef):
     path = mef("x.fits.fz", ["N1"])
     raw = path.read_bytes()

@@ -90,6 +90,16 @@ def test_columns_have_the_names_that_older_scripts_look_for():
     assert {"Root", "EXTNAME", "FILTER", "EXPTIME", "Image"} | corners <= names["tile"]
 
 
+def test_numbers_that_somebody_took_out_of_a_table_are_unknown(tmp_path):
+    path = tmp_path / "x.tab"
+    tables.write(tables.make([{"Root": "a", "Reasons": "b", "MAGZERO": 30.5, "Npix": 77, "Mode": 1.5}], COLUMNS), path, "Test")
+    path.write_text(path.read_text().replace("a b 30.5 77 1.5", 'a "" "" "" ""'))
+    row = tables.read(path, COLUMNS, "check")[0]
+    assert (row["Root"], row["Reasons"], row["Npix"]) == ("a", "", 0)
+    assert np.isnan(row["MAGZERO"])
+    assert np.isnan(row["Mode"])
+
+
 def test_a_table_that_is_not_there_yet_names_the_stage_that_makes_it(tmp_path):
     with pytest.raises(InputError, match=r"x\.tab is missing; run the stage 'summarize' first \(--from summarize\)"):
         tables.read(tmp_path / "x.tab", COLUMNS, "summarize")
