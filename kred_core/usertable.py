@@ -45,7 +45,8 @@ class UserTable:
         missing = [name for name in columns if len(alike[name]) != 1]
         if missing:
             raise InputError(
-                f"{self.name}: must have one column {', '.join(missing)}; found {textwrap.shorten(', '.join(table.colnames), 200)}. "
+                f"{self.name}: must have one column {', '.join(missing)}; "
+                f"found {textwrap.shorten(', '.join(table.colnames), 200)}. "
                 f"Its first line names the columns {' '.join(columns)}, in any order"
             )
         if len(table) == 0:
