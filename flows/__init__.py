@@ -1,11 +1,14 @@
 """Composition: which tasks run, in which order, for which field.
 
-Importing anything from here first limits numpy's own threads to one for each task: the task
-runner already keeps every core busy. Such limits are read when numpy is loaded, so they are
-set before that; whoever sets them in the environment is left alone.
+Importing anything from here first sets what numpy and Prefect read from the environment when they
+are loaded; whoever sets these variables differently is left alone.
 """
 
 import os
 
+# The task runner keeps every core busy already: one thread for each task.
 for _limit in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(_limit, "1")
+
+# Prefect would report the first run of each user to its makers, and say so in the terminal.
+os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
+from typing import BinaryIO
 
 import httpx
 from prefect import task
@@ -44,7 +46,7 @@ STOP_TIMEOUT = 15  # s
 
 _SERVICES = "PREFECT_SERVER_SERVICES_"
 _SETTINGS = {
-    # Prefect would report home, and log an error at each start where there is no network.
+    # Prefect would report to its makers, and log an error at each start where there is no network.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     # By default each change of state of each task is a transaction of its own: three times the work, and the end of a
@@ -123,11 +125,9 @@ def _started() -> Iterator[int]:
             began = time.monotonic()
             log.info("starting Prefect")
             if not _answers(port):
-                output.seek(0)
-                said = output.read().decode(errors="replace").strip().splitlines()
                 raise ToolError(
-                    f"no Prefect server after {time.monotonic() - began:.0f} s. Its last words: "
-                    f"{said[-1] if said else 'none'}. Try: prefect server start"
+                    f"no Prefect server after {time.monotonic() - began:.0f} s: {_reason(output)}. "
+                    "To see more, start one by hand: prefect server start"
                 )
             yield port
         finally:
@@ -137,6 +137,13 @@ def _started() -> Iterator[int]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _reason(output: BinaryIO) -> str:
+    """What went wrong in the server, from what it printed: the last exception, otherwise the last line."""
+    output.seek(0)
+    said = output.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    return next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception)\b", line)), said[-1]).strip()
 
 
 def _answers(port: int) -> bool:

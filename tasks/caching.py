@@ -147,7 +147,7 @@ class UnitLocks(LockManager):
         file = open(path, "ab")
         deadline = time.monotonic() + (float("inf") if acquire_timeout is None else acquire_timeout)
         while not _try_lock(file):
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 file.close()
                 return False
             time.sleep(0.1)
@@ -169,7 +169,8 @@ class UnitLocks(LockManager):
         return free
 
     def is_locked(self, key: str) -> bool:
-        return not self.wait_for_lock(key, timeout=0)
+        # Prefect asks also for the random keys under which it keeps exceptions: they belong to no unit, and to nobody else.
+        return "/" in key and not self.wait_for_lock(key, timeout=0)
 
     # Prefect asks for these only for asynchronous tasks, which no stage is.
     async def aacquire_lock(self, *args, **kwargs) -> bool:
@@ -313,7 +314,7 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
             work(*args, **kwargs).digest()
             try:
                 manifest = function(*args, **kwargs)
-            except KredError:
+            except (KredError, OSError):
                 raise
             except Exception:
                 log.exception("%s: unexpected error", stage)  # a defect: Prefect alone would not show where
