@@ -39,7 +39,15 @@ def kred_only() -> None:
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler) and _for_people not in handler.filters:
             handler.addFilter(_for_people)
-            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+            handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
+
+
+class _OneLine(logging.Formatter):
+    """Messages without tracebacks: those are in the field's log and in the UI."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        bare = logging.makeLogRecord(record.__dict__ | {"exc_info": None, "exc_text": None, "stack_info": None})
+        return super().format(bare)
 
 
 def _for_people(record: logging.LogRecord) -> bool:

@@ -20,7 +20,7 @@ from prefect.states import State
 
 from kred_core import __version__, stages
 from kred_core.config import FieldConfig
-from kred_core.errors import KredError
+from kred_core.errors import KredError, explain
 from kred_core.outcome import Outcome, StageOutcome, disk_usage
 from kred_core.products import FieldPaths, write_text
 from kred_core.settings import to_toml
@@ -74,13 +74,13 @@ class Run:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count what happens in this block as one stage; an error that can be explained ends the run, not the program."""
+        """Count what happens in this block as one stage; what a person can mend ends the run, not the program."""
         self.outcome.stages.append(StageOutcome(name))
         start = time.monotonic()
         try:
             yield
-        except KredError as e:
-            self.outcome.stopped = f"{name}: {e}"
+        except (KredError, OSError) as e:
+            self.outcome.stopped = f"{name}: {explain(e)}"
         finally:
             self._stage.seconds = time.monotonic() - start
             log.info("%s", self._stage.line())
@@ -108,8 +108,7 @@ class Run:
 
     def _count(self, unit: str, state: State) -> None:
         if not state.is_completed():
-            problem = state.result(raise_on_failure=False)
-            self._stage.failed[unit] = str(problem) or type(problem).__name__
+            self._stage.failed[unit] = explain(state.result(raise_on_failure=False))
             log.error("%s %s failed: %s", self._stage.name, unit, self._stage.failed[unit])
         elif state.name == "Cached":
             self._stage.current += 1

@@ -5,7 +5,9 @@ what was found, in which file and detector, and what to do. The command line
 prints that text alone; any other exception is a defect of kred.
 """
 
-__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError"]
+import errno
+
+__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError", "explain"]
 
 
 class KredError(Exception):
@@ -26,3 +28,34 @@ class ExposureError(KredError):
 
 class ToolError(KredError):
     """An external program (SWarp) is missing or has failed."""
+
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; make room and run the same command again, it goes on where it was",
+    errno.EDQUOT: "the disk quota is used up; make room and run the same command again, it goes on where it was",
+    errno.EACCES: "no permission",
+    errno.EROFS: "the file system cannot be written to",
+    errno.ENOENT: "the file has vanished",
+    errno.EMFILE: "too many open files; use fewer --workers",
+}
+
+
+def explain(error: BaseException) -> str:
+    """What went wrong, in words for a person.
+
+    Parameters
+    ----------
+    error : BaseException
+
+    Returns
+    -------
+    str
+        The message of a `KredError`; for errors of the file system, which file and what to do; for
+        anything else, which is a defect of kred, its type and text.
+    """
+    if isinstance(error, KredError):
+        return str(error)
+    if isinstance(error, OSError):
+        file = f"{error.filename}: " if error.filename else ""
+        return f"{file}{_ADVICE.get(error.errno, error.strerror or str(error))}"
+    return f"unexpected {type(error).__name__}: {error}"

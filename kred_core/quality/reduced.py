@@ -60,7 +60,7 @@ class ReducedImage:
         header = self.wcs.to_header()
         header["FACTOR"] = (self.factor, "mosaic pixels averaged in each direction")
         hdus = fits.HDUList([fits.PrimaryHDU(self.image, header), fits.ImageHDU(self.coverage, name="COVERAGE")])
-        with atomic(path) as temporary:
+        with atomic(path, keep_same=True) as temporary:  # what is drawn from it need not be drawn again
             hdus.writeto(temporary, overwrite=True)
 
     @classmethod

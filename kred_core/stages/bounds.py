@@ -36,7 +36,7 @@ def preflight(config: FieldConfig) -> None:
     survey.tiles(config.field, config.survey, config.tiles)
     survey.images(config.survey)
     if config.coadd.engine == "swarp" and "coadd" in config.run.stages:
-        swarp.find()
+        swarp.find_swarp()
 
 
 def missing_products(config: FieldConfig) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -122,7 +123,11 @@ def summarize_field(config: FieldConfig) -> list[ExposureReport]:
     _write_quality(paths, reports)
     usable = [r for r in reports if not r.refused]
     if not usable:
-        raise InputError(f"field {paths.field}: none of its {len(reports)} exposures can be used; {paths.quality_table} says why")
+        reason, n = Counter(r.refused[0] for r in reports).most_common(1)[0]
+        raise InputError(
+            f"field {paths.field}: none of its {len(reports)} exposures can be used; {n} of them: {reason} "
+            f"({paths.quality_table} says it of each)"
+        )
     exposures = tables.make(summary.exposure_rows(reports, images, paths.field), tables.EXPOSURES)
     tables.write(exposures, paths.exposure_table, f"Exposures of {paths.field}")
     detectors = tables.make(summary.detector_rows(reports, summaries, paths.field), tables.DETECTORS)

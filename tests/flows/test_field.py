@@ -1,0 +1,242 @@
+"""A field from its exposures to its figures, by real flows on a real server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from conftest import done, last_log, products
+
+from flows.field import reduce
+from kred_core import stages
+from kred_core.config import FieldConfig
+from kred_core.products import FieldPaths
+from kred_core.simulate import FAULTS, simulate_field
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+EVERYTHING = {"check": 4, "summarize": 4, "prepare": 4, "tiles": 1, "coadd": 2, "evaluate": 4}
+
+
+def config(root: Path, *tiles: str, **sections: dict) -> FieldConfig:
+    return FieldConfig(field="LMC_c42", tiles=list(tiles), root=root, **sections)
+
+
+@pytest.fixture(scope="session")
+def reduced(simulated, tmp_path_factory) -> Path:
+    """`simulated`, reduced once for all tests that begin after a complete run."""
+    root = tmp_path_factory.mktemp("reduced") / "root"
+    shutil.copytree(simulated, root)
+    assert reduce(config(root, "T07"))
+    return root
+
+
+@pytest.fixture
+def again(reduced) -> Path:
+    """`reduced`; the tests that use it leave it complete."""
+    return reduced
+
+
+class TestFirstRun:
+    def test_makes_every_product(self, reduced):
+        paths = FieldPaths(reduced, "LMC_c42")
+        for image in ("N662", "r"):
+            assert fits.getdata(paths.mosaic("T07", image)).any()
+            assert fits.getdata(paths.coverage("T07", image), 1).max() >= 2
+            for figure in (paths.mosaic_figure("T07", image), paths.coverage_figure("T07", image), paths.field_figure(image)):
+                assert figure.read_bytes().startswith(b"\x89PNG")
+        for table in (paths.quality_table, paths.exposure_table, paths.detector_table, paths.tile_table("T07"), paths.mosaic_table):
+            assert len(Table.read(table, format="ascii.ecsv")) > 0
+
+    def test_keeps_the_options_beside_the_products(self, reduced):
+        kept = tomllib.loads(FieldPaths(reduced, "LMC_c42").run_config.read_text())
+        assert kept["tiles"] == ["T07"]
+        assert kept["coadd"]["engine"] == "native"
+
+    def test_prepared_links_lead_to_the_detectors_of_the_tile(self, reduced):
+        paths = FieldPaths(reduced, "LMC_c42")
+        table = Table.read(paths.tile_table("T07"), format="ascii.ecsv")
+        links = sorted(paths.prepared_tile("T07").iterdir())
+        assert [p.name for p in links] == sorted(f"{r['Root']}_{r['EXTNAME']}.fits.fz" for r in table)
+        assert all(p.is_symlink() and p.resolve().parent == paths.prepared.resolve() for p in links)
+
+    def test_does_not_touch_the_input(self, simulated, reduced):
+        for path in (simulated / "DECam_MEF").rglob("*.fz"):
+            assert (reduced / path.relative_to(simulated)).read_bytes() == path.read_bytes()
+
+
+class TestSecondRun:
+    def test_does_nothing(self, again):
+        before = products(again)
+        assert reduce(config(again, "T07"))
+        assert done(again) == {}
+        assert products(again) == before
+
+    @pytest.mark.parametrize(
+        ("product", "stages_done"),
+        [
+            ("DECam_SWARP/LMC_c42/eval/LMC_c42_T07.r.png", {"evaluate": 1}),
+            ("DECam_SWARP/LMC_c42/eval/LMC_c42.r.png", {"evaluate": 1}),
+            ("DECam_SWARP/LMC_c42/T07/LMC_c42_T07.r.fits", {"coadd": 1, "evaluate": 1}),
+            ("DECam_SWARP/LMC_c42/T07/LMC_c42_T07.r.coverage.fits.fz", {"coadd": 1, "evaluate": 1}),
+            ("Summary/LMC_c42_T07.tab", {"tiles": 1}),
+            ("Summary/LMC_c42_det.tab", {"tiles": 1}),
+            ("Summary/LMC_c42_mosaics.tab", {}),
+        ],
+    )
+    def test_makes_a_deleted_product_again_with_the_same_bytes(self, again, product, stages_done):
+        before = products(again)
+        (again / product).unlink()
+        assert reduce(config(again, "T07"))
+        assert done(again) == stages_done
+        assert products(again) == before
+
+    def test_makes_a_deleted_prepared_detector_again(self, again):
+        before = products(again)
+        sorted((again / "DECam_PREP/LMC_c42/data").iterdir())[0].unlink()
+        assert reduce(config(again, "T07"))
+        assert done(again) == {"prepare": 1}
+        assert products(again) == before
+
+    def test_redoes_what_depends_on_a_touched_exposure(self, again):
+        before = products(again)
+        exposure = next(p for p in FieldPaths(again, "LMC_c42").exposures() if "_r_" in p.name)
+        os.utime(exposure)
+        assert reduce(config(again, "T07"))
+        assert done(again) == {"check": 1, "summarize": 1, "prepare": 1, "coadd": 1, "evaluate": 1}
+        assert products(again) == before
+
+    def test_redo_does_everything(self, root):
+        assert reduce(config(root, "T07"))
+        assert done(root) == EVERYTHING
+        before = products(root)
+        assert reduce(config(root, "T07", run={"redo": True}))
+        assert done(root) == EVERYTHING
+        assert products(root) == before
+
+
+@pytest.mark.parametrize(
+    ("sections", "stages_done"),
+    [
+        ({"evaluate": {"stretch": 0.2}}, {"evaluate": 2}),
+        ({"coadd": {"combine": "weighted"}}, {"coadd": 2, "evaluate": 4}),
+        ({"prepare": {"background": "none"}}, {"prepare": 4, "tiles": 1, "coadd": 2, "evaluate": 4}),
+        ({"summarize": {"clipped": True}}, {"summarize": 4, "tiles": 1}),
+    ],
+    ids=lambda value: str(value),
+)
+def test_a_changed_option_redoes_what_depends_on_it(again, sections, stages_done):
+    before = products(again)
+    assert reduce(config(again, "T07", **sections))
+    assert done(again) == stages_done
+    assert reduce(config(again, "T07"))
+    assert done(again) == stages_done
+    assert products(again) == before
+
+
+class TestStages:
+    def test_run_one_after_the_other(self, root, reduced):
+        for name in ("check", "summarize", "prepare", "tiles", "coadd", "evaluate"):
+            assert reduce(config(root, "T07", run={"only": [name]}))
+            assert list(done(root)) == [name]
+        assert products(root) == products(reduced)
+
+    def test_say_which_stage_has_to_come_before(self, root):
+        assert not reduce(config(root, "T07", run={"first": "coadd"}))
+        assert "run the stage 'tiles' first" in last_log(root)
+        assert not reduce(config(root, "T07", run={"only": ["summarize"]}))
+        assert "it has not been checked; run the stage 'check'" in last_log(root)
+
+
+def test_processes_and_threads_give_the_same_bytes(root, reduced):
+    assert reduce(config(root, "T07", run={"runner": "processes", "workers": 2}))
+    assert products(root) == products(reduced)
+
+
+def test_one_worker_gives_the_same_bytes_as_many(root, reduced):
+    assert reduce(config(root, "T07", run={"workers": 1}))
+    assert products(root) == products(reduced)
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory) -> Path:
+    """A reduced field with two good exposures and one more for each fault that the simulator can plant."""
+    root = tmp_path_factory.mktemp("faulty")
+    simulate_field(root, field="LMC_c42", tiles=["T07"], binning=16, exposures=2, bands=["r"], n_detectors=4, faults=["all"], seed=3)
+    assert reduce(config(root, "T07"))
+    return root
+
+
+class TestFaults:
+    def test_each_is_named_with_its_reason(self, faulty):
+        quality = Table.read(FieldPaths(faulty, "LMC_c42").quality_table, format="ascii.ecsv")
+        verdicts = {row["Root"]: (str(row["Verdict"]), str(row["Reasons"])) for row in quality}
+        expected = {
+            "truncated": ("refused", "truncated"),
+            "flipped-byte": ("usable", "DATASUM"),
+            "missing-magzero": ("refused", "MAGZERO is missing"),
+            "missing-seeing": ("usable", "the seeing is unknown"),
+            "missing-corners": ("usable", "corner keywords missing"),
+            "wrong-corners": ("usable", "corner keywords do not describe the pixels"),
+            "duplicate": ("refused", "duplicate: another processing of the exposure"),
+            "nan-detector": ("usable", "all its pixels are NaN"),
+            "constant-detector": ("usable", "the same value"),
+            "unknown-filter": ("usable", "belongs to no image"),
+            "wrong-shape": ("usable", "the other detectors have"),
+        }
+        assert set(expected) == set(FAULTS)
+        planted = Table.read(faulty / "Truth" / "LMC_c42" / "faults.ecsv", format="ascii.ecsv")
+        assert set(planted["fault"]) == set(FAULTS)
+        for row in planted:
+            verdict, reason = expected[row["fault"]]
+            root = FieldPaths.root_of(Path(str(row["file"])))
+            if row["fault"] == "duplicate" and verdicts[root][0] != "refused":  # of two processings either may be the better
+                root = next(r for r in verdicts if r != root and root.rsplit("_", 1)[0] in r)
+            detector = "" if row["detector"] is None or row["detector"] == "--" else str(row["detector"])
+            assert verdicts[root][0] == verdict, row["fault"]
+            assert reason in verdicts[root][1], row["fault"]
+            if row["fault"] in ("flipped-byte", "nan-detector", "constant-detector", "wrong-shape"):
+                assert f"detector {detector} refused" in verdicts[root][1]
+
+    def test_leave_the_rest_of_the_field_alone(self, faulty):
+        mosaic = fits.getheader(FieldPaths(faulty, "LMC_c42").mosaic("T07", "r"))
+        assert mosaic["NEXP"] == 2 + len(FAULTS) - 4  # truncated, without MAGZERO, the duplicate, of an unknown filter
+
+    def test_are_told_without_a_traceback(self, faulty):
+        assert "Traceback" not in (faulty / "Log" / "LMC_c42.log").read_text()
+
+
+def test_the_swarp_engine_makes_the_same_tiles(root, reduced):
+    if not (shutil.which("SWarp") or shutil.which("swarp")):
+        pytest.skip("SWarp is not installed")
+    assert reduce(config(root, "T07", coadd={"engine": "swarp"}))
+    ours, theirs = (fits.getdata(FieldPaths(r, "LMC_c42").mosaic("T07", "r")) for r in (reduced, root))
+    assert ours.shape == theirs.shape
+    assert 0.95 < (ours != 0).sum() / (theirs != 0).sum() < 1.05
+
+
+def test_real_cut_outs_become_a_z_band_mosaic(tmp_path):
+    real = Path(__file__).resolve().parents[2].parent / "shared" / "real_decam" / "DECam_MEF"
+    if not real.is_dir():
+        pytest.skip(f"the real DECam cut-outs are not at {real}")
+    (tmp_path / "DECam_MEF").symlink_to(real)
+    (tmp_path / "tiles.txt").write_text("Field Tile RA Dec Size\nLS_T4 T01 186.744 25.462 0.05\n")
+    (tmp_path / "images.txt").write_text("Image FILTER EXPTIME\nz z 114\nz z 107\nz z 209\nz z 123\n")
+    tables = {"tile_table": str(tmp_path / "tiles.txt"), "image_table": str(tmp_path / "images.txt")}
+    assert reduce(FieldConfig(field="LS_T4", root=tmp_path, survey=tables, coadd={"size": 0.05}))
+    header = fits.getheader(FieldPaths(tmp_path, "LS_T4").mosaic("T01", "z"))
+    assert header["NEXP"] == 3
+    log = last_log(tmp_path, "LS_T4")
+    assert "c4d_150411_035242_ooi_z_ls9: MAGZERO is missing" in log
+    assert "duplicate: another processing of the exposure c4d_150411_035242_ooi_z_v1" in log
+    assert "refused c4d_180212_083009_ooi_z_ls9: MAGZERO is missing" in log
+
+
+def test_preflight_knows_the_plan_of_a_complete_field(reduced):
+    assert stages.missing_products(config(reduced, "T07")) == []
+    assert stages.leftovers(config(reduced, "T07")) == []
