@@ -15,6 +15,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from kred_core.calibration import factor
 from kred_core.coadd import native, swarp
 from kred_core.coadd.plan import CoaddInput, CoaddPlan, Grid
 from kred_core.config import CoaddConfig
@@ -106,6 +107,35 @@ def agree(both, stars, radius):
 def test_engines_agree_on_binned_detectors(tmp_path):
     plan, field = simulated_plan(tmp_path, 2.1, 420, binning=8, exposures=3, detectors=["S4", "N4", "N3"], cosmic_rays=0.0)
     agree(co_add(plan, tmp_path), field.stars, 4)
+
+
+@pytest.mark.usefixtures("swarp_installed")
+def test_engines_agree_on_real_exposures(real_decam, tmp_path):
+    # The three z exposures of LS_T4 that have a zero point; 50 by 67 arcsec seen by three CCDs.
+    names = ("c4d_150411_035242_ooi_z_v1", "c4d_170316_062107_ooi_z_ls9", "c4d_170419_042827_ooi_z_ls9")
+    inputs = []
+    for name, extname in zip(names, ("N3", "N2", "S1"), strict=True):
+        path = real_decam / "LS_T4" / "mef" / f"{name}.fits.fz"
+        scale = factor(fits.getheader(path)["MAGZERO"])
+        back = float(np.median(fits.getdata(path, extname))) * scale
+        inputs.append(CoaddInput(path, name, extname, fits.getheader(path)["EXPTIME"], scale, back, 20.0))
+    plan = CoaddPlan("LS_T4", "T01", "z", "z", Grid(186.744, 25.462, 0.27, 280, 280), tuple(inputs))
+    both = co_add(plan, tmp_path)
+    covered = both.native_coverage == 3
+    assert covered.sum() > 20000
+    np.testing.assert_array_equal(both.native_coverage, both.swarp_coverage)
+    sigma = noise(both.native[covered])
+    assert noise((both.swarp - both.native)[covered]) < 0.002 * sigma
+    native.coadd(plan, CoaddConfig(), tmp_path / "masked.fits", tmp_path / "masked.coverage.fits.fz")
+    masked, counts = fits.getdata(tmp_path / "masked.fits"), fits.getdata(tmp_path / "masked.coverage.fits.fz")
+    assert ((masked != 0) == (counts > 0)).all()
+    changed = counts < both.native_coverage
+    assert 0.001 < changed.mean() < 0.2
+    assert np.median(np.abs(masked - both.native)[~changed & covered]) < 0.01 * sigma
+    header = fits.getheader(tmp_path / "masked.fits")
+    assert (header["NDET"], header["TEXPTIME"], header["INSTRUME"]) == (3, 430.0, "DECam")
+    assert 3000 < header["SATURATE"] < 6000  # 45000 ADU less the sky
+    assert 0 < header["GAIN"] < 100
 
 
 @pytest.fixture(scope="module")
