@@ -6,7 +6,9 @@ busy at a fraction of a process pool's cost. Processes are there for what does n
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import threading
 
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
@@ -44,3 +46,9 @@ def task_runner(run: RunConfig) -> TaskRunner:
 def _begin_process() -> None:
     messages.to_ui()
     messages.kred_only()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # the run was killed; Python would leave its processes waiting for more work for ever

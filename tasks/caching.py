@@ -233,16 +233,17 @@ def _drop_outdated(wanted: Path) -> None:
     """Remove the records of a unit that speak of other inputs, or of products that are not on disk any more."""
     unit = wanted.parent
     for path in unit.iterdir() if unit.is_dir() else ():
-        if path.name != LOCK and (path != wanted or _is_outdated(path)):
+        if path.name != LOCK and (path != wanted or _holds(path) is False):
             path.unlink(missing_ok=True)
 
 
-def _is_outdated(record: Path) -> bool:
+def _holds(record: Path) -> bool | None:
+    """Whether the products are on disk as a record says; None where it cannot be read (or another run is writing it)."""
     try:
         manifest = ResultRecord.deserialize(record.read_bytes()).result
     except (OSError, ValueError):
-        return False  # another run may be writing it; what cannot be read is no record to Prefect, which replaces it
-    return not (isinstance(manifest, Manifest) and manifest.matches_disk())
+        return None  # to Prefect it is no record either
+    return isinstance(manifest, Manifest) and manifest.matches_disk()
 
 
 def is_current(task: Task, config: FieldConfig, arguments: dict[str, Any]) -> bool:
@@ -257,7 +258,7 @@ def is_current(task: Task, config: FieldConfig, arguments: dict[str, Any]) -> bo
         The task's other arguments.
     """
     record = _cache(task, config).record({"config": config, **arguments})
-    return not config.run.redo and record.exists() and not _is_outdated(record)
+    return not config.run.redo and _holds(record) is True
 
 
 def can_pass(task: Task, run: TaskRun, state: State) -> bool:
@@ -266,6 +267,7 @@ def can_pass(task: Task, run: TaskRun, state: State) -> bool:
     error = data.result if isinstance(data, ResultRecord) else data
     while isinstance(error, BaseException):
         if isinstance(error, OSError) and error.errno in PASSING:
+            log.warning("%s: %s; trying again", run.name, error)  # Prefect asks only while tries are left
             return True
         error = error.__cause__
     return False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -17,6 +19,8 @@ from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from flows.runners import cores, task_runner
 from kred_core.config import FieldConfig, RunConfig
 from tasks.caching import Manifest, Work, for_run, stage_task
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 log = logging.getLogger("kred_core.test")
 
@@ -80,3 +84,35 @@ def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_se
         wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
         messages = {entry.message for entry in client.read_logs(wanted)}
     assert {"exposure 0 is being looked at", "exposure 2 is being looked at"} <= messages
+
+
+IDLE_POOL = """
+import os, time
+from prefect import task
+from flows.runners import task_runner
+from kred_core.config import RunConfig
+
+@task
+def process():
+    return os.getpid()
+
+if __name__ == "__main__":
+    with task_runner(RunConfig(runner="processes", workers=1)) as runner:
+        print(runner.submit(process, {}).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for a process in /proc")
+def test_processes_end_with_a_run_that_is_killed(tmp_path, prefect_server):
+    script = tmp_path / "pool.py"
+    script.write_text(IDLE_POOL)
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen([sys.executable, script], env=environment, text=True, stdout=subprocess.PIPE) as run:
+        worker = Path("/proc") / run.stdout.readline().strip()
+        assert worker.name.isdigit()
+        run.kill()
+    deadline = time.monotonic() + 30
+    while worker.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not worker.exists()

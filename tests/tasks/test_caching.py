@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import subprocess
@@ -188,9 +189,10 @@ def test_failures_leave_nothing_behind_in_the_memory_of_the_field(field):
     assert len([p for p in field.records() if p.parent.name == "results"]) <= 1
 
 
-def test_a_hiccup_of_the_file_system_passes(field):
+def test_a_hiccup_of_the_file_system_passes(field, caplog):
     (field.root / "b.mef").write_text("hiccup")
     assert set(field.run().values()) == {"Completed"}
+    assert "summarize b.mef: [Errno 5] Input/output error; trying again" in caplog.messages
     assert field.worked_on() == ["a.mef", "b.mef", "b.mef", "c.mef"]
 
 
@@ -294,3 +296,11 @@ def test_a_killed_run_leaves_no_lock(tmp_path):
     assert locks.acquire_lock("summarize/a.mef/1-x", "me", acquire_timeout=5)
     locks.release_lock("summarize/a.mef/1-x", "me")
     assert not locks.is_locked("summarize/a.mef/1-x")
+
+
+def test_work_goes_on_where_the_file_system_has_no_locks(tmp_path, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert UnitLocks(tmp_path).acquire_lock("summarize/a.mef/1-x", "me", acquire_timeout=0)
