@@ -9,6 +9,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from kred_core import settings
+
+if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
+    settings.answer(settings.field_config, sys.argv[1:])
+
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
@@ -17,7 +22,7 @@ from flows.run import Run
 from flows.runners import task_runner
 from flows.server import server
 from kred_core import check as checking
-from kred_core import settings, stages
+from kred_core import stages
 from kred_core.config import FieldConfig
 from kred_core.errors import ConfigError, KredError
 from tasks.check import check_exposure, check_field
@@ -52,7 +57,7 @@ def _prepare(run: Run) -> None:
 
 
 def _tiles(run: Run) -> None:
-    run.each(tiles_field, [(run.config.field, {})])
+    run.each(tiles_field, [(run.config.field, {})], required=True)
 
 
 def _coadd(run: Run) -> None:

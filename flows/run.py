@@ -89,8 +89,8 @@ class Run:
     def _stage(self) -> StageOutcome:
         return self.outcome.stages[-1]
 
-    def each(self, task: Task, units: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Run a stage's task for all units, side by side.
+    def each(self, task: Task, units: Iterable[tuple[str, dict[str, Any]]], required: bool = False) -> None:
+        """Run a stage's task for all units, side by side; one that fails does not stop the others.
 
         Parameters
         ----------
@@ -98,6 +98,13 @@ class Run:
             Made by `tasks.caching.stage_task`.
         units : iterable of (str, dict)
             Name of the unit, for people, and the task's arguments.
+        required : bool
+            Nothing can follow where one has failed.
+
+        Raises
+        ------
+        KredError
+            A required unit has failed.
         """
         ready = for_run(task, self.config)
         futures = {ready.submit(config=self.config, **arguments): name for name, arguments in units}
@@ -105,6 +112,8 @@ class Run:
             future.wait()  # it has ended; only now does it know its last state without asking the server
             self._count(futures[future], future.state)
             _show(f"{self._stage.name:<10} {n:>5}/{len(futures)}  {futures[future]}", last=n == len(futures))
+        if required and self._stage.failed:
+            raise KredError("; ".join(self._stage.failed.values()))
 
     def _count(self, unit: str, state: State) -> None:
         if not state.is_completed():
@@ -117,9 +126,12 @@ class Run:
 
     def finish(self) -> Outcome:
         """Compare what was asked for with what is on disk, and say it all in the log."""
-        if not self.outcome.stopped:
-            self.outcome.missing = stages.missing_products(self.config)
-            self.outcome.notes += stages.leftovers(self.config)
+        try:
+            if not self.outcome.stopped:
+                self.outcome.missing = stages.missing_products(self.config)
+                self.outcome.notes += stages.leftovers(self.config)
+        except KredError as e:
+            self.outcome.stopped = explain(e)
         self.outcome.disk = disk_usage(self.paths.directories)
         for line in self.outcome.details():
             log.info("%s", line)

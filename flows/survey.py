@@ -5,10 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from kred_core import settings
+
+if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
+    settings.answer(settings.survey_configs, sys.argv[1:])
+
 from flows.field import explained, reduce
 from flows.plan import dry_run
 from flows.server import server
-from kred_core import settings, stages
+from kred_core import stages
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError
 

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -36,7 +36,7 @@ from . import __version__
 from .config import FieldConfig, Name
 from .errors import ConfigError
 
-__all__ = ["field_config", "survey_configs", "to_toml"]
+__all__ = ["answer", "field_config", "survey_configs", "to_toml"]
 
 PREFIX = "KRED_"
 CONFIG_FILE = "kred.toml"
@@ -299,6 +299,27 @@ def survey_configs(arguments: Sequence[str], prog: str = "python flows/survey.py
         return [FieldConfig.model_validate({**values, "field": field}) for field in fields]
     except ValidationError as e:
         raise ConfigError(_explain(e, FieldConfig)) from e
+
+
+def answer(load: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:
+    """End the program where a command line asks for help only, or cannot be used.
+
+    Parameters
+    ----------
+    load : callable
+        `field_config` or `survey_configs`.
+    arguments : sequence of str
+
+    Raises
+    ------
+    SystemExit
+        Status 0 after ``--help``; 2 for what cannot be used, after a message.
+    """
+    try:
+        load(arguments)
+    except ConfigError as e:
+        print(f"error: {e}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def to_toml(config: FieldConfig) -> str:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.wcs import WCS
-from scipy.interpolate import RectBivariateSpline
 
 from ..geometry import control_grid
 
@@ -80,6 +79,8 @@ def pixel_map(grid: WCS, detector: WCS, box: tuple[int, int, int, int]) -> Pixel
 
 def _control_points(grid: WCS, detector: WCS, box: tuple[int, int, int, int], step: int) -> tuple[np.ndarray, np.ndarray]:
     x0, y0, x1, y1 = box
+    from scipy.interpolate import RectBivariateSpline  # takes a second, which --help and a run with nothing to do need not wait
+
     coarse = control_grid(grid, detector, x0, y0, x1 - x0, y1 - y0, 4 * step)
     if min(coarse[0].shape) < 4 or not np.isfinite(coarse).all():
         return control_grid(grid, detector, x0, y0, x1 - x0, y1 - y0, step)

@@ -1,0 +1,182 @@
+"""The commands that people type: what they print, what they refuse, how they end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT, done, last_log
+
+from flows import field, survey
+from kred_core.products import FieldPaths
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def planned(text: str) -> dict[str, int]:
+    """Units to do, by stage, of a dry run."""
+    return {name: int(n) for name, n in re.findall(r"^(\w+) +\d+ \w+ +(\d+) ", text, flags=re.M) if int(n)}
+
+
+class TestOneField:
+    def test_from_exposures_to_figures_and_again(self, root, command):
+        arguments = ["flows/field.py", "LMC_c42", "T07", "--root", str(root)]
+        foreseen = command(*arguments, "--dry-run")
+        assert foreseen.returncode == 0, foreseen.stderr
+        assert not (root / "Summary").exists()
+        first = command(*arguments)
+        assert first.returncode == 0, first.stderr
+        assert "LMC_c42: complete (4 exposures: 4 good)" in first.stderr + first.stdout
+        # the figures of the field are drawn by the stage evaluate, and are no mosaics
+        assert planned(foreseen.stdout) == done(root) | {"evaluate": done(root)["evaluate"] - 2}
+
+        (FieldPaths(root, "LMC_c42").exposures()[0]).touch()
+        foreseen = planned(command(*arguments, "--dry-run").stdout)
+        again = command(*arguments)
+        assert again.returncode == 0, again.stderr
+        for stage, n in done(root).items():  # a dry run cannot know that the tables will turn out the same
+            assert n <= foreseen[stage]
+        assert planned(command(*arguments, "--dry-run").stdout) == {}
+
+    def test_two_runs_at_once_end_with_one_set_of_products(self, root, command, prefect_server):
+        arguments = ["flows/field.py", "LMC_c42", "T07", "--root", str(root), "--until", "coadd"]
+        environment = {"PREFECT_API_URL": prefect_server}
+        other = start(arguments, environment)
+        mine = command(*arguments)
+        assert other.wait(timeout=300) == 0
+        assert mine.returncode == 0, mine.stderr
+        leftovers = [p for top in ("Summary", "DECam_PREP", "DECam_SWARP") for p in (root / top).rglob(".*")]
+        assert leftovers == []
+
+
+def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=PROJECT, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+class TestSeveralFields:
+    def test_one_that_cannot_begin_does_not_keep_the_others(self, root, capsys):
+        assert survey.main(["LMC_c41", "LMC_c42", "--tiles", "T07", "--root", str(root), "--until", "summarize"]) == 1
+        assert "field LMC_c41: there is no directory" in capsys.readouterr().err
+        assert "complete (4 exposures: 4 good)" in last_log(root)
+
+    def test_all_finds_what_is_there(self, root, capsys):
+        assert survey.main(["--all", "--root", str(root), "--dry-run"]) == 0
+        assert "LMC_c42: what would be done" in capsys.readouterr().out
+
+
+class TestWrongSteps:
+    """Each gets one clear message, with what to do, and an exit status that is not 0."""
+
+    @pytest.fixture
+    def refused(self, root, capsys):
+        def run(*arguments: str, status: int = 1) -> str:
+            assert field.main([*arguments, "--root", str(root)]) == status
+            said = capsys.readouterr().err
+            assert said.count("error: ") == 1
+            made = [top for top in ("Summary", "DECam_PREP", "DECam_SWARP") if (root / top).exists()]
+            assert made == []
+            return said
+
+        return run
+
+    def test_field_without_a_directory(self, refused):
+        assert "error: field LMC_c99: there is no directory" in refused("LMC_c99")
+
+    def test_no_exposure_in_the_directory(self, refused, root):
+        mef = root / "DECam_MEF" / "LMC_c42" / "mef"
+        shutil.rmtree(mef)
+        mef.mkdir()
+        assert "error: field LMC_c42: no *.fits.fz exposure in" in refused("LMC_c42")
+
+    def test_data_root_that_is_not_there(self, capsys, tmp_path):
+        assert field.main(["LMC_c42", "--root", str(tmp_path / "nowhere")]) == 1
+        assert "is no directory; give the one that holds DECam_MEF with --root" in capsys.readouterr().err
+
+    def test_unknown_tile(self, refused):
+        assert "error: field LMC_c42 has no tile T99; its tiles: T01" in refused("LMC_c42", "T99")
+
+    def test_unknown_option(self, command, root):
+        result = command("flows/field.py", "LMC_c42", "--coadd.engin=swarp", "--root", str(root))
+        assert result.returncode == 2
+        assert "option --coadd.engin is not known; did you mean --coadd.engine?" in result.stderr
+
+    def test_bad_value(self, refused):
+        assert "error: option coadd.size: input should be greater than 0" in refused("LMC_c42", "--coadd.size=-1", status=2)
+
+    def test_empty_table(self, refused, tmp_path):
+        (tmp_path / "tiles.txt").write_text("")
+        assert "tiles.txt: is empty" in refused("LMC_c42", "--survey.tile-table", str(tmp_path / "tiles.txt"))
+
+    def test_unreadable_table(self, refused, tmp_path):
+        (tmp_path / "images.txt").write_bytes(b"\0\1\2\xff")
+        assert "images.txt: is not a text file" in refused("LMC_c42", "--survey.image-table", str(tmp_path / "images.txt"))
+
+    def test_swarp_that_is_not_installed(self, refused, tmp_path, monkeypatch):
+        monkeypatch.setenv("PATH", str(tmp_path))
+        message = refused("LMC_c42", "T07", "--coadd.engine", "swarp")
+        assert "SWarp" in message
+        assert "install" in message
+
+    def test_server_that_does_not_answer(self, command, root):
+        result = command("flows/field.py", "LMC_c42", "T07", "--root", str(root), PREFECT_API_URL="http://127.0.0.1:9/api")
+        assert result.returncode == 1
+        assert "error: the Prefect server http://127.0.0.1:9/api does not answer" in result.stderr
+
+
+class TestWhatOnlyTheRunCanFind:
+    @pytest.fixture
+    def log_of(self, root):
+        def run(*arguments: str) -> str:
+            assert field.main(["LMC_c42", "--root", str(root), *arguments]) == 1
+            log = last_log(root)
+            assert "Traceback" not in log
+            return log
+
+        return run
+
+    def test_a_filter_in_no_image(self, log_of, tmp_path):
+        (tmp_path / "images.txt").write_text("Image FILTER EXPTIME\nz z 114\n")
+        log = log_of("T07", "--survey.image-table", str(tmp_path / "images.txt"), "--until", "tiles")
+        assert "N662 with 800 s belongs to no image" in log
+        assert "no detector feeds tile T07" in log
+
+    def test_a_tile_without_detectors(self, log_of):
+        assert "no detector feeds tile T16 of field LMC_c42" in log_of("T16", "--until", "tiles")
+
+    def test_a_swarp_that_fails(self, log_of, root, tmp_path, monkeypatch):
+        swarp = tmp_path / "SWarp"
+        swarp.write_text("#!/bin/sh\necho '> *Error*: the disk ate it' >&2\nexit 1\n")
+        swarp.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        assert "the disk ate it" in log_of("T07", "--coadd.engine", "swarp", "--until", "coadd")
+        assert not list((root / "DECam_SWARP").rglob("*.fits*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A directory on a file system of 2 MB."""
+    directory = tmp_path / "small"
+    directory.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here (needs root)")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_half_written(root, command, small_disk):
+    (small_disk / "DECam_MEF").symlink_to(root / "DECam_MEF")
+    result = command("flows/field.py", "LMC_c42", "T07", "--root", str(small_disk))
+    assert result.returncode == 1
+    assert "the disk is full; make room and run the same command again" in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr + result.stdout
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    result = command("flows/field.py", "LMC_c42", "T07", "--root", str(small_disk))
+    assert result.returncode == 0, result.stderr
+    assert not [p for p in small_disk.rglob(".*.tmp")]
