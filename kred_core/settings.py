@@ -13,6 +13,7 @@ import difflib
 import os
 import re
 import shutil
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -54,9 +54,8 @@ class TestOneField:
 
 
 def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *arguments], cwd=PROJECT, env=os.environ | environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, env=os.environ | environment, **quiet)
 
 
 class TestSeveralFields:

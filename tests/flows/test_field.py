@@ -167,7 +167,7 @@ def test_one_worker_gives_the_same_bytes_as_many(root, reduced):
 def faulty(tmp_path_factory) -> Path:
     """A reduced field with two good exposures and one more for each fault that the simulator can plant."""
     root = tmp_path_factory.mktemp("faulty")
-    simulate_field(root, field="LMC_c42", tiles=["T07"], binning=16, exposures=2, bands=["r"], n_detectors=4, faults=["all"], seed=3)
+    simulate_field(root, tiles=["T07"], binning=16, exposures=2, bands=["r"], n_detectors=4, faults=["all"], seed=3)
     assert reduce(config(root, "T07"))
     return root
 
