@@ -80,10 +80,15 @@ def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_se
     assert {m.values["server"] for m in manifests} == {prefect_server}
     assert run(tmp_path, 3, RunConfig(workers=2)).result() == manifests  # found by threads, so remembered by processes
 
+    expected = {f"exposure {i} is being looked at" for i in range(3)}
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+    messages: set[str] = set()
+    deadline = time.monotonic() + 30  # messages travel in parcels
     with get_client(sync_client=True) as client:
-        wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-        messages = {entry.message for entry in client.read_logs(wanted)}
-    assert {"exposure 0 is being looked at", "exposure 2 is being looked at"} <= messages
+        while not expected <= messages and time.monotonic() < deadline:
+            messages = {entry.message for entry in client.read_logs(wanted)}
+            time.sleep(0.1)
+    assert expected <= messages
 
 
 IDLE_POOL = """
