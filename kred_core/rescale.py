@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from . import __version__, checksum, products, rice
+from . import __version__, bintable, checksum, products, rice
 from .errors import ExposureError
 from .exposure import BLOCK, Detector, Hdu, number, read_pixels
 
@@ -126,18 +126,18 @@ def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytearray, scale: float, back
         return False
     if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0:
         return False
-    columns = rice.table_columns(header)
+    columns = bintable.table_columns(header)
     tiles = columns.get("COMPRESSED_DATA")
     if tiles is None or tiles.code not in "PQ" or header["NAXIS1"] * header["NAXIS2"] > len(data):
         return False
-    if not rice.table_values(header, data, tiles)[:, 0].all():
+    if not bintable.table_values(header, data, tiles)[:, 0].all():
         return False  # rows stored otherwise
     values = {}
     for name in ("ZSCALE", "ZZERO"):
         column = columns.get(name)
         if column is not None and (column.code != "D" or column.count != 1):
             return False
-        values[name] = number(header, name) if column is None else rice.table_values(header, data, column)
+        values[name] = number(header, name) if column is None else bintable.table_values(header, data, column)
         if values[name] is None:
             return False
     if not np.all(values["ZSCALE"]):

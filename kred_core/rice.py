@@ -8,11 +8,6 @@ row that does not end where it should is an error that names the row.
 
 from __future__ import annotations
 
-import math
-import re
-import zlib
-from dataclasses import dataclass
-
 import numba as nb
 import numpy as np
 from astropy.io import fits
@@ -20,9 +15,10 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from .bintable import heap_start_of, table_columns, table_values, tile_ranges, unpack_row
 from .errors import ExposureError
 
-__all__ = ["Column", "can_decode", "decode", "table_columns", "table_values"]
+__all__ = ["can_decode", "decode"]
 
 BLOCK = 32  # pixels that share a code
 UNCODED = 25  # code of a block whose differences are stored as they are
@@ -32,9 +28,6 @@ DITHERS = {"NO_DITHER": 0, "NONE": 0, "SUBTRACTIVE_DITHER_1": 1, "SUBTRACTIVE_DI
 RANDOM_LENGTH = 10000
 PADDING = 512  # bytes; a block takes at most 32 pixels x 56 bits, and long runs of zeros look at the end themselves
 U64 = np.uint64
-
-_SIZES = {"L": 1, "X": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
-_TYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "P": ">i4", "Q": ">i8"}
 
 
 def _dither_sequence() -> np.ndarray:
@@ -48,76 +41,6 @@ def _dither_sequence() -> np.ndarray:
 
 
 _RANDOM = _dither_sequence()
-
-
-@dataclass(frozen=True)
-class Column:
-    """Where a column of a binary table lies in each row.
-
-    Attributes
-    ----------
-    offset : int
-        Byte within the row.
-    code : str
-        Type letter of TFORMn; P and Q are descriptors of variable-length arrays.
-    count : int
-        Elements.
-    element : str
-        Type letter of the elements of a variable-length array, else ''.
-    """
-
-    offset: int
-    code: str
-    count: int
-    element: str = ""
-
-
-def table_columns(header: fits.Header) -> dict[str, Column]:
-    """Lay out the rows of a binary table.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-
-    Returns
-    -------
-    dict of str to Column
-        By TTYPEn; empty where the header does not describe a table that fits into its rows.
-    """
-    n_fields, width = header.get("TFIELDS", 0), header.get("NAXIS1", 0)
-    if not isinstance(n_fields, int) or not 0 < n_fields < 1000 or not isinstance(width, int):
-        return {}
-    columns, offset = {}, 0
-    for i in range(1, n_fields + 1):
-        form = re.match(r"\s*(\d*)([LXBIJKAEDCMPQ])([BIJKED]?)", str(header.get(f"TFORM{i}", "")))
-        if not form:
-            return {}
-        count, code, element = int(form[1] or 1), form[2], form[3]
-        columns[str(header.get(f"TTYPE{i}", "")).strip().upper()] = Column(offset, code, count, element)
-        offset += math.ceil(count / 8) if code == "X" else count * _SIZES[code]
-    return columns if offset <= width else {}
-
-
-def table_values(header: fits.Header, raw: bytes | bytearray, column: Column) -> np.ndarray:
-    """A column as it is stored, big-endian; a view, so that a change to it is a change to a writable `raw`.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-    raw : bytes-like
-        The data unit.
-    column : Column
-        One that `table_columns` found.
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        Shape (rows,); of descriptors (rows, 2): length, offset in the heap.
-    """
-    rows, width = header["NAXIS2"], header["NAXIS1"]
-    kind = np.dtype(_TYPES[column.code])
-    shape, strides = ((rows, 2), (width, kind.itemsize)) if column.code in "PQ" else ((rows,), (width,))
-    return np.ndarray(shape, kind, buffer=raw, offset=column.offset, strides=strides)
 
 
 def _setting(header: fits.Header, name: str, default: int) -> object:
@@ -205,11 +128,9 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
     ----------
     FITS standard 4.0, sections 10.2 and 10.4.1, appendix I.
     """
-    ny, nx, width = header["ZNAXIS2"], header["ZNAXIS1"], header["NAXIS1"]
+    ny, nx = header["ZNAXIS2"], header["ZNAXIS1"]
     columns = table_columns(header)
-    heap_start = header.get("THEAP", ny * width)
-    if not _whole(heap_start) or not ny * width <= heap_start <= len(raw):
-        raise ExposureError("the table of compressed rows does not fit into the data; the file is damaged")
+    heap_start = heap_start_of(header, raw)
     padded = np.zeros(len(raw) + PADDING, np.uint8)
     padded[: len(raw)] = np.frombuffer(raw, np.uint8)
 
@@ -218,7 +139,7 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
             return table_values(header, raw, columns[name]).astype(kind)
         return np.full(ny, header.get(name, default), kind)
 
-    starts, lengths = _tiles(header, raw, columns["COMPRESSED_DATA"], heap_start)
+    starts, lengths = tile_ranges(header, raw, columns["COMPRESSED_DATA"], heap_start)
     pixels = np.empty((ny, nx), np.float32)
     bad_row = _decode_rows(
         padded,
@@ -236,41 +157,13 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
         raise ExposureError(f"row {bad_row + 1} is damaged: its compressed bits do not make up {nx} pixels")
     elsewhere = np.flatnonzero(lengths == 0)
     if len(elsewhere):
-        _decode_gzipped(header, raw, columns.get("GZIP_COMPRESSED_DATA"), heap_start, elsewhere, pixels)
+        # rows that could not be quantised (a constant row, for example): float32 as they are, gzip'd
+        if "GZIP_COMPRESSED_DATA" not in columns:
+            raise ExposureError(f"row {elsewhere[0] + 1} has no data")
+        starts, lengths = tile_ranges(header, raw, columns["GZIP_COMPRESSED_DATA"], heap_start)
+        for row in elsewhere:
+            pixels[row] = unpack_row(raw, starts[row], lengths[row], row, np.dtype(">f4"), nx)
     return pixels
-
-
-def _tiles(header: fits.Header, raw: bytes, column: Column, heap_start: int) -> tuple[np.ndarray, np.ndarray]:
-    """First byte in the data unit, and length, of each row's bytes; all within the data unit."""
-    descriptors = table_values(header, raw, column).astype(np.int64)
-    lengths, offsets = descriptors[:, 0], descriptors[:, 1]
-    room = len(raw) - heap_start
-    wrong = (lengths < 0) | (lengths > room) | ((lengths > 0) & ((offsets < 0) | (offsets > room - lengths)))
-    if wrong.any():
-        row = int(np.argmax(wrong))
-        raise ExposureError(
-            f"row {row + 1} is damaged: its {lengths[row]} bytes at {offsets[row]} lie outside the {room} bytes of the heap"
-        )
-    return heap_start + np.where(lengths > 0, offsets, 0), lengths
-
-
-def _decode_gzipped(
-    header: fits.Header, raw: bytes, column: Column | None, heap_start: int, rows: np.ndarray, pixels: np.ndarray
-) -> None:
-    """Rows that could not be quantised (a constant row, for example): float32 as they are, gzip'd."""
-    if column is None:
-        raise ExposureError(f"row {rows[0] + 1} has no data")
-    starts, lengths = _tiles(header, raw, column, heap_start)
-    n_bytes = 4 * pixels.shape[1]
-    for row in rows:
-        packed = bytes(raw[starts[row] : starts[row] + lengths[row]])
-        try:
-            values = zlib.decompressobj(wbits=31).decompress(packed, n_bytes + 1)
-        except zlib.error as e:
-            raise ExposureError(f"row {row + 1} is damaged: its gzip'd pixels cannot be unpacked ({e})") from e
-        if len(values) != n_bytes:
-            raise ExposureError(f"row {row + 1} is damaged: expected {n_bytes} bytes of pixels, found {len(values)}")
-        pixels[row] = np.frombuffer(values, ">f4")
 
 
 @intrinsic

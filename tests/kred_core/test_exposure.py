@@ -9,7 +9,8 @@ from astropy.io import fits
 from mefs import SHAPE, detector_hdu, sky_pixels, write_mef
 
 from kred_core.errors import ExposureError
-from kred_core.exposure import BLOCK, RECORD, Exposure, number, read_pixels, scan, text
+from kred_core.exposure import Exposure, read_pixels
+from kred_core.hdu import BLOCK, RECORD, number, scan, text
 
 
 def as_astropy_reads(path, name):

@@ -10,7 +10,7 @@ import pytest
 from astropy import units as u
 from astropy.io import fits
 
-from kred_core import checksum, rice
+from kred_core import bintable, checksum
 from kred_core.errors import ExposureError
 from kred_core.exposure import Exposure, read_pixels, scan
 from kred_core.rescale import rescale_detector
@@ -220,7 +220,7 @@ class TestPixels:
         exposure = exposure_of(form(), tmp_path)
         compressed_file, plain_file = prepare(exposure, tmp_path), prepare(exposure, tmp_path, plain=True)
         header = scan(compressed_file)[1].header
-        assert (header["ZCMPTYPE"], header["ZBITPIX"], "ZSCALE" in rice.table_columns(header)) == ("GZIP_2", -32, False)
+        assert (header["ZCMPTYPE"], header["ZBITPIX"], "ZSCALE" in bintable.table_columns(header)) == ("GZIP_2", -32, False)
         np.testing.assert_array_equal(fits.getdata(compressed_file, 1), fits.getdata(plain_file, 1))
 
     def test_blank_pixels_of_integers_become_nan(self, tmp_path):
@@ -234,7 +234,7 @@ class TestPixels:
         lines = [f"BSCALE  = {cards[0]}", f"BZERO   = {cards[1]}"]
         exposure = exposure_of(compressed(sky()), tmp_path, extension=lines)
         path = prepare(exposure, tmp_path)
-        assert ("ZSCALE" in rice.table_columns(scan(path)[1].header)) == quantised
+        assert ("ZSCALE" in bintable.table_columns(scan(path)[1].header)) == quantised
         assert_rounding_only(fits.getdata(path, 1), expected(exposure))
 
     def test_exact_zeros_become_minus_the_background(self, tmp_path):
