@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 from prefect import Task, task
 from prefect.cache_policies import CachePolicy
@@ -136,7 +137,7 @@ class UnitLocks(LockManager):
 
     def __init__(self, records: Path) -> None:
         self.records = records
-        self._held: dict[str, tuple[str, BinaryIO]] = {}
+        self._held: dict[tuple[str, str], BinaryIO] = {}
 
     def __reduce__(self) -> tuple:
         return UnitLocks, (self.records,)  # a task that is sent to another process takes its own locks there
@@ -151,21 +152,22 @@ class UnitLocks(LockManager):
                 file.close()
                 return False
             time.sleep(0.1)
-        self._held[key] = (holder, file)
+        self._held[key, holder] = file
         return True
 
     def release_lock(self, key: str, holder: str) -> None:
         if not self.is_lock_holder(key, holder):
             raise ValueError(f"{holder} does not hold the lock of {key}")
-        self._held.pop(key)[1].close()
+        self._held.pop((key, holder)).close()
 
     def is_lock_holder(self, key: str, holder: str) -> bool:
-        return key in self._held and self._held[key][0] == holder
+        return (key, holder) in self._held
 
     def wait_for_lock(self, key: str, timeout: float | None = None) -> bool:
-        free = self.acquire_lock(key, "waiting", timeout)
+        waiting = str(uuid4())
+        free = self.acquire_lock(key, waiting, timeout)
         if free:
-            self.release_lock(key, "waiting")
+            self.release_lock(key, waiting)
         return free
 
     def is_locked(self, key: str) -> bool:
