@@ -14,6 +14,9 @@ from kred_core import settings
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     settings.answer(settings.field_config, sys.argv[1:])
 
+import flows  # noqa: F401 - before Prefect, which would report home at its first start
+
+# isort: split
 from prefect import flow
 from prefect.states import Completed, Failed, State
 

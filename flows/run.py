@@ -17,6 +17,7 @@ from typing import Any
 from prefect import Task
 from prefect.futures import as_completed
 from prefect.states import State
+from prefect.utilities.annotations import opaque
 
 from kred_core import __version__, stages
 from kred_core.config import FieldConfig
@@ -107,7 +108,7 @@ class Run:
             A required unit has failed.
         """
         ready = for_run(task, self.config)
-        futures = {ready.submit(config=self.config, **arguments): name for name, arguments in units}
+        futures = {ready.submit(config=opaque(self.config), **_opaque(arguments)): name for name, arguments in units}
         for n, future in enumerate(as_completed(list(futures)), 1):
             future.wait()  # it has ended; only now does it know its last state without asking the server
             self._count(futures[future], future.state)
@@ -136,6 +137,11 @@ class Run:
         for line in self.outcome.details():
             log.info("%s", line)
         return self.outcome
+
+
+def _opaque(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Spare Prefect the search for other tasks' results in plans of thousands of values."""
+    return {name: opaque(value) for name, value in arguments.items()}
 
 
 def _show(line: str, last: bool) -> None:

@@ -10,6 +10,9 @@ from kred_core import settings
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     settings.answer(settings.survey_configs, sys.argv[1:])
 
+import flows  # noqa: F401 - before Prefect, which would report home at its first start
+
+# isort: split
 from flows.field import explained, reduce
 from flows.plan import dry_run
 from flows.server import server
