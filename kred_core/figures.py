@@ -45,8 +45,6 @@ NARROWEST = 0.6  # of the longer side; the text needs that width
 LABEL_INSIDE = 0.22  # of the diagonal, beyond the overlap of neighbouring tiles
 THUMBNAIL_BYTES = 147_000  # 196 kB in base64
 
-PALETTE_SAMPLING = 3  # every third pixel in each direction is enough to choose the colours by, ten times faster
-
 
 def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, stretch: float, path: Path) -> None:
     """Draw a mosaic so that its flaws are seen.
@@ -188,10 +186,7 @@ def _with_palette(picture: Image.Image) -> Image.Image:
     """The same picture with at most 256 colours: half the bytes, and nothing that is seen changes."""
     from PIL import Image
 
-    sample = picture.resize([max(1, n // PALETTE_SAMPLING) for n in picture.size], Image.Resampling.NEAREST)
-    palette = sample.quantize(254, method=Image.Quantize.MEDIANCUT)
-    palette.putpalette([*palette.getpalette()[: 3 * 254], 0, 0, 0, 255, 255, 255])  # paper and ink as they are
-    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    return picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 def _pixels_of(reduced: ReducedImage) -> str:
