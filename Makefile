@@ -18,19 +18,22 @@ $(VENV)/bin/pip:
 	@$(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 
 $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	@echo "Installing kred and what it needs into $(VENV) (some minutes)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test]'
 	@touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m kred_core.simulate LMC_c42 --root $(DEMO) --tiles T06 T07 --binning 8
-	$(BIN)/python flows/field.py LMC_c42 T06 T07 --root $(DEMO)
+	@echo "Simulating a small field: 6 exposures of LMC_c42 in two bands, detectors of 128 x 256 pixels"
+	@$(BIN)/python -m kred_core.simulate --field LMC_c42 --root $(DEMO) --binning 16 --bands N662,r --exposures 3 --dither 300 --nebula 60
+	$(BIN)/python flows/field.py LMC_c42 --root $(DEMO)
 	@echo
-	@echo "Images:  $(DEMO)/DECam_SWARP/LMC_c42/T06 and T07 (FITS)"
-	@echo "Figures: $(DEMO)/DECam_SWARP/LMC_c42/eval (PNG)"
+	@echo "Images (FITS):  $(DEMO)/DECam_SWARP/LMC_c42/T01 ... T16"
+	@echo "Figures (PNG):  $(DEMO)/DECam_SWARP/LMC_c42/eval; begin with LMC_c42.N662.png"
+	@echo "Tables:         $(DEMO)/Summary"
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -180,7 +180,7 @@ class FieldConfig(Section):
     """The reduction of one field."""
 
     field: Name = Field(description="Field to reduce: DECam_MEF/<field>/mef must hold its exposures.")
-    tiles: list[Name] = Field(default=[], description="Tiles to make, for example T07 T08. None: all tiles of the field.")
+    tiles: list[Name] = Field(default=[], description="Tiles to make, for example T07 T08. Not given: all tiles of the field.")
     root: Path = Field(default=Path("."), description="Data root: the directory that holds DECam_MEF.")
     run: RunConfig = RunConfig()
     survey: SurveyConfig = SurveyConfig()
