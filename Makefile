@@ -27,8 +27,8 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@touch $@
 
 demo: $(VENV)/.installed
-	@echo "Simulating a small field: 6 exposures of LMC_c42 in two bands, detectors of 128 x 256 pixels"
-	@$(BIN)/python -m kred_core.simulate --field LMC_c42 --root $(DEMO) --binning 16 --bands N662,r --exposures 3 --dither 300 --nebula 60
+	@echo "Simulating a small field: 4 exposures of LMC_c42 in Hα, 62 detectors of 128 x 256 pixels each"
+	@$(BIN)/python -m kred_core.simulate --field LMC_c42 --root $(DEMO) --binning 16 --bands N662 --exposures 4 --dither 300 --offsets 20 --cosmic-rays 0.02
 	$(BIN)/python flows/field.py LMC_c42 --root $(DEMO)
 	@echo
 	@echo "Images (FITS):  $(DEMO)/DECam_SWARP/LMC_c42/T01 ... T16"
