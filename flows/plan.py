@@ -19,7 +19,7 @@ from kred_core.products import FieldPaths
 from tasks.caching import is_current
 from tasks.check import check_exposure
 from tasks.coadd import coadd_mosaic
-from tasks.evaluate import evaluate_mosaic
+from tasks.evaluate import draw_field, evaluate_mosaic
 from tasks.prepare import prepare_exposure
 from tasks.summarize import summarize_exposure
 from tasks.tiles import tiles_field
@@ -69,8 +69,10 @@ def _mosaics(config: FieldConfig, reports: list[ExposureReport], fresh: bool) ->
         raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
     made = [p for p in plans if fresh and is_current(coadd_mosaic, config, {"plan": p})]
     drawn = [p for p in made if is_current(evaluate_mosaic, config, {"tile": p.tile, "image": p.image})]
-    return (
-        foresight.plan_tiles(fresh),
-        foresight.plan_mosaics("coadd", plans, made),
-        foresight.plan_mosaics("evaluate", plans, drawn),
-    )
+    coadd, evaluate = foresight.plan_mosaics("coadd", plans, made), foresight.plan_mosaics("evaluate", plans, drawn)
+    images = {p.image for p in plans}
+    shown = stages.evaluated_tiles(config) if fresh else {}
+    complete = images - {p.image for p in plans if p not in drawn}
+    current = [i for i in complete if i in shown and is_current(draw_field, config, {"image": i, "tiles": shown[i]})]
+    evaluate = foresight.add_field_figures(evaluate, len(images), len(images) - len(current))
+    return foresight.plan_tiles(fresh), coadd, evaluate

@@ -21,10 +21,11 @@ from .coadd.plan import CoaddPlan, make_plan
 from .config import FieldConfig
 from .outcome import human_size
 from .products import FieldPaths, read_record
-from .stages.mosaics import other_fields
+from .stages.mosaics import other_fields, wanted_tiles
 
 __all__ = [
     "PlannedStage",
+    "add_field_figures",
     "coadds",
     "describe",
     "plan_check",
@@ -35,10 +36,11 @@ __all__ = [
     "reports",
 ]
 
-# CPU seconds for a million pixels (of the input, or of the output where it says so), and for a unit of work.
-SECONDS_PER_MPIX = {"check": 0.004, "summarize": 0.06, "prepare": 0.005, "coadd": 0.04, "evaluate": 0.02}
-SECONDS_PER_UNIT = {"check": 0.3, "summarize": 0.3, "prepare": 0.3, "tiles": 3.0, "coadd": 0.5, "evaluate": 1.5}
-COADD_SECONDS_PER_OUTPUT_MPIX = 0.05
+# CPU seconds on one core, measured on full-size fields: for a million pixels (of the input; of a mosaic for evaluate), and
+# for a unit of work (an exposure, a mosaic).
+SECONDS_PER_MPIX = {"check": 0.0005, "summarize": 0.03, "prepare": 0.003, "coadd": 0.02, "evaluate": 0.06}
+SECONDS_PER_UNIT = {"check": 0.6, "summarize": 0.6, "prepare": 0.6, "tiles": 2.0, "coadd": 1.5, "evaluate": 2.5}
+COADD_SECONDS_PER_OUTPUT_MPIX = 0.016
 COVERAGE_BYTES_PER_PIXEL = 0.15  # compressed
 
 
@@ -98,7 +100,7 @@ def coadds(config: FieldConfig, found: Sequence[ExposureReport]) -> list[CoaddPl
     columns = [c for c in tables.TILE if c.name != "Image"]
     detectors = tiling.stack([tables.make(rows, columns), *other_fields(config)])
     plans = []
-    for tile in survey.tiles(config.field, config.survey, config.tiles):
+    for tile in wanted_tiles(config):
         selected = tiling.select(detectors, tile, images, config.tiling).detectors
         for image in sorted(set(selected["Image"])):
             of_image = selected[selected["Image"] == image]
@@ -156,6 +158,12 @@ def plan_mosaics(name: str, plans: Sequence[CoaddPlan], done: Sequence[CoaddPlan
     depth = sum(p.grid.nx * p.grid.ny * len({i.root for i in p.inputs}) for p in to_do)
     seconds = planned.seconds + (depth * SECONDS_PER_MPIX["coadd"] + output * COADD_SECONDS_PER_OUTPUT_MPIX) / 1e6
     return replace(planned, seconds=seconds, disk=output * (4 + COVERAGE_BYTES_PER_PIXEL))
+
+
+def add_field_figures(evaluate: PlannedStage, images: int, to_do: int) -> PlannedStage:
+    """The stage evaluate with the figures of the whole field, one for each image."""
+    seconds = evaluate.seconds + to_do * SECONDS_PER_UNIT["evaluate"]
+    return replace(evaluate, unit="figures", units=evaluate.units + images, to_do=evaluate.to_do + to_do, seconds=seconds)
 
 
 def _planned(name: str, unit: str, units: int, to_do: int, mega_pixels: float) -> PlannedStage:

@@ -58,7 +58,8 @@ Every option can also stand in {CONFIG_FILE} in the data root, as in
     [coadd]
     engine = "swarp"
 or in the environment, as {PREFIX}COADD__ENGINE=swarp. The command line wins over the
-environment, that over {CONFIG_FILE}. Lists are written A,B,C there, an empty one []."""
+environment, that over {CONFIG_FILE}. Paths of tables count from the current directory.
+Lists are written A,B,C there, an empty one []."""
 
 FIELD_EXAMPLES = f"""\
 examples:

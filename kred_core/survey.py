@@ -27,6 +27,7 @@ GRID_STEP = 0.55  # deg between the centres of neighbouring tiles
 GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
 LARGEST_TILE = 10.0  # deg; a larger Size is a mistake (arcmin?), not a tile
 EXPTIME_TOLERANCE = 0.5  # s
+TAKEN = ("data", "eval", "mef", "mef_qual", "det", "mosaics")  # Summary/<field>_<tile>.tab must not be one of these tables
 
 
 @dataclass(frozen=True)
@@ -254,6 +255,8 @@ def _read_tiles(path: str) -> tuple[Tile, ...]:
     rows = [Tile(*values) for values in zip(table.names("Field"), table.names("Tile"), ra, dec, size, strict=True)]
     first: dict[tuple[str, str], int] = {}
     for i, tile in enumerate(rows):
+        if tile.name in TAKEN:
+            raise table.fault(i, "Tile", tile.name, "another name; kred has tables or directories of this one")
         before = first.setdefault((tile.field, tile.name), i)
         if before != i:
             raise table.fault(i, "Tile", tile.name, f"each tile of field {tile.field} once; row {before + 1} has the same")

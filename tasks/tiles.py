@@ -15,7 +15,7 @@ def _work(config: FieldConfig) -> Work:
         "_".join([config.field, *config.tiles]),
         files=stages.tile_inputs(config),
         options=[config.survey, config.tiling, config.prepare],
-        facts={"tiles": list(config.tiles)},
+        facts={"tiles": list(config.tiles), "size": config.coadd.size},
     )
 
 

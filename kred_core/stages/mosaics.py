@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from astropy.table import Table
@@ -28,6 +28,7 @@ __all__ = [
     "tabulate_mosaics",
     "tile_inputs",
     "tiles_field",
+    "wanted_tiles",
 ]
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def tiles_field(config: FieldConfig) -> dict[str, Path]:
         A tile that was asked for by name, or every tile of the field, has no detector.
     """
     paths = FieldPaths.of(config)
-    wanted = survey.tiles(config.field, config.survey, config.tiles)
+    wanted = wanted_tiles(config)
     images = survey.images(config.survey)
     detectors = tiling.stack([_joined(config, paths), *other_fields(config)])
     written = {}
@@ -87,9 +88,15 @@ def other_fields(config: FieldConfig) -> list[Table]:
     return [_joined(config, paths) for paths in _other_fields(config)]
 
 
+def wanted_tiles(config: FieldConfig) -> tuple[survey.Tile, ...]:
+    """The tiles that the configuration asks for; a mosaic larger than its tile takes the detectors that feed the mosaic."""
+    tiles = survey.tiles(config.field, config.survey, config.tiles)
+    return tuple(replace(tile, size=max(tile.size, config.coadd.size)) for tile in tiles)
+
+
 def tile_inputs(config: FieldConfig) -> list[Path]:
     """The tables that the selection of detectors depends on."""
-    own = [Path(t) for t in (config.survey.tile_table, config.survey.image_table) if t]
+    own = [Path(t).expanduser() for t in (config.survey.tile_table, config.survey.image_table) if t]
     return own + [table for p in [FieldPaths.of(config), *_other_fields(config)] for table in (p.exposure_table, p.detector_table)]
 
 
@@ -130,7 +137,7 @@ def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
     paths = FieldPaths.of(config)
     images = survey.images(config.survey).names
     plans = []
-    for tile in survey.tiles(config.field, config.survey, config.tiles):
+    for tile in wanted_tiles(config):
         if not config.tiles and not paths.tile_table(tile.name).exists():
             continue  # all tiles of the field: those without detectors have no table
         table = tables.read(paths.tile_table(tile.name), tables.TILE, "tiles")

@@ -1,0 +1,21 @@
+"""What a person reads when something went wrong."""
+
+import errno
+
+from kred_core.errors import ExposureError, KredError, ToolError, explain
+
+
+def test_own_errors_speak_for_themselves():
+    assert explain(ExposureError("a.fits: is empty")) == "a.fits: is empty"
+    assert issubclass(ToolError, KredError)
+
+
+def test_errors_of_the_file_system_say_which_file_and_what_to_do():
+    text = explain(OSError(errno.ENOSPC, "No space left on device", "/data/x.fits"))
+    assert text == "/data/x.fits: the disk is full; make room and run the same command again, it goes on where it was"
+    assert explain(PermissionError(errno.EACCES, "Permission denied", "/data")) == "/data: no permission"
+    assert explain(OSError(errno.EIO, "Input/output error")) == "Input/output error"
+
+
+def test_anything_else_is_called_unexpected():
+    assert explain(ZeroDivisionError("division by zero")) == "unexpected ZeroDivisionError: division by zero"

@@ -1,0 +1,51 @@
+"""Masks are decoded as astropy decodes them; other forms are left to it."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from kred_core import gzipped
+from kred_core.errors import ExposureError
+from kred_core.exposure import read_pixels
+from kred_core.hdu import scan
+
+RANDOM = np.random.default_rng(3)
+
+
+def stored(path, data, **options):
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(data, name="N1", **options)]).writeto(path)
+    return scan(path)[1]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
+def test_integers_come_out_as_they_went_in(tmp_path, kind):
+    data = RANDOM.integers(0, 100, (30, 70)).astype(kind)
+    hdu = stored(tmp_path / "m.fits.fz", data, compression_type="GZIP_1")
+    assert gzipped.can_decode(hdu.header)
+    assert np.array_equal(read_pixels(hdu, np.int32), data)
+
+
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [
+        (np.zeros((20, 20), np.int16), {"compression_type": "GZIP_2"}),
+        (np.zeros((20, 20), np.int16), {"compression_type": "RICE_1"}),
+        (np.zeros((20, 20), np.uint16), {"compression_type": "GZIP_1"}),  # with BZERO
+        (np.zeros((20, 20), np.float32), {"compression_type": "GZIP_1", "quantize_level": 0}),
+        (np.zeros((20, 20), np.int16), {"compression_type": "GZIP_1", "tile_shape": (10, 10)}),
+    ],
+)
+def test_other_forms_are_left_to_astropy(tmp_path, data, options):
+    hdu = stored(tmp_path / "m.fits.fz", data, **options)
+    assert not gzipped.can_decode(hdu.header)
+    assert np.array_equal(read_pixels(hdu, np.float32), data)
+
+
+def test_damage_names_the_row(tmp_path):
+    path = tmp_path / "m.fits.fz"
+    hdu = stored(path, RANDOM.integers(0, 100, (30, 70)).astype(np.int16), compression_type="GZIP_1")
+    raw = bytearray(path.read_bytes())
+    raw[hdu.data_start + hdu.data_length - 40] ^= 0xFF  # in the last row's bytes
+    path.write_bytes(raw)
+    with pytest.raises(ExposureError, match="N1: row 30 is damaged"):
+        read_pixels(scan(path)[1], np.int32)

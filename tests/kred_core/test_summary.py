@@ -1,0 +1,107 @@
+"""Detectors are measured once; what only pixels can show is found then."""
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from mefs import detector_hdu, sky_pixels
+
+from kred_core import check, summary
+from kred_core.config import CheckConfig, SummarizeConfig
+from kred_core.exposure import Exposure
+from kred_core.survey import ImageTable
+
+SKY = np.random.default_rng(5).normal(300.0, 7.0, (64, 96)).astype(np.float32)
+
+
+def write(path, images, mask=None):
+    """A MEF with these images by EXTNAME, and an ood file where there is a mask."""
+    hdus = [fits.PrimaryHDU(header=fits.Header({"FILTER": "r DECam", "EXPTIME": 60.0, "MAGZERO": 30.0, "OBSID": "o1"}))]
+    for name, pixels in images.items():
+        hdu = detector_hdu(name)
+        header = hdu.header.copy()
+        hdus.append(fits.ImageHDU(pixels, fits.Header([(k, header[k]) for k in wcs_keys(header)]), name=name))
+    fits.HDUList(hdus).writeto(path)
+    if mask is not None:
+        masks = [fits.PrimaryHDU(), *(fits.CompImageHDU(mask, name=name, compression_type="GZIP_1") for name in images)]
+        fits.HDUList(masks).writeto(path.with_name(path.name.replace("_ooi_", "_ood_")))
+    return path
+
+
+def wcs_keys(header):
+    return [k for k in header if k.startswith(("CTYPE", "CRVAL", "CRPIX", "CD", "PV", "CUNIT", "RADESYS", "EQUINOX"))]
+
+
+def test_statistics_are_those_of_the_unmasked_pixels(tmp_path):
+    pixels, mask = SKY.copy(), np.zeros(SKY.shape, np.int16)
+    pixels[10:20], mask[10:20] = 5000.0, 3
+    path = write(tmp_path / "c4d_ooi_r.fits.fz", {"N1": pixels}, mask)
+    measured = summary.summarize(path, ["N1"], SummarizeConfig()).detectors[0]
+    good = pixels[mask == 0].astype(np.float64)
+    assert measured.n_pixels == good.size
+    assert measured.mean == pytest.approx(good.mean(), rel=1e-7)
+    assert measured.median == np.float32(np.median(good))
+    assert measured.std == pytest.approx(good.std(), rel=1e-6)
+    assert measured.noise == pytest.approx(7.0, rel=0.1)
+    unmasked = summary.summarize(path, ["N1"], SummarizeConfig(use_masks=False)).detectors[0]
+    assert unmasked.n_pixels == SKY.size
+    assert unmasked.mean > measured.mean + 500
+
+
+def test_clipping_leaves_the_mode_alone(tmp_path):
+    pixels = SKY.copy()
+    pixels[:4] = 4000.0
+    path = write(tmp_path / "x.fits", {"N1": pixels})
+    plain, clipped = (summary.summarize(path, ["N1"], SummarizeConfig(clipped=c)).detectors[0] for c in (False, True))
+    assert plain.mean > 400
+    assert clipped.mean == pytest.approx(300, abs=1)
+    assert clipped.mode == plain.mode
+
+
+def test_pixels_that_say_nothing_refuse_their_detector_only(tmp_path):
+    few = np.full(SKY.shape, np.nan, np.float32)
+    few[0, :50] = 1.0
+    images = {"N1": SKY, "N2": SKY * np.nan, "N3": np.full_like(SKY, 7.0), "N4": few}
+    result = summary.summarize(write(tmp_path / "x.fits", images), list(images), SummarizeConfig())
+    assert [d.extname for d in result.detectors] == ["N1"]
+    assert "all its pixels are NaN" in result.refused["N2"]
+    assert "the same value 7" in result.refused["N3"]
+    assert "only 50 of its" in result.refused["N4"]
+
+
+def test_a_detector_that_vanished_since_the_check_is_named(tmp_path):
+    result = summary.summarize(write(tmp_path / "x.fits", {"N1": SKY}), ["N1", "S7"], SummarizeConfig())
+    assert result.refused == {"S7": "it is no longer in the file; run check again"}
+
+
+def test_a_record_gives_back_what_was_measured(tmp_path):
+    result = summary.summarize(write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan}), ["N1", "N2"], SummarizeConfig())
+    assert summary.ExposureSummary.from_record(result.to_record()) == result
+
+
+def test_the_verdict_knows_what_the_pixels_have_shown(tmp_path):
+    path = write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan})
+    report = check.judge(path, CheckConfig(), {})
+    assert report.extnames == ("N1", "N2")
+    combined = summary.combine(report, summary.summarize(path, report.extnames, SummarizeConfig()))
+    assert combined.extnames == ("N1",)
+    assert combined.remarks[-1].startswith("detector N2 refused: all its pixels are NaN")
+    nothing = summary.combine(report, summary.ExposureSummary(report.root, (), {"N1": "dark", "N2": "dark"}))
+    assert nothing.verdict == "refused"
+
+
+def test_rows_hold_usable_detectors_and_the_factor_to_counts28(tmp_path):
+    path = write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan})
+    report = check.judge(path, CheckConfig(), {})
+    measured = summary.summarize(path, report.extnames, SummarizeConfig())
+    reports = [summary.combine(report, measured), report.refuse("a test")]
+    exposures = summary.exposure_rows(reports, ImageTable((("deep", "r", 60.0),)), "F")
+    assert [(r["Root"], r["Image"], r["N_det"], r["Field"]) for r in exposures] == [("x", "deep", 1, "F")]
+    assert exposures[0]["XFACTOR"] == pytest.approx(10**-0.8)
+    detectors = summary.detector_rows(reports, {report.root: measured}, "F")
+    assert [(r["EXTNAME"], r["NAXIS1"], r["NAXIS2"]) for r in detectors] == [("N1", 96, 64)]
+    assert detectors[0]["Mode"] == measured.detectors[0].mode
+
+
+def test_builders_and_files_agree(tmp_path):
+    path = write(tmp_path / "x.fits", {"N1": sky_pixels()})
+    assert np.array_equal(Exposure.open(path).detectors[0].pixels(), sky_pixels())
