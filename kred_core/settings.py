@@ -325,5 +325,9 @@ def answer(load: Callable[[Sequence[str]], object], arguments: Sequence[str]) ->
 
 
 def to_toml(config: FieldConfig) -> str:
-    """A resolved configuration as the text of a TOML file, fit to be a data root's kred.toml."""
-    return f"# kred {__version__}\n" + tomli_w.dumps(config.model_dump(mode="json", exclude={"root"}))
+    """A resolved configuration as the text of a TOML file that is fit to be a data root's kred.toml.
+
+    What belongs to one run only is left out: the field and tiles, which a comment names, and how the work was run.
+    """
+    options = config.model_dump(mode="json", exclude={"root", "field", "tiles", "run"})
+    return f"# kred {__version__}: {config.title}\n" + tomli_w.dumps(options)

@@ -15,6 +15,8 @@ from .mosaics import plan_coadds
 
 __all__ = ["leftovers", "missing_products", "preflight"]
 
+BY_HAND = ".swarp.fits"  # what a person gets who runs the SWarp script beside a mosaic
+
 
 def preflight(config: FieldConfig) -> None:
     """Find what would end a run before it begins.
@@ -72,7 +74,7 @@ def leftovers(config: FieldConfig) -> list[str]:
     notes = []
     if "coadd" in config.run.stages:
         planned = {paths.mosaic(p.tile, p.image) for p in plan_coadds(config)}
-        found = {path for mosaic in planned for path in mosaic.parent.glob("*.fits")}
+        found = {path for mosaic in planned for path in mosaic.parent.glob("*.fits") if not path.name.endswith(BY_HAND)}
         notes += [f"{path} is of an earlier run; with these options it would not be made" for path in sorted(found - planned)]
     if "prepare" in config.run.stages:
         old = set(paths.prepared.glob("*.fits*")) - _prepared(config)
