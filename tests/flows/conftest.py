@@ -1,9 +1,8 @@
-"""A small simulated field, copied for each test, and what its log says was done."""
+"""A small simulated field, copied for each test, and a command line to run."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from runs import PROJECT
 
 from kred_core.simulate import simulate_field
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -31,29 +29,6 @@ def root(simulated, tmp_path) -> Path:
     copy = tmp_path / "root"
     shutil.copytree(simulated, copy)
     return copy
-
-
-def done(root: Path, field: str = "LMC_c42") -> dict[str, int]:
-    """Units that the last run did, by stage, as its log says; stages with nothing to do are left out."""
-    return {name: int(n) for name, n in re.findall(r"INFO +(\w+) +(\d+) done", last_log(root, field))}
-
-
-def last_log(root: Path, field: str = "LMC_c42") -> str:
-    """What the last run wrote into the field's log."""
-    text = (root / "Log" / f"{field}.log").read_text()
-    return text[text.rindex(" kred ") :]
-
-
-def products(root: Path) -> dict[str, bytes]:
-    """Contents of all products by name, links as their goals."""
-    found = {}
-    for top in ("Summary", "DECam_PREP", "DECam_SWARP"):
-        for path in sorted((root / top).rglob("*")):
-            if path.is_symlink():
-                found[str(path.relative_to(root))] = os.readlink(path).encode()
-            elif path.is_file() and path.name != "kred.toml":
-                found[str(path.relative_to(root))] = path.read_bytes()
-    return found
 
 
 @pytest.fixture(scope="session")

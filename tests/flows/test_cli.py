@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT, done, last_log
+from runs import PROJECT, done, last_log
 
 from flows import field, survey
 from kred_core.products import FieldPaths

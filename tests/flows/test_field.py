@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from conftest import done, last_log, products
+from runs import done, last_log, products
 
 from flows.field import reduce
 from kred_core import stages
