@@ -2,8 +2,7 @@
 
 Used by the dry run, which must be right about what then happens: the same
 functions as in the run itself select detectors and plan mosaics. Costs are
-pixels times constants measured on one core of an ordinary machine; they are
-meant to tell minutes from days.
+rough, without Prefect's own time; they are meant to tell minutes from days.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ __all__ = [
     "reports",
 ]
 
-# CPU seconds on one core, measured on full-size fields: for a million pixels (of the input; of a mosaic for evaluate), and
-# for a unit of work (an exposure, a mosaic).
+# CPU seconds on one core: for a million pixels (of the input; of a mosaic for evaluate), added up from the measured times of
+# decoding, statistics, resampling and so on; for a unit of work (an exposure, a mosaic), estimated from small simulated fields.
 SECONDS_PER_MPIX = {"check": 0.0005, "summarize": 0.03, "prepare": 0.003, "coadd": 0.02, "evaluate": 0.06}
 SECONDS_PER_UNIT = {"check": 0.6, "summarize": 0.6, "prepare": 0.6, "tiles": 2.0, "coadd": 1.5, "evaluate": 2.5}
 COADD_SECONDS_PER_OUTPUT_MPIX = 0.016
