@@ -20,16 +20,18 @@ __all__ = [
     "CoaddConfig",
     "EvaluateConfig",
     "FieldConfig",
+    "MatchConfig",
     "PrepareConfig",
     "RunConfig",
     "Stage",
+    "StampConfig",
     "SummarizeConfig",
     "SurveyConfig",
     "TilingConfig",
 ]
 
-STAGES = ("check", "summarize", "prepare", "tiles", "coadd", "evaluate")
-Stage = Literal["check", "summarize", "prepare", "tiles", "coadd", "evaluate"]
+STAGES = ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate")
+Stage = Literal["check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate"]
 
 # Names become file names: letters, digits and a few signs, nothing that could lead elsewhere.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
@@ -39,6 +41,13 @@ class Section(BaseModel):
     """Base of all sections: unknown options are errors, values cannot be changed later."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _require_position(name: str, values: list[float]) -> None:
+    if values and len(values) != 2:
+        raise ValueError(f"{name} needs two numbers, RA and Dec in degrees")
+    if values and not (0 <= values[0] < 360 and -90 <= values[1] <= 90):
+        raise ValueError(f"{name} needs 0 <= RA < 360 and -90 <= Dec <= 90 degrees")
 
 
 class SurveyConfig(Section):
@@ -60,10 +69,7 @@ class SurveyConfig(Section):
 
     @model_validator(mode="after")
     def _centre_is_a_position(self):
-        if self.centre and len(self.centre) != 2:
-            raise ValueError("centre needs two numbers, RA and Dec in degrees")
-        if self.centre and not (0 <= self.centre[0] < 360 and -90 <= self.centre[1] <= 90):
-            raise ValueError("centre needs 0 <= RA < 360 and -90 <= Dec <= 90 degrees")
+        _require_position("centre", self.centre)
         if self.centre and self.tile_table:
             raise ValueError("give either centre or tile_table, not both")
         return self
@@ -89,6 +95,32 @@ class SummarizeConfig(Section):
     )
     clip_sigma: float = Field(default=3.0, ge=1, le=10, description="Clipping limit in standard deviations.")
     use_masks: bool = Field(default=True, description="Leave out pixels flagged in the ood mask, where there is one.")
+
+
+class StampConfig(Section):
+    """Detectors averaged onto the survey's grid of cells: what overlaps are measured from."""
+
+    cell_size: float = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="Side of a cell in arcsec, the same for all fields of a galaxy. 0: 2 arcsec, but at least 4 and at most 8 of the "
+        "detectors' pixels.",
+    )
+    centre: list[float] = Field(
+        default=[],
+        max_length=2,
+        description="Tangent point of the grid, RA,Dec in degrees, the same for all fields of a galaxy. Not given: the middle of the "
+        "galaxy's fields in the survey, or of the tiles in the tile table.",
+    )
+    keep: bool = Field(
+        default=True, description="Keep the stamps in DECam_BACK when the field is done; without them a later run measures again."
+    )
+
+    @model_validator(mode="after")
+    def _centre_is_a_position(self):
+        _require_position("centre", self.centre)
+        return self
 
 
 class PrepareConfig(Section):
@@ -119,8 +151,49 @@ class TilingConfig(Section):
     )
 
 
+class MatchConfig(Section):
+    """Backgrounds that make overlapping detectors agree, found for the whole field at once."""
+
+    method: Literal["huber", "svd"] = Field(
+        default="huber",
+        description="huber: robust weighted least squares. svd: as the older scripts did it (tile by tile would be theirs; here the "
+        "field), for comparison.",
+    )
+    min_cells: int = Field(default=100, ge=10, le=100000, description="Least number of good cells that a pair has in common.")
+    shape: Literal["constant", "exposure-plane", "detector-plane"] = Field(
+        default="constant",
+        description="A background is a constant for each detector; or a constant and a plane whose slope all detectors of an exposure "
+        "share, or each has for itself. Planes need the native engine; prepared copies get the constant alone.",
+    )
+    amplifier_steps: bool = Field(
+        default=False,
+        description="Fit a step between the two amplifiers of each detector too. Needs the native engine, as planes do.",
+    )
+    fixed: str = Field(
+        default="",
+        description="Table of backgrounds that are known (columns Root, EXTNAME, b in counts28 per pixel; matched image = raw x XFACTOR "
+        "- b): these are kept, the others follow.",
+    )
+    joint: bool = Field(
+        default=False,
+        description="Solve together with all other fields of the same galaxy (name prefix) that have stamps, so that neighbouring "
+        "fields agree.",
+    )
+    output: Literal["compressed", "plain", "none"] = Field(
+        default="compressed",
+        description="Matched copies of the detectors in DECam_PREP/<field>/<tile>_b: compressed as the input (rescaled without "
+        "decoding), plain FITS, or none. Co-adding does not need them.",
+    )
+
+
 class CoaddConfig(Section):
     """Co-added tile images."""
+
+    mosaics: Literal["matched", "original", "both", "none"] = Field(
+        default="matched",
+        description="Mosaics at full resolution: with matched backgrounds (<tile>_b), with one background for each exposure "
+        "(<tile>), both, or none (only the quick look that the stage match makes).",
+    )
 
     engine: Literal["native", "swarp"] = Field(
         default="native", description="kred's own co-adder, or SWarp (which must be installed as SWarp or swarp)."
@@ -186,10 +259,21 @@ class FieldConfig(Section):
     survey: SurveyConfig = SurveyConfig()
     check: CheckConfig = CheckConfig()
     summarize: SummarizeConfig = SummarizeConfig()
+    stamps: StampConfig = StampConfig()
     prepare: PrepareConfig = PrepareConfig()
     tiling: TilingConfig = TilingConfig()
+    match: MatchConfig = MatchConfig()
     coadd: CoaddConfig = CoaddConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+
+    @model_validator(mode="after")
+    def _engine_can_do_it(self):
+        shaped = self.match.shape != "constant" or self.match.amplifier_steps
+        if shaped and self.coadd.engine == "swarp" and self.coadd.mosaics in ("matched", "both"):
+            raise ValueError(
+                "match.shape and match.amplifier_steps need coadd.engine = native: SWarp subtracts one constant from a detector"
+            )
+        return self
 
     @property
     def title(self) -> str:

@@ -103,6 +103,21 @@ class FieldPaths:
         return self._summary(tile)
 
     @property
+    def overlap_table(self) -> Path:
+        """Overlapping pairs of detectors and how they differ."""
+        return self._summary("overlaps")
+
+    @property
+    def background_table(self) -> Path:
+        """The background of each detector in each image."""
+        return self._summary("backgrounds")
+
+    @property
+    def matching_table(self) -> Path:
+        """Numbers of the matching, one row for each image."""
+        return self._summary("matching")
+
+    @property
     def mosaic_table(self) -> Path:
         """Numbers of the mosaics: level, noise, seams."""
         return self._summary("mosaics")
@@ -116,42 +131,76 @@ class FieldPaths:
         """Prepared copy of one detector: one extension, as the input is stored or plain."""
         return self.prepared / f"{root}_{extname}.fits{'' if plain else '.fz'}"
 
-    def prepared_tile(self, tile: str) -> Path:
-        return self.root / "DECam_PREP" / self.field / tile
+    def prepared_tile(self, tile: str, matched: bool = False) -> Path:
+        return self.root / "DECam_PREP" / self.field / _suffixed(tile, matched)
+
+    @property
+    def matched(self) -> Path:
+        return self.root / "DECam_PREP" / self.field / "data_b"
+
+    def matched_detector(self, root: str, extname: str, plain: bool = False, image: str = "") -> Path:
+        """Background-matched copy of one detector; with the image's name where its exposure feeds several."""
+        name = f"{root}_{extname}.{image}" if image else f"{root}_{extname}"
+        return self.matched / f"{name}.fits{'' if plain else '.fz'}"
+
+    # stamps and what is made of them
+    @property
+    def stamps(self) -> Path:
+        return self.root / "DECam_BACK" / self.field
+
+    def stamp_file(self, root: str) -> Path:
+        """The detectors of one exposure averaged onto the survey's grid of cells."""
+        return self.stamps / f"{root}.stamps.fits"
+
+    def quick_look(self, image: str, tile: str = "") -> Path:
+        """Mosaic of the stamps, before and after matching: of a tile, or of the whole field."""
+        return self.root / "DECam_SWARP" / self.field / "quick" / f"{'_'.join(filter(None, (self.field, tile)))}.{image}.fits.fz"
+
+    def pairs(self, image: str) -> Path:
+        """The measured overlaps of one image, for the solution."""
+        return self.memory / "match" / f"{image}.npz"
 
     # mosaics
-    def coadds(self, tile: str) -> Path:
-        return self.root / "DECam_SWARP" / self.field / tile
+    def coadds(self, tile: str, matched: bool = False) -> Path:
+        return self.root / "DECam_SWARP" / self.field / _suffixed(tile, matched)
 
-    def mosaic(self, tile: str, image: str) -> Path:
-        return self.coadds(tile) / f"{self.field}_{tile}.{image}.fits"
+    def mosaic(self, tile: str, image: str, matched: bool = False) -> Path:
+        return self.coadds(tile, matched) / f"{self.field}_{tile}.{image}.fits"
 
-    def coverage(self, tile: str, image: str) -> Path:
+    def coverage(self, tile: str, image: str, matched: bool = False) -> Path:
         """Number of detectors in each pixel of the mosaic."""
-        return self.coadds(tile) / f"{self.field}_{tile}.{image}.coverage.fits.fz"
+        return self.coadds(tile, matched) / f"{self.field}_{tile}.{image}.coverage.fits.fz"
 
     @property
     def evaluation(self) -> Path:
         return self.root / "DECam_SWARP" / self.field / "eval"
 
-    def mosaic_figure(self, tile: str, image: str) -> Path:
-        return self.evaluation / f"{self.field}_{tile}.{image}.png"
+    def mosaic_figure(self, tile: str, image: str, matched: bool = False) -> Path:
+        return self.evaluation / f"{self.field}_{_suffixed(tile, matched)}.{image}.png"
 
-    def coverage_figure(self, tile: str, image: str) -> Path:
-        return self.evaluation / f"{self.field}_{tile}.{image}.coverage.png"
+    def coverage_figure(self, tile: str, image: str, matched: bool = False) -> Path:
+        return self.evaluation / f"{self.field}_{_suffixed(tile, matched)}.{image}.coverage.png"
+
+    def comparison_figure(self, image: str, tile: str = "") -> Path:
+        """Before and after matching, side by side at the same stretch: a tile, or the whole field."""
+        return self.evaluation / f"{'_'.join(filter(None, (self.field, tile)))}.{image}.before_after.png"
+
+    def matching_figure(self, image: str, kind: str) -> Path:
+        """How the matching of one image went: overlaps, backgrounds, pairs."""
+        return self.evaluation / f"{self.field}.{image}.{kind}.png"
 
     @property
     def directories(self) -> dict[str, Path]:
         """The directories that hold products of this field, by name."""
-        return {name: self.root / name / self.field for name in ("DECam_PREP", "DECam_SWARP")}
+        return {name: self.root / name / self.field for name in ("DECam_PREP", "DECam_BACK", "DECam_SWARP")}
 
-    def field_figure(self, image: str) -> Path:
+    def field_figure(self, image: str, matched: bool = False) -> Path:
         """All tiles of one image where they lie on the sky."""
-        return self.evaluation / f"{self.field}.{image}.png"
+        return self.evaluation / f"{_suffixed(self.field, matched)}.{image}.png"
 
-    def reduced(self, tile: str, image: str) -> Path:
+    def reduced(self, tile: str, image: str, matched: bool = False) -> Path:
         """A mosaic averaged down, from which the figure of the field is drawn."""
-        return self.memory / "evaluate" / f"{tile}.{image}.fits"
+        return self.memory / "evaluate" / f"{_suffixed(tile, matched)}.{image}.fits"
 
     # what was done
     @property
@@ -171,6 +220,11 @@ class FieldPaths:
     def record(self, stage: str, unit: str) -> Path:
         """What a stage found out about one unit (an exposure, a mosaic), for the later stages."""
         return self.memory / stage / f"{unit}.json"
+
+
+def _suffixed(name: str, matched: bool) -> str:
+    """Products with matched backgrounds have the names of the others and _b, as people know them."""
+    return f"{name}_b" if matched else name
 
 
 @contextmanager

@@ -27,7 +27,7 @@ GRID_STEP = 0.55  # deg between the centres of neighbouring tiles
 GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
 LARGEST_TILE = 10.0  # deg; a larger Size is a mistake (arcmin?), not a tile
 EXPTIME_TOLERANCE = 0.5  # s
-TAKEN = ("data", "eval", "mef", "mef_qual", "det", "mosaics")  # Summary/<field>_<tile>.tab must not be one of these tables
+TAKEN = ("data", "data_b", "eval", "quick", "mef", "mef_qual", "det", "overlaps", "backgrounds", "matching", "mosaics")  # Summary/<field>_<tile>.tab must not be one of these tables
 
 
 @dataclass(frozen=True)

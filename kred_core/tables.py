@@ -21,7 +21,7 @@ from astropy.table import Table
 from .errors import InputError
 from .products import atomic
 
-__all__ = ["DETECTORS", "EXPOSURES", "QUALITY", "TILE", "Column", "make", "read", "write"]
+__all__ = ["BACKGROUNDS", "DETECTORS", "EXPOSURES", "MATCHING", "OVERLAPS", "QUALITY", "TILE", "Column", "make", "read", "write"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,72 @@ TILE = (
     Column("SUB_BACK", float, "", "Background of the exposure in counts28"),
     Column("Noise", np.float32, "adu", "Noise of a pixel at the sky level"),
     *_FOOTPRINT,
+)
+
+_C28 = "counts28/pix"
+
+OVERLAPS = (
+    Column("Image", str, "", "Image in which the two are compared"),
+    Column("File1", str, "", "First detector: <Root>_<EXTNAME>"),
+    Column("File2", str, "", "Second detector"),
+    Column("Sep", float, "arcsec", "Distance of the detectors' centres"),
+    Column("Ncells", int, "", "Good cells in common"),
+    Column("Npix", int, "pix", "The same area in native pixels"),
+    Column("Delta", float, _C28, "Histogram mode of raw x XFACTOR of the second minus that of the first, where both see the same sky"),
+    Column("e_Delta", float, _C28, "Its standard error"),
+    Column("Before", float, _C28, "Difference that is left after subtracting the exposures' backgrounds (SUB_BACK)"),
+    Column("After", float, _C28, "Difference that is left after subtracting the matched backgrounds"),
+    Column("Weight", float, "", "Weight in the last step of the robust solution: 1 for a pair that agrees, 0 for one that is not used"),
+    Column("Rejected", bool, "", "The pair contradicts the solution; see Weight"),
+    Column("Mode", float, _C28, "Half-sample mode of the difference; this and all below in the way of Delta"),
+    Column("Mean", float, _C28, "Mean"),
+    Column("Med", float, _C28, "Median"),
+    Column("STD", float, _C28, "Standard deviation"),
+    Column("Skew", float, "", "Skewness"),
+    Column("Kurt", float, "", "Kurtosis; 0 for a normal distribution"),
+    Column("ClipMean", float, _C28, "Mean, clipped at 3 sigma"),
+    Column("ClipMed", float, _C28, "Median, clipped at 3 sigma"),
+    Column("ClipSTD", float, _C28, "Standard deviation, clipped at 3 sigma"),
+    *(Column(f"Block{k}", float, _C28, f"Delta in part {k} of 4 of the overlap; NaN: too few cells") for k in (1, 2, 3, 4)),
+)
+
+BACKGROUNDS = (
+    Column("file", str, "", "Detector: <Root>_<EXTNAME>"),
+    Column("Field", str, "", "Field of the exposure"),
+    Column("Root", str, "", "Exposure"),
+    Column("EXTNAME", str, "", "Detector"),
+    Column("Image", str, "", "Image in which this background holds"),
+    Column("b", float, _C28, "Background at the detector's centre: matched image = raw x XFACTOR - b"),
+    Column("b_err", float, _C28, "Its standard error, relative to the other detectors of the component; NaN: not known"),
+    Column("component", int, "", "Detectors that overlaps connect have the same number, from 1"),
+    Column("n_pairs", int, "", "Overlaps with other detectors that were used"),
+    Column("n_rejected", int, "", "Overlaps that contradict the solution"),
+    Column("own", float, _C28, "The detector's own sky level, raw x XFACTOR (histogram mode)"),
+    Column("SUB_BACK", float, _C28, "Background of the exposure"),
+    Column("grad_x", float, "counts28/pix2", "Slope of the background along NAXIS1, per native pixel"),
+    Column("grad_y", float, "counts28/pix2", "Slope of the background along NAXIS2"),
+    Column("step", float, _C28, "Background of the upper half of the columns minus that of the lower half; b is their mean"),
+    Column("Remark", str, "", "What is special: isolated, fixed by the user, contradicts its neighbours, ..."),
+)
+
+MATCHING = (
+    Column("Image", str, "", "Image"),
+    Column("Method", str, "", "How the backgrounds were found"),
+    Column("N_det", int, "", "Detectors"),
+    Column("N_pairs", int, "", "Measured overlaps"),
+    Column("N_reject", int, "", "Overlaps that contradict the solution"),
+    Column("N_comp", int, "", "Connected components of two detectors or more"),
+    Column("N_alone", int, "", "Detectors without any usable overlap: these keep their own sky level"),
+    Column("N_fixed", int, "", "Detectors whose background the user gave"),
+    Column("Before", float, _C28, "1.4826 x median |difference| of the overlaps, exposures' backgrounds subtracted"),
+    Column("After", float, _C28, "The same, matched backgrounds subtracted"),
+    Column("rms_bef", float, _C28, "rms of the differences before"),
+    Column("rms_aft", float, _C28, "rms of the differences after, rejected ones left out"),
+    Column("b_err", float, _C28, "Median standard error of a background"),
+    Column("Scale", float, "", "1.4826 x median |residual| / standard error: near 1 where the errors are right"),
+    Column("Seam_bef", float, _C28, "99th percentile of |difference| of adjacent blocks of the quick look, before"),
+    Column("Seam_aft", float, _C28, "The same, after"),
+    Column("Remark", str, "", "What was special, and what was done about it"),
 )
 
 
