@@ -14,6 +14,8 @@ from PIL import Image, ImageColor
 
 from kred_core import figures
 from kred_core.coadd.plan import Grid
+from kred_core.figures import drawing
+from kred_core.figures import sky as sky_figures
 from kred_core.geometry import tan_wcs
 from kred_core.quality import MosaicNumbers, ReducedImage
 
@@ -48,13 +50,13 @@ def quarters():
 def drawn(monkeypatch):
     """The figures behind the files that were written."""
     kept = []
-    save = figures._save
+    save = drawing.save
 
     def keep_and_save(figure, path, grey):
         save(figure, path, grey)
         kept.append(figure)
 
-    monkeypatch.setattr(figures, "_save", keep_and_save)
+    monkeypatch.setattr(drawing, "save", keep_and_save)
     return kept
 
 
@@ -65,11 +67,11 @@ def look(path):
 
 def image_part(picture, shape):
     """The part of a picture that is the sky; from the layout in inches that the module states."""
-    enlarged = [n * max(1, -(-figures.SMALLEST_SIDE // max(shape))) for n in shape]
-    dpi = max(enlarged) / figures.SIDE
-    left, top = round(figures.LEFT * dpi), round(figures.TOP * dpi)
-    assert picture.shape[0] == enlarged[0] + top + round(figures.BOTTOM * dpi)
-    assert picture.shape[1] == enlarged[1] + left + round(figures.RIGHT * dpi)
+    enlarged = [n * max(1, -(-sky_figures.SMALLEST_SIDE // max(shape))) for n in shape]
+    dpi = max(enlarged) / sky_figures.SIDE
+    left, top = round(sky_figures.LEFT * dpi), round(sky_figures.TOP * dpi)
+    assert picture.shape[0] == enlarged[0] + top + round(sky_figures.BOTTOM * dpi)
+    assert picture.shape[1] == enlarged[1] + left + round(sky_figures.RIGHT * dpi)
     return picture[top : top + enlarged[0], left : left + enlarged[1]]
 
 
@@ -240,7 +242,7 @@ def test_a_star_is_in_the_field_where_it_is_in_the_tile_also_near_the_pole(drawn
 def test_tiles_of_any_size_leave_no_holes_in_the_field(drawn, tmp_path, pixels, dec):
     figures.field_figure([("T01", reduced_image(np.ones((pixels, pixels)), 5, dec))], "F", tmp_path / "f.png")
     image = drawn[0].axes[0].images[0].get_array()
-    assert min(pixels, figures.FIELD_SIDE) - 1 <= max(image.shape) <= figures.FIELD_SIDE + 1
+    assert min(pixels, sky_figures.FIELD_SIDE) - 1 <= max(image.shape) <= sky_figures.FIELD_SIDE + 1
     inner = image[1:-1, 1:-1]
     assert not np.ma.getmaskarray(inner).any()
     assert (inner == 1).all()

@@ -2,8 +2,6 @@
 
 They show flaws, so the grey scale is narrow and nothing is smoothed: a pixel of
 the mosaic's reduced image is one pixel, or a square of pixels, of the picture.
-matplotlib is imported only when something is drawn and used without its global
-state, so that figures can be drawn on several threads; the same mosaic gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,23 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .coadd.plan import Grid
-from .geometry import mean_position, pixel_scale, tan_wcs
-from .products import atomic
-from .quality import MosaicNumbers, ReducedImage
+from ..coadd.plan import Grid
+from ..geometry import mean_position, pixel_scale, tan_wcs
+from ..quality import MosaicNumbers, ReducedImage
+from . import drawing
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
     from matplotlib.colors import Colormap, Normalize
-    from matplotlib.figure import Figure
-    from PIL import Image
 
-__all__ = ["UNCOVERED", "coverage_figure", "field_figure", "mosaic_figure", "thumbnail"]
+__all__ = ["coverage_figure", "field_figure", "mosaic_figure", "thumbnail"]
 
-UNCOVERED = "#31557a"  # blue, which no grey is and which the colours of the coverage do not reach
 OUTLINE = "#ffb347"
-GREYS = 64  # more are not seen, and noise then compresses badly
-UNIT = "counts28/pixel"
 DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles that are black and white in the picture of a field
 SOFTENING = 0.1
 
@@ -64,9 +57,9 @@ def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, str
     _draw_sky(
         reduced.image,
         reduced.wcs,
-        _grey_colours(),
-        _linear_scale(numbers.level, stretch * numbers.std),
-        bar_label=UNIT,
+        drawing.grey_colours(),
+        drawing.linear_scale(numbers.level, stretch * numbers.std),
+        bar_label=drawing.UNIT,
         title=title,
         subtitle=_summary(level=numbers.level, std=numbers.std, noise=numbers.noise, seams=numbers.seams),
         note=f"grey: median ± {stretch:g} standard deviations; {_pixels_of(reduced)}; blue: no data",
@@ -79,7 +72,7 @@ def coverage_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, p
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
-    colours = colormaps["inferno"].with_extremes(bad=UNCOVERED)
+    colours = colormaps["inferno"].with_extremes(bad=drawing.UNCOVERED)
     _draw_sky(
         np.where(reduced.coverage > 0, reduced.coverage, np.nan),
         reduced.wcs,
@@ -113,9 +106,9 @@ def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Pa
     _draw_sky(
         image,
         wcs,
-        _grey_colours(),
+        drawing.grey_colours(),
         _asinh_scale(black, middle, white),
-        bar_label=UNIT,
+        bar_label=drawing.UNIT,
         title=title,
         subtitle=f"{len(tiles)} tile{'s' if len(tiles) > 1 else ''}   {_summary(median=middle)}",
         note=f"grey: asinh from percentile {DARKEST:g} to {BRIGHTEST:g}; 1 pixel is {scale:.3g}″; blue: no data",
@@ -141,30 +134,16 @@ def thumbnail(reduced: ReducedImage, numbers: MosaicNumbers, stretch: float, sid
     """
     from PIL import Image
 
-    colours, scale = _grey_colours(), _linear_scale(numbers.level, stretch * numbers.std)
+    colours, scale = drawing.grey_colours(), drawing.linear_scale(numbers.level, stretch * numbers.std)
     factor = -(-max(reduced.image.shape) // side)
     while True:
         small = reduced.shrink(factor).image
         rgb = colours(scale(np.ma.masked_invalid(small)), bytes=True)[::-1, :, :3]
         buffer = io.BytesIO()
-        _with_palette(Image.fromarray(np.ascontiguousarray(rgb))).save(buffer, format="png")
+        drawing.with_palette(Image.fromarray(np.ascontiguousarray(rgb))).save(buffer, format="png")
         if buffer.tell() <= THUMBNAIL_BYTES:
             return buffer.getvalue()
         factor += 1
-
-
-def _grey_colours() -> Colormap:
-    from matplotlib import colormaps
-
-    return colormaps["gray"].resampled(GREYS).with_extremes(bad=UNCOVERED)
-
-
-def _linear_scale(level: float, half_width: float) -> Normalize:
-    """Black to white from level - half_width to level + half_width; an image without any spread is a middle grey."""
-    from matplotlib.colors import Normalize
-
-    half_width = half_width or 1.0
-    return Normalize(level - half_width, level + half_width)
 
 
 def _asinh_scale(black: float, middle: float, white: float) -> Normalize:
@@ -172,21 +151,15 @@ def _asinh_scale(black: float, middle: float, white: float) -> Normalize:
     from matplotlib.colors import FuncNorm
 
     if not black < white:
-        return _linear_scale(middle, 0.0)
+        return drawing.linear_scale(middle, 0.0)
     width = SOFTENING * (white - black)
     return FuncNorm((lambda v: np.arcsinh((v - middle) / width), lambda g: middle + width * np.sinh(g)), black, white)
 
 
 def _summary(**values: float | None) -> str:
     """Names and values to three digits; those that are not known are left out."""
-    return "   ".join(f"{name} {float(f'{value:.3g}'):g}" for name, value in values.items() if value is not None) + f"  {UNIT}"
-
-
-def _with_palette(picture: Image.Image) -> Image.Image:
-    """The same picture with at most 256 colours: half the bytes, and nothing that is seen changes."""
-    from PIL import Image
-
-    return picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    known = "   ".join(f"{name} {float(f'{value:.3g}'):g}" for name, value in values.items() if value is not None)
+    return f"{known}  {drawing.UNIT}"
 
 
 def _pixels_of(reduced: ReducedImage) -> str:
@@ -226,7 +199,7 @@ def _draw_sky(
         np.ma.masked_invalid(image), cmap=colours, norm=scale, origin="lower", interpolation="nearest", aspect="auto"
     )
     axes.set_autoscale_on(False)
-    _label_sky(axes)
+    drawing.label_sky(axes)
     for name, corners in outlines:
         axes.plot(*corners, color=OUTLINE, linewidth=0.7)
         north_east, south_west = corners[:, 3], corners[:, 1]
@@ -242,39 +215,10 @@ def _draw_sky(
     if not grey:
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     title_size = min(15, 1050 / max(1, len(title)))  # a long title stays inside
-    _write_line(figure, left / width, 1 - (top - 0.32 * dpi) / height, title, fontsize=title_size, fontweight="bold")
-    _write_line(figure, left / width, 1 - (top - 0.1 * dpi) / height, subtitle, fontsize=11, color="#333333")
-    _write_line(figure, left / width, 0.12 * dpi / height, note, fontsize=9, color="#555555")
-    _save(figure, path, grey)
-
-
-def _save(figure: Figure, path: Path, grey: bool) -> None:
-    """Write a figure as PNG without anything in it that changes from run to run."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    picture = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3]))
-    with atomic(path) as temporary:
-        (_with_palette(picture) if grey else picture).save(temporary, format="png")
-
-
-def _write_line(figure: Figure, x: float, y: float, words: str, **style) -> None:
-    figure.text(x, y, words, ha="left", va="bottom", parse_math=False, **style)
-
-
-def _label_sky(axes) -> None:
-    """Sexagesimal labels. The separators are characters, not mathtext, which matplotlib parses with global state."""
-    for coordinate, name, separators in (
-        (axes.coords[0], "Right ascension (ICRS)", ("ʰ", "ᵐ", "ˢ")),
-        (axes.coords[1], "Declination (ICRS)", ("°", "′", "″")),
-    ):
-        coordinate.set_separator(separators)
-        coordinate.set_axislabel(name, fontsize=11, minpad=0.6)
-        coordinate.set_ticklabel(size=10, exclude_overlapping=True, simplify=False)
-        coordinate.set_ticks(number=6)
-    axes.coords.grid(color="white", alpha=0.25, linewidth=0.5)
+    drawing.write_line(figure, left / width, 1 - (top - 0.32 * dpi) / height, title, fontsize=title_size, fontweight="bold")
+    drawing.write_line(figure, left / width, 1 - (top - 0.1 * dpi) / height, subtitle, fontsize=11, color="#333333")
+    drawing.write_line(figure, left / width, 0.12 * dpi / height, note, fontsize=9, color="#555555")
+    drawing.save(figure, path, grey)
 
 
 def _outline(reduced: ReducedImage, wcs: WCS) -> np.ndarray:
