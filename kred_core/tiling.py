@@ -18,7 +18,7 @@ from . import geometry
 from .config import TilingConfig
 from .survey import ImageTable, Tile
 
-__all__ = ["Selection", "mosaic_centre", "select", "stack"]
+__all__ = ["Selection", "mosaic_centre", "select", "select_all", "stack"]
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,30 @@ def select(detectors: Table, tile: Tile, images: ImageTable, config: TilingConfi
     Fields can share exposures. Of several rows with one EXTNAME and one OBSID (Root, where it has none)
     that of the tile's own field is used, or else that of the first field by name.
     """
-    touches = _touches(detectors, tile)
-    rows = detectors[touches]
+    rows = detectors[_touches(detectors, tile)]
+    return _selection(rows, len(detectors) - len(rows), tile.field, images, config)
+
+
+def select_all(detectors: Table, field: str, images: ImageTable, config: TilingConfig) -> Selection:
+    """The detectors that are used wherever they lie: those whose backgrounds are matched.
+
+    Parameters
+    ----------
+    detectors, images, config
+        As for `select`.
+    field : str
+        Of several rows with one observation and detector that of this field is used.
+
+    Returns
+    -------
+    Selection
+        A detector that `select` finds for a tile of this field, with the same arguments, is in it too.
+    """
+    return _selection(detectors.copy(), 0, field, images, config)
+
+
+def _selection(rows: Table, n_elsewhere: int, field: str, images: ImageTable, config: TilingConfig) -> Selection:
+    """Of the given rows those that are used, for each of their images, and why the others are not."""
     reasons = np.full(len(rows), "", dtype=object)
 
     def leave_out(which: np.ndarray, reason: str | np.ndarray) -> None:
@@ -115,7 +137,7 @@ def select(detectors: Table, tile: Tile, images: ImageTable, config: TilingConfi
     fed = {c: images.of_exposure(*c) for c in set(combinations)}
     homeless = np.array([not fed[c] for c in combinations], dtype=bool)
     leave_out(homeless, np.array([f"{f} {t:g} s belongs to no image" for f, t in combinations], dtype=object))
-    leave_out(_repeated(rows, reasons == "", tile.field), "observation that is there twice")
+    leave_out(_repeated(rows, reasons == "", field), "observation that is there twice")
 
     used = np.flatnonzero(reasons == "")
     pairs = [(image, i) for i in used for image in fed[combinations[i]]]
@@ -125,7 +147,7 @@ def select(detectors: Table, tile: Tile, images: ImageTable, config: TilingConfi
     return Selection(
         detectors=selected,
         n_on_tile=len(rows),
-        n_elsewhere=len(detectors) - len(rows),
+        n_elsewhere=n_elsewhere,
         left_out=dict(sorted(Counter(r for r in reasons if r).items())),
         n_unknown_seeing=int(np.isnan(seeing[used]).sum()) if config.max_seeing > 0 else 0,
     )
