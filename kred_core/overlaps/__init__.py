@@ -4,6 +4,7 @@ Apart from the solution, because it is a matter of cells and stars, not of
 graphs: what leaves this package is one difference with its error for each pair.
 """
 
+from .find import find_pairs
 from .pairs import N_BLOCKS, Pairs
 
-__all__ = ["N_BLOCKS", "Pairs"]
+__all__ = ["N_BLOCKS", "Pairs", "find_pairs"]
