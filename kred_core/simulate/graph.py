@@ -1,0 +1,315 @@
+"""Simulated overlap graphs with known truth: the differences of a dithered field without a single pixel.
+
+The pointings and footprints are those of DECam, so that the graphs have the real
+number of neighbours, corners and gaps; the differences are drawn from a noise model. Apart from
+the simulated images because thousands of detectors take a second here and days there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numba as nb
+import numpy as np
+
+from ..geometry import unit_vectors
+from ..geometry.sphere import position
+from ..overlaps import N_BLOCKS, find_pairs
+from ..survey import field_centre
+from .camera import NATIVE_SCALE, DetectorGeometry, Pointing, ccds
+
+__all__ = ["GRAPHS", "Graph", "GraphConfig", "simulate_graph"]
+
+NX, NY = 2046, 4094
+SAMPLES = 16  # points along each side of the box around an overlap
+ROTATION = np.radians(0.05)  # scatter of the camera's position angle
+BROKEN = ("N30", "S30")  # detectors that most real exposures lack
+
+
+@dataclass(frozen=True)
+class GraphConfig:
+    """What is simulated. Surface brightnesses are in any one unit, here called DN.
+
+    Attributes
+    ----------
+    centres : tuple of (float, float)
+        Field centres, RA and Dec in degrees.
+    exposures : int
+        At each centre.
+    dither : float
+        Largest offset of a pointing from the centre, in each axis, in arcsec.
+    detectors : int
+        At most this many of each exposure, in the order of CCDNUM.
+    offset : float
+        rms of the backgrounds, in equal parts from exposures and from detectors.
+    white : float
+        Noise of a difference of one cell; that of n cells is less by sqrt(n).
+    floor : float
+        Noise that a part of an overlap has beyond that, however large it is.
+    outliers : float
+        Fraction of pairs that a star, a ghost or a satellite spoils.
+    spoiled : float
+        Mean error of these: exponentially distributed, of either sign.
+    one_sided : bool
+        Spoiled pairs err upwards only.
+    slope, detector_slope, step : float
+        rms of the slopes of exposures, of those that detectors have in addition, and of amplifier steps.
+    cell : float
+        Side of a cell in arcsec.
+    min_cells : int
+        Least overlap that becomes a pair.
+    seed : int
+    """
+
+    centres: tuple[tuple[float, float], ...] = ((81.789, -66.454),)
+    exposures: int = 10
+    dither: float = 300.0
+    detectors: int = 62
+    offset: float = 15.0
+    white: float = 60.0
+    floor: float = 1.0
+    outliers: float = 0.0
+    spoiled: float = 40.0
+    one_sided: bool = False
+    slope: float = 0.0
+    detector_slope: float = 0.0
+    step: float = 0.0
+    cell: float = 2.0
+    min_cells: int = 100
+    seed: int = 1
+
+
+# Cases that methods are compared on: a few exposures as of one tile's image, a whole field, a galaxy of 10^4 images.
+_GALAXY = tuple(field_centre(f"LMC_c{number}") for number in (36, 37, 39, 35, 41, 42, 45, 47, 48))
+GRAPHS = {
+    "tile 60": GraphConfig(dither=60.0),
+    "tile 300": GraphConfig(),
+    "field 900": GraphConfig(exposures=26, dither=900.0),
+    "field 300": GraphConfig(exposures=26),
+    "galaxy": GraphConfig(centres=_GALAXY, exposures=19, dither=600.0),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A simulated graph of n detectors and K pairs, and the truth.
+
+    Attributes
+    ----------
+    n : int
+    first, second : (K,) int64
+    difference, error : (K,) float
+    n_cells : (K,) int64
+    blocks, block_errors : (K, 4) float
+    block_places : (K, 4, 2, 3) float
+        As in `kred_core.overlaps.Pairs`.
+    spoiled : (K,) bool
+        The pairs that err.
+    background : (n,) float
+        True background at the centre of each detector; of mean 0.
+    gradient : (n, 2) float
+        True slopes, along NAXIS1 and NAXIS2, per half detector.
+    step : (n,) float
+    exposure : (n,) int64
+    name : (n,) str
+    corners : (n, 4, 2) float
+        RA and Dec of the corner pixels, in the order of COR1..COR4.
+    place : (n, 2) float
+        East and north of the first centre, degrees.
+    """
+
+    n: int
+    first: np.ndarray
+    second: np.ndarray
+    difference: np.ndarray
+    error: np.ndarray
+    n_cells: np.ndarray
+    blocks: np.ndarray
+    block_errors: np.ndarray
+    block_places: np.ndarray
+    spoiled: np.ndarray
+    background: np.ndarray
+    gradient: np.ndarray
+    step: np.ndarray
+    exposure: np.ndarray
+    name: np.ndarray
+    corners: np.ndarray
+    place: np.ndarray
+
+    def with_background(self, added: np.ndarray) -> Graph:
+        """The same noise with other backgrounds: these added to the true ones."""
+        change = added[self.second] - added[self.first]
+        return replace(
+            self,
+            background=self.background + added,
+            difference=self.difference + change,
+            blocks=self.blocks + change[:, None],
+        )
+
+
+def simulate_graph(config: GraphConfig) -> Graph:
+    """Draw a graph.
+
+    Parameters
+    ----------
+    config : GraphConfig
+
+    Returns
+    -------
+    Graph
+        The same for the same configuration. Pairs are sorted.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, 11]))
+    corners, exposure, name = _footprints(config, rng)
+    n, n_exposures = len(name), int(exposure.max()) + 1
+    first, second = find_pairs(corners, np.full(n, NX), np.full(n, NY), exposure)
+
+    vectors = unit_vectors(corners[..., 0], corners[..., 1])
+    counts, places = _shared(vectors, first, second)
+    detector_cells = NX * NY * (NATIVE_SCALE / config.cell) ** 2
+    cells = np.round(counts * detector_cells)
+    kept = cells.sum(axis=1) >= config.min_cells
+    first, second, cells, places = first[kept], second[kept], cells[kept], places[kept]
+
+    background = config.offset * np.sqrt(0.5) * (rng.standard_normal(n_exposures)[exposure] + rng.standard_normal(n))
+    background -= background.mean()
+    gradient = config.slope * rng.standard_normal((n_exposures, 2))[exposure] + config.detector_slope * rng.standard_normal((n, 2))
+    step = config.step * rng.standard_normal(n)
+    terms = np.concatenate([gradient, step[:, None] / 2], axis=1)
+    level_first = background[first, None] + np.einsum("kbt,kt->kb", places[:, :, 0], terms[first])
+    level_second = background[second, None] + np.einsum("kbt,kt->kb", places[:, :, 1], terms[second])
+
+    measured = cells >= config.min_cells / N_BLOCKS
+    variance = np.divide(config.white**2, cells, out=np.zeros_like(cells), where=cells > 0) + config.floor**2
+    noise = np.sqrt(variance) * rng.standard_normal(cells.shape)
+    spoiled = rng.random(first.size) < config.outliers
+    sign = np.where(config.one_sided | (rng.random(first.size) < 0.5), 1.0, -1.0)
+    wrong = np.where(spoiled, sign * rng.exponential(config.spoiled, first.size), 0.0)
+    blocks = level_second - level_first + noise + wrong[:, None]
+    share = cells / cells.sum(axis=1, keepdims=True)
+    middle = mean_direction(vectors[exposure == 0])
+    return Graph(
+        n=n,
+        first=first,
+        second=second,
+        difference=(share * np.where(cells > 0, blocks, 0.0)).sum(axis=1),
+        error=np.sqrt((share**2 * variance).sum(axis=1)),
+        n_cells=cells.sum(axis=1).astype(np.int64),
+        blocks=np.where(measured, blocks, np.nan),
+        block_errors=np.where(measured, np.sqrt(variance), np.nan),
+        block_places=np.where(measured[..., None, None], places, np.nan),
+        spoiled=spoiled,
+        background=background,
+        gradient=gradient,
+        step=step,
+        exposure=exposure,
+        name=name,
+        corners=corners,
+        place=_tangent(vectors.mean(axis=1), middle),
+    )
+
+
+def mean_direction(vectors: np.ndarray) -> np.ndarray:
+    """Unit vector of the mean of unit vectors, shape (..., 3)."""
+    mean = vectors.reshape(-1, 3).mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def _frame(ra: float, dec: float) -> np.ndarray:
+    """Rows: unit vectors towards a position, and east and north of it."""
+    a, d = np.radians(ra), np.radians(dec)
+    return np.array(
+        [
+            [np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)],
+            [-np.sin(a), np.cos(a), 0.0],
+            [-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)],
+        ]
+    )
+
+
+def _tangent(vectors: np.ndarray, middle: np.ndarray) -> np.ndarray:
+    """Gnomonic east and north, in degrees, of vectors (n, 3)."""
+    local = vectors @ _frame(*position(middle)).T
+    return np.degrees(local[:, 1:] / local[:, :1])
+
+
+def _footprints(config: GraphConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corners (n, 4, 2), number of the exposure and name of every detector."""
+    chips = [chip for chip in ccds([]) if chip.name not in BROKEN][: config.detectors]
+    # In the frame of a pointing at RA 0, Dec 0 the unit vectors are (depth, east, north): to point elsewhere is to turn them.
+    local = np.array([unit_vectors(*np.array(DetectorGeometry(chip, Pointing(0.0, 0.0), 1).corners((NY, NX))[1:]).T) for chip in chips])
+    corners, names = [], []
+    for field, (ra, dec) in enumerate(config.centres):
+        for number in range(config.exposures):
+            east, north = np.radians(rng.uniform(-1, 1, 2) * config.dither / 3600)
+            pointing = position(np.array([1.0, east, north]) @ _frame(ra, dec))
+            angle = ROTATION * rng.standard_normal()
+            turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+            corners.append(np.stack(position(local @ turn @ _frame(*pointing)), axis=-1))
+            names += [f"f{field}e{number:03d}_{chip.name}" for chip in chips]
+    exposure = np.repeat(np.arange(len(corners)), len(chips))
+    return np.concatenate(corners), exposure, np.array(names)
+
+
+def _shared(vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Overlaps in quarters: fraction of a detector's area (K, 4), and mean u, v and sign(u) on both (K, 4, 2, 3)."""
+    lower_left, lower_right, upper_left, upper_right = np.moveaxis(vectors, 1, 0)
+    middle = vectors.mean(axis=1)
+    along_u = (lower_right + upper_right - lower_left - upper_left) / 4
+    along_v = (upper_left + upper_right - lower_left - lower_right) / 4
+    return _shared_parts(middle, along_u, along_v, first, second)
+
+
+@nb.njit(nogil=True, cache=True)
+def _map(middle_i, u_i, v_i, middle_j, u_j, v_j):
+    """Affine map, (2, 3), from (u, v, 1) on detector j to (u, v) on detector i."""
+    uu, uv, vv = 0.0, 0.0, 0.0
+    right = np.zeros((2, 3))
+    for k in range(3):
+        uu += u_i[k] * u_i[k]
+        uv += u_i[k] * v_i[k]
+        vv += v_i[k] * v_i[k]
+        for column, value in enumerate((u_j[k], v_j[k], middle_j[k] - middle_i[k])):
+            right[0, column] += value * u_i[k]
+            right[1, column] += value * v_i[k]
+    result = np.empty((2, 3))
+    for column in range(3):
+        result[0, column] = (right[0, column] * vv - right[1, column] * uv) / (uu * vv - uv * uv)
+        result[1, column] = (right[1, column] * uu - right[0, column] * uv) / (uu * vv - uv * uv)
+    return result
+
+
+@nb.njit(nogil=True, cache=True)
+def _shared_parts(middle, along_u, along_v, first, second):
+    """Points on a grid in the box, in (u, v) of the first detector, that holds the overlap; its quarters are the parts."""
+    fraction = np.zeros((first.size, 4))
+    places = np.zeros((first.size, 4, 2, 3))
+    for k in range(first.size):
+        i, j = first[k], second[k]
+        back = _map(middle[i], along_u[i], along_v[i], middle[j], along_u[j], along_v[j])
+        there = _map(middle[j], along_u[j], along_v[j], middle[i], along_u[i], along_v[i])
+        reach_u, reach_v = abs(back[0, 0]) + abs(back[0, 1]), abs(back[1, 0]) + abs(back[1, 1])
+        low_u, high_u = max(back[0, 2] - reach_u, -1.0), min(back[0, 2] + reach_u, 1.0)
+        low_v, high_v = max(back[1, 2] - reach_v, -1.0), min(back[1, 2] + reach_v, 1.0)
+        if low_u >= high_u or low_v >= high_v:
+            continue
+        area = (high_u - low_u) * (high_v - low_v) / 4 / SAMPLES**2
+        for a in range(SAMPLES):
+            u = low_u + (a + 0.5) * (high_u - low_u) / SAMPLES
+            for b in range(SAMPLES):
+                v = low_v + (b + 0.5) * (high_v - low_v) / SAMPLES
+                s = there[0, 0] * u + there[0, 1] * v + there[0, 2]
+                t = there[1, 0] * u + there[1, 1] * v + there[1, 2]
+                if abs(s) <= 1 and abs(t) <= 1:
+                    part = 2 * (2 * a // SAMPLES) + 2 * b // SAMPLES
+                    fraction[k, part] += area
+                    places[k, part, 0, 0] += area * u
+                    places[k, part, 0, 1] += area * v
+                    places[k, part, 0, 2] += area * np.sign(u)
+                    places[k, part, 1, 0] += area * s
+                    places[k, part, 1, 1] += area * t
+                    places[k, part, 1, 2] += area * np.sign(s)
+        for part in range(4):
+            if fraction[k, part] > 0:
+                places[k, part] /= fraction[k, part]
+    return fraction, places
