@@ -13,9 +13,9 @@ from functools import cache, cached_property
 import numpy as np
 from astropy.wcs import WCS
 
+from ..cards import Value
 from ..errors import ConfigError
 from ..survey import Tile, focal_plane
-from .hdu import Value
 from .sky import unit_vectors
 
 __all__ = ["NATIVE_SCALE", "Ccd", "DetectorGeometry", "Pointing", "ccds"]

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..cards import Cards
 from .config import SimulationConfig
 from .exposures import ExposurePlan
-from .hdu import Cards
 
 __all__ = ["DESCRIPTIONS", "damage_file", "damage_header", "damage_pixels", "damage_primary", "faulty_exposures", "hit"]
 

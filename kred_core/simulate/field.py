@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from ..cards import hdu_bytes
+from ..compress import compressed_image, compressed_mask
 from ..products import FieldPaths, atomic
 from . import faults
 from .bands import band_and_exptime
-from .compress import compressed_image, compressed_mask
 from .config import SimulationConfig
 from .exposures import ExposurePlan, centre_of, generator, plan
-from .hdu import hdu_bytes
 from .headers import image_header, mask_header, primary_header
 from .pixels import render, stars_near
 from .sky import Sky, Stars

@@ -11,9 +11,9 @@ import datetime as dt
 import numpy as np
 from astropy.time import Time
 
+from ..cards import Cards, Value
 from .camera import DetectorGeometry
 from .exposures import DEPARTURE, ExposurePlan
-from .hdu import Cards, Value
 
 __all__ = ["image_header", "mask_header", "primary_header"]
 

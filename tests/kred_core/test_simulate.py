@@ -17,6 +17,7 @@ from astropy.table import Table
 from astropy.wcs import WCS, FITSFixedWarning
 from pydantic import ValidationError
 
+from kred_core.compress import compressed_image
 from kred_core.config import SurveyConfig
 from kred_core.errors import ConfigError, ExposureError, InputError
 from kred_core.exposure import Exposure, scan
@@ -24,7 +25,6 @@ from kred_core.products import FieldPaths
 from kred_core.simulate import FAULTS, SimulationConfig, simulate_field, sky_brightness
 from kred_core.simulate.__main__ import main
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
-from kred_core.simulate.compress import compressed_image
 from kred_core.simulate.exposures import plan
 from kred_core.simulate.sky import Sky
 from kred_core.survey import field_centre, tiles

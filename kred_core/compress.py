@@ -1,8 +1,8 @@
 """Tile-compressed images in the storage form of the Community Pipeline, written faster than astropy can.
 
-Science images: RICE_1, one row a tile, 32-pixel blocks, floats quantised to a
-quarter of each row's noise with SUBTRACTIVE_DITHER_1. Masks: GZIP_1 rows. The
-FITS standard 4.0, section 10 and appendix I, defines both. Images that cannot be
+Images: RICE_1, one row a tile, 32-pixel blocks, floats quantised in given steps
+or, as CCD images are, to a quarter of each row's noise. Masks: GZIP_1 rows. The
+FITS standard 4.0, section 10 and appendix I, defines both. CCD images that cannot be
 quantised (no noise, NaN) are left to astropy's compressor.
 """
 
@@ -16,9 +16,9 @@ import numba as nb
 import numpy as np
 from astropy.io import fits
 
-from .hdu import Cards, hdu_bytes
+from .cards import Cards, hdu_bytes
 
-__all__ = ["compressed_image", "compressed_mask"]
+__all__ = ["compressed_image", "compressed_mask", "quantised_image"]
 
 QUANTIZE = 4.0  # quantisation steps per standard deviation of the noise
 BLOCK = 32
@@ -75,6 +75,10 @@ def _rice(levels, heap, p):
         marker = 0 if total == 0 else (fs + 1)
         pending = (pending << np.uint64(FS_BITS)) | np.uint64(marker)
         n_pending += FS_BITS
+        while n_pending >= 8:
+            n_pending -= 8
+            heap[p] = np.uint8((pending >> np.uint64(n_pending)) & np.uint64(255))
+            p += 1
         for i in range(n if total > 0 else 0):
             if fs < FS_RAW:
                 zeros = code[i] >> fs
@@ -131,6 +135,28 @@ def _compress(image, dither, random, quantize, heap, ends, scale, zero):
         p = _rice(levels, heap, p)
         ends[y], scale[y], zero[y] = p, step, low
     return True
+
+
+@nb.njit(nogil=True, cache=True)
+def _quantise(image, step, null, dither, random, heap, ends):
+    """Quantise in steps from zero and code all rows; what is not finite becomes null. Dither 0: none."""
+    ny, nx = image.shape
+    levels = np.empty(nx, np.int32)
+    p = 0
+    for y in range(ny):
+        seed = (y + dither - 1) % N_RANDOM
+        following = int(random[seed] * 500)
+        for x in range(nx):
+            noise = np.float64(random[following]) if dither > 0 else 0.5
+            value = np.float64(image[y, x])
+            levels[x] = np.int32(math.floor(value / step + noise)) if math.isfinite(value) else null
+            following += 1
+            if following == N_RANDOM:
+                seed = (seed + 1) % N_RANDOM
+                following = int(random[seed] * 500)
+        p = _rice(levels, heap, p)
+        ends[y] = p
+    return p
 
 
 def _table_cards(shape: tuple[int, int], columns: dict[str, str], width: int, heap: int, codec: str) -> Cards:
@@ -198,16 +224,55 @@ def compressed_image(cards: Cards, image: np.ndarray, dither: int) -> tuple[byte
     ends, scale, zero = np.empty(ny, np.int64), np.empty(ny), np.empty(ny)
     if not _compress(image, dither, RANDOM, QUANTIZE, heap, ends, scale, zero):
         return _by_astropy(cards, image, dither)
-    lengths, starts = _descriptors(ends)
-    table = np.empty(ny, [("length", ">i4"), ("start", ">i4"), ("scale", ">f8"), ("zero", ">f8")])
-    table["length"], table["start"], table["scale"], table["zero"] = lengths, starts, scale, zero
-    columns = {"COMPRESSED_DATA": f"1PB({lengths.max()})", "ZSCALE": "1D", "ZZERO": "1D"}
     quantisation: Cards = {
         "ZQUANTIZ": ("SUBTRACTIVE_DITHER_1", "Pixel Quantization Algorithm"),
         "ZDITHER0": (dither, "dithering offset when quantizing floats"),
     }
-    storage = _table_cards(image.shape, columns, table.itemsize, int(ends[-1]), "RICE_1")
-    return hdu_bytes({**storage, **cards, **quantisation}, table.tobytes() + heap[: ends[-1]].tobytes())
+    return _quantised_hdu(cards, image.shape, _descriptors(ends), scale, zero, heap[: ends[-1]], quantisation)
+
+
+def quantised_image(cards: Cards, image: np.ndarray, step: float, dither: int = 0) -> tuple[bytes, bytes]:
+    """An image of floats, quantised in steps of one size, as one compressed HDU.
+
+    Parameters
+    ----------
+    cards : dict
+        Image keywords, without those of the storage.
+    image : `numpy.ndarray`
+        float32, shape (NAXIS2, NAXIS1). What is not finite is read back as NaN.
+    step : float
+        Size of the steps. It is made larger where the values would be more than 2**29 steps from zero.
+    dither : int
+        ZDITHER0, 1 to 10000, of SUBTRACTIVE_DITHER_1; 0: no dithering, so that whole numbers of steps are exact.
+
+    Returns
+    -------
+    header, data : bytes
+        The HDU, with checksums.
+    """
+    ny, nx = image.shape
+    finite = image[np.isfinite(image)]
+    lowest, highest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    step = max(step, max(-lowest, highest) / LARGEST_LEVEL * 2)
+    null = math.floor(lowest / step) - 2  # just below the others, so that differences to it are short
+    heap = np.empty(ny * (4 * nx + nx // 4 + 64), np.uint8)
+    ends = np.empty(ny, np.int64)
+    length = _quantise(image, step, null, dither, RANDOM, heap, ends)
+    quantisation: Cards = {"ZBLANK": (null, "quantised value of NaN")}
+    quantisation["ZQUANTIZ"] = ("SUBTRACTIVE_DITHER_1" if dither else "NO_DITHER", "Pixel Quantization Algorithm")
+    if dither:
+        quantisation["ZDITHER0"] = (dither, "dithering offset when quantizing floats")
+    return _quantised_hdu(cards, image.shape, _descriptors(ends), step, 0.0, heap[:length], quantisation)
+
+
+def _quantised_hdu(cards: Cards, shape: tuple[int, int], descriptors, scale, zero, heap: np.ndarray, quantisation: Cards):
+    """Table and heap as bytes; steps and zeros are columns, also where all are the same: astropy looks nowhere else."""
+    table = np.empty(shape[0], [("length", ">i4"), ("start", ">i4"), ("scale", ">f8"), ("zero", ">f8")])
+    table["length"], table["start"] = descriptors
+    table["scale"], table["zero"] = scale, zero
+    columns = {"COMPRESSED_DATA": f"1PB({descriptors[0].max()})", "ZSCALE": "1D", "ZZERO": "1D"}
+    storage = _table_cards(shape, columns, table.itemsize, heap.size, "RICE_1")
+    return hdu_bytes({**storage, **cards, **quantisation}, table.tobytes() + heap.tobytes())
 
 
 def _by_astropy(cards: Cards, image: np.ndarray, dither: int) -> tuple[bytes, bytes]:

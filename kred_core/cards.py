@@ -2,13 +2,13 @@
 
 astropy's checksums carry the time at which they were made, so that no two files
 would be the same, and its headers take longer to make than the pixels of a small
-detector. The simulator's headers are plain dictionaries of value and comment.
+detector. Headers that kred makes from nothing are plain dictionaries of value and comment.
 """
 
 from __future__ import annotations
 
-from ..checksum import add, datasum, encode
-from ..exposure import BLOCK
+from .checksum import add, datasum, encode
+from .exposure import BLOCK
 
 __all__ = ["Cards", "Value", "hdu_bytes"]
 
