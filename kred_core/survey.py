@@ -21,13 +21,14 @@ from .config import SurveyConfig
 from .errors import InputError
 from .usertable import UserTable
 
-__all__ = ["ImageTable", "Tile", "field_centre", "fields", "focal_plane", "images", "tiles"]
+__all__ = ["ImageTable", "Tile", "field_centre", "fields", "focal_plane", "galaxy", "images", "tiles"]
 
 GRID_STEP = 0.55  # deg between the centres of neighbouring tiles
 GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
 LARGEST_TILE = 10.0  # deg; a larger Size is a mistake (arcmin?), not a tile
 EXPTIME_TOLERANCE = 0.5  # s
-TAKEN = ("data", "data_b", "eval", "quick", "mef", "mef_qual", "det", "overlaps", "backgrounds", "matching", "mosaics")  # Summary/<field>_<tile>.tab must not be one of these tables
+# Summary/<field>_<tile>.tab must not be one of kred's tables, nor <field>/<tile> one of its directories.
+TAKEN = ("data", "data_b", "eval", "quick", "mef", "mef_qual", "det", "overlaps", "backgrounds", "matching", "mosaics")
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,38 @@ def field_centre(field: str) -> tuple[float, float]:
             f"field {field} is a set of tiles and has no pointing centre of its own; fields that have one: {', '.join(centres)}"
         )
     raise InputError(f"field {field} is not in the survey{_near(field, fields())}")
+
+
+def galaxy(field: str, config: SurveyConfig) -> list[tuple[float, float]]:
+    """Where the galaxy of a field is: the places of all fields whose names begin alike, up to the first ``_``.
+
+    Parameters
+    ----------
+    field : str
+    config : `~kred_core.config.SurveyConfig`
+
+    Returns
+    -------
+    list of (float, float)
+        RA and Dec in degrees: of the tiles in the tile table; of the own centre; or of the survey's pointings (of
+        its tiles, where no field of this name has a pointing). Empty for a name that is not in the survey.
+
+    Raises
+    ------
+    InputError
+        The tile table cannot be used.
+    """
+    prefix = field.partition("_")[0]
+
+    def alike(name: str) -> bool:
+        return name.partition("_")[0] == prefix
+
+    if config.tile_table:
+        return [(tile.ra, tile.dec) for tile in _read_tiles(config.tile_table) if alike(tile.field)]
+    if config.centre:
+        return [(config.centre[0], config.centre[1])]
+    pointings = [centre for name, centre in _centres().items() if alike(name)]
+    return pointings or [(tile.ra, tile.dec) for tile in _irregular_tiles() if alike(tile.field)]
 
 
 def focal_plane() -> Table:

@@ -1,0 +1,23 @@
+"""Detectors averaged onto the survey's common grid of cells.
+
+All fields of a galaxy share one grid, so that two detectors are compared by
+slices of two arrays. It knows how pixels become cells and how the cells of an
+exposure are kept in a file; what is measured from them is for other modules.
+"""
+
+from .average import Stamp, make_stamp, saturation, without_saturated
+from .files import boxes, grid_of, read, write
+from .grid import StampGrid, stamp_grid
+
+__all__ = [
+    "Stamp",
+    "StampGrid",
+    "boxes",
+    "grid_of",
+    "make_stamp",
+    "read",
+    "saturation",
+    "stamp_grid",
+    "without_saturated",
+    "write",
+]
