@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from . import kernels
 
-__all__ = ["SkyStatistics", "clipped_statistics", "half_sample_mode", "histogram_mode", "statistics"]
+__all__ = ["SkyStatistics", "clipped_statistics", "half_sample_mode", "histogram_mode", "skewness_and_kurtosis", "statistics"]
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,24 @@ def clipped_statistics(values: ArrayLike, sigma: float = 3.0) -> tuple[float, fl
     kept = ordered[slice(*kernels.clip(ordered, sigma))]
     mean, std = kernels.mean_and_std(kept)
     return mean, kernels.median(kept), std
+
+
+def skewness_and_kurtosis(values: ArrayLike) -> tuple[float, float]:
+    """Third and fourth moment of the standardised values: how lopsided they are, and how heavy their wings.
+
+    Parameters
+    ----------
+    values : array_like
+        Taken as float32; NaN and infinite values are left out.
+
+    Returns
+    -------
+    skewness, kurtosis : float
+        Those of the sample (no correction for its size); both are 0 for a normal distribution, and for values that are all
+        the same. NaN without values.
+    """
+    ordered = _sorted(values)
+    return kernels.skewness_and_kurtosis(ordered, *kernels.mean_and_std(ordered))
 
 
 def _as_float32(values: ArrayLike) -> np.ndarray:

@@ -34,7 +34,7 @@ class Pairs:
         Good cells that the two have in common.
     difference, error : (K,) float
         Histogram mode of the difference of the two stamps, in counts28/arcsec2, and its standard error:
-        of its noise, and of what the parts of an overlap scatter beyond their noise, in all pairs together.
+        of its noise, and of what the parts of all overlaps scatter beyond their noise.
     mode, mean, median, std, skew, kurtosis, clipped_mean, clipped_median, clipped_std : (K,) float
         Half-sample mode, moments, and moments clipped at 3 standard deviations, of the same values;
         the kurtosis of a normal distribution is 0.
@@ -42,9 +42,9 @@ class Pairs:
         Difference and its standard error in four parts of the overlap; NaN where a part has too few cells.
     block_places : (K, 4, 2, 3) float
         Mean u, v and sign(u) of the cells of a part, on the first and on the second detector: u along NAXIS1
-        and v along NAXIS2 run from -1 to 1. NaN as ``blocks``.
+        and v along NAXIS2 run from -1 to 1. NaN as ``blocks``. The parts are of nearly equal numbers of cells.
     floor : float
-        Scatter, in counts28/arcsec2, that a part of an overlap has beyond its noise, over all pairs.
+        What ``error`` has beyond noise, in the middle of all pairs (median, in quadrature), in counts28/arcsec2.
     small_first, small_second : (M,) int64
         Pairs that touch but have too few good cells in common to be measured.
     """
