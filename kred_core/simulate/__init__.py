@@ -7,7 +7,16 @@ is written beside the data. It is apart from the pipeline: no stage imports it.
 
 from .config import FAULTS, SimulationConfig
 from .field import Simulation, simulate, simulate_field
-from .sky import sky_brightness
+from .sky import diffuse_brightness, sky_brightness
 from .truth import TruthPaths
 
-__all__ = ["FAULTS", "Simulation", "SimulationConfig", "TruthPaths", "simulate", "simulate_field", "sky_brightness"]
+__all__ = [
+    "FAULTS",
+    "Simulation",
+    "SimulationConfig",
+    "TruthPaths",
+    "diffuse_brightness",
+    "simulate",
+    "simulate_field",
+    "sky_brightness",
+]

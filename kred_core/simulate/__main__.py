@@ -23,6 +23,8 @@ examples:
       seconds; one exposure with each fault that a real archive hands out
   python -m kred_core.simulate --root full --n-detectors 2 --bands N662 --exposures 1
       two detectors at full size
+  python -m kred_core.simulate --root case --tiles T07 --n-detectors 7 --bands N662,N673,r --exposures 4,3,3 --offsets 77,51,10.2
+      ten exposures with seven full-size detectors each; offsets of 5.3, 3.5 and 0.7 counts28 per pixel
 
 The same options and seed always give the same bytes. Truth: Truth/<field>/*.ecsv and sky_*.fits."""
 
@@ -39,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
         option = "--" + name.replace("_", "-")
         default = info.default
         listed = get_origin(info.annotation) is list
-        shown = {True: "yes", False: "no"}[default] if isinstance(default, bool) else ",".join(default) if listed else str(default)
+        plain = ",".join(map(str, default)) if listed else str(default)
+        shown = {True: "yes", False: "no"}[default] if isinstance(default, bool) else plain
         text = info.description + (f" (default: {shown})" if shown else "")
         if isinstance(default, bool):
             parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..config import Name, Section
 from ..errors import ConfigError
-from .bands import band_and_exptime
+from .bands import Band, band_and_exptime
 
 __all__ = ["FAULTS", "FaultName", "SimulationConfig"]
 
@@ -56,7 +56,9 @@ class SimulationConfig(Section):
         min_length=1,
         description="Bands, each with an exposure time in s after a colon if it is not the usual one, for example N662,N662:600,r.",
     )
-    exposures: int = Field(default=3, ge=1, le=500, description="Exposures in each band.")
+    exposures: list[Annotated[int, Field(ge=1, le=500)]] = Field(
+        default=[3], min_length=1, description="Exposures in each band: one number, or one for each of the bands."
+    )
     dither: float = Field(
         default=120.0, ge=0, le=7200, description="Largest offset of a pointing from the centre, in each axis, in arcsec."
     )
@@ -66,11 +68,25 @@ class SimulationConfig(Section):
     seed: int = Field(default=1, ge=0, lt=2**32, description="Another seed makes another sky and other exposures.")
     nebula: float = Field(default=400.0, ge=0, le=1e6, description="Brightness of H-alpha filaments, counts28 per square arcsec.")
     continuum: float = Field(default=60.0, ge=0, le=1e6, description="Brightness of diffuse starlight, counts28 per square arcsec.")
+    diffuse: float = Field(
+        default=0.0,
+        ge=0,
+        le=1e6,
+        description="rms brightness of additional smooth emission, counts28 per square arcsec; the same in all bands, of mean 0 "
+        "because a constant could not be told from the sky level.",
+    )
+    diffuse_scale: float = Field(
+        default=0.5, ge=0.15, le=30, description="Wavelength of the smooth emission in degrees. A detector has 0.15 x 0.3."
+    )
     star_density: float = Field(default=10000.0, ge=0, le=1e6, description="Stars per square degree, r = 11 to 22 mag.")
     sky: float = Field(default=650.0, ge=0, le=1e6, description="Mean sky level, counts28 per square arcsec.")
     sky_scatter: float = Field(default=0.1, ge=0, le=0.5, description="Scatter of the sky level between exposures, relative.")
     gradient: float = Field(default=0.01, ge=0, le=0.3, description="Scatter of an exposure's sky gradient, relative, per degree.")
-    offsets: float = Field(default=40.0, ge=0, le=1e5, description="Scatter of detectors' offsets, counts28 per square arcsec.")
+    offsets: list[Annotated[float, Field(ge=0, le=1e5)]] = Field(
+        default=[40.0],
+        min_length=1,
+        description="Scatter of detectors' offsets, counts28 per square arcsec: one number, or one for each of the bands.",
+    )
     amplifier_steps: float = Field(
         default=0.0,
         ge=0,
@@ -95,6 +111,11 @@ class SimulationConfig(Section):
     def _binning_from_text(cls, value):
         return int(value) if isinstance(value, str) and value.isdigit() else value
 
+    @field_validator("exposures", "offsets", mode="before")
+    @classmethod
+    def _one_for_all(cls, value):
+        return [value] if isinstance(value, int | float) else value
+
     @model_validator(mode="after")
     def _sensible(self):
         if self.centre and len(self.centre) != 2:
@@ -107,7 +128,19 @@ class SimulationConfig(Section):
             raise ValueError(str(e)) from e
         if len(set(pairs)) < len(pairs):
             raise ValueError("bands: the same band and exposure time twice; ask for more exposures instead")
+        for name, values in (("exposures", self.exposures), ("offsets", self.offsets)):
+            if len(values) not in (1, len(pairs)):
+                raise ValueError(f"{name} needs one number, or one for each of the {len(pairs)} bands, not {len(values)}")
         return self
+
+    def for_each_band(self, values: list[float]) -> list[float]:
+        """What is one number for all bands, or one for each, as one for each."""
+        return values * len(self.bands) if len(values) == 1 else values
+
+    def offsets_of(self, band: Band, exptime: float) -> float:
+        """Scatter of the offsets in exposures of a band and exposure time."""
+        bands = [band_and_exptime(text) for text in self.bands]
+        return self.for_each_band(self.offsets)[bands.index((band, exptime))]
 
     @property
     def planted(self) -> tuple[str, ...]:

@@ -136,7 +136,7 @@ def generator(seed: int, exposure: ExposurePlan, ccd: Ccd, use: int) -> np.rando
 def offset_and_step(config: SimulationConfig, exposure: ExposurePlan, ccd: Ccd) -> tuple[float, float]:
     """Offset of a detector, and what its amplifier B has in addition, counts28 per square arcsec."""
     offset, step = generator(config.seed, exposure, ccd, 0).standard_normal(2)
-    return config.offsets * float(offset), config.amplifier_steps * float(step)
+    return config.offsets_of(exposure.band, exposure.exptime) * float(offset), config.amplifier_steps * float(step)
 
 
 def centre_of(config: SimulationConfig) -> tuple[float, float]:
@@ -224,8 +224,8 @@ def plan(config: SimulationConfig) -> tuple[ExposurePlan, ...]:
     wanted = tiles_of(config, config.tiles) if config.tiles else ()
     all_ccds = ccds(config.detectors)
     exposures = []
-    for text in config.bands:
-        for number in range(config.exposures):
+    for text, n_exposures in zip(config.bands, config.for_each_band(config.exposures), strict=True):
+        for number in range(n_exposures):
             exposure = _draw(config, *band_and_exptime(text), number)
             chosen = _chosen(config, exposure, all_ccds, wanted)
             if chosen:

@@ -18,8 +18,9 @@ import numpy as np
 from .bands import band
 from .config import SimulationConfig
 
-__all__ = ["Sky", "Stars", "sky_brightness", "unit_vectors"]
+__all__ = ["Sky", "Stars", "diffuse_brightness", "sky_brightness", "unit_vectors"]
 
+DIFFUSE = 7  # number of the random field that is the additional smooth emission
 WAVES = 24  # per random field: enough to look irregular
 ROUNDING = 1.5 * 2.0**52  # adding and subtracting it rounds to a whole number, in vector instructions
 CELL = 0.25  # deg: stars are drawn cell by cell, each with its own generator
@@ -100,19 +101,23 @@ class Sky:
         Brightness of the H-alpha filaments and of the diffuse starlight, counts28 per square arcsec.
     star_density : float
         Stars per square degree.
+    diffuse, diffuse_scale : float
+        rms brightness of the additional smooth emission, counts28 per square arcsec, and its wavelength in degrees.
     """
 
     seed: int
     nebula: float
     continuum: float
     star_density: float
+    diffuse: float = 0.0
+    diffuse_scale: float = 0.5
 
     @classmethod
     def of(cls, config: SimulationConfig) -> Sky:
-        return cls(config.seed, config.nebula, config.continuum, config.star_density)
+        return cls(config.seed, config.nebula, config.continuum, config.star_density, config.diffuse, config.diffuse_scale)
 
     def brightness(self, ra: np.ndarray, dec: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-        """Surface brightness of nebula and diffuse starlight, without stars.
+        """Surface brightness of nebula, diffuse starlight and additional smooth emission, without stars.
 
         Parameters
         ----------
@@ -131,13 +136,9 @@ class Sky:
     def brightness_towards(self, directions: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         """The same for unit vectors, shape (..., 3)."""
         bands = [band(name) for name in names]
-        shape = directions.shape[:-1]
-        vectors = np.ascontiguousarray(directions.reshape(-1, 3).T)
 
         def field(number: int, shortest: float, longest: float) -> np.ndarray:
-            total = np.zeros(vectors.shape[1])
-            _add_waves(vectors, *_waves(self.seed, number, shortest, longest), total)
-            return total.reshape(shape) * math.sqrt(2 / WAVES)  # variance 1
+            return self._field(directions, number, shortest, longest)
 
         starlight = self.continuum * np.exp(0.5 * field(0, 1.0, 6.0) - 0.125)
         lines = {line for b in bands for line, _ in b.lines}
@@ -154,7 +155,22 @@ class Sky:
             emission["sii"] = envelope * (0.15 * diffuse + (0.2 + 0.4 * shocked) * wide + 0.5 * shocked * narrow)
             emission["oiii"] = envelope * (0.1 * diffuse + 0.5 * (1 - shocked) * wide + 0.2 * narrow)
         total = [starlight + sum((share * emission[line] for line, share in b.lines if line in emission), start=0.0) for b in bands]
-        return np.array(total)
+        return np.array(total) + self.diffuse_towards(directions) if self.diffuse else np.array(total)
+
+    def diffuse_towards(self, directions: np.ndarray) -> np.ndarray:
+        """The additional smooth emission alone, counts28 per square arcsec, for unit vectors, shape (..., 3).
+
+        A sum of waves of one wavelength in space, so that none is shorter on the sky; where a wave meets
+        the sphere at an angle it is longer (half of them by more than 15 percent).
+        """
+        return self.diffuse * self._field(directions, DIFFUSE, self.diffuse_scale, self.diffuse_scale)
+
+    def _field(self, directions: np.ndarray, number: int, shortest: float, longest: float) -> np.ndarray:
+        """A random field of mean 0 and variance 1; wavelengths in degrees."""
+        vectors = np.ascontiguousarray(directions.reshape(-1, 3).T)
+        total = np.zeros(vectors.shape[1])
+        _add_waves(vectors, *_waves(self.seed, number, shortest, longest), total)
+        return total.reshape(directions.shape[:-1]) * math.sqrt(2 / WAVES)
 
     def stars(self, ra: float, dec: float, radius: float) -> Stars:
         """Stars within a radius of a position, all in degrees, always in the same order."""
@@ -200,7 +216,7 @@ def sky_brightness(ra: np.ndarray, dec: np.ndarray, name: str, config: Simulatio
     name : str
         Band, for example N662.
     config : `SimulationConfig`
-        Of the simulation; its seed, nebula and continuum count.
+        Of the simulation; its seed, nebula, continuum, diffuse and diffuse_scale count.
 
     Returns
     -------
@@ -208,3 +224,22 @@ def sky_brightness(ra: np.ndarray, dec: np.ndarray, name: str, config: Simulatio
         counts28 per square arcsec. A detector's pixel holds this times the pixel's area on the sky.
     """
     return Sky.of(config).brightness(ra, dec, (name,))[0]
+
+
+def diffuse_brightness(ra: np.ndarray, dec: np.ndarray, config: SimulationConfig) -> np.ndarray:
+    """The additional smooth emission of a simulated sky alone; it is the same in all bands.
+
+    Parameters
+    ----------
+    ra, dec : array_like
+        Positions in degrees (ICRS), of the same shape.
+    config : `SimulationConfig`
+        Of the simulation; its seed, diffuse and diffuse_scale count.
+
+    Returns
+    -------
+    `numpy.ndarray`
+        counts28 per square arcsec: `sky_brightness` minus that of the same configuration with diffuse = 0.
+        Mean 0 and rms config.diffuse over the whole sky; a piece of a few wavelengths has other values.
+    """
+    return Sky.of(config).diffuse_towards(unit_vectors(np.asarray(ra, float), np.asarray(dec, float)))

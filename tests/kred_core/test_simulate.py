@@ -22,10 +22,10 @@ from kred_core.config import SurveyConfig
 from kred_core.errors import ConfigError, ExposureError, InputError
 from kred_core.exposure import Exposure, scan
 from kred_core.products import FieldPaths
-from kred_core.simulate import FAULTS, SimulationConfig, simulate_field, sky_brightness
+from kred_core.simulate import FAULTS, SimulationConfig, diffuse_brightness, simulate_field, sky_brightness
 from kred_core.simulate.__main__ import main
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
-from kred_core.simulate.exposures import plan
+from kred_core.simulate.exposures import offset_and_step, plan
 from kred_core.simulate.sky import Sky
 from kred_core.survey import field_centre, tiles
 
@@ -214,6 +214,61 @@ def test_the_sky_is_the_same_from_either_side_of_zero_hours_and_over_the_pole():
     assert sky_brightness(10.0, -70.0, "N662", other) != pytest.approx(sky_brightness(10.0, -70.0, "N662", config), rel=1e-3)
 
 
+@pytest.mark.parametrize("scale", [0.15, 0.5, 3.0])
+def test_diffuse_emission_is_smooth_of_its_wavelength_and_of_the_brightness_asked_for(scale):
+    config = SimulationConfig(diffuse=30, diffuse_scale=scale)
+    rng = np.random.default_rng(6)
+    z = rng.uniform(-1, 1, 20000)
+    everywhere = diffuse_brightness(rng.uniform(0, 360, z.size), np.degrees(np.arcsin(z)), config)
+    assert np.std(everywhere) == pytest.approx(30, rel=0.02)
+    assert abs(everywhere.mean()) < 1
+    # No wave is shorter than the scale, and most are not much longer.
+    step = scale / 200
+    along = diffuse_brightness(80 + step / np.cos(np.radians(66)) * np.arange(2**13), np.full(2**13, -66.0), config)
+    power = np.abs(np.fft.rfft((along - along.mean()) * np.hanning(along.size))) ** 2
+    frequency = np.fft.rfftfreq(along.size, step)
+    assert power[frequency > 1.05 / scale].sum() < 0.01 * power.sum()
+    assert power[frequency > 0.1 / scale].sum() > 0.5 * power.sum()
+    assert np.abs(np.diff(along)).max() <= 2 * np.pi / 200 * 30 * np.sqrt(2 * 24)
+    one, other = (diffuse_brightness(ra, [-72, -90], config) for ra in ([0.0, 0.0], [360.0, 77.0]))
+    np.testing.assert_allclose(one, other)
+
+
+def test_diffuse_emission_is_added_to_the_sky_of_every_band_alike():
+    plain, diffuse = SimulationConfig(), SimulationConfig(diffuse=30)
+    ra, dec = np.meshgrid(np.linspace(80, 83, 20), np.linspace(-67, -66, 20))
+    for name in ("N501", "N662", "N673", "N708", "r"):
+        added = sky_brightness(ra, dec, name, diffuse) - sky_brightness(ra, dec, name, plain)
+        np.testing.assert_allclose(added, diffuse_brightness(ra, dec, diffuse), atol=1e-9)
+    assert not diffuse_brightness(ra, dec, plain).any()
+
+
+def test_a_field_with_diffuse_emission_differs_from_the_same_field_without_by_just_that(tmp_path):
+    options = ONE | {"n_detectors": 2, "gradient": 0.01}
+    plain = simulate_field(tmp_path / "plain", **options)
+    diffuse = simulate_field(tmp_path / "diffuse", **options, diffuse=60, diffuse_scale=0.4)
+    assert plain.files[0].name == diffuse.files[0].name
+    for table in ("exposures", "detectors", "stars"):
+        assert plain.truth.table(table).read_bytes() == diffuse.truth.table(table).read_bytes()
+    factor = plain.exposures["XFACTOR"][0]
+    for extname in plain.detectors["EXTNAME"]:
+        (before, header), (after, _) = (good_pixels(made.files[0], extname) for made in (plain, diffuse))
+        y, x = (axis.ravel() for axis in np.mgrid[1 : before.shape[0] + 1, 1 : before.shape[1] + 1])
+        wcs = wcs_of(header)
+        added = (diffuse_brightness(*wcs.all_pix2world(x, y, 1), diffuse.config) * pixel_areas(wcs, x, y)).reshape(before.shape)
+        difference = (after - before) * factor - added
+        # The draws of the noise are the same: what is left is that more light has more of it, and the rounding of the storage.
+        assert np.nanstd(added) > 20 * mad_std(difference, ignore_nan=True)
+        assert abs(np.nanmedian(difference)) < 0.01 * np.nanstd(added)
+    image, header = fits.getdata(diffuse.truth.sky("LMC_c42", "N662"), header=True)
+    without = fits.getdata(plain.truth.sky("LMC_c42", "N662"))
+    y, x = (axis.ravel() for axis in np.mgrid[1 : len(image) : 17, 1 : len(image) : 19])
+    ra, dec = WCS(header).all_pix2world(x, y, 1)
+    area = pixel_areas(WCS(header), x, y)
+    expected = diffuse_brightness(ra, dec, diffuse.config) * area
+    np.testing.assert_allclose((image - without)[y - 1, x - 1], expected, atol=1e-5 * np.abs(image).max())
+
+
 @pytest.mark.parametrize("centre", [(82.0, -66.5), (0.1, -73.0), (359.9, 10.0), (120.0, -89.5), (40.0, 90.0)])
 def test_stars_depend_on_the_sky_alone_and_have_the_density_asked_for(centre):
     sky = Sky(seed=3, nebula=0, continuum=0, star_density=3000)
@@ -303,6 +358,19 @@ def test_the_level_of_a_detector_is_the_sky_plus_its_offset(tmp_path):
         assert row["BACK_PIX"] == pytest.approx(expected, rel=1e-6)
     assert np.std(made.detectors["OFFSET"]) == pytest.approx(60, rel=0.6)
     assert len(set(made.exposures["MAGZERO"])) == 4
+
+
+def test_the_number_of_exposures_and_the_size_of_offsets_can_differ_from_band_to_band():
+    bands = ["N662", "N662:600", "r"]
+    alike = SimulationConfig(bands=bands, exposures=2, offsets=20)
+    each = SimulationConfig(bands=bands, exposures=[1, 2, 3], offsets=[20, 10, 0.5])
+    assert [exposure.exptime for exposure in plan(alike)] == [800, 800, 600, 600, 60, 60]
+    assert [exposure.exptime for exposure in plan(each)] == [800, 600, 600, 60, 60, 60]
+    for exposure in plan(each):
+        part = {800: 1.0, 600: 0.5, 60: 0.025}[exposure.exptime]
+        for ccd in exposure.ccds[:3]:
+            offset, step = offset_and_step(alike, exposure, ccd)
+            assert offset_and_step(each, exposure, ccd) == (pytest.approx(part * offset), step)
 
 
 def test_the_gradient_is_a_plane_on_the_sky(tmp_path):
@@ -596,6 +664,10 @@ def test_one_detector_alone_has_wrong_pixels(faulty, fault):
         ({"centre": [10.0]}, "two numbers"),
         ({"centre": [10.0, -95.0]}, "-90"),
         ({"faults": ["gremlin"]}, "gremlin"),
+        ({"offsets": [1, 2]}, "offsets needs one number, or one for each of the 4 bands, not 2"),
+        ({"exposures": [1, 2, 3]}, "exposures needs one number, or one for each of the 4 bands, not 3"),
+        ({"offsets": -1}, "greater than or equal to 0"),
+        ({"diffuse_scale": 0.1}, "greater than or equal to 0.15"),
         ({"colour": 1}, "colour"),
     ],
 )
@@ -643,6 +715,7 @@ def test_the_command_line_simulates_and_shows_its_progress(tmp_path):
         (["--binning", "3"], "--binning"),
         (["--exposures", "many"], "--exposures"),
         (["--bands", "X9"], "no band X9"),
+        (["--bands", "N662,r", "--offsets", "77,51,10"], "2 bands, not 3"),
         (["--field", "LMC_c99"], "LMC_c99"),
         (["--root", "/dev/null/data", "--binning", "32", "--n-detectors", "1", "--exposures", "1"], "cannot write"),
     ],
