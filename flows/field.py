@@ -33,7 +33,7 @@ from tasks.coadd import coadd_mosaic, plan_coadds
 from tasks.evaluate import draw_field, evaluate_mosaic, tabulate_mosaics
 from tasks.prepare import plan_preparation, prepare_exposure
 from tasks.publish import publish_outcome, publish_verdicts
-from tasks.summarize import summarize_exposure, summarize_field
+from tasks.summarize import restore_stamps, summarize_exposure, summarize_field
 from tasks.tiles import tiles_field
 
 __all__ = ["explained", "main", "reduce", "reduce_field"]
@@ -49,9 +49,12 @@ def _check(run: Run) -> None:
 
 
 def _summarize(run: Run) -> None:
-    reports = check_field(run.config)
-    run.each(summarize_exposure, [(r.root, {"report": r}) for r in reports if not r.refused])
+    usable = [r for r in check_field(run.config) if not r.refused]
+    grid = stages.stamp_grid(run.config, usable) if usable else None
+    run.each(summarize_exposure, [(r.root, {"report": r, "grid": grid}) for r in usable])
     run.outcome.reports = summarize_field(run.config)
+    if run.config.stamps.keep:  # otherwise they are made again only when somebody needs them
+        run.each(restore_stamps, [(r.root, {"report": r, "grid": grid}) for r in stages.stampless(run.config, usable, grid)])
     publish_verdicts(run.config.field, run.outcome.reports)
 
 

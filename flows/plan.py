@@ -49,8 +49,10 @@ def _check(config: FieldConfig) -> tuple[list[ExposureReport], PlannedStage]:
 
 
 def _summarize(config: FieldConfig, usable: list[ExposureReport]) -> PlannedStage:
-    current = [r for r in usable if is_current(summarize_exposure, config, {"report": r})]
-    return foresight.plan_exposures("summarize", usable, current)
+    grid = stages.stamp_grid(config, usable) if usable else None
+    current = [r for r in usable if is_current(summarize_exposure, config, {"report": r, "grid": grid})]
+    planned = foresight.plan_exposures("summarize", usable, current)
+    return replace(planned, disk=foresight.stamp_disk(usable, current, grid))
 
 
 def _prepare(config: FieldConfig, usable: list[ExposureReport], fresh: bool) -> PlannedStage:

@@ -21,6 +21,7 @@ from .config import FieldConfig
 from .outcome import human_size
 from .products import FieldPaths, read_record
 from .stages.mosaics import other_fields, wanted_tiles
+from .stamp import StampGrid
 
 __all__ = [
     "PlannedStage",
@@ -33,6 +34,7 @@ __all__ = [
     "plan_tiles",
     "prepared_disk",
     "reports",
+    "stamp_disk",
 ]
 
 # CPU seconds on one core: for a million pixels (of the input; of a mosaic for evaluate), added up from the measured times of
@@ -41,6 +43,7 @@ SECONDS_PER_MPIX = {"check": 0.0005, "summarize": 0.03, "prepare": 0.003, "coadd
 SECONDS_PER_UNIT = {"check": 0.6, "summarize": 0.6, "prepare": 0.6, "tiles": 2.0, "coadd": 1.5, "evaluate": 2.5}
 COADD_SECONDS_PER_OUTPUT_MPIX = 0.016
 COVERAGE_BYTES_PER_PIXEL = 0.15  # compressed
+STAMP_BYTES_PER_CELL, STAMP_BYTES = 2.2, 20_000  # compressed; headers
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,14 @@ def prepared_disk(config: FieldConfig, usable: Sequence[ExposureReport], current
             return sum(map(_pixels, to_do)) * 4
         case _:
             return 0.0
+
+
+def stamp_disk(usable: Sequence[ExposureReport], current: Sequence[ExposureReport], grid: StampGrid | None) -> float:
+    """Bytes of the stamps that the stage summarize will write."""
+    done = {r.root for r in current}
+    places = [d for r in usable if r.root not in done for d in r.detectors]
+    cells = sum(d.naxis1 * d.naxis2 * d.pixel_scale**2 for d in places) / grid.cell**2 if grid else 0.0
+    return cells * STAMP_BYTES_PER_CELL + len(places) * STAMP_BYTES
 
 
 def _pixels(report: ExposureReport) -> int:

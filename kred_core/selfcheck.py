@@ -230,8 +230,10 @@ def _reduce(root: Path) -> float:
     paths = FieldPaths(root, field)
     for path in paths.exposures():
         stages.check_exposure(config, path, None)
-    for report in stages.check_field(config):
-        stages.summarize_exposure(config, report)
+    reports = stages.check_field(config)
+    grid = stages.stamp_grid(config, reports)
+    for report in reports:
+        stages.summarize_exposure(config, report, grid)
     stages.summarize_field(config)
     for preparation in stages.plan_preparation(config):
         stages.prepare_exposure(config, preparation)

@@ -1,9 +1,8 @@
-"""One pass over an exposure: every detector is decoded once and measured.
+"""One pass over an exposure: every detector is decoded once, measured and averaged onto the survey's grid.
 
-`summarize` measures the detectors of one exposure and finds what only pixels
-can show (all NaN, constant, nothing unmasked). `exposure_rows` and
-`detector_rows` put the results of all exposures of a field into tables, which
-are all that the later stages read.
+`summarize` measures the detectors of one exposure, makes their stamps, and finds what only
+pixels can show (all NaN, constant, nothing unmasked). `exposure_rows` and
+`detector_rows` put the results of all exposures of a field into tables for the later stages.
 """
 
 from __future__ import annotations
@@ -13,14 +12,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from . import calibration, mode
+import numpy as np
+
+from . import calibration, geometry, mode, stamp
 from .check import ExposureReport
 from .config import SummarizeConfig
 from .errors import ExposureError
 from .exposure import Detector, Exposure
+from .stamp import Stamp, StampGrid
 from .survey import ImageTable
 
-__all__ = ["DetectorSummary", "ExposureSummary", "combine", "detector_rows", "exposure_rows", "place_rows", "summarize"]
+__all__ = [
+    "DetectorSummary",
+    "ExposureSummary",
+    "combine",
+    "detector_rows",
+    "exposure_rows",
+    "make_stamps",
+    "place_rows",
+    "summarize",
+]
 
 log = logging.getLogger(__name__)
 
@@ -69,8 +80,10 @@ class ExposureSummary:
         return cls(record["root"], tuple(DetectorSummary(**d) for d in record["detectors"]), dict(record["refused"]))
 
 
-def summarize(path: Path, extnames: Iterable[str], config: SummarizeConfig) -> ExposureSummary:
-    """Measure detectors of one exposure, decoding each once.
+def summarize(
+    path: Path, extnames: Iterable[str], config: SummarizeConfig, grid: StampGrid, scale: float
+) -> tuple[ExposureSummary, list[Stamp]]:
+    """Measure detectors of one exposure and average them onto the grid, decoding each once.
 
     Parameters
     ----------
@@ -79,12 +92,18 @@ def summarize(path: Path, extnames: Iterable[str], config: SummarizeConfig) -> E
     extnames : iterable of str
         Detectors to measure; see `ExposureReport.detectors`.
     config : `~kred_core.config.SummarizeConfig`
+    grid : `~kred_core.stamp.StampGrid`
+    scale : float
+        counts28 per ADU; see `kred_core.calibration.factor`.
 
     Returns
     -------
-    ExposureSummary
+    summary : ExposureSummary
         A detector that cannot be decoded or has no usable pixels is in
         ``refused`` with the reason.
+    stamps : list of `~kred_core.stamp.Stamp`
+        Of the measured detectors. Saturated pixels are left out, too. A detector for which none can be made is
+        measured all the same; the log says why.
 
     Raises
     ------
@@ -93,24 +112,74 @@ def summarize(path: Path, extnames: Iterable[str], config: SummarizeConfig) -> E
     """
     exposure = Exposure.open(path)
     wanted = set(extnames)
-    measured, refused = [], {}
+    measured, refused, stamps = [], {}, []
     for detector in exposure.detectors:
         if detector.extname not in wanted:
             continue
         wanted.discard(detector.extname)  # of two with one name, check has judged the first
         try:
-            measured.append(_measure(detector, config))
+            pixels, bad = _pixels(detector, config)
+            measured.append(_measure(detector.extname, pixels, bad, config))
         except ExposureError as e:
             refused[detector.extname] = str(e)
             log.warning("%s: detector %s refused: %s", exposure.root, detector.extname, e)
+            continue
+        stamps += _stamp(detector, pixels, bad, measured[-1].histogram_mode, grid, scale)
     refused |= dict.fromkeys(sorted(wanted), "it is no longer in the file; run check again")
-    return ExposureSummary(exposure.root, tuple(measured), refused)
+    return ExposureSummary(exposure.root, tuple(measured), refused), stamps
 
 
-def _measure(detector: Detector, config: SummarizeConfig) -> DetectorSummary:
+def make_stamps(path: Path, measured: ExposureSummary, config: SummarizeConfig, grid: StampGrid, scale: float) -> list[Stamp]:
+    """The same stamps as `summarize` makes, of an exposure that is measured already.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        The MEF.
+    measured : ExposureSummary
+    config, grid, scale
+        See `summarize`.
+
+    Returns
+    -------
+    list of `~kred_core.stamp.Stamp`
+
+    Raises
+    ------
+    ExposureError
+        The file as a whole, or one of the measured detectors, cannot be read any more.
+    """
+    levels = {d.extname: d.histogram_mode for d in measured.detectors}
+    stamps = []
+    for detector in Exposure.open(path).detectors:
+        if detector.extname in levels:
+            pixels, bad = _pixels(detector, config)
+            stamps += _stamp(detector, pixels, bad, levels.pop(detector.extname), grid, scale)
+    return stamps
+
+
+def _pixels(detector: Detector, config: SummarizeConfig) -> tuple[np.ndarray, np.ndarray | None]:
+    """Pixels in ADU, and which of them are flagged."""
     pixels = detector.pixels()
     codes = detector.mask_codes() if config.use_masks else None
-    bad = None if codes is None else codes != 0
+    return pixels, None if codes is None else codes != 0
+
+
+def _stamp(
+    detector: Detector, pixels: np.ndarray, bad: np.ndarray | None, level: float, grid: StampGrid, scale: float
+) -> list[Stamp]:
+    """The detector's stamp, or nothing where none can be made."""
+    try:
+        saturated = pixels >= stamp.saturation(detector.header)
+        bad = saturated if bad is None else bad | saturated
+        wcs = geometry.celestial_wcs(detector.header)
+        return [stamp.make_stamp(pixels, bad, wcs, grid, scale, level, detector.root, detector.extname)]
+    except ExposureError as e:
+        log.warning("%s: detector %s has no stamp and cannot be matched: %s", detector.root, detector.extname, e)
+        return []
+
+
+def _measure(extname: str, pixels: np.ndarray, bad: np.ndarray | None, config: SummarizeConfig) -> DetectorSummary:
     sky = mode.statistics(pixels, bad, config.clipped, config.clip_sigma)
     if sky.n == 0 and sky.n_nan == pixels.size:
         raise ExposureError("all its pixels are NaN")
@@ -119,7 +188,7 @@ def _measure(detector: Detector, config: SummarizeConfig) -> DetectorSummary:
     if sky.minimum == sky.maximum:
         raise ExposureError(f"all its good pixels have the same value {sky.minimum:g}")
     return DetectorSummary(
-        extname=detector.extname,
+        extname=extname,
         n_pixels=sky.n,
         mean=sky.mean,
         median=sky.median,

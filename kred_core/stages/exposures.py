@@ -7,15 +7,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 from astropy.table import Table
 
-from .. import calibration, check, rescale, summary, survey, tables
+from .. import calibration, check, rescale, stamp, summary, survey, tables
 from ..check import ExposureReport
 from ..config import FieldConfig
 from ..errors import InputError
 from ..exposure import Exposure
 from ..products import FieldPaths, read_record, write_record
+from ..stamp import StampGrid
 from ..summary import ExposureSummary
 
 __all__ = [
@@ -26,6 +28,9 @@ __all__ = [
     "preparations",
     "prepare_exposure",
     "read_summary",
+    "restore_stamps",
+    "stamp_grid",
+    "stampless",
     "summarize_exposure",
     "summarize_field",
 ]
@@ -76,20 +81,73 @@ def _write_quality(paths: FieldPaths, reports: Iterable[ExposureReport]) -> None
     tables.write(table, paths.quality_table, f"Verdict on each exposure of {paths.field}")
 
 
-def summarize_exposure(config: FieldConfig, report: ExposureReport) -> Path:
-    """Measure the usable detectors of one exposure and keep the result.
+def stamp_grid(config: FieldConfig, usable: Iterable[ExposureReport]) -> StampGrid:
+    """The grid of cells for the detectors of a field: its cells follow the median pixel scale of all of them.
+
+    Raises
+    ------
+    ConfigError, InputError
+        See `kred_core.stamp.stamp_grid`; also where no detector can be used.
+    """
+    scales = [d.pixel_scale for report in usable for d in report.detectors]
+    if not scales:
+        raise InputError(f"field {config.field}: none of its detectors can be used")
+    return stamp.stamp_grid(config, median(scales))
+
+
+def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> list[Path]:
+    """Measure the usable detectors of one exposure, average them onto the grid, and keep the results.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+        The record of the measurements, and the file of stamps.
+    """
+    paths = FieldPaths.of(config)
+    record, stamps = paths.record("summarize", report.root), paths.stamp_file(report.root)
+    record.unlink(missing_ok=True)
+    stamps.unlink(missing_ok=True)
+    scale = calibration.factor(report.magzero)
+    measured, made = summary.summarize(paths.exposure(report.file), report.extnames, config.summarize, grid, scale)
+    stamp.write(stamps, grid, made)
+    write_record(record, measured.to_record())
+    return [record, stamps]
+
+
+def stampless(config: FieldConfig, usable: Iterable[ExposureReport], grid: StampGrid) -> list[ExposureReport]:
+    """Those exposures that have been measured and have no file of stamps, or one on another grid."""
+    paths = FieldPaths.of(config)
+
+    def lacks(report: ExposureReport) -> bool:
+        try:
+            return stamp.grid_of(paths.stamp_file(report.root)) != grid
+        except InputError:
+            return True
+
+    return [r for r in usable if paths.record("summarize", r.root).is_file() and lacks(r)]
+
+
+def restore_stamps(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> Path:
+    """Make the stamps of one measured exposure again, as `summarize_exposure` made them, without measuring.
 
     Returns
     -------
     `~pathlib.Path`
-        The record.
+        The file of stamps.
+
+    Raises
+    ------
+    InputError
+        The exposure has not been measured.
     """
     paths = FieldPaths.of(config)
-    record = paths.record("summarize", report.root)
-    record.unlink(missing_ok=True)
-    measured = summary.summarize(paths.exposure(report.file), report.extnames, config.summarize)
-    write_record(record, measured.to_record())
-    return record
+    record = read_record(paths.record("summarize", report.root))
+    if record is None:
+        raise InputError(f"{report.root} has not been summarized; run the stage 'summarize' (--from summarize)")
+    measured, scale = ExposureSummary.from_record(record), calibration.factor(report.magzero)
+    stamps = paths.stamp_file(report.root)
+    stamp.write(stamps, grid, summary.make_stamps(paths.exposure(report.file), measured, config.summarize, grid, scale))
+    return stamps
 
 
 def summarize_field(config: FieldConfig) -> list[ExposureReport]:

@@ -5,7 +5,7 @@ slices of two arrays. It knows how pixels become cells and how the cells of an
 exposure are kept in a file; what is measured from them is for other modules.
 """
 
-from .average import Stamp, make_stamp, saturation, without_saturated
+from .average import Stamp, make_stamp, saturation
 from .files import boxes, grid_of, read, write
 from .grid import StampGrid, stamp_grid
 
@@ -18,6 +18,5 @@ __all__ = [
     "read",
     "saturation",
     "stamp_grid",
-    "without_saturated",
     "write",
 ]

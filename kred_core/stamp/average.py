@@ -19,13 +19,13 @@ from ..errors import ExposureError
 from ..exposure import number
 from .grid import StampGrid
 
-__all__ = ["Stamp", "make_stamp", "saturation", "without_saturated"]
+__all__ = ["Stamp", "make_stamp", "saturation"]
 
 STEP = 64  # pixels between control points; DECam's TPV leaves 2e-4 arcsec
 LARGEST_COUNT = 65535
+CELLS_PER_PIXEL, MANY_CELLS = 4, 100_000  # no sensible pixels need more cells around them
 FARTHEST = 45.0  # deg from the tangent point; beyond, cells shrink to less than half on the sky
 SATURATION = ("SATURATE", "SATURATA", "SATURATB")
-RING = 1  # pixels around a saturated one that are left out with it: they hold what spilled over
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +103,7 @@ def make_stamp(
     level_adu : float
         The detector's sky level, the same for all pixels, that is subtracted from each.
     root, extname : str
-        Of the result, and for messages.
+        Exposure and detector.
 
     Returns
     -------
@@ -113,7 +113,8 @@ def make_stamp(
     Raises
     ------
     ExposureError
-        No good pixel lies on the grid, or too many lie in one cell.
+        No good pixel lies on the grid, or too many lie in one cell. The message is a sentence about "it", to which the
+        caller adds the detector.
 
     Notes
     -----
@@ -122,8 +123,11 @@ def make_stamp(
     interpolated between control points 64 pixels apart: for DECam right to 2e-4 arcsec and 1e-6. Sums are in
     float64, of values without the level, so that rounding does not show.
     """
+    if bad is not None and bad.shape != pixels.shape:
+        raise ValueError(f"{root} {extname}: a mask of {bad.shape} pixels does not fit an image of {pixels.shape}")
+    pixels = np.ascontiguousarray(pixels, np.float32)
+    bad = np.zeros((1, 1), np.bool_) if bad is None else np.ascontiguousarray(bad, np.bool_)
     ny, nx = pixels.shape
-    where = f"{root} {extname}"
     u, v = geometry.control_grid(wcs, grid.wcs, 0, 0, nx, ny, STEP)
     at_x, at_y = (STEP * np.arange(n, dtype=np.float64) for n in reversed(u.shape))
     area = geometry.pixel_area_arcsec2(wcs, at_x[None, :], at_y[:, None])
@@ -131,24 +135,26 @@ def make_stamp(
     usable = np.isfinite(u) & np.isfinite(v) & (area > 0) & (np.hypot(u, v) < _farthest(grid))
     if not usable.any():
         raise ExposureError(
-            f"{where}: it does not lie within {FARTHEST:g} deg of RA {grid.ra:g}, Dec {grid.dec:g}, the middle of the grid of "
+            f"it does not lie within {FARTHEST:g} deg of RA {grid.ra:g}, Dec {grid.dec:g}, the middle of the grid of "
             "stamps, or its WCS cannot be used; give another middle with --stamps.centre"
         )
     u, v = np.where(usable, u, np.nan), np.where(usable, v, np.nan)
     x0, y0 = math.floor(np.nanmin(u) + 0.5), math.floor(np.nanmin(v) + 0.5)
-    shape = math.floor(np.nanmax(v) + 0.5) - y0 + 1, math.floor(np.nanmax(u) + 0.5) - x0 + 1
-    if bad is None:
-        bad = np.zeros((1, 1), np.bool_)
-    elif bad.shape != pixels.shape:
-        raise ValueError(f"{where}: a mask of {bad.shape} pixels does not fit an image of {pixels.shape}")
+    # One more than is needed: interpolation between two points of the same value may end a rounding error above it.
+    shape = math.floor(np.nanmax(v) + 0.5) - y0 + 2, math.floor(np.nanmax(u) + 0.5) - x0 + 2
+    if math.prod(shape) > CELLS_PER_PIXEL * pixels.size + MANY_CELLS:
+        raise ExposureError(
+            f"its {pixels.size} pixels would be spread over {math.prod(shape)} cells of {grid.cell:g} arcsec; "
+            "is its WCS right? Large pixels need a larger --stamps.cell-size"
+        )
     sums, squares, counts = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int32)
     _accumulate(pixels, bad, u - (x0 - 0.5), v - (y0 - 0.5), 1 / area, float(scale), float(level_adu), sums, squares, counts)
     most = int(counts.max())
     if most == 0:
-        raise ExposureError(f"{where}: none of its good pixels lies on the grid of stamps")
+        raise ExposureError("none of its good pixels lies on the grid of stamps")
     if most > LARGEST_COUNT:
         raise ExposureError(
-            f"{where}: a cell of the stamp holds {most} pixels, at most {LARGEST_COUNT} fit; make --stamps.cell-size smaller"
+            f"a cell of the stamp holds {most} pixels, at most {LARGEST_COUNT} fit; make --stamps.cell-size smaller"
         )
     seen = counts > 0
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
@@ -195,10 +201,18 @@ def _to_detector(u: np.ndarray, v: np.ndarray, at_x: np.ndarray, at_y: np.ndarra
 
 @nb.njit(nogil=True, cache=True)
 def _accumulate(pixels, bad, u, v, inverse_area, scale, level, sums, squares, counts):
-    """Add each good pixel to its cell; u and v are places in cells from the outer edge of the first one, at control points."""
+    """Add each good pixel to its cell; u and v are places in cells from the outer edge of the first one, at control points.
+
+    Values and cells of a stretch of pixels come first, in loops without branches that the compiler vectorises; then
+    each run of pixels with one cell is summed up before the cell is touched. Both halve the time.
+    """
     ny, nx = pixels.shape
     masked = bad.shape[0] == ny and bad.shape[1] == nx
     offset = level * scale
+    width = sums.shape[1]
+    all_sums, all_squares, all_counts = sums.ravel(), squares.ravel(), counts.ravel()
+    cell, good = np.empty(STEP, np.int64), np.empty(STEP, np.int32)
+    value, square = np.empty(STEP, np.float64), np.empty(STEP, np.float64)
     for y in range(ny):
         j = y // STEP
         f = (y - j * STEP) / STEP
@@ -211,16 +225,32 @@ def _accumulate(pixels, bad, u, v, inverse_area, scale, level, sums, squares, co
             at_a = g * inverse_area[j, i] + f * inverse_area[j + 1, i]
             to_a = g * inverse_area[j, i + 1] + f * inverse_area[j + 1, i + 1]
             step_u, step_v, step_a = (to_u - at_u) / STEP, (to_v - at_v) / STEP, (to_a - at_a) / STEP
-            first = i * STEP
-            for k in range(min(STEP, nx - first)):
-                value = np.float64(pixels[y, first + k])
-                if not math.isfinite(value) or (masked and bad[y, first + k]):
-                    continue
-                column, row = int(at_u + k * step_u), int(at_v + k * step_v)
-                value = (value * scale - offset) * (at_a + k * step_a)
-                sums[row, column] += value
-                squares[row, column] += value * value
-                counts[row, column] += 1
+            n = min(STEP, nx - i * STEP)
+            part = pixels[y, i * STEP : i * STEP + n]
+            for k in range(n):
+                cell[k] = np.int32(at_v + k * step_v) * width + np.int32(at_u + k * step_u)
+                finite = abs(part[k]) < np.inf
+                x = (part[k] * scale - offset) * (at_a + k * step_a)
+                x = x if finite else 0.0
+                value[k], square[k], good[k] = x, x * x, finite
+            if masked:
+                flagged = bad[y, i * STEP : i * STEP + n]
+                for k in range(n):
+                    value[k] = 0.0 if flagged[k] else value[k]
+                    square[k] = 0.0 if flagged[k] else square[k]
+                    good[k] = 0 if flagged[k] else good[k]
+            k = 0
+            while k < n:
+                here = cell[k]
+                s, q, m = 0.0, 0.0, 0
+                while k < n and cell[k] == here:
+                    s += value[k]
+                    q += square[k]
+                    m += good[k]
+                    k += 1
+                all_sums[here] += s
+                all_squares[here] += q
+                all_counts[here] += m
 
 
 def saturation(header: fits.Header) -> float:
@@ -233,30 +263,3 @@ def saturation(header: fits.Header) -> float:
     """
     levels = [level for level in (number(header, key) for key in SATURATION) if level is not None and level > 0]
     return min(levels, default=math.inf)
-
-
-def without_saturated(pixels: np.ndarray, bad: np.ndarray | None, level: float) -> np.ndarray | None:
-    """Mark saturated pixels, and the ring around each, as bad.
-
-    Parameters
-    ----------
-    pixels : `~numpy.ndarray`
-        float32 (NAXIS2, NAXIS1).
-    bad : `~numpy.ndarray` or None
-        bool, same shape: what is bad already; it is not changed.
-    level : float
-        Pixels from here on are saturated.
-
-    Returns
-    -------
-    `~numpy.ndarray` or None
-        bool, same shape; what was given where no pixel is saturated.
-    """
-    rows, columns = np.nonzero(pixels >= level) if math.isfinite(level) else ((), ())
-    if len(rows) == 0:
-        return bad
-    bad = np.zeros(pixels.shape, np.bool_) if bad is None else bad.copy()
-    for dy in range(-RING, RING + 1):
-        for dx in range(-RING, RING + 1):
-            bad[np.clip(rows + dy, 0, pixels.shape[0] - 1), np.clip(columns + dx, 0, pixels.shape[1] - 1)] = True
-    return bad
