@@ -1,10 +1,25 @@
 """Pictures for people, who look before they read numbers.
 
 Each function draws one PNG from arrays and tables that other modules have made.
-Nothing here knows where products lie or measures anything that is not shown.
+Nothing here knows where products lie, or measures what is not shown.
 """
 
+from .backgrounds import background_figure
+from .comparison import comparison_figure
 from .drawing import UNCOVERED
+from .overlaps import overlap_figure
+from .pairs import PairCutout, pair_figure
 from .sky import coverage_figure, field_figure, mosaic_figure, thumbnail
 
-__all__ = ["UNCOVERED", "coverage_figure", "field_figure", "mosaic_figure", "thumbnail"]
+__all__ = [
+    "UNCOVERED",
+    "PairCutout",
+    "background_figure",
+    "comparison_figure",
+    "coverage_figure",
+    "field_figure",
+    "mosaic_figure",
+    "overlap_figure",
+    "pair_figure",
+    "thumbnail",
+]

@@ -6,23 +6,87 @@ state, so that figures can be drawn on several threads; the same input gives the
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..geometry import pixel_scale
 from ..products import atomic
+from ..quality import ReducedImage
 
 if TYPE_CHECKING:
+    from astropy.wcs import WCS
+    from matplotlib.axes import Axes
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from PIL import Image
 
-__all__ = ["GREYS", "UNCOVERED", "UNIT", "grey_colours", "label_sky", "linear_scale", "save", "with_palette", "write_line"]
+__all__ = [
+    "AFTER",
+    "BEFORE",
+    "GREYS",
+    "MARKED",
+    "UNCOVERED",
+    "UNIT",
+    "asinh_scale",
+    "fit",
+    "grey_colours",
+    "label_log",
+    "linear_scale",
+    "outline",
+    "page",
+    "pixels_of",
+    "save",
+    "short",
+    "sky_axes",
+    "with_palette",
+    "write_lines",
+]
 
 UNCOVERED = "#31557a"  # blue, which no grey is and which the colours of the coverage do not reach
+OUTLINE = "#ffb347"
+BEFORE, AFTER, MARKED = "#d55e00", "#0072b2", "#000000"  # told apart by the colour-blind too (Okabe & Ito 2008)
 GREYS = 64  # more are not seen, and noise then compresses badly
 UNIT = "counts28/pixel"
+LABEL_INSIDE = 0.22  # of the diagonal, beyond the overlap of neighbouring tiles
+DPI = 100
+MARGIN = 0.6  # inches
+LETTER = 116.0, 132.0  # a line of n letters, bold or not, is one inch long at LETTER / n points
+
+
+def page(width: float, height: float, title: str, subtitle: str, note: str) -> Figure:
+    """An empty figure of the given size in inches with its three lines of text; axes are added by their place in it."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    write_lines(figure, MARGIN, width - 2 * MARGIN, title, subtitle, note)
+    return figure
+
+
+def write_lines(figure: Figure, left: float, length: float, title: str, subtitle: str, note: str) -> None:
+    """Title and subtitle at the head of a figure, the explanation at its foot; long ones become smaller. Inches."""
+    width, height = figure.get_size_inches()
+    for words, y, size, style in (
+        (title, height - 0.53, 15, {"fontweight": "bold"}),
+        (subtitle, height - 0.75, 11, {"color": "#333333"}),
+        (note, 0.12, 9, {"color": "#555555"}),
+    ):
+        size = fit(words, size, length, bold="fontweight" in style)
+        figure.text(left / width, y / height, words, ha="left", va="bottom", parse_math=False, fontsize=size, **style)
+
+
+def fit(words: str, size: float, length: float, bold: bool = False) -> float:
+    """The font size, at most ``size``, at which words are not longer than ``length`` inches."""
+    return min(size, LETTER[0 if bold else 1] * length / max(1, len(words)))
+
+
+def short(value: float) -> str:
+    """A number to three digits, as people write it; a dash where it is not known."""
+    return f"{float(f'{value:.3g}'):g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "–"
 
 
 def grey_colours() -> Colormap:
@@ -39,15 +103,89 @@ def linear_scale(level: float, half_width: float) -> Normalize:
     return Normalize(level - half_width, level + half_width)
 
 
-def with_palette(picture: Image.Image) -> Image.Image:
-    """The same picture with at most 256 colours: half the bytes, and nothing that is seen changes."""
-    from PIL import Image
+def asinh_scale(black: float, middle: float, white: float, softening: float) -> Normalize:
+    """Black to white in asinh: linear within ``softening`` of the middle, logarithmic beyond."""
+    from matplotlib.colors import FuncNorm
 
-    return picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    if not black < white:
+        return linear_scale(middle, 0.0)
+    return FuncNorm(
+        (lambda v: np.arcsinh((v - middle) / softening), lambda g: middle + softening * np.sinh(g)), black, white
+    )
+
+
+def pixels_of(reduced: ReducedImage) -> str:
+    """What a pixel of a reduced image is."""
+    side = pixel_scale(reduced.wcs, reduced.image.shape)
+    if reduced.factor == 1:
+        return f"1 pixel is {side:.3g}″"
+    return f"1 pixel is the mean of {reduced.factor} × {reduced.factor}, {side:.3g}″"
+
+
+def sky_axes(
+    figure: Figure,
+    place: tuple[float, float, float, float],
+    image: np.ndarray,
+    wcs: WCS,
+    colours: Colormap,
+    scale: Normalize,
+    outlines: Sequence[tuple[str, np.ndarray]] = (),
+) -> tuple[Axes, AxesImage]:
+    """An image with RA and Dec around it.
+
+    Parameters
+    ----------
+    figure : `~matplotlib.figure.Figure`
+    place : (float, float, float, float)
+        Left, bottom, width, height as fractions of the figure.
+    image : `~numpy.ndarray`
+        Two-dimensional; NaN where there is no data.
+    wcs : `~astropy.wcs.WCS`
+    colours, scale
+        Colour of a value.
+    outlines : sequence of (name, `~numpy.ndarray`)
+        Closed outlines in pixels, shape (2, n), drawn with their names: x and y, the first point again at the end.
+        The name stands in the corner at point 3, which is the upper left of what `outline` returns.
+    """
+    from matplotlib.patheffects import withStroke
+
+    axes = figure.add_axes(place, projection=wcs)
+    shown = axes.imshow(
+        np.ma.masked_invalid(image), cmap=colours, norm=scale, origin="lower", interpolation="nearest", aspect="auto"
+    )
+    axes.set_autoscale_on(False)
+    _label_sky(axes)
+    for name, corners in outlines:
+        axes.plot(*corners, color=OUTLINE, linewidth=0.7)
+        north_east, south_west = corners[:, 3], corners[:, 1]
+        where = north_east + LABEL_INSIDE * (south_west - north_east)
+        words = axes.text(*where, name, color=OUTLINE, fontsize=11, ha="center", va="center", parse_math=False)
+        words.set_path_effects([withStroke(linewidth=3, foreground="black")])
+    return axes, shown
+
+
+def outline(reduced: ReducedImage, wcs: WCS) -> np.ndarray:
+    """x and y of the four corners of an image, and the first again, in the pixels of another WCS; shape (2, 5)."""
+    rows, columns = reduced.image.shape
+    x, y = np.array([0, columns, columns, 0, 0]) - 0.5, np.array([0, 0, rows, rows, 0]) - 0.5
+    return np.stack(wcs.wcs_world2pix(*reduced.wcs.wcs_pix2world(x, y, 0), 0))
+
+
+def label_log(axis) -> None:
+    """Plain numbers along a logarithmic axis. matplotlib's own labels are mathtext, which it parses with global state."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    decades = math.log10(high / low)
+    steps = (1.0, 2.0, 5.0) if decades < 1.2 else (1.0, 3.0) if decades < 2.5 else (1.0,)
+    axis.set_major_locator(LogLocator(10, subs=steps, numticks=12))
+    axis.set_major_formatter(FuncFormatter(_plain))
+    axis.set_minor_locator(LogLocator(10, subs=range(2, 10), numticks=100))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, path: Path, grey: bool) -> None:
-    """Write a figure as PNG without anything in it that changes from run to run."""
+    """Write a figure as PNG without anything in it that changes from run to run; a grey one with a palette."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
@@ -58,11 +196,23 @@ def save(figure: Figure, path: Path, grey: bool) -> None:
         (with_palette(picture) if grey else picture).save(temporary, format="png")
 
 
-def write_line(figure: Figure, x: float, y: float, words: str, **style) -> None:
-    figure.text(x, y, words, ha="left", va="bottom", parse_math=False, **style)
+def with_palette(picture: Image.Image) -> Image.Image:
+    """The same picture with at most 256 colours: half the bytes, and nothing that is seen changes."""
+    from PIL import Image
+
+    return picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
-def label_sky(axes) -> None:
+def _plain(value: float, _position: int | None = None) -> str:
+    exponent = math.floor(math.log10(value) + 1e-9)
+    if -4 < exponent < 4:
+        return f"{value:g}"
+    digits = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    factor = value / 10.0**exponent
+    return f"10{digits}" if abs(factor - 1) < 1e-6 else f"{factor:g}·10{digits}"
+
+
+def _label_sky(axes) -> None:
     """Sexagesimal labels. The separators are characters, not mathtext, which matplotlib parses with global state."""
     for coordinate, name, separators in (
         (axes.coords[0], "Right ascension (ICRS)", ("ʰ", "ᵐ", "ˢ")),

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["coverage_figure", "field_figure", "mosaic_figure", "thumbnail"]
 
-OUTLINE = "#ffb347"
 DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles that are black and white in the picture of a field
 SOFTENING = 0.1
 
@@ -35,7 +34,6 @@ BAR_GAP, BAR_WIDTH = 0.15, 0.22
 SMALLEST_SIDE = 900  # pixels; smaller images are enlarged by a whole factor
 FIELD_SIDE = 1000  # pixels
 NARROWEST = 0.6  # of the longer side; the text needs that width
-LABEL_INSIDE = 0.22  # of the diagonal, beyond the overlap of neighbouring tiles
 THUMBNAIL_BYTES = 147_000  # 196 kB in base64
 
 
@@ -62,7 +60,7 @@ def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, str
         bar_label=drawing.UNIT,
         title=title,
         subtitle=_summary(level=numbers.level, std=numbers.std, noise=numbers.noise, seams=numbers.seams),
-        note=f"grey: median ± {stretch:g} standard deviations; {_pixels_of(reduced)}; blue: no data",
+        note=f"grey: median ± {stretch:g} standard deviations; {drawing.pixels_of(reduced)}; blue: no data",
         path=path,
     )
 
@@ -82,7 +80,7 @@ def coverage_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, p
         title=f"{title} · coverage",
         subtitle=f"covered {100 * numbers.covered_fraction:.1f} %   median {numbers.coverage_median:g}   "
         f"most {numbers.coverage_max} detectors per pixel",
-        note=f"{_pixels_of(reduced)}; blue: no detector",
+        note=f"{drawing.pixels_of(reduced)}; blue: no detector",
         path=path,
         grey=False,
     )
@@ -107,13 +105,13 @@ def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Pa
         image,
         wcs,
         drawing.grey_colours(),
-        _asinh_scale(black, middle, white),
+        drawing.asinh_scale(black, middle, white, SOFTENING * (white - black)),
         bar_label=drawing.UNIT,
         title=title,
         subtitle=f"{len(tiles)} tile{'s' if len(tiles) > 1 else ''}   {_summary(median=middle)}",
         note=f"grey: asinh from percentile {DARKEST:g} to {BRIGHTEST:g}; 1 pixel is {scale:.3g}″; blue: no data",
         path=path,
-        outlines=[(name, _outline(reduced, wcs)) for name, reduced in tiles],
+        outlines=[(name, drawing.outline(reduced, wcs)) for name, reduced in tiles],
     )
 
 
@@ -146,27 +144,9 @@ def thumbnail(reduced: ReducedImage, numbers: MosaicNumbers, stretch: float, sid
         factor += 1
 
 
-def _asinh_scale(black: float, middle: float, white: float) -> Normalize:
-    """Black to white in asinh: linear within SOFTENING of the range around the middle, logarithmic beyond."""
-    from matplotlib.colors import FuncNorm
-
-    if not black < white:
-        return drawing.linear_scale(middle, 0.0)
-    width = SOFTENING * (white - black)
-    return FuncNorm((lambda v: np.arcsinh((v - middle) / width), lambda g: middle + width * np.sinh(g)), black, white)
-
-
 def _summary(**values: float | None) -> str:
     """Names and values to three digits; those that are not known are left out."""
-    known = "   ".join(f"{name} {float(f'{value:.3g}'):g}" for name, value in values.items() if value is not None)
-    return f"{known}  {drawing.UNIT}"
-
-
-def _pixels_of(reduced: ReducedImage) -> str:
-    side = pixel_scale(reduced.wcs, reduced.image.shape)
-    if reduced.factor == 1:
-        return f"1 pixel is {side:.3g}″"
-    return f"1 pixel is the mean of {reduced.factor} × {reduced.factor}, {side:.3g}″"
+    return "   ".join(f"{name} {drawing.short(value)}" for name, value in values.items() if value is not None) + f"  {drawing.UNIT}"
 
 
 def _draw_sky(
@@ -185,7 +165,6 @@ def _draw_sky(
 ) -> None:
     """One image with its axes on the sky, a colour bar, and three lines of text."""
     from matplotlib.figure import Figure
-    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import MaxNLocator
 
     enlarged = [n * max(1, -(-SMALLEST_SIDE // max(image.shape))) for n in image.shape]
@@ -194,18 +173,8 @@ def _draw_sky(
     height, width = enlarged[0] + bottom + top, enlarged[1] + left + right
     # a hair more than whole pixels: the canvas rounds down
     figure = Figure(figsize=((width + 0.01) / dpi, (height + 0.01) / dpi), dpi=dpi, facecolor="white")
-    axes = figure.add_axes((left / width, bottom / height, enlarged[1] / width, enlarged[0] / height), projection=wcs)
-    shown = axes.imshow(
-        np.ma.masked_invalid(image), cmap=colours, norm=scale, origin="lower", interpolation="nearest", aspect="auto"
-    )
-    axes.set_autoscale_on(False)
-    drawing.label_sky(axes)
-    for name, corners in outlines:
-        axes.plot(*corners, color=OUTLINE, linewidth=0.7)
-        north_east, south_west = corners[:, 3], corners[:, 1]
-        where = north_east + LABEL_INSIDE * (south_west - north_east)
-        words = axes.text(*where, name, color=OUTLINE, fontsize=11, ha="center", va="center", parse_math=False)
-        words.set_path_effects([withStroke(linewidth=3, foreground="black")])
+    place = (left / width, bottom / height, enlarged[1] / width, enlarged[0] / height)
+    _, shown = drawing.sky_axes(figure, place, image, wcs, colours, scale, outlines)
     bar_axes = figure.add_axes(
         ((left + enlarged[1] + BAR_GAP * dpi) / width, bottom / height, BAR_WIDTH * dpi / width, enlarged[0] / height)
     )
@@ -214,18 +183,8 @@ def _draw_sky(
     bar.ax.tick_params(labelsize=10)
     if not grey:
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
-    title_size = min(15, 1050 / max(1, len(title)))  # a long title stays inside
-    drawing.write_line(figure, left / width, 1 - (top - 0.32 * dpi) / height, title, fontsize=title_size, fontweight="bold")
-    drawing.write_line(figure, left / width, 1 - (top - 0.1 * dpi) / height, subtitle, fontsize=11, color="#333333")
-    drawing.write_line(figure, left / width, 0.12 * dpi / height, note, fontsize=9, color="#555555")
+    drawing.write_lines(figure, left / dpi, min(SIDE, enlarged[1] / dpi + RIGHT - BAR_GAP), title, subtitle, note)
     drawing.save(figure, path, grey)
-
-
-def _outline(reduced: ReducedImage, wcs: WCS) -> np.ndarray:
-    """x and y of the four corners of an image, and the first again, in the pixels of another WCS; shape (2, 5)."""
-    rows, columns = reduced.image.shape
-    x, y = np.array([0, columns, columns, 0, 0]) - 0.5, np.array([0, 0, rows, rows, 0]) - 0.5
-    return np.stack(wcs.wcs_world2pix(*reduced.wcs.wcs_pix2world(x, y, 0), 0))
 
 
 def _on_one_grid(tiles: Sequence[ReducedImage]) -> tuple[np.ndarray, WCS, float]:
@@ -237,7 +196,7 @@ def _on_one_grid(tiles: Sequence[ReducedImage]) -> tuple[np.ndarray, WCS, float]
     middles = [tile.wcs.wcs_pix2world((tile.image.shape[1] - 1) / 2, (tile.image.shape[0] - 1) / 2, 0) for tile in tiles]
     ra, dec = mean_position(*np.array(middles, dtype=np.float64).T)
     around = tan_wcs(Grid(ra, dec, 1.0, 1, 1))  # arcsec from the middle
-    half = np.max([np.abs(_outline(tile, around)).max(axis=1) for tile in tiles], axis=0)
+    half = np.max([np.abs(drawing.outline(tile, around)).max(axis=1) for tile in tiles], axis=0)
     half = np.maximum(half, NARROWEST * half.max())
     scale = max(2 * half.max() / FIELD_SIDE, min(scales))
     columns, rows = (math.ceil(2 * h / scale) for h in half)
@@ -245,7 +204,7 @@ def _on_one_grid(tiles: Sequence[ReducedImage]) -> tuple[np.ndarray, WCS, float]
     sums, counts = np.zeros((rows, columns)), np.zeros((rows, columns))
     for tile, own in zip(tiles, scales, strict=True):
         small = tile.shrink(round(scale / own))
-        x, y = _outline(tile, wcs)
+        x, y = drawing.outline(tile, wcs)
         box = tuple(slice(max(0, math.floor(a.min())), math.ceil(a.max()) + 1) for a in (y, x))
         row, column = np.mgrid[:rows, :columns][(slice(None), *box)]
         column, row = (np.rint(a).astype(np.int64) for a in small.wcs.wcs_world2pix(*wcs.wcs_pix2world(column, row, 0), 0))

@@ -1,0 +1,305 @@
+"""How the differences of overlapping detectors got smaller: the first thing to look at after matching.
+
+Before and after differ by a factor of ten to a thousand, so that one linear scale
+cannot show both: each has a histogram of its own, and the scatter plots are logarithmic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from astropy.table import Table
+
+from . import drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["overlap_figure"]
+
+NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
+NORMAL_MEDIAN = 1 / NORMAL_MAD
+WIDTH, HEIGHT = 13.0, 9.2  # inches
+SHOWN = 5.0  # half width of a histogram in robust standard deviations
+MOST_BINS = 60
+LOG_COUNTS = 30  # a histogram whose highest bin has more pairs gets a logarithmic axis, on which its wings are seen
+MOST_POINTS = 15_000  # more only make the cloud denser and the file larger
+MOST_CROSSES = 300
+FEW_VALUES = 25  # an abscissa with no more different values than this is drawn value by value
+PER_MEDIAN = 20  # pairs that a running median needs
+ERROR = "#555555"
+
+
+@dataclass(frozen=True, eq=False)
+class _Differences:
+    """Columns of the table of pairs, as plain arrays."""
+
+    before: np.ndarray
+    after: np.ndarray
+    error: np.ndarray
+    rejected: np.ndarray
+    separation: np.ndarray
+    exptime: np.ndarray
+    n_pixels: np.ndarray
+
+
+def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path: Path) -> None:
+    """Draw how the differences of overlapping detectors got smaller.
+
+    Parameters
+    ----------
+    pairs : `~astropy.table.Table`
+        Columns `kred_core.tables.OVERLAPS`, the pairs of one image; there may be none.
+    exptimes : mapping
+        Exposure time in s by Root. Pairs with an unknown one are left out of the plot against exposure time.
+    title : str
+        Field and image.
+    path : `~pathlib.Path`
+        PNG to write.
+    """
+    found = _differences(pairs, exptimes)
+    stride = max(1, -(-len(found.before) // MOST_POINTS))
+    figure = drawing.page(WIDTH, HEIGHT, f"{title} · differences of overlapping detectors", _summary(found), _note(stride))
+    for i, (name, values, colour) in enumerate(
+        (("before", found.before, drawing.BEFORE), ("after", found.after, drawing.AFTER)),
+    ):
+        axes = figure.add_axes(_place(0.95 + 6.1 * i, 5.2, 5.35, 2.85))
+        _histogram(axes, values, found, name, colour)
+    limits = _limits(found)
+    for i, (values, label, logarithmic) in enumerate(
+        (
+            (found.separation / 60.0, "separation of the centres  [arcmin]", False),
+            (found.exptime, "mean exposure time of the two  [s]", False),
+            (found.n_pixels, "area in common  [native pixels]", True),
+        )
+    ):
+        axes = figure.add_axes(_place(0.95 + 3.95 * i, 0.95, 3.55, 3.1))
+        _against(axes, values, found, limits, stride, logarithmic)
+        axes.set_xlabel(label, fontsize=11)
+        if i == 0:
+            axes.set_ylabel(f"|difference|  [{drawing.UNIT}]", fontsize=11)
+        else:
+            axes.tick_params(labelleft=False)
+    _legend(figure)
+    drawing.save(figure, path, grey=False)
+
+
+def _differences(pairs: Table, exptimes: Mapping[str, float]) -> _Differences:
+    def numbers(name: str) -> np.ndarray:
+        return np.ma.filled(np.ma.asarray(pairs[name], dtype=np.float64), np.nan)
+
+    seconds = [np.array([_exptime(str(file), exptimes) for file in pairs[name]], dtype=np.float64) for name in ("File1", "File2")]
+    return _Differences(
+        before=numbers("Before"),
+        after=numbers("After"),
+        error=numbers("e_Delta"),
+        rejected=np.ma.filled(np.ma.asarray(pairs["Rejected"], dtype=bool), False),
+        separation=numbers("Sep"),
+        exptime=0.5 * (seconds[0] + seconds[1]),
+        n_pixels=numbers("Npix"),
+    )
+
+
+def _exptime(file: str, exptimes: Mapping[str, float]) -> float:
+    """Of a detector <Root>_<EXTNAME>; both may have underscores."""
+    root = file
+    while "_" in root:
+        root = root.rpartition("_")[0]
+        if root in exptimes:
+            return float(exptimes[root])
+    return np.nan
+
+
+def _robust(values: np.ndarray) -> float:
+    """1.4826 times the median of the absolute values; NaN without values."""
+    values = values[np.isfinite(values)]
+    return float(NORMAL_MAD * np.median(np.abs(values))) if values.size else np.nan
+
+
+def _rms(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.sqrt(np.mean(values**2))) if values.size else np.nan
+
+
+def _summary(found: _Differences) -> str:
+    n = len(found.before)
+    if n == 0:
+        return "no two detectors overlap"
+    kept, short = ~found.rejected, drawing.short
+    return (
+        f"{n:,} pair{'s' if n > 1 else ''}      robust rms {short(_robust(found.before))} → {short(_robust(found.after))}      "
+        f"rms {short(_rms(found.before))} → {short(_rms(found.after[kept]))} without the rejected  {drawing.UNIT}      "
+        f"{np.count_nonzero(found.rejected):,} rejected ({100 * np.mean(found.rejected):.1f} %)"
+    )
+
+
+def _note(stride: int) -> str:
+    points = "" if stride == 1 else f"1 of {stride} pairs is drawn as a point; "
+    return (
+        "before: each exposure's own background subtracted; after: matched backgrounds; robust rms: 1.4826 × median |difference|; "
+        f"{points}triangles: beyond the axis"
+    )
+
+
+def _place(left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """From inches to fractions of the figure."""
+    return left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT
+
+
+def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, colour: str) -> None:
+    """Signed differences within a robust range around 0; rejected pairs are stacked on the others in black."""
+    known = np.isfinite(values)
+    values, rejected, error = values[known], found.rejected[known], found.error[known]
+    core = values[~rejected] if (~rejected).any() else values
+    half = _half_width(core, values)
+    bins = int(np.clip(2 * (np.sqrt(len(values)) // 2) + 1, 11, MOST_BINS + 1))  # an odd number: one bin is around 0
+    edges = np.linspace(-half, half, bins + 1)
+    kept, dropped = (np.histogram(values[which], edges)[0] for which in (~rejected, rejected))
+    most = int((kept + dropped).max(initial=0))
+    base = 0.0
+    if most > LOG_COUNTS:
+        base = 0.5
+        axes.set_yscale("log")
+        axes.set_ylim(base, 2.0 * most)
+        drawing.label_log(axes.yaxis)
+    else:
+        axes.set_ylim(0, max(1.0, 1.15 * most))
+        axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.stairs(np.maximum(kept + dropped, base), edges, baseline=base, fill=True, color=drawing.MARKED)
+    axes.stairs(np.maximum(kept, base), edges, baseline=base, fill=True, color=colour)
+    axes.axvline(0, color="#777777", linewidth=0.8)
+    if name == "after":
+        axes.plot(*_expected(error[~rejected], half, edges[1] - edges[0]), "--", color=ERROR, linewidth=1.8)
+    axes.set_xlim(-half, half)
+    axes.xaxis.get_major_locator().set_params(nbins=7)
+    axes.set_xlabel(f"difference {name} matching  [{drawing.UNIT}]", fontsize=11)
+    axes.set_ylabel("pairs", fontsize=11)
+    axes.tick_params(labelsize=10)
+    above = {"transform": axes.transAxes, "va": "bottom", "parse_math": False}
+    axes.text(0, 1.02, name, ha="left", fontsize=14, fontweight="bold", color=colour, **above)
+    if not values.size:
+        axes.text(0.5, 0.5, "no pairs" if not known.size else "no known differences", ha="center", fontsize=11, **above)
+        return
+    words = f"robust rms {drawing.short(_robust(values))}"
+    beyond = [int(np.count_nonzero(side > half)) for side in (-values, values)]
+    if sum(beyond):
+        words += f"     ◀ {beyond[0]:,}   {beyond[1]:,} ▶ beyond the axis"
+    axes.text(1, 1.02, words, ha="right", fontsize=10, color="#333333", **above)
+
+
+def _half_width(core: np.ndarray, values: np.ndarray) -> float:
+    """Of a histogram: a few robust standard deviations of those that are not rejected, or all where these are few."""
+    largest = 1.2 * float(np.abs(values).max(initial=0.0))
+    robust = SHOWN * _robust(core) if core.size > 10 else 0.0
+    return min(robust or largest, largest) or 1.0
+
+
+def _expected(error: np.ndarray, half: float, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """The histogram that the stated standard errors let expect."""
+    n = np.count_nonzero(error > 0)
+    x = np.linspace(-half, half, 400)
+    if n < PER_MEDIAN:
+        return x[:0], x[:0]
+    some = np.quantile(error[error > 0], (np.arange(100) + 0.5) / 100)[:, None]  # stands for all of them
+    return x, n * width * np.mean(np.exp(-0.5 * (x / some) ** 2) / (np.sqrt(2 * np.pi) * some), axis=0)
+
+
+def _limits(found: _Differences) -> tuple[float, float]:
+    """Of |difference|: nearly all of the values, at least two decades."""
+    values = np.abs(np.concatenate([found.before, found.after]))
+    values = values[np.isfinite(values) & (values > 0)]
+    if not values.size:
+        return 1e-3, 1.0
+    low, high = np.percentile(values, [1.0 if values.size > 200 else 0.0, 100])
+    low, high = 0.6 * low, 1.8 * high
+    return min(low, 0.01 * high), high
+
+
+def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float, float], stride: int, log_x: bool) -> None:
+    """|difference| before and after against one property of the pairs."""
+    axes.set_yscale("log")
+    axes.set_ylim(*limits)
+    usable = np.isfinite(x) & ((x > 0) | ~np.array(log_x))
+    values = np.unique(x[usable])
+    few = len(values) <= FEW_VALUES and not log_x
+    # the pairs of one value are spread evenly beside it, before to its left and after to its right
+    spread = 0.36 * max(np.diff(values).min(initial=np.inf), 0.04 * np.ptp(values)) if few and len(values) > 1 else 0.36 * few
+    if values.size:
+        _set_x_range(axes, values[0] - spread, values[-1] + spread, log_x)
+    drawing.label_log(axes.yaxis)
+    axes.tick_params(labelsize=10)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    if not values.size:
+        axes.text(0.5, 0.5, "no pairs" if not x.size else "not known", transform=axes.transAxes, ha="center", fontsize=11)
+        return
+    within = (np.arange(len(x)) * 0.6180339887498949) % 1.0
+    drawn = np.flatnonzero(usable)[::stride]
+    size, alpha = (4.5, 0.8) if len(drawn) < 300 else (2.6, 0.45) if len(drawn) < 3000 else (1.6, 0.3)
+    for side, y, colour in ((-1, found.before, drawing.BEFORE), (1, found.after, drawing.AFTER)):
+        _points(axes, (x + side * spread * within)[drawn], y[drawn], limits, colour, marker="o", markersize=size, alpha=alpha)
+    out = np.flatnonzero(usable & found.rejected)[:: max(stride, 1 + np.count_nonzero(found.rejected) // MOST_CROSSES)]
+    _points(axes, (x + spread * within)[out], found.after[out], limits, drawing.MARKED, marker="x", markersize=4.5)
+    for side, y, colour, style in (
+        (-1, found.before, drawing.BEFORE, "-"),
+        (1, found.after, drawing.AFTER, "-"),
+        (1, NORMAL_MEDIAN * found.error, ERROR, "--"),
+    ):
+        line = _running_median(x, np.abs(y), few)
+        where = line[0] + side * 0.5 * spread
+        axes.plot(where, line[1], style, color="white", linewidth=4.0, solid_capstyle="round")
+        axes.plot(where, line[1], style, color=colour, linewidth=1.8, marker="o" if few else None, markersize=4)
+
+
+def _set_x_range(axes: Axes, low: float, high: float, log_x: bool) -> None:
+    if log_x:
+        axes.set_xscale("log")
+        axes.set_xlim(low / 1.3, max(high * 1.3, 3 * low))
+        drawing.label_log(axes.xaxis)
+    else:
+        margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
+        axes.set_xlim(low - margin, high + margin)
+        axes.xaxis.get_major_locator().set_params(nbins=6)
+
+
+def _points(axes: Axes, x: np.ndarray, y: np.ndarray, limits: tuple[float, float], colour: str, **style) -> None:
+    """Absolute values; those below or above the axis become triangles at its edge."""
+    size = np.abs(y)
+    low, high = size < limits[0], size > limits[1]
+    inside = np.isfinite(size) & ~low & ~high
+    edge = 1.0 if style["marker"] == "x" else 0.0
+    axes.plot(x[inside], size[inside], linestyle="none", color=colour, markeredgewidth=edge, **style)
+    axes.plot(x[low], np.full(low.sum(), limits[0] * 1.06), "v", color=colour, markersize=3.5, markeredgewidth=0, alpha=0.6)
+    axes.plot(x[high], np.full(high.sum(), limits[1] / 1.06), "^", color=colour, markersize=3.5, markeredgewidth=0, alpha=0.6)
+
+
+def _running_median(x: np.ndarray, y: np.ndarray, few: bool) -> np.ndarray:
+    """Medians of y for each value of x, or for groups of equal numbers along x; shape (2, n)."""
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if few:
+        groups = [np.flatnonzero(x == value) for value in np.unique(x)]
+    else:
+        order = np.lexsort((y, x))
+        groups = np.array_split(order, min(12, len(order) // PER_MEDIAN)) if len(order) >= 2 * PER_MEDIAN else []
+    medians = [(np.median(x[group]), np.median(y[group])) for group in groups if len(group) >= (PER_MEDIAN if not few else 3)]
+    return np.array([point for point in medians if point[1] > 0], dtype=np.float64).reshape(-1, 2).T
+
+
+def _legend(figure) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=drawing.BEFORE, marker="o", linewidth=1.8, markersize=5, label="before, running median"),
+        Line2D([], [], color=drawing.AFTER, marker="o", linewidth=1.8, markersize=5, label="after, running median"),
+        Line2D([], [], color=drawing.MARKED, marker="x", linestyle="none", markersize=6, label="rejected, after; black above"),
+        Line2D([], [], color=ERROR, linestyle="--", linewidth=1.8, label="expected from the standard errors"),
+    ]
+    figure.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=_place(0.9, 4.12, 0, 0)[:2], ncols=4, fontsize=10, frameon=False,
+        borderaxespad=0, handlelength=2.2, columnspacing=2.0,
+    )  # fmt: skip
