@@ -18,7 +18,7 @@ from ..compress import quantised_image
 from ..errors import InputError
 from ..geometry import celestial_wcs, tan_header, tan_wcs
 from ..products import atomic
-from ..quality import ReducedImage, block_medians, block_side, seam_jump
+from ..quality import ReducedImage, block_medians, seam_jump
 from ..quality.reduced import explained
 from ..stamp import StampGrid
 from ..survey import Tile
@@ -28,6 +28,7 @@ __all__ = ["cut", "read", "reduced", "seams", "write"]
 
 NOISE_STEPS = 8  # steps of the stored values in the noise of a cell, at least
 NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
+SEAM_BLOCK = 8  # cells
 DITHER = 1  # seed of the subtractive dither, always the same: the same values give the same bytes
 ZERO_POINT = 28.0  # mag, of counts28
 
@@ -80,11 +81,11 @@ def seams(look: QuickLook) -> dict[str, float | None]:
     Returns
     -------
     dict of str to float or None
-        `~kred_core.quality.seam_jump` in counts28 per native pixel, with blocks of `~kred_core.quality.block_side` cells;
-        None where there are no two blocks side by side. Structure of the sky counts too, but the same in all versions.
+        `~kred_core.quality.seam_jump` in counts28 per native pixel, with blocks of 8 x 8 cells: with cells of 2 arcsec as
+        large as those of 64 pixels that mosaics are judged by. Structure of the sky counts too, in larger blocks for more than
+        seams do, but it is the same in all versions. None where there are no two blocks side by side.
     """
-    side = block_side(look.shape)
-    return {name: seam_jump(block_medians(image, side)) for name, image in look.images.items()}
+    return {name: seam_jump(block_medians(image, SEAM_BLOCK)) for name, image in look.images.items()}
 
 
 def reduced(look: QuickLook, grid: StampGrid, name: str, figure_pixels: int) -> ReducedImage:
