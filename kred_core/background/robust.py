@@ -1,11 +1,19 @@
-"""The robust, weighted, sparse least squares for the backgrounds of a whole field."""
+"""Backgrounds of detectors from the differences of those that overlap: the equation, and how it is solved.
+
+Knows what is asked for and what is answered; `system` knows the model of a background, `least_squares` the
+statistics, `linear` the algebra, `uncertainty` what the answer is worth.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from .components import component_means
+from .least_squares import Fit, LeastSquares
 from .solution import Shape, Solution
+from .system import Pairs, System, canonical
+from .uncertainty import standard_errors
 
 __all__ = ["solve"]
 
@@ -24,27 +32,154 @@ def solve(
     robust: bool = True,
     shape: Shape | None = None,
 ) -> Solution:
-    """Backgrounds of n detectors.
+    """Backgrounds of detectors from the differences of those that overlap.
+
+    Minimises, over the backgrounds B_i of n detectors::
+
+        sum_k rho((D_k - (B_j - B_i)) / (s sigma_k))  +  sum_i ((B_i - m_i) / s_m)^2
+
+    where pair k is of detectors i and j, and rho is Huber's function, constant beyond 5::
+
+        rho(u) = u^2                  |u| <= 1.345
+                 1.345 (2 |u| - 1.345)         up to 5
+                 1.345 (2 * 5 - 1.345)         beyond
 
     Parameters
     ----------
     n : int
         Number of detectors.
     first, second : (K,) int
-        Detectors of each pair, from 0.
+        The detectors i and j of each pair, from 0.
     difference, error : (K,) float
-        Background of the second minus that of the first, and its standard error.
+        D_k, background of the second minus that of the first, and its standard error sigma_k, in any one unit.
+        A pair is not used if one of them is not finite, or if the error is not positive.
     own : (n,) float
-        Each detector's own sky.
+        m_i, each detector's own sky. One that is not finite says nothing.
     own_error : float
-        How far own skies may be from backgrounds; inf: they only set the zero point.
+        s_m, how far an own sky may be from the background. If own skies scatter more than that around the solution,
+        1.4826 times their median deviation takes its place. inf: own skies set nothing but zero points.
     fixed : (n,) float, optional
-        Known backgrounds; NaN where free.
+        Backgrounds that are known; NaN where free.
     key : (n,) array, optional
-        Name or number of each detector, all different: makes the answer independent of the order of the detectors.
+        Name or number of each detector, all different. With it the answer is the same to the bit in whatever order the detectors
+        are given; without it they count in the order given. Order and sense of the pairs never matter.
     robust : bool
-        False: plain least squares.
+        False: rho(u) = u^2 and s = 1.
     shape : `Shape`, optional
-        Planes and steps.
+        Planes and steps. Then D_k are the differences in the parts of the overlaps, the model of a background
+        is that of `Shape`, and a term (g / s_g)^2 is added for each slope or step g, of expected size s_g. Where the caller
+        gives none, it is 10 times the median error of a pair for slopes of exposures and for steps, 3 times for what a detector's
+        slope differs from its exposure's.
+
+    Returns
+    -------
+    Solution
+
+    Raises
+    ------
+    ValueError
+        Arrays of different lengths, a pair of detectors that are not there, two detectors with the same key,
+        or an ``own_error`` or expected size that is not positive.
+
+    Notes
+    -----
+    *Zero points.* Differences leave the mean of a connected component free. It is such that sum (B_i - m_i) = 0 over the
+    component. Where detectors are fixed, these define it and keep their values exactly, and own skies say nothing. A detector
+    without usable pairs gets its own sky.
+
+    *Scale.* s is 1.4826 times the median of the absolute residuals in units of their errors, corrected for the degrees of
+    freedom and drawn towards 1 as by 10 more of them: a handful of pairs cannot say how good the errors are.
+
+    *Steps.* Iteratively reweighted least squares: from plain least squares first with Huber's function everywhere, which has one
+    minimum wherever one starts, then from there with rejection. Each step is a sparse system, solved by conjugate gradients.
+    No singular value is cut: smooth patterns over a field are kept as well as the overlaps determine them.
+
+    *Rejected pairs.* Beyond 5 scaled errors a pair has no weight, unless a component would fall apart without the rejected pairs:
+    then those in between keep Huber's weight, so that a detector that contradicts all its neighbours lies in the middle of
+    what they say. It is recognised by n_rejected = n_pairs.
+
+    *Errors.* The square root of the diagonal of the pseudo-inverse of the final normal matrix, times the scatter of the residuals
+    with Huber's correction (Huber 1981, section 7.6). Own skies do not enter: the common constant of a component is not observed.
+    A pair that is rejected but kept as a link enters with its residual as its error.
+
+    References
+    ----------
+    Huber 1964, Annals of Mathematical Statistics 35, 73; Huber 1981, Robust Statistics (Wiley).
     """
-    raise NotImplementedError
+    if not own_error > 0:
+        raise ValueError(f"own_error must be positive, not {own_error}")
+    order = _canonical_order(n, key)
+    rank = np.empty(n, dtype=np.int64)
+    rank[order] = np.arange(n)
+    own = np.broadcast_to(np.asarray(own, dtype=np.float64), (n,))[order]
+    known = np.full(n, np.nan) if fixed is None else np.broadcast_to(np.asarray(fixed, dtype=np.float64), (n,))[order]
+    pairs = canonical(n, first, second, difference, error, rank)
+    system = System.of(pairs, shape, rank)
+    problem = LeastSquares(pairs, system, own, known, own_error)
+    fit = problem.robust() if robust else problem.plain()
+
+    background = _levels(problem, fit, own, known)
+    gradient, step = system.slopes(fit.unknowns)
+    error_of_background = standard_errors(problem, fit)
+    weight, rejected = _by_pair(system, fit, pairs.first.size)
+    return Solution(
+        background=background[rank],
+        error=error_of_background[rank],
+        component=pairs.component[rank],
+        n_pairs=pairs.count()[rank],
+        n_rejected=pairs.count(rejected)[rank],
+        weight=_of_caller(weight, pairs, np.zeros(np.size(difference))),
+        residual=_residuals(pairs, system, fit, background[rank], first, second, difference),
+        rejected=_of_caller(rejected, pairs, np.zeros(np.size(difference), dtype=bool)),
+        scale=fit.scale,
+        gradient=gradient[rank],
+        step=step[rank],
+    )
+
+
+def _canonical_order(n: int, key: ArrayLike | None) -> np.ndarray:
+    """The detectors, sorted by their keys."""
+    if key is None:
+        return np.arange(n)
+    unique, order = np.unique(np.asarray(key), return_index=True)
+    if unique.size != n or np.size(key) != n:
+        raise ValueError(f"{n} detectors need {n} different keys, not {unique.size}")
+    return order
+
+
+def _levels(problem: LeastSquares, fit: Fit, own: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Backgrounds (n,) with the zero points of their components."""
+    pairs = problem.pairs
+    alone = pairs.count() == 0
+    solved = fit.unknowns[: pairs.n]
+    shift = component_means(np.where(alone, np.nan, own - solved), pairs.component)
+    background = np.where(alone, own, np.where(problem.tied, solved, solved + shift))
+    return np.where(np.isfinite(known), known, background)
+
+
+def _by_pair(system: System, fit: Fit, n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of each pair, and whether more than half of what is known of it is rejected, from those of its parts."""
+    information = 1.0 / system.error**2
+    total = np.bincount(system.pair, weights=information, minlength=n_pairs)
+    weight = np.bincount(system.pair, weights=information * fit.weight, minlength=n_pairs) / total
+    return weight, np.bincount(system.pair, weights=information * fit.rejected, minlength=n_pairs) > 0.5 * total
+
+
+def _residuals(
+    pairs: Pairs, system: System, fit: Fit, background: np.ndarray, first: ArrayLike, second: ArrayLike, difference: ArrayLike
+) -> np.ndarray:
+    """Difference minus the solution (K,); with planes or steps the mean over the parts of an overlap."""
+    residual = np.asarray(difference, dtype=np.float64) - (background[np.asarray(second)] - background[np.asarray(first)])
+    if not (system.n_exposures or system.steps):
+        return residual
+    information = 1.0 / system.error**2
+    total = np.bincount(system.pair, weights=information, minlength=pairs.first.size)
+    mean = np.bincount(system.pair, weights=information * system.error * fit.residual, minlength=pairs.first.size) / total
+    return _of_caller(pairs.sign * mean, pairs, residual)
+
+
+def _of_caller(values: np.ndarray, pairs: Pairs, others: np.ndarray) -> np.ndarray:
+    """Values of the canonical pairs in the places that these have in the caller's list; elsewhere ``others``."""
+    result = others.copy()
+    result[pairs.source] = values
+    return result

@@ -63,7 +63,7 @@ class Solution:
         Its standard error relative to the mean of its component, or to the fixed detectors of its component;
         NaN for a detector without usable pairs, 0 for a fixed one.
     component : (n,) int
-        Detectors that used pairs connect have the same number, from 1; components are numbered in the order of their first detector.
+        Detectors that used pairs connect have the same number; numbered from 1 in the order of their first detectors.
     n_pairs, n_rejected : (n,) int
         Pairs of each detector that were used, and how many of these contradict the solution.
     weight : (K,) float

@@ -66,10 +66,10 @@ class GraphConfig:
     dither: float = 300.0
     detectors: int = 62
     offset: float = 15.0
-    white: float = 60.0
-    floor: float = 1.0
+    white: float = 120.0
+    floor: float = 2.0
     outliers: float = 0.0
-    spoiled: float = 40.0
+    spoiled: float = 30.0
     one_sided: bool = False
     slope: float = 0.0
     detector_slope: float = 0.0
@@ -237,7 +237,8 @@ def _footprints(config: GraphConfig, rng: np.random.Generator) -> tuple[np.ndarr
     """Corners (n, 4, 2), number of the exposure and name of every detector."""
     chips = [chip for chip in ccds([]) if chip.name not in BROKEN][: config.detectors]
     # In the frame of a pointing at RA 0, Dec 0 the unit vectors are (depth, east, north): to point elsewhere is to turn them.
-    local = np.array([unit_vectors(*np.array(DetectorGeometry(chip, Pointing(0.0, 0.0), 1).corners((NY, NX))[1:]).T) for chip in chips])
+    corners = [DetectorGeometry(chip, Pointing(0.0, 0.0), 1).corners((NY, NX))[1:] for chip in chips]
+    local = np.array([unit_vectors(*np.array(positions).T) for positions in corners])
     corners, names = [], []
     for field, (ra, dec) in enumerate(config.centres):
         for number in range(config.exposures):

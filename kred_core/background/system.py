@@ -1,0 +1,221 @@
+"""The pairs in a canonical order, and the linear model of their differences.
+
+Apart from the robust statistics, because here is decided what a background is (a constant, a plane, a step), and
+there only which differences to believe.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+
+from .components import components
+from .solution import Shape
+
+__all__ = ["ERROR_RANGE", "Pairs", "System", "canonical"]
+
+ERROR_RANGE = 1e5  # errors beyond this factor from their median count as that far: weights must not exhaust float64
+# Expected slopes and steps in units of the median error of a pair, where the caller has none.
+EXPOSURE_SLOPE, DETECTOR_SLOPE, AMPLIFIER_STEP = 10.0, 3.0, 10.0
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Usable pairs, sorted, between detectors in their canonical order.
+
+    Attributes
+    ----------
+    n : int
+        Number of detectors.
+    first, second : (M,) int
+        first < second.
+    difference, error : (M,) float
+    source : (M,) int
+        Place in the caller's list.
+    sign : (M,) float
+        -1 where first and second have changed places.
+    """
+
+    n: int
+    first: np.ndarray
+    second: np.ndarray
+    difference: np.ndarray
+    error: np.ndarray
+    source: np.ndarray
+    sign: np.ndarray
+
+    @cached_property
+    def component(self) -> np.ndarray:
+        """Number of the connected component of each detector, from 1."""
+        return components(self.n, self.first, self.second)
+
+    def count(self, chosen: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """How many of the chosen pairs each detector is in, shape (n,)."""
+        return np.bincount(self.first[chosen], minlength=self.n) + np.bincount(self.second[chosen], minlength=self.n)
+
+
+def canonical(n: int, first: ArrayLike, second: ArrayLike, difference: ArrayLike, error: ArrayLike, rank: np.ndarray) -> Pairs:
+    """Usable pairs, the same in whatever order and sense they are given.
+
+    Parameters
+    ----------
+    n : int
+    first, second : (K,) int
+    difference, error : (K,) float
+    rank : (n,) int
+        Place of each detector in the canonical order.
+
+    Raises
+    ------
+    ValueError
+        Lengths do not agree, or a pair names a detector that is not there.
+    """
+    first, second = np.asarray(first, dtype=np.int64).ravel(), np.asarray(second, dtype=np.int64).ravel()
+    difference, error = np.asarray(difference, dtype=np.float64).ravel(), np.asarray(error, dtype=np.float64).ravel()
+    if not first.size == second.size == difference.size == error.size:
+        raise ValueError(
+            f"first, second, difference and error have {first.size}, {second.size}, {difference.size} and {error.size} values"
+        )
+    if first.size and not (min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) < n):
+        raise ValueError(f"pairs name detectors {min(first.min(), second.min())} to {max(first.max(), second.max())} of {n}")
+    usable = np.flatnonzero(np.isfinite(difference) & np.isfinite(error) & (error > 0) & (first != second))
+    a, b = rank[first[usable]], rank[second[usable]]
+    sign = np.where(a < b, 1.0, -1.0)
+    low, high = np.minimum(a, b), np.maximum(a, b)
+    delta, sigma = sign * difference[usable], error[usable]
+    order = np.lexsort((sigma, delta, high, low))
+    if sigma.size:
+        middle = np.median(sigma)
+        sigma = np.clip(sigma, middle / ERROR_RANGE, middle * ERROR_RANGE)
+    return Pairs(n, low[order], high[order], delta[order], sigma[order], usable[order], sign[order])
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """R observations of P unknowns: ``observed = design @ unknowns`` within ``error``, and what is expected of the unknowns.
+
+    The unknowns are the backgrounds of the n detectors, then two slopes of each exposure, two of each detector in
+    addition, and a step of each detector, as far as the shape has them.
+
+    Attributes
+    ----------
+    design : csr_array (R, P)
+    observed, error : (R,) float
+    pair : (R,) int
+        The pair that an observation belongs to; in rising order.
+    expected : (P,) float
+        Sizes that are expected of slopes and steps; inf for backgrounds.
+    exposure : (n,) int
+        Number, from 0, of the exposure of each detector.
+    n_exposures : int
+        0 where exposures have no slopes.
+    detector_slopes, steps : bool
+    """
+
+    design: csr_array
+    observed: np.ndarray
+    error: np.ndarray
+    pair: np.ndarray
+    expected: np.ndarray
+    exposure: np.ndarray
+    n_exposures: int
+    detector_slopes: bool
+    steps: bool
+
+    @classmethod
+    def of(cls, pairs: Pairs, shape: Shape | None, rank: np.ndarray) -> System:
+        """Set up the system for backgrounds of a shape; ``rank`` (n,) is the canonical place of the caller's detectors."""
+        n, count = pairs.n, pairs.first.size
+        if shape is None or (shape.plane == "constant" and not shape.amplifier_steps) or count == 0:
+            rows = np.tile(np.arange(count), 2)
+            values = np.repeat([-1.0, 1.0], count)
+            design = csr_array((values, (rows, np.concatenate([pairs.first, pairs.second]))), shape=(count, n))
+            nothing = np.zeros(n, dtype=np.int64)
+            return cls(design, pairs.difference, pairs.error, np.arange(count), np.full(n, np.inf), nothing, 0, False, False)
+        return _shaped(pairs, shape, rank)
+
+    def slopes(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Slopes (n, 2) and steps (n,) of the detectors."""
+        n = self.exposure.size
+        gradient, step, start = np.zeros((n, 2)), np.zeros(n), n
+        if self.n_exposures:
+            gradient += unknowns[start : start + 2 * self.n_exposures].reshape(-1, 2)[self.exposure]
+            start += 2 * self.n_exposures
+        if self.detector_slopes:
+            gradient += unknowns[start : start + 2 * n].reshape(-1, 2)
+            start += 2 * n
+        if self.steps:
+            step = unknowns[start : start + n].copy()
+        return gradient, step
+
+
+def _shaped(pairs: Pairs, shape: Shape, rank: np.ndarray) -> System:
+    n = pairs.n
+    typical = float(np.median(pairs.error))
+    sizes = [
+        usual * typical if given is None else float(given)
+        for given, usual in (
+            (shape.exposure_slope, EXPOSURE_SLOPE),
+            (shape.detector_slope, DETECTOR_SLOPE),
+            (shape.amplifier_step, AMPLIFIER_STEP),
+        )
+    ]
+    if not all(0 < size < np.inf for size in sizes):
+        raise ValueError(f"expected sizes of slopes and steps must be positive and finite, not {sizes}")
+    of_exposure, of_detector = shape.plane != "constant", shape.plane == "detector-plane"
+    # Numbered in the order of their first detector, so that the caller's numbers do not matter.
+    number = np.empty(n, dtype=np.int64)
+    number[rank] = np.unique(np.asarray(shape.exposure), return_inverse=True)[1]
+    _, where, inverse = np.unique(number, return_index=True, return_inverse=True)
+    exposure = np.argsort(np.argsort(where))[inverse]
+
+    # What the slopes and the step of a detector may change where it is not known which part of it overlaps.
+    variances = 2 * sizes[0] ** 2 * of_exposure + 2 * sizes[1] ** 2 * of_detector + sizes[2] ** 2 / 4 * shape.amplifier_steps
+    pair, observed, error, places = _parts(pairs, shape, 2 * variances)
+    detectors = np.stack([pairs.first[pair], pairs.second[pair]])  # (2, R)
+    columns, values, expected = [detectors], [np.ones(detectors.shape)], [np.full(n, np.inf)]
+    base = n
+    for wanted, index, count, size in ((of_exposure, exposure, where.size, sizes[0]), (of_detector, np.arange(n), n, sizes[1])):
+        if wanted:
+            for axis in (0, 1):
+                columns.append(base + 2 * index[detectors] + axis)
+                values.append(places[:, :, axis].T)
+            expected.append(np.full(2 * count, size))
+            base += 2 * count
+    if shape.amplifier_steps:
+        columns.append(base + detectors)
+        values.append(places[:, :, 2].T / 2)
+        expected.append(np.full(n, sizes[2]))
+    values = np.stack(values) * np.array([-1.0, 1.0])[:, None]  # (terms, 2, R)
+    rows = np.broadcast_to(np.arange(pair.size), values.shape)
+    expected = np.concatenate(expected)
+    design = csr_array((values.ravel(), (rows.ravel(), np.stack(columns).ravel())), shape=(pair.size, expected.size))
+    return System(
+        design, observed, error, pair, expected, exposure, where.size * of_exposure, of_detector, bool(shape.amplifier_steps)
+    )
+
+
+def _parts(pairs: Pairs, shape: Shape, unknown_variance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Observations that show slopes: pair (R,), difference (R,), error (R,), and u, v, sign(u) on both detectors (R, 2, 3)."""
+    blocks = np.asarray(shape.blocks, dtype=np.float64)[pairs.source] * pairs.sign[:, None]
+    errors = np.asarray(shape.block_errors, dtype=np.float64)[pairs.source]
+    places = np.asarray(shape.block_places, dtype=np.float64)[pairs.source]
+    places = np.where(pairs.sign[:, None, None, None] < 0, places[:, :, ::-1], places)
+    good = np.isfinite(blocks) & np.isfinite(errors) & (errors > 0) & np.isfinite(places).all(axis=(2, 3))
+    # The parts together do not know more than the pair as a whole.
+    information = np.divide(1.0, errors**2, out=np.zeros_like(errors), where=good).sum(axis=1)
+    errors = errors * np.maximum(np.sqrt(information) * pairs.error, 1.0)[:, None]
+    pair, part = np.nonzero(good)
+    whole = np.flatnonzero(~good.any(axis=1))
+    all_pairs = np.concatenate([pair, whole])
+    order = np.argsort(all_pairs, kind="stable")
+    return (
+        all_pairs[order],
+        np.concatenate([blocks[pair, part], pairs.difference[whole]])[order],
+        np.concatenate([errors[pair, part], np.sqrt(pairs.error[whole] ** 2 + unknown_variance)])[order],
+        np.concatenate([places[pair, part], np.zeros((whole.size, 2, 3))])[order],
+    )
