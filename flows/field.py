@@ -67,13 +67,23 @@ def _tiles(run: Run) -> None:
 
 
 def _coadd(run: Run) -> None:
-    run.each(coadd_mosaic, [(f"{p.tile}.{p.image}", {"plan": p}) for p in plan_coadds(run.config)])
+    plans = plan_coadds(run.config)
+    run.each(coadd_mosaic, [(stages.mosaic_unit(p.tile, p.image, p.backgrounds), {"plan": p}) for p in plans])
 
 
 def _evaluate(run: Run) -> None:
-    mosaics = [(p.tile, p.image) for p in plan_coadds(run.config)]
-    run.each(evaluate_mosaic, [(f"{tile}.{image}", {"tile": tile, "image": image}) for tile, image in mosaics])
-    run.each(draw_field, [(image, {"image": image, "tiles": tiles}) for image, tiles in stages.evaluated_tiles(run.config).items()])
+    backgrounds = run.config.coadd.backgrounds
+    if not backgrounds:
+        return  # no mosaics were asked for
+    mosaics = stages.mosaic_names(run.config)
+    run.each(evaluate_mosaic, [(stages.mosaic_unit(t, i, backgrounds), {"tile": t, "image": i}) for t, i in mosaics])
+    run.each(
+        draw_field,
+        [
+            (f"{image}, {background}", {"image": image, "background": background, "tiles": tiles})
+            for (image, background), tiles in stages.evaluated_tiles(run.config).items()
+        ],
+    )
     tabulate_mosaics(run.config)
 
 

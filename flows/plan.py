@@ -33,7 +33,8 @@ def dry_run(config: FieldConfig) -> str:
     usable = [r for r in reports if not r.refused]
     summarize = _summarize(config, usable)
     prepare = _prepare(config, usable, fresh=summarize.to_do == 0)
-    tiles, coadd, evaluate = _mosaics(config, reports, fresh=summarize.to_do == 0)
+    tiles = foresight.plan_tiles(summarize.to_do == 0 and is_current(tiles_field, config, {}))
+    coadd, evaluate = _mosaics(config, reports, fresh=tiles.to_do == 0 and _matched(config))
     planned = [check, summarize, prepare, tiles, coadd, evaluate]
     return foresight.describe(config, reports, [p for p in planned if p.name in config.run.stages])
 
@@ -64,10 +65,14 @@ def _prepare(config: FieldConfig, usable: list[ExposureReport], fresh: bool) -> 
     return replace(planned, disk=foresight.prepared_disk(config, usable, current))
 
 
-def _mosaics(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> tuple[PlannedStage, PlannedStage, PlannedStage]:
-    fresh = fresh and is_current(tiles_field, config, {})
+def _matched(config: FieldConfig) -> bool:
+    """Whether the backgrounds that the mosaics need are known."""
+    return "matched" not in config.coadd.backgrounds or FieldPaths.of(config).background_table.exists()
+
+
+def _mosaics(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> tuple[PlannedStage, PlannedStage]:
     plans = stages.plan_coadds(config) if fresh else foresight.coadds(config, reports)
-    if not plans:
+    if not plans and config.coadd.backgrounds:
         raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
     made = [p for p in plans if fresh and is_current(coadd_mosaic, config, {"plan": p})]
     drawn = [p for p in made if is_current(evaluate_mosaic, config, {"tile": p.tile, "image": p.image})]
@@ -75,6 +80,7 @@ def _mosaics(config: FieldConfig, reports: list[ExposureReport], fresh: bool) ->
     images = {p.image for p in plans}
     shown = stages.evaluated_tiles(config) if fresh else {}
     complete = images - {p.image for p in plans if p not in drawn}
-    current = [i for i in complete if i in shown and is_current(draw_field, config, {"image": i, "tiles": shown[i]})]
-    evaluate = foresight.add_field_figures(evaluate, len(images), len(images) - len(current))
-    return foresight.plan_tiles(fresh), coadd, evaluate
+    arguments = [{"image": i, "background": b, "tiles": tiles} for (i, b), tiles in shown.items() if i in complete]
+    current = [a for a in arguments if is_current(draw_field, config, a)]
+    figures = len(images) * len(config.coadd.backgrounds)
+    return coadd, foresight.add_field_figures(evaluate, figures, figures - len(current))

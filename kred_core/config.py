@@ -214,6 +214,11 @@ class CoaddConfig(Section):
     memory: float = Field(default=1.0, ge=0.25, le=64, description="Memory for one mosaic in the making, in GB (native engine).")
     swarp_timeout: float = Field(default=7200, ge=10, description="Longest time for one SWarp run, in s.")
 
+    @property
+    def backgrounds(self) -> tuple[str, ...]:
+        """Backgrounds with which mosaics are made: none, one or both of "original" and "matched", in this order."""
+        return {"none": (), "both": ("original", "matched")}.get(self.mosaics, (self.mosaics,))
+
 
 class EvaluateConfig(Section):
     """Figures and numbers of the mosaics."""

@@ -93,7 +93,9 @@ def reports(
 
 
 def coadds(config: FieldConfig, found: Sequence[ExposureReport]) -> list[CoaddPlan]:
-    """The mosaics that the usable exposures would make, from the places of their detectors."""
+    """The mosaics that the usable exposures would make, from the places of their detectors; their backgrounds are not known yet."""
+    if not config.coadd.backgrounds:
+        return []
     images = survey.images(config.survey)
     by_root = {row["Root"]: row for row in summary.exposure_rows(found, images, config.field)}
     rows = [
@@ -157,11 +159,12 @@ def plan_tiles(fresh: bool) -> PlannedStage:
 
 
 def plan_mosaics(name: str, plans: Sequence[CoaddPlan], done: Sequence[CoaddPlan]) -> PlannedStage:
-    """A stage whose unit is a mosaic."""
+    """A stage whose unit is a mosaic, or the two of one image of a tile with both backgrounds."""
     finished = {(p.tile, p.image) for p in done}
     to_do = [p for p in plans if (p.tile, p.image) not in finished]
-    output = sum(p.grid.nx * p.grid.ny for p in to_do)
-    planned = _planned(name, "mosaics", len(plans), len(to_do), output / 1e6)
+    output = sum(p.grid.nx * p.grid.ny * len(p.backgrounds) for p in to_do)
+    unit = "mosaics" if all(len(p.backgrounds) == 1 for p in plans) else "pairs"
+    planned = _planned(name, unit, len(plans), len(to_do), output / 1e6)
     if name != "coadd":
         return planned
     # a mosaic needs about as many input pixels as its own times its depth
@@ -170,10 +173,10 @@ def plan_mosaics(name: str, plans: Sequence[CoaddPlan], done: Sequence[CoaddPlan
     return replace(planned, seconds=seconds, disk=output * (4 + COVERAGE_BYTES_PER_PIXEL))
 
 
-def add_field_figures(evaluate: PlannedStage, images: int, to_do: int) -> PlannedStage:
-    """The stage evaluate with the figures of the whole field, one for each image."""
+def add_field_figures(evaluate: PlannedStage, figures: int, to_do: int) -> PlannedStage:
+    """The stage evaluate with the figures of the whole field, one for each image and background."""
     seconds = evaluate.seconds + to_do * SECONDS_PER_UNIT["evaluate"]
-    return replace(evaluate, unit="figures", units=evaluate.units + images, to_do=evaluate.to_do + to_do, seconds=seconds)
+    return replace(evaluate, unit="figures", units=evaluate.units + figures, to_do=evaluate.to_do + to_do, seconds=seconds)
 
 
 def _planned(name: str, unit: str, units: int, to_do: int, mega_pixels: float) -> PlannedStage:

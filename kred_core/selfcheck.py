@@ -226,7 +226,7 @@ def _reduce(root: Path) -> float:
         root, tiles=["T07"], binning=16, exposures=2, bands=["N662"], offsets=0.0, gradient=0.0, star_density=0.0, cosmic_rays=0.0
     )
     field = simulation.config.field
-    config = FieldConfig(field=field, tiles=["T07"], root=root, coadd=CoaddConfig(memory=0.25))
+    config = FieldConfig(field=field, tiles=["T07"], root=root, coadd=CoaddConfig(mosaics="original", memory=0.25))
     paths = FieldPaths(root, field)
     for path in paths.exposures():
         stages.check_exposure(config, path, None)
@@ -241,7 +241,7 @@ def _reduce(root: Path) -> float:
     for plan in stages.plan_coadds(config):
         stages.coadd(config, plan)
         stages.evaluate_mosaic(config, plan.tile, plan.image)
-    stages.draw_field(config, "N662", ["T07"])
+    stages.draw_field(config, "N662", "original", ["T07"])
     stages.tabulate_mosaics(config)
 
     _, reduced = measure_mosaic(paths.mosaic("T07", "N662"), paths.coverage("T07", "N662"), 10_000)  # every pixel

@@ -27,6 +27,7 @@ GRID_STEP = 0.55  # deg between the centres of neighbouring tiles
 GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
 LARGEST_TILE = 10.0  # deg; a larger Size is a mistake (arcmin?), not a tile
 EXPTIME_TOLERANCE = 0.5  # s
+MATCHED = "_b"  # at the end of names
 # Summary/<field>_<tile>.tab must not be one of kred's tables, nor <field>/<tile> one of its directories.
 TAKEN = ("data", "data_b", "eval", "quick", "mef", "mef_qual", "det", "overlaps", "backgrounds", "matching", "mosaics")
 
@@ -290,6 +291,8 @@ def _read_tiles(path: str) -> tuple[Tile, ...]:
     for i, tile in enumerate(rows):
         if tile.name in TAKEN:
             raise table.fault(i, "Tile", tile.name, "another name; kred has tables or directories of this one")
+        if tile.name.endswith(MATCHED):
+            raise table.fault(i, "Tile", tile.name, f"another name; {MATCHED} marks what kred makes with matched backgrounds")
         before = first.setdefault((tile.field, tile.name), i)
         if before != i:
             raise table.fault(i, "Tile", tile.name, f"each tile of field {tile.field} once; row {before + 1} has the same")

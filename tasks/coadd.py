@@ -1,4 +1,4 @@
-"""Co-add: one mosaic and its coverage map for each tile and image, straight from the MEFs."""
+"""Co-add: a mosaic and its coverage map for each tile, image and background, straight from the MEFs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ __all__ = ["coadd_mosaic", "plan_coadds"]
 def _work(config: FieldConfig, plan: CoaddPlan) -> Work:
     exposures = sorted({i.path for i in plan.inputs})
     masks = [mask for path in exposures if config.coadd.mask_codes and (mask := FieldPaths.mask_of(path))]
-    return Work(f"{plan.tile}.{plan.image}", files=[*exposures, *masks], facts={"plan": plan.digest(config.coadd)})
+    digests = {background: plan.digest(config.coadd, background) for background in plan.backgrounds}
+    return Work(stages.mosaic_unit(plan.tile, plan.image, plan.backgrounds), files=[*exposures, *masks], facts=digests)
 
 
-@stage_task("coadd", version=1, work=_work)
+@stage_task("coadd", version=2, work=_work)
 def coadd_mosaic(config: FieldConfig, plan: CoaddPlan) -> Manifest:
-    """Make one mosaic and its coverage map."""
+    """Make the mosaics of one image of a tile, and their coverage maps."""
     return Manifest.of(stages.coadd(config, plan))
 
 

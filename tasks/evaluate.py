@@ -1,4 +1,4 @@
-"""Evaluate: a figure, a coverage figure and numbers for each mosaic, and one figure of the field for each image."""
+"""Evaluate: a figure, a coverage figure and numbers for each mosaic, and one figure of the field for each image and background."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ __all__ = ["draw_field", "evaluate_mosaic", "tabulate_mosaics"]
 
 def _work(config: FieldConfig, tile: str, image: str) -> Work:
     paths = FieldPaths.of(config)
-    return Work(f"{tile}.{image}", files=[paths.mosaic(tile, image), paths.coverage(tile, image)], options=[config.evaluate])
+    made = [background == "matched" for background in config.coadd.backgrounds]
+    files = [file(tile, image, matched) for matched in made for file in (paths.mosaic, paths.coverage)]
+    return Work(stages.mosaic_unit(tile, image, config.coadd.backgrounds), files=files, options=[config.evaluate])
 
 
-@stage_task("evaluate", version=1, work=_work)
+@stage_task("evaluate", version=2, work=_work)
 def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> Manifest:
-    """Measure one mosaic and draw it."""
+    """Measure the mosaics of one image of a tile and draw them."""
     return Manifest.of(stages.evaluate_mosaic(config, tile, image))
 
 
-def _field_work(config: FieldConfig, image: str, tiles: list[str]) -> Work:
-    paths = FieldPaths.of(config)
-    return Work(image, files=[paths.reduced(tile, image) for tile in tiles], facts={"tiles": tiles})
+def _field_work(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Work:
+    paths, matched = FieldPaths.of(config), background == "matched"
+    files = [paths.reduced(tile, image, matched) for tile in tiles]
+    return Work(paths.field_figure(image, matched).stem, files=files, facts={"tiles": tiles})
 
 
-@stage_task("draw", version=1, work=_field_work)
-def draw_field(config: FieldConfig, image: str, tiles: list[str]) -> Manifest:
+@stage_task("draw", version=2, work=_field_work)
+def draw_field(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Manifest:
     """Draw the tiles of one image where they lie on the sky."""
-    return Manifest.of([stages.draw_field(config, image, tiles)])
+    return Manifest.of([stages.draw_field(config, image, background, tiles)])
 
 
 @task(name="tabulate mosaics", task_run_name="mosaic table of {config.field}")

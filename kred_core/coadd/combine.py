@@ -1,8 +1,8 @@
 """Combination of the values that several detectors give for one pixel: median, clipped mean, weighted mean.
 
-Works on a few rows of a mosaic at a time. Layers (resampled detectors) are
-gathered pixel by pixel, then each pixel's values become one. The result does
-not depend on how the mosaic is cut into rows.
+Works on a few rows of a mosaic at a time. Layers (resampled detectors, in raw counts) are
+calibrated and gathered pixel by pixel, then each pixel's values become one. So the same layers can be
+combined with several backgrounds. The result does not depend on how the mosaic is cut into rows.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ class Combiner:
     method : {"median", "clipped", "weighted"}
     clip_sigma : float
         Limit of the clipped mean in units of the noise.
+    scale, back : `~numpy.ndarray`
+        Factor and background of each layer, shape (n_layers,): its values become raw * scale - back, counts28.
     noise : `~numpy.ndarray`
-        Noise of each layer's pixels, shape (n_layers,), counts28; not used for the median.
+        Noise of each layer's pixels, same shape, counts28; not used for the median.
 
     Notes
     -----
@@ -44,10 +46,10 @@ class Combiner:
     exclude each other), the smaller one is taken: what the masks overlook adds light.
     """
 
-    def __init__(self, method: str, clip_sigma: float, noise: np.ndarray):
+    def __init__(self, method: str, clip_sigma: float, scale: np.ndarray, back: np.ndarray, noise: np.ndarray):
         self.method = {"median": MEDIAN, "clipped": CLIPPED, "weighted": WEIGHTED}[method]
         self.clip_sigma = clip_sigma
-        self.noise = np.ascontiguousarray(noise, dtype=np.float64)
+        self.scale, self.back, self.noise = (np.ascontiguousarray(a, dtype=np.float64) for a in (scale, back, noise))
 
     def rows(
         self, shape: tuple[int, int], layers: Iterable[tuple[int, int, int, np.ndarray]], depth: int
@@ -59,7 +61,8 @@ class Combiner:
         shape : (int, int)
             Rows and columns.
         layers : iterable of (int, int, int, `~numpy.ndarray`)
-            Number of the layer (index into ``noise``), first row, first column, and its float32 values there, NaN for no data.
+            Number of the layer (index into ``scale``, ``back`` and ``noise``), first row, first column, and its raw float32 values
+            there, NaN for no data.
         depth : int
             The layers are at most so many.
 
@@ -77,12 +80,19 @@ class Combiner:
         noise = np.ones(depth)
         n = 0
         for number, row, column, layer in layers:
-            values[n, row : row + layer.shape[0], column : column + layer.shape[1]] = layer
+            _calibrate(layer, self.scale[number], self.back[number], values[n], row, column)
             spans[n] = row, row + layer.shape[0], column, column + layer.shape[1]
             noise[n] = self.noise[number]
             n += 1
         _combine(values[:n], spans, noise, self.method, self.clip_sigma, *sorting_networks(depth), image, coverage)
         return image, coverage
+
+
+@nb.njit(nogil=True, cache=True)
+def _calibrate(raw, scale, back, out, row, column):
+    for y in range(raw.shape[0]):
+        for x in range(raw.shape[1]):
+            out[row + y, column + x] = raw[y, x] * scale - back
 
 
 @lru_cache(maxsize=32)

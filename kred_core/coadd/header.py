@@ -19,13 +19,17 @@ from .. import __version__
 from ..config import CoaddConfig
 from ..exposure import BLOCK, number, text
 from ..geometry import centre, corners, tan_header, tan_wcs
-from .plan import CoaddPlan
+from .plan import Background, CoaddPlan
 from .sources import Source
 
 __all__ = ["CoaddResult", "coverage_header", "inputs_table", "mosaic_header"]
 
 ZERO_POINT = 28.0  # mag, of counts28
 SECONDS_PER_DAY = 86400.0
+BACKGROUND_MEANING = {
+    "original": "Subtracted: one background per exposure",
+    "matched": "Subtracted: backgrounds that match overlaps",
+}
 
 
 @dataclass(frozen=True)
@@ -52,19 +56,19 @@ class CoaddResult:
 
 
 def mosaic_header(
-    plan: CoaddPlan, config: CoaddConfig, sources: list[Source], result: CoaddResult, configuration: str
+    plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], result: CoaddResult
 ) -> fits.Header:
     """The primary header of a mosaic, without checksums.
 
     Parameters
     ----------
     plan : `~kred_core.coadd.plan.CoaddPlan`
+    background : str
+        Which of the plan's mosaics it is.
     config : `~kred_core.config.CoaddConfig`
     sources : list of `~kred_core.coadd.sources.Source`
         Of the plan's inputs, in their order.
     result : CoaddResult
-    configuration : str
-        Digest of what the mosaic depends on, as given by the caller.
 
     Returns
     -------
@@ -93,9 +97,10 @@ def mosaic_header(
     header["MEANDET"] = (round(sum(result.pixels) / max(result.covered, 1), 3), "Mean number of detectors in a covered pixel")
     header["COVERED"] = (result.covered, "Pixels with data; the others are 0")
     _observation(header, exposures.values())
-    _detector_facts(header, config, used, result)
+    _detector_facts(header, background, config, used, result)
     header.update(tan_header(plan.grid))
     _corners(header, plan)
+    header["BACKGND"] = (background, BACKGROUND_MEANING[background])
     header["COMBINE"] = (config.combine, "How the detectors of a pixel were combined")
     if config.combine == "clipped":
         header["CLIPSIG"] = (config.clip_sigma, "Limit in standard deviations")
@@ -104,20 +109,23 @@ def mosaic_header(
     codes = ",".join(map(str, config.mask_codes)) if native else ""
     header["MASKCODE"] = (codes, "ood codes of pixels left out; empty: none")
     header["ENGINE"] = (result.engine, "What co-added: kred itself or SWarp")
-    header["KREDVER"] = (__version__, "Version of kred that made this file")
-    header["KREDCONF"] = (configuration, "Digest of plan and configuration")
+    _origin(header, plan, background, config)
     return header
 
 
-def coverage_header(plan: CoaddPlan, configuration: str) -> fits.Header:
+def coverage_header(plan: CoaddPlan, background: str, config: CoaddConfig) -> fits.Header:
     """Header of the coverage map: what it belongs to and where it lies."""
     header = fits.Header()
     _identity(header, plan, [])
     header["BUNIT"] = ("", "Number of detectors in each pixel")
     header.update(tan_header(plan.grid))
-    header["KREDVER"] = (__version__, "Version of kred that made this file")
-    header["KREDCONF"] = (configuration, "Digest of plan and configuration")
+    _origin(header, plan, background, config)
     return header
+
+
+def _origin(header: fits.Header, plan: CoaddPlan, background: str, config: CoaddConfig) -> None:
+    header["KREDVER"] = (__version__, "Version of kred that made this file")
+    header["KREDCONF"] = (plan.digest(config, background), "Digest of plan and configuration")
 
 
 def _structure(header: fits.Header, plan: CoaddPlan) -> None:
@@ -162,7 +170,7 @@ def _observation(header: fits.Header, exposures: Iterable[Source]) -> None:
         header["SEEINGHI"] = (round(max(seeing), 3), "[arcsec] Worst")
 
 
-def _detector_facts(header: fits.Header, config: CoaddConfig, used: list[Source], result: CoaddResult) -> None:
+def _detector_facts(header: fits.Header, background: str, config: CoaddConfig, used: list[Source], result: CoaddResult) -> None:
     gains = [_of_amplifiers(s.detector.header, ("GAINA", "GAINB"), "GAIN", statistics.mean) for s in used]
     known = [g / s.input.scale for g, s in zip(gains, used, strict=True) if g is not None and g > 0]
     if used and len(known) == len(used):
@@ -172,8 +180,9 @@ def _detector_facts(header: fits.Header, config: CoaddConfig, used: list[Source]
             gain *= 2 / np.pi
         header["GAIN"] = (float(f"{gain:.5g}"), "[electron/count] At the mean depth")
     levels = [_of_amplifiers(s.detector.header, ("SATURATA", "SATURATB"), "SATURATE", min) for s in used]
-    saturated = [(v * s.input.scale - s.input.back) * s.flux_scale for v, s in zip(levels, used, strict=True) if v is not None]
-    if used and len(saturated) == len(used):
+    if used and None not in levels:
+        backs = [s.input.background(background).b for s in used]
+        saturated = [(v * s.input.scale - b) * s.flux_scale for v, s, b in zip(levels, used, backs, strict=True)]
         header["SATURATE"] = (float(f"{min(saturated):.5g}"), "[count] Lowest saturation level of the inputs")
 
 
@@ -202,15 +211,20 @@ def _text_column(name: str, values: list[str]) -> fits.Column:
     return fits.Column(name, f"{max(map(len, values))}A", array=[_ascii(value) for value in values])
 
 
-def inputs_table(sources: list[Source], result: CoaddResult) -> bytes:
-    """The extension INPUTS, one row for each input of the plan, as the bytes of a FITS extension with checksums."""
+def inputs_table(background: str, sources: list[Source], result: CoaddResult) -> bytes:
+    """The extension INPUTS, one row for each input of the plan, as the bytes of a FITS extension with checksums.
+
+    Columns GRADX, GRADY and STEP are there where one of the backgrounds is not a constant.
+    """
     items = [source.input for source in sources]
+    backs = [item.background(background) for item in items]
     columns = [
         _text_column("ROOT", [item.root for item in items]),
         _text_column("EXTNAME", [item.extname for item in items]),
         fits.Column("EXPTIME", "D", unit="s", array=[i.exptime for i in items]),
         fits.Column("SCALE", "D", array=[i.scale for i in items]),
-        fits.Column("BACK", "D", unit="count", array=[i.back for i in items]),
+        fits.Column("BACK", "D", unit="count", array=[b.b for b in backs]),
+        *_shape_columns(backs),
         fits.Column("NOISE", "D", unit="count", array=[i.sky_noise for i in items]),
         fits.Column("FLXSCALE", "D", array=[source.flux_scale for source in sources]),
         fits.Column("PIXELS", "J", unit="pix", array=list(result.pixels)),
@@ -219,6 +233,9 @@ def inputs_table(sources: list[Source], result: CoaddResult) -> bytes:
     comments = {
         "SCALE": "counts28 = ADU x SCALE - BACK, per native pixel",
         "BACK": "counts28 per native pixel",
+        "GRADX": "slope of BACK along NAXIS1",
+        "GRADY": "slope of BACK along NAXIS2",
+        "STEP": "of BACK, upper minus lower columns",
         "NOISE": "of the sky, counts28 per native pixel",
         "FLXSCALE": "pixel area of the mosaic over native",
         "PIXELS": "of the mosaic with data of this detector",
@@ -229,3 +246,11 @@ def inputs_table(sources: list[Source], result: CoaddResult) -> bytes:
     buffer = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(buffer)
     return buffer.getvalue()[BLOCK:]  # without the empty primary HDU
+
+
+def _shape_columns(backs: list[Background]) -> list[fits.Column]:
+    if all(b.is_constant for b in backs):
+        return []
+    units = {"GRADX": "count/pix", "GRADY": "count/pix", "STEP": "count"}
+    values = ([b.grad_x for b in backs], [b.grad_y for b in backs], [b.step for b in backs])
+    return [fits.Column(name, "D", unit=unit, array=v) for (name, unit), v in zip(units.items(), values, strict=True)]

@@ -1,16 +1,17 @@
 """kred's own co-adder: every detector is decoded and resampled once, rows are combined as soon as they can be.
 
-The mosaic is made from its first row to its last. A detector is opened when the
+A mosaic is made from its first row to its last. A detector is opened when the
 first row that it covers is due and forgotten after its last one; its resampled image waits in memory, or,
-where memory is bounded, in a file without a name. Nothing here runs in parallel, but the
-kernels and decoders release the interpreter lock, so several mosaics can be made by threads.
+where memory is bounded, in a file without a name. It waits in raw counts, so that mosaics with other
+backgrounds can be made of it at the same time. Nothing here runs in parallel, but the
+kernels and decoders release the interpreter lock, so several tiles can be made by threads.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
 from .output import CoverageMap, MosaicFile
 from .pixelmap import pixel_map
 from .plan import CoaddPlan
-from .resample import block_mean, fill_masked, resample
+from .resample import block_mean, fill_masked, resample, subtract_shape
 from .sources import Box, Source, open_sources, overlapping, sampling_grid
 
 __all__ = ["coadd"]
@@ -39,9 +40,7 @@ RESERVE = 30_000_000  # bytes for headers, tables and the decoder's own
 def coadd(
     plan: CoaddPlan,
     config: CoaddConfig,
-    mosaic: Path,
-    coverage: Path,
-    configuration: str = "",
+    products: Mapping[str, tuple[Path, Path]],
     progress: Callable[[float], None] | None = None,
 ) -> CoaddResult:
     """Co-add the inputs of a plan.
@@ -50,11 +49,10 @@ def coadd(
     ----------
     plan : `~kred_core.coadd.plan.CoaddPlan`
     config : `~kred_core.config.CoaddConfig`
-    mosaic, coverage : `~pathlib.Path`
-        The mosaic (float32 FITS, counts28 per pixel of the mosaic, 0 where there is no data; extension INPUTS lists
-        what went in) and the number of detectors in each pixel (int16, compressed). Both appear only when they are whole.
-    configuration : str
-        Digest of what the mosaic depends on, for the header.
+    products : mapping
+        For each of ``plan.backgrounds`` where to write the mosaic (float32 FITS, counts28 per pixel of the mosaic, 0 where there
+        is no data; extension INPUTS lists what went in) and the number of detectors in each pixel (int16, compressed). All
+        appear only when they are whole.
     progress : callable, optional
         Called with the finished part of the rows, 0 to 1.
 
@@ -71,8 +69,9 @@ def coadd(
 
     Notes
     -----
-    Each detector's pixels become (raw * scale - back) * f at the pixels of the mosaic, f being the
-    ratio of the pixel areas: flux is conserved. For the interpolation see
+    Each detector's pixels become (raw * scale - background) * f at the pixels of the mosaic, f being the
+    ratio of the pixel areas: flux is conserved. The constant of the background is subtracted from the interpolated values, the
+    plane and the step of a matched one from the pixels. For the interpolation see
     `~kred_core.coadd.resample.resample`, for the combination `~kred_core.coadd.combine.Combiner`. Pixels whose code in the ood
     mask is in ``config.mask_codes``, and pixels that are not finite, are left out; before the interpolation they are replaced by
     the mean of their good neighbours, so that they neither spread nor ring.
@@ -81,39 +80,56 @@ def coadd(
     for one detector: 20 bytes per pixel (0.17 GB for a CCD of DECam) and 30 MB. Within the bound, resampled
     detectors wait in memory (32 MB for a CCD of DECam at 0.27 arcsec), beyond it in an unnamed file in the directory of
     the mosaic, which the system removes however the run ends. The result does not depend on the bound.
+
+    With two backgrounds the detectors are decoded and resampled once, those with a plane or a step resampled twice. A mosaic
+    has the same bytes whether the other one is made with it or not.
     """
     sources = open_sources(plan)
     grid, n_fine = sampling_grid(plan.grid, sources)
     noise = _noise(plan, config)
     shape = (plan.grid.ny, plan.grid.nx)
-    combiner = Combiner(config.combine, config.clip_sigma, noise * [source.flux_scale for source in sources])
+    combiners = {background: _combiner(plan, background, config, sources, noise) for background in plan.backgrounds}
     pixels = [0] * len(sources)
     covered = 0
     with ExitStack() as stack:
-        mosaic_path = stack.enter_context(atomic(mosaic))
-        coverage_path = stack.enter_context(atomic(coverage))
+        outputs = {}
+        for background in plan.backgrounds:
+            mosaic, coverage = (stack.enter_context(atomic(path)) for path in products[background])
+            draft = mosaic_header(plan, background, config, sources, CoaddResult("native", (1,) * len(sources), 1))
+            outputs[background] = stack.enter_context(MosaicFile(mosaic, draft)), coverage
         counts = stack.enter_context(CoverageMap(shape, mosaic.parent))
-        draft = mosaic_header(plan, config, sources, CoaddResult("native", (1,) * len(sources), 1), configuration)
-        output = stack.enter_context(MosaicFile(mosaic_path, draft))
         layers = stack.enter_context(_Layers(config.memory * 1e9 - _working_bytes(sources, shape), mosaic.parent))
         fine_wcs = tan_wcs(grid)
         waiting = sorted(overlapping(sources), key=lambda entry: entry[2][1])
         for first, last in _strips(shape, [box for _, _, box in waiting]):
             while waiting and waiting[0][2][1] < last:
                 number, source, box = waiting.pop(0)
-                image, pixels[number] = _resampled(source, box, fine_wcs, n_fine, config)
-                layers.add(number, box, image)
-            image, count = combiner.rows((last - first, shape[1]), layers.rows(first, last), len(layers))
-            output.append(image)
-            counts.append(count)
+                for backgrounds, image, n_good in _resampled(source, box, fine_wcs, n_fine, config, plan.backgrounds):
+                    layers.add(number, backgrounds, box, image)
+                    pixels[number] = n_good
+            for background, (output, _) in outputs.items():
+                rows = layers.rows(first, last, background)
+                image, count = combiners[background].rows((last - first, shape[1]), rows, layers.depth(background))
+                output.append(image)
+            counts.append(count)  # the same for all backgrounds
             covered += int(np.count_nonzero(count))
             layers.forget(last)
             if progress is not None:
                 progress(last / shape[0])
         result = CoaddResult("native", tuple(pixels), covered)
-        output.finish(mosaic_header(plan, config, sources, result, configuration), inputs_table(sources, result))
-        counts.write(coverage_path, coverage_header(plan, configuration))
+        for background, (output, coverage) in outputs.items():
+            header = mosaic_header(plan, background, config, sources, result)
+            output.finish(header, inputs_table(background, sources, result))
+            counts.write(coverage, coverage_header(plan, background, config))
     return result
+
+
+def _combiner(plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], noise: np.ndarray) -> Combiner:
+    """What makes raw counts of the layers pixels of the mosaic with a background."""
+    flux_scale = np.array([source.flux_scale for source in sources])
+    scale = np.array([item.scale for item in plan.inputs]) * flux_scale
+    back = np.array([item.background(background).b for item in plan.inputs]) * flux_scale
+    return Combiner(config.combine, config.clip_sigma, scale, back, noise * flux_scale)
 
 
 def _noise(plan: CoaddPlan, config: CoaddConfig) -> np.ndarray:
@@ -147,24 +163,34 @@ def _strips(shape: tuple[int, int], boxes: list[Box]) -> Iterator[tuple[int, int
         first = last
 
 
-def _resampled(source: Source, box: Box, grid: WCS, n: int, config: CoaddConfig) -> tuple[np.ndarray, int]:
-    """One detector on the pixels of its box, NaN without data, and the number of pixels with data."""
+def _resampled(
+    source: Source, box: Box, grid: WCS, n: int, config: CoaddConfig, backgrounds: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], np.ndarray, int]]:
+    """One detector on the pixels of its box in raw counts, NaN without data, and the number of pixels with data.
+
+    Once for all backgrounds that are constants; again, its plane and step subtracted, for one that is not.
+    """
     bad = _bad_pixels(source, config)
     image = source.detector.pixels()
     finite = np.isfinite(image)
     if not finite.all():
         bad = ~finite if bad is None else bad | ~finite
     del finite
-    scale, back = source.input.scale * source.flux_scale, source.input.back * source.flux_scale
     near = None
     if bad is not None:
         near = fill_masked(image, bad, source.input.back / source.input.scale)
     where = pixel_map(grid, source.wcs, tuple(v * n for v in box))
-    layer, n_good = resample(image, where, scale, back, bad, near)
-    if n > 1:
-        layer = block_mean(layer, n)
-        n_good = int(np.count_nonzero(np.isfinite(layer)))
-    return layer, n_good
+    shaped = tuple(b for b in backgrounds if not source.input.background(b).is_constant)
+    constant = tuple(b for b in backgrounds if b not in shaped)
+    for which in filter(None, (constant, shaped)):
+        if which == shaped:  # of matched backgrounds only, so the pixels are not needed again
+            shape, scale = source.input.matched, source.input.scale
+            subtract_shape(image, shape.grad_x / scale, shape.grad_y / scale, shape.step / scale)
+        layer, n_good = resample(image, where, bad, near)
+        if n > 1:
+            layer = block_mean(layer, n)
+            n_good = int(np.count_nonzero(np.isfinite(layer)))
+        yield which, layer, n_good
 
 
 def _bad_pixels(source: Source, config: CoaddConfig) -> np.ndarray | None:
@@ -186,7 +212,7 @@ class _Layers:
         self._directory = directory
         self._file = None
         self._end = 0
-        self._entries: dict[int, tuple[Box, np.ndarray | int]] = {}
+        self._entries: dict[tuple[int, tuple[str, ...]], tuple[Box, np.ndarray | int]] = {}
 
     def __enter__(self) -> _Layers:
         return self
@@ -195,29 +221,31 @@ class _Layers:
         if self._file is not None:
             self._file.close()
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def depth(self, background: str) -> int:
+        """How many there are for a mosaic with this background."""
+        return sum(background in backgrounds for _, backgrounds in self._entries)
 
-    def add(self, number: int, box: Box, image: np.ndarray) -> None:
+    def add(self, number: int, backgrounds: tuple[str, ...], box: Box, image: np.ndarray) -> None:
+        key = number, backgrounds
         if image.nbytes <= self._left:
             self._left -= image.nbytes
-            self._entries[number] = box, image
+            self._entries[key] = box, image
             return
         if self._file is None:
             self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)
-        self._entries[number] = box, self._end
+        self._entries[key] = box, self._end
         self._file.seek(self._end)
         view = memoryview(image).cast("B")
         while view:
             view = view[self._file.write(view) :]
         self._end += image.nbytes
 
-    def rows(self, first: int, last: int) -> Iterator[tuple[int, int, int, np.ndarray]]:
-        """What the layers have in some rows of the mosaic, in the order of the plan: number, row, column, values."""
-        for number in sorted(self._entries):
-            (x0, y0, x1, y1), image = self._entries[number]
+    def rows(self, first: int, last: int, background: str) -> Iterator[tuple[int, int, int, np.ndarray]]:
+        """What the layers have in some rows of a mosaic, in the order of the plan: number, row, column, values."""
+        for number, backgrounds in sorted(self._entries):
+            (x0, y0, x1, y1), image = self._entries[number, backgrounds]
             low, high = max(first, y0), min(last, y1)
-            if low < high:
+            if background in backgrounds and low < high:
                 if isinstance(image, int):
                     values = self._read(image, low - y0, high - y0, x1 - x0)
                 else:
@@ -237,7 +265,7 @@ class _Layers:
 
     def forget(self, row: int) -> None:
         """Drop the layers that end before a row."""
-        for number in [k for k, (box, _) in self._entries.items() if box[3] <= row]:
-            _, image = self._entries.pop(number)
+        for key in [k for k, (box, _) in self._entries.items() if box[3] <= row]:
+            _, image = self._entries.pop(key)
             if not isinstance(image, int):
                 self._left += image.nbytes

@@ -1,6 +1,7 @@
-"""What is co-added into one mosaic: which detectors, with which two numbers, on which grid.
+"""What is co-added into the mosaics of one image of a tile: which detectors, with which factors and backgrounds, on which grid.
 
-Both engines take the same `CoaddPlan`, so they can be compared pixel by pixel.
+Both engines take the same `CoaddPlan`, so they can be compared pixel by pixel. One plan makes the mosaic with
+the exposures' own backgrounds, that with the matched ones, or both from the same resampled pixels.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from astropy.table import Table
 
 from ..config import CoaddConfig
 
-__all__ = ["CoaddInput", "CoaddPlan", "Grid", "make_grid", "make_plan"]
+__all__ = ["Background", "CoaddInput", "CoaddPlan", "Grid", "make_grid", "make_plan"]
+
+INCONSEQUENTIAL = {"mosaics", "memory", "swarp_timeout"}  # options that change no byte of any one mosaic
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,41 @@ class Grid:
 
 
 @dataclass(frozen=True)
+class Background:
+    """What is subtracted from the pixels of a detector, counts28 per native pixel.
+
+    At pixel (x, y), x along NAXIS1 and (x0, y0) the detector's centre:
+    b + grad_x (x - x0) + grad_y (y - y0) + step/2 sign(x - x0).
+
+    Attributes
+    ----------
+    b : float
+        At the detector's centre; with a step, the mean of both sides.
+    grad_x, grad_y : float
+        Slopes along NAXIS1 and NAXIS2 per native pixel.
+    step : float
+        Of the upper half of the columns over the lower half: between amplifiers.
+    """
+
+    b: float
+    grad_x: float = 0.0
+    grad_y: float = 0.0
+    step: float = 0.0
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it is the same in all pixels."""
+        return self.grad_x == self.grad_y == self.step == 0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all its numbers are."""
+        return all(map(math.isfinite, (self.b, self.grad_x, self.grad_y, self.step)))
+
+
+@dataclass(frozen=True)
 class CoaddInput:
-    """One detector of a mosaic: counts28 per native pixel = raw * scale - back.
+    """One detector of a mosaic: counts28 per native pixel = raw * scale - background.
 
     Attributes
     ----------
@@ -55,11 +91,13 @@ class CoaddInput:
     scale : float
         Factor from raw counts to counts28 (XFACTOR).
     back : float
-        Background in counts28 per native pixel (SUB_BACK).
+        Background of its exposure in counts28 per native pixel (SUB_BACK), for the mosaic "original".
     sky_noise : float
         Standard deviation of the sky in counts28 per native pixel, for the weighted mean.
     seeing : float
         FWHM of stars in arcsec, for the header; NaN: unknown.
+    matched : Background or None
+        For the mosaic "matched"; None: not known, for one that is not made or not yet.
     """
 
     path: Path
@@ -70,11 +108,25 @@ class CoaddInput:
     back: float
     sky_noise: float
     seeing: float = math.nan
+    matched: Background | None = None
+
+    def background(self, which: str) -> Background | None:
+        """What to subtract for the mosaic "original" or "matched"."""
+        return self.matched if which == "matched" else Background(self.back)
 
 
 @dataclass(frozen=True)
 class CoaddPlan:
-    """One mosaic in the making."""
+    """The mosaics of one image of a tile in the making.
+
+    Attributes
+    ----------
+    field, tile, image, filter : str
+    grid : Grid
+    inputs : tuple of CoaddInput
+    backgrounds : tuple of str
+        The mosaics to make: "original" (the background of each exposure subtracted), "matched" (that of each detector), or both.
+    """
 
     field: str
     tile: str
@@ -82,10 +134,17 @@ class CoaddPlan:
     filter: str
     grid: Grid
     inputs: tuple[CoaddInput, ...]
+    backgrounds: tuple[str, ...] = ("original",)
 
-    def digest(self, config: CoaddConfig) -> str:
-        """Hexadecimal digest of all that the mosaic depends on except the files' contents; the same wherever the data root is."""
-        content = asdict(self) | {"config": config.model_dump(mode="json")}
+    def digest(self, config: CoaddConfig, background: str) -> str:
+        """Hexadecimal digest of all that one mosaic depends on except the files' contents; the same wherever the data root is.
+
+        The same, too, whether the mosaic with the other background is made with it or not.
+        """
+        content = asdict(self) | {"backgrounds": background, "config": config.model_dump(mode="json", exclude=INCONSEQUENTIAL)}
+        for entry, item in zip(content["inputs"], self.inputs, strict=True):
+            del entry["back"], entry["matched"]
+            entry["background"] = asdict(item.background(background))
         text = json.dumps(content, sort_keys=True, default=lambda path: path.name)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -115,8 +174,9 @@ def make_plan(
     centre: tuple[float, float],
     path_of: Callable[[str, str], Path],
     config: CoaddConfig,
+    matched: Sequence[Background] | None = None,
 ) -> CoaddPlan:
-    """Plan one mosaic from the rows of a tile table.
+    """Plan the mosaics of one image of a tile from the rows of its table.
 
     Parameters
     ----------
@@ -128,6 +188,8 @@ def make_plan(
     path_of : callable
         The MEF of (field, file name).
     config : `~kred_core.config.CoaddConfig`
+    matched : sequence of Background, optional
+        Matched background of each row; without them a mosaic "matched" can be planned, but not made.
 
     Returns
     -------
@@ -144,9 +206,10 @@ def make_plan(
             back=float(row["SUB_BACK"]),
             sky_noise=float(row["Noise"]) * float(row["XFACTOR"]),
             seeing=float(row["SEEING"]),
+            matched=background,
         )
-        for row in detectors
+        for row, background in zip(detectors, matched or [None] * len(detectors), strict=True)
     )
     filters = dict.fromkeys(str(f) for f in detectors["FILTER"])
     grid = make_grid(*centre, float(np.median(detectors["PixScale"])), config)
-    return CoaddPlan(field, tile, image, " ".join(filters), grid, inputs)
+    return CoaddPlan(field, tile, image, " ".join(filters), grid, inputs, config.backgrounds)

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from .pixelmap import PixelMap
 
-__all__ = ["block_mean", "fill_masked", "footprint", "lanczos3", "resample"]
+__all__ = ["block_mean", "fill_masked", "footprint", "lanczos3", "resample", "subtract_shape"]
 
 TAPS = 6  # of Lanczos-3, along each axis
 LANES = 8  # of the vector unit that is asked for; the two spare lanes have weight 0
@@ -184,7 +184,7 @@ def footprint(where: PixelMap, shape: tuple[int, int]) -> np.ndarray:
 
 
 @nb.njit(nogil=True, cache=True)
-def _resample(image, near, bad, masked, u, v, step, table, scale, back, out):
+def _resample(image, near, bad, masked, u, v, step, table, out):
     ny, nx = image.shape
     pixels, weights = image.reshape(-1), table.reshape(-1)
     n_good = 0
@@ -206,8 +206,7 @@ def _resample(image, near, bad, masked, u, v, step, table, scale, back, out):
                             if column > nx - LANES:
                                 column -= 2
                                 ix -= 2
-                            value = _weighted_sum(pixels, row * nx + column, nx, weights, ix, iy)
-                            out[y, x] = value * scale - back
+                            out[y, x] = _weighted_sum(pixels, row * nx + column, nx, weights, ix, iy)
                             n_good += 1
                     else:
                         out[y, x] = np.nan
@@ -228,7 +227,7 @@ def _lost(bad, row, column, weights, ix, iy):
 
 
 def resample(
-    image: np.ndarray, where: PixelMap, scale: float, back: float, bad: np.ndarray | None = None, near: np.ndarray | None = None
+    image: np.ndarray, where: PixelMap, bad: np.ndarray | None = None, near: np.ndarray | None = None
 ) -> tuple[np.ndarray, int]:
     """Interpolate a detector at the pixels of a box of the grid.
 
@@ -237,8 +236,6 @@ def resample(
     image : `~numpy.ndarray`
         float32, shape (NAXIS2, NAXIS1), C order, finite everywhere: see `fill_masked`.
     where : PixelMap
-    scale, back : float
-        The result is interpolated * scale - back.
     bad, near : `~numpy.ndarray`, optional
         Masked pixels, and where a kernel meets one, as from `fill_masked`.
 
@@ -272,7 +269,7 @@ def resample(
     # (DECam's x runs south) every pixel would come from other rows, and half the time would go into waiting for memory.
     if _change(u, axis=0) > _change(u, axis=1):
         u, v, target = np.ascontiguousarray(u.T), np.ascontiguousarray(v.T), out.T
-    n_good = _resample(image, near, bad, masked, u, v, where.step, _WEIGHTS, scale, back, target)
+    n_good = _resample(image, near, bad, masked, u, v, where.step, _WEIGHTS, target)
     return out, n_good
 
 
@@ -327,6 +324,21 @@ def fill_masked(image: np.ndarray, bad: np.ndarray, level: float) -> np.ndarray:
     near = np.zeros(image.shape, np.bool_)
     _fill(image, bad, near, np.float32(level))
     return near
+
+
+def subtract_shape(image: np.ndarray, grad_x: float, grad_y: float, step: float) -> None:
+    """Subtract a plane and a step between the halves of the columns, in place; both are 0 in the mean over the detector.
+
+    Parameters
+    ----------
+    image : `~numpy.ndarray`
+        float32, shape (NAXIS2, NAXIS1).
+    grad_x, grad_y, step : float
+        Slopes per pixel, and upper minus lower half of the columns, as of `~kred_core.coadd.plan.Background`, in the image's units.
+    """
+    x, y = (np.arange(n) - (n - 1) / 2 for n in reversed(image.shape))
+    image -= (grad_x * x + step / 2 * np.sign(x)).astype(np.float32)
+    image -= (grad_y * y).astype(np.float32)[:, None]
 
 
 @nb.njit(nogil=True, cache=True)

@@ -67,7 +67,7 @@ def open_sources(plan: CoaddPlan) -> list[Source]:
     Raises
     ------
     InputError
-        No inputs, one of them twice, with a factor that is no number, or none of them on the grid.
+        No inputs, one of them twice, with a factor or background that is no number, or none of them on the grid.
     ExposureError
         A file, detector or WCS that cannot be used.
 
@@ -121,6 +121,11 @@ def _check(plan: CoaddPlan) -> None:
             raise InputError(
                 f"{where}: {name}: expected a factor above 0 and a finite background, found {item.scale} and {item.back}; "
                 "is its MAGZERO right?"
+            )
+        if "matched" in plan.backgrounds and not (item.matched and item.matched.is_finite):
+            raise InputError(
+                f"{where}: {name}: expected a finite matched background, found {item.matched}; "
+                "run the stage match again (--from match)"
             )
 
 

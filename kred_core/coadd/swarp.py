@@ -14,7 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from astropy.wcs import WCS
 
 from .. import __version__
 from ..config import CoaddConfig
-from ..errors import ExposureError, ToolError
+from ..errors import ExposureError, InputError, ToolError
 from ..geometry import celestial_wcs, tan_wcs
 from ..products import atomic, write_text
 from .combine import CLIP_AMPLITUDE
@@ -45,9 +45,7 @@ LOWEST = -1e7  # counts28; no sky minus background comes near. SWarp reads NaN i
 def coadd(
     plan: CoaddPlan,
     config: CoaddConfig,
-    mosaic: Path,
-    coverage: Path,
-    configuration: str = "",
+    products: Mapping[str, tuple[Path, Path]],
     progress: Callable[[float], None] | None = None,
 ) -> CoaddResult:
     """Co-add the inputs of a plan with SWarp.
@@ -56,12 +54,10 @@ def coadd(
     ----------
     plan : `~kred_core.coadd.plan.CoaddPlan`
     config : `~kred_core.config.CoaddConfig`
-    mosaic, coverage : `~pathlib.Path`
-        As of `kred_core.coadd.native.coadd`. Beside the mosaic are written, with its name: ``.list`` (detectors), ``.back`` and
+    products : mapping
+        As of `kred_core.coadd.native.coadd`. Beside each mosaic are written, with its name: ``.list`` (detectors), ``.back`` and
         ``.scale`` (their backgrounds in ADU and factors), ``.swarp`` (configuration), ``.run`` (a script that does it all
-        again, to be called from anywhere) and ``.log``.
-    configuration : str
-        Digest of what the mosaic depends on, for the header.
+        again, to be called from anywhere) and ``.log``. SWarp runs once for each.
     progress : callable, optional
         Called with the finished part of the work, 0 to 1.
 
@@ -74,7 +70,7 @@ def coadd(
     ToolError
         SWarp is not installed, failed, took longer than ``config.swarp_timeout`` or made something that cannot be right.
     InputError, ExposureError
-        The plan, or one of the files in it, cannot be used.
+        The plan, or one of the files in it, cannot be used; or a background is not a constant, all that SWarp can subtract.
     OSError
         The products cannot be written.
 
@@ -91,15 +87,12 @@ def coadd(
     sources = open_sources(plan)
     grid, n_fine = sampling_grid(plan.grid, sources)
     used = list(overlapping(sources))
-    files = _Files(mosaic)
-    files.write(plan, config, [source for _, source, _ in used], n_fine)
+    for background in plan.backgrounds:
+        _refuse_shapes(plan, background)
     with ExitStack() as stack:
-        mosaic_path = stack.enter_context(atomic(mosaic))
-        coverage_path = stack.enter_context(atomic(coverage))
-        map_file = stack.enter_context(CoverageMap((plan.grid.ny, plan.grid.nx), mosaic.parent))
-        work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f".{files.stem}.", dir=mosaic.parent)))
-        made = work / "mosaic.fits"
-        _run(files, made, config.swarp_timeout)
+        directory = products[plan.backgrounds[0]][0].parent
+        directory.mkdir(parents=True, exist_ok=True)
+        map_file = stack.enter_context(CoverageMap((plan.grid.ny, plan.grid.nx), directory))
         counts = map_file.counts()
         pixels = [0] * len(sources)
         fine_wcs = tan_wcs(grid)
@@ -109,14 +102,33 @@ def coadd(
             x0, y0, x1, y1 = box
             counts[y0:y1, x0:x1] += covered
         result = CoaddResult("swarp", tuple(pixels), int(np.count_nonzero(counts)))
-        header = mosaic_header(plan, config, sources, result, configuration)
-        output = stack.enter_context(MosaicFile(mosaic_path, header))
-        _copy(_swarp_image(made, plan, files), counts, output, files)
-        output.finish(header, inputs_table(sources, result))
-        map_file.write(coverage_path, coverage_header(plan, configuration))
-    if progress is not None:
-        progress(1.0)
+        for done, background in enumerate(plan.backgrounds, 1):
+            mosaic, coverage = products[background]
+            files = _Files(mosaic)
+            files.write(plan, background, config, [source for _, source, _ in used], n_fine)
+            header = mosaic_header(plan, background, config, sources, result)
+            with ExitStack() as finished:
+                mosaic_path, coverage_path = (finished.enter_context(atomic(path)) for path in (mosaic, coverage))
+                work = finished.enter_context(tempfile.TemporaryDirectory(prefix=f".{files.stem}.", dir=mosaic.parent))
+                made = Path(work, "mosaic.fits")
+                _run(files, made, config.swarp_timeout)
+                output = finished.enter_context(MosaicFile(mosaic_path, header))
+                _copy(_swarp_image(made, plan, files), counts, output, files)
+                output.finish(header, inputs_table(background, sources, result))
+                map_file.write(coverage_path, coverage_header(plan, background, config))
+            if progress is not None:
+                progress(done / len(plan.backgrounds))
     return result
+
+
+def _refuse_shapes(plan: CoaddPlan, background: str) -> None:
+    shaped = [f"{i.root}_{i.extname}" for i in plan.inputs if not i.background(background).is_constant]
+    if shaped:
+        raise InputError(
+            f"{plan.field} {plan.tile} {plan.image}: the matched background of {len(shaped)} detectors, {shaped[0]} the first, has "
+            "a plane or a step, and SWarp subtracts one constant from a detector; use --coadd.engine native, or run the stage "
+            "match again without (--from match)"
+        )
 
 
 def find_swarp() -> Path:
@@ -151,12 +163,13 @@ class _Files:
     def log(self) -> Path:
         return self.path("log")
 
-    def write(self, plan: CoaddPlan, config: CoaddConfig, sources: list[Source], oversampling: int) -> None:
+    def write(self, plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], oversampling: int) -> None:
         links = _links(sources)
         entries = [f"{links[s.input.path]}[{_extension(links[s.input.path], s)}]" for s in sources]
         write_text(self.path("list"), "\n".join(entries) + "\n")
-        write_text(self.path("back"), "".join(f"{s.input.back / s.input.scale!r}\n" for s in sources))
-        write_text(self.path("scale"), "".join(f"{s.input.scale!r}\n" for s in sources))
+        backs = [s.input.background(background).b / s.input.scale for s in sources]
+        write_text(self.path("back"), "".join(f"{float(back)!r}\n" for back in backs))
+        write_text(self.path("scale"), "".join(f"{float(s.input.scale)!r}\n" for s in sources))
         write_text(self.path("swarp"), self._configuration(plan, config, oversampling))
         write_text(self.path("run"), self._script(links))
         self.path("run").chmod(self.path("list").stat().st_mode | 0o111)

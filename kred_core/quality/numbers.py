@@ -77,6 +77,7 @@ MOSAICS = (
     Column("Field", str, "", "Field"),
     Column("Tile", str, "", "Tile"),
     Column("Image", str, "", "Image"),
+    Column("Background", str, "", "What was subtracted: matched backgrounds, or original, one for each exposure"),
     Column("N_covered", int, "pix", "Covered pixels"),
     Column("Covered", float, "", "Covered part of the mosaic"),
     Column("Cov_med", float, "", "Median number of detectors in a covered pixel"),
@@ -91,23 +92,23 @@ MOSAICS = (
 )
 
 
-def mosaic_table(field: str, rows: Iterable[tuple[str, str, MosaicNumbers]]) -> Table:
+def mosaic_table(field: str, rows: Iterable[tuple[str, str, str, MosaicNumbers]]) -> Table:
     """Numbers of a field's mosaics as a table with units and descriptions.
 
     Parameters
     ----------
     field : str
         Name of the field.
-    rows : iterable of (tile, image, `MosaicNumbers`)
+    rows : iterable of (tile, image, background, `MosaicNumbers`)
 
     Returns
     -------
     `~astropy.table.Table`
-        With the columns `MOSAICS`, sorted by image and tile; numbers to six digits, NaN where one does not exist.
+        With the columns `MOSAICS`, sorted by image, tile and background; numbers to six digits, NaN where one does not exist.
     """
-    rows = sorted(rows, key=lambda row: (row[1], row[0]))
+    rows = sorted(rows, key=lambda row: (row[1], row[0], row[2]))
     names = [column.name for column in MOSAICS]
-    values = [(field, tile, image, *map(_readable, numbers.to_dict().values())) for tile, image, numbers in rows]
+    values = [(field, *place, *map(_readable, numbers.to_dict().values())) for *place, numbers in rows]
     return tables.make((dict(zip(names, row, strict=True)) for row in values), MOSAICS)
 
 

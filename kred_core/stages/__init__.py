@@ -20,7 +20,20 @@ from .exposures import (
     summarize_exposure,
     summarize_field,
 )
-from .mosaics import coadd, draw_field, evaluate_mosaic, evaluated_tiles, plan_coadds, tabulate_mosaics, tile_inputs, tiles_field
+from .mosaics import (
+    coadd,
+    draw_field,
+    evaluate_mosaic,
+    evaluated_tiles,
+    mosaic_names,
+    mosaic_unit,
+    plan_coadds,
+    read_backgrounds,
+    tabulate_mosaics,
+    tile_inputs,
+    tile_names,
+    tiles_field,
+)
 
 __all__ = [
     "Preparation",
@@ -32,10 +45,13 @@ __all__ = [
     "evaluated_tiles",
     "leftovers",
     "missing_products",
+    "mosaic_names",
+    "mosaic_unit",
     "plan_coadds",
     "plan_preparation",
     "preflight",
     "prepare_exposure",
+    "read_backgrounds",
     "restore_stamps",
     "stamp_grid",
     "stampless",
@@ -43,5 +59,6 @@ __all__ = [
     "summarize_field",
     "tabulate_mosaics",
     "tile_inputs",
+    "tile_names",
     "tiles_field",
 ]

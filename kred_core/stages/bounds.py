@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from .. import check, survey
@@ -11,7 +12,7 @@ from ..config import FieldConfig
 from ..errors import InputError
 from ..products import FieldPaths
 from .exposures import plan_preparation
-from .mosaics import plan_coadds
+from .mosaics import mosaic_names, tile_names, wanted_tiles
 
 __all__ = ["leftovers", "missing_products", "preflight"]
 
@@ -51,13 +52,33 @@ def missing_products(config: FieldConfig) -> list[Path]:
         wanted += [paths.exposure_table, paths.detector_table]
     if "prepare" in config.run.stages:
         wanted += sorted(_prepared(config))
-    plans = plan_coadds(config) if {"tiles", "coadd", "evaluate"} & set(config.run.stages) else []
-    for p in plans:
-        if "coadd" in config.run.stages:
-            wanted += [paths.mosaic(p.tile, p.image), paths.coverage(p.tile, p.image)]
-        if "evaluate" in config.run.stages:
-            wanted += [paths.mosaic_figure(p.tile, p.image), paths.coverage_figure(p.tile, p.image), paths.field_figure(p.image)]
+    if "tiles" in config.run.stages:
+        wanted += map(paths.tile_table, tile_names(config))
+    for stage, products in (("coadd", _mosaics), ("evaluate", _figures)):
+        if stage in config.run.stages:
+            wanted += products(config)
     return [path for path in dict.fromkeys(wanted) if not path.is_file()]
+
+
+def _mosaics(config: FieldConfig) -> Iterator[Path]:
+    """The mosaics that the present tables call for, and their coverage maps."""
+    paths = FieldPaths.of(config)
+    for tile, image in mosaic_names(config):
+        for matched in (background == "matched" for background in config.coadd.backgrounds):
+            yield paths.mosaic(tile, image, matched)
+            yield paths.coverage(tile, image, matched)
+
+
+def _figures(config: FieldConfig) -> Iterator[Path]:
+    """The figures that the present tables call for."""
+    paths = FieldPaths.of(config)
+    for tile, image in mosaic_names(config):
+        for matched in (background == "matched" for background in config.coadd.backgrounds):
+            yield paths.mosaic_figure(tile, image, matched)
+            yield paths.coverage_figure(tile, image, matched)
+            yield paths.field_figure(image, matched)
+        if config.coadd.mosaics == "both":
+            yield paths.comparison_figure(image, tile)
 
 
 def _prepared(config: FieldConfig) -> set[Path]:
@@ -73,9 +94,12 @@ def leftovers(config: FieldConfig) -> list[str]:
     paths = FieldPaths.of(config)
     notes = []
     if "coadd" in config.run.stages:
-        planned = {paths.mosaic(p.tile, p.image) for p in plan_coadds(config)}
-        found = {path for mosaic in planned for path in mosaic.parent.glob("*.fits") if not path.name.endswith(BY_HAND)}
-        notes += [f"{path} is of an earlier run; with these options it would not be made" for path in sorted(found - planned)]
+        planned = set(_mosaics(config))
+        for directory in (paths.coadds(tile.name, matched) for tile in wanted_tiles(config) for matched in (False, True)):
+            old = {path for path in directory.glob("*.fits") if not path.name.endswith(BY_HAND)} - planned
+            if old:
+                names = ", ".join(sorted(path.name for path in old))
+                notes.append(f"{directory}: {names}: of an earlier run; with these options they would not be made")
     if "prepare" in config.run.stages:
         old = set(paths.prepared.glob("*.fits*")) - _prepared(config)
         notes += [f"{len(old)} files in {paths.prepared} are of an earlier run; they are not used"] if old else []

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from astropy.table import Table
 
 from .. import figures, quality, survey, tables, tiling
 from ..coadd import native, swarp
-from ..coadd.plan import CoaddPlan, make_plan
+from ..coadd.plan import Background, CoaddPlan, make_plan
 from ..config import FieldConfig
 from ..errors import InputError
 from ..products import FieldPaths, link, read_record, write_record
@@ -23,10 +24,15 @@ __all__ = [
     "draw_field",
     "evaluate_mosaic",
     "evaluated_tiles",
+    "joined_detectors",
+    "mosaic_names",
+    "mosaic_unit",
     "other_fields",
     "plan_coadds",
+    "read_backgrounds",
     "tabulate_mosaics",
     "tile_inputs",
+    "tile_names",
     "tiles_field",
     "wanted_tiles",
 ]
@@ -34,6 +40,10 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 FIELD_FIGURE_TILE_PIXELS = 400
+NAMED = 5  # detectors in a message
+IN_WORDS = {"original": "exposures' backgrounds subtracted", "matched": "matched backgrounds subtracted"}
+
+BackgroundKey = tuple[str, str, str, str]  # Field, Root, EXTNAME, Image
 
 
 def tiles_field(config: FieldConfig) -> dict[str, Path]:
@@ -52,7 +62,7 @@ def tiles_field(config: FieldConfig) -> dict[str, Path]:
     paths = FieldPaths.of(config)
     wanted = wanted_tiles(config)
     images = survey.images(config.survey)
-    detectors = tiling.stack([_joined(config, paths), *other_fields(config)])
+    detectors = tiling.stack([joined_detectors(config, paths), *other_fields(config)])
     written = {}
     for tile in wanted:
         selection = tiling.select(detectors, tile, images, config.tiling)
@@ -85,7 +95,7 @@ def _other_fields(config: FieldConfig) -> list[FieldPaths]:
 
 def other_fields(config: FieldConfig) -> list[Table]:
     """Detectors of the other fields that may cover the tiles."""
-    return [_joined(config, paths) for paths in _other_fields(config)]
+    return [joined_detectors(config, paths) for paths in _other_fields(config)]
 
 
 def wanted_tiles(config: FieldConfig) -> tuple[survey.Tile, ...]:
@@ -100,7 +110,7 @@ def tile_inputs(config: FieldConfig) -> list[Path]:
     return own + [table for p in [FieldPaths.of(config), *_other_fields(config)] for table in (p.exposure_table, p.detector_table)]
 
 
-def _joined(config: FieldConfig, paths: FieldPaths) -> Table:
+def joined_detectors(config: FieldConfig, paths: FieldPaths) -> Table:
     """Detectors of one field with what their exposures add."""
     exposures, detectors = read_summary(paths)
     by_root = {str(row["Root"]): i for i, row in enumerate(exposures)}
@@ -126,27 +136,73 @@ def _link_prepared(config: FieldConfig, tile: str, table: Table) -> None:
                 link(directory / target.name, target)
 
 
-def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
-    """The mosaics to make: one for each tile and image that has detectors, from the tile tables.
+def tile_names(config: FieldConfig) -> list[str]:
+    """The tiles that the configuration asks for; where it asks for all, those without detectors, and so without a table, not.
+
+    Raises
+    ------
+    InputError
+        There is no tile table.
+    """
+    paths = FieldPaths.of(config)
+    names = [tile.name for tile in wanted_tiles(config)]
+    found = names if config.tiles else [name for name in names if paths.tile_table(name).exists()]
+    if not found:
+        raise InputError(f"field {config.field} has no tile table in {paths.exposure_table.parent}; run the stage 'tiles' first")
+    return found
+
+
+def _tile_tables(config: FieldConfig) -> Iterator[tuple[survey.Tile, Table]]:
+    names, paths = tile_names(config), FieldPaths.of(config)
+    for tile in wanted_tiles(config):
+        if tile.name in names:
+            yield tile, tables.read(paths.tile_table(tile.name), tables.TILE, "tiles")
+
+
+def _images(config: FieldConfig, table: Table) -> list[str]:
+    """Images that a tile has, in the survey's order."""
+    known = survey.images(config.survey).names
+    return sorted(set(map(str, table["Image"])), key=lambda name: (known.index(name) if name in known else 0, name))
+
+
+def mosaic_names(config: FieldConfig) -> list[tuple[str, str]]:
+    """Tile and image of the mosaics to make, from the tile tables; each with the backgrounds ``config.coadd.backgrounds``.
 
     Raises
     ------
     InputError
         No tile table, or none for a tile that was asked for by name.
     """
-    paths = FieldPaths.of(config)
-    images = survey.images(config.survey).names
+    if not config.coadd.backgrounds:
+        return []
+    return [(tile.name, image) for tile, table in _tile_tables(config) for image in _images(config, table)]
+
+
+def mosaic_unit(tile: str, image: str, backgrounds: Iterable[str]) -> str:
+    """Name of the mosaics of one image of a tile as a unit of work: T07_b.N662 where only the matched one is made."""
+    return f"{tile}_b.{image}" if tuple(backgrounds) == ("matched",) else f"{tile}.{image}"
+
+
+def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
+    """The mosaics to make: a plan for each tile and image that has detectors, from the tile tables.
+
+    Raises
+    ------
+    InputError
+        No tile table, or none for a tile that was asked for by name; mosaics with matched backgrounds are wanted, and the
+        table of backgrounds is missing or lacks a detector.
+    """
+    if not config.coadd.backgrounds:
+        return []
+    backgrounds = read_backgrounds(config) if "matched" in config.coadd.backgrounds else None
     plans = []
-    for tile in wanted_tiles(config):
-        if not config.tiles and not paths.tile_table(tile.name).exists():
-            continue  # all tiles of the field: those without detectors have no table
-        table = tables.read(paths.tile_table(tile.name), tables.TILE, "tiles")
+    for tile, table in _tile_tables(config):
         centre = tiling.mosaic_centre(tile, table, config.tiling)
-        for image in sorted(set(map(str, table["Image"])), key=lambda name: (images.index(name) if name in images else 0, name)):
+        for image in _images(config, table):
             detectors = table[table["Image"] == image]
-            plans.append(make_plan(config.field, tile.name, image, detectors, centre, _exposure_path(config), config.coadd))
-    if not plans:
-        raise InputError(f"field {config.field} has no tile table in {paths.exposure_table.parent}; run the stage 'tiles' first")
+            matched = None if backgrounds is None else _matched(config, backgrounds, tile.name, image, detectors)
+            path_of = _exposure_path(config)
+            plans.append(make_plan(config.field, tile.name, image, detectors, centre, path_of, config.coadd, matched))
     return plans
 
 
@@ -154,8 +210,42 @@ def _exposure_path(config: FieldConfig) -> Callable[[str, str], Path]:
     return lambda field, file: FieldPaths(config.root, field).exposure(file)
 
 
+def read_backgrounds(config: FieldConfig) -> dict[BackgroundKey, Background]:
+    """The matched background of each detector of the field in each of its images.
+
+    Returns
+    -------
+    dict
+        By Field, Root, EXTNAME and Image.
+
+    Raises
+    ------
+    InputError
+        The table is missing or cannot be read.
+    """
+    table = tables.read(FieldPaths.of(config).background_table, tables.BACKGROUNDS, "match")
+    keys = zip(*(map(str, table[name]) for name in ("Field", "Root", "EXTNAME", "Image")), strict=True)
+    values = zip(*(np.asarray(table[name], dtype=float).tolist() for name in ("b", "grad_x", "grad_y", "step")), strict=True)
+    return {key: Background(*value) for key, value in zip(keys, values, strict=True)}
+
+
+def _matched(
+    config: FieldConfig, backgrounds: Mapping[BackgroundKey, Background], tile: str, image: str, detectors: Table
+) -> list[Background]:
+    """The matched backgrounds of some rows of a tile table; a detector that has none must not get lost unnoticed."""
+    keys = [(str(row["Field"]), str(row["Root"]), str(row["EXTNAME"]), image) for row in detectors]
+    unknown = [f"{root}_{extname}" for _, root, extname, _ in (key for key in keys if key not in backgrounds)]
+    if unknown:
+        names = ", ".join(unknown[:NAMED]) + (f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else "")
+        raise InputError(
+            f"{FieldPaths.of(config).background_table} has no background of {len(unknown)} of the {len(keys)} detectors of {tile} "
+            f"{image}: {names}; it is out of date: run the stage 'match' again (--from match)"
+        )
+    return [backgrounds[key] for key in keys]
+
+
 def coadd(config: FieldConfig, plan: CoaddPlan) -> list[Path]:
-    """Make one mosaic and its coverage map.
+    """Make the mosaics of a plan and their coverage maps.
 
     Parameters
     ----------
@@ -165,47 +255,68 @@ def coadd(config: FieldConfig, plan: CoaddPlan) -> list[Path]:
     Returns
     -------
     list of `~pathlib.Path`
-        The mosaic and its coverage map.
+        For each background the mosaic and its coverage map.
     """
     paths = FieldPaths.of(config)
-    mosaic, coverage = paths.mosaic(plan.tile, plan.image), paths.coverage(plan.tile, plan.image)
+    products = {background: _mosaic_files(paths, plan.tile, plan.image, background) for background in plan.backgrounds}
     engine = {"native": native.coadd, "swarp": swarp.coadd}[config.coadd.engine]
-    engine(plan, config.coadd, mosaic, coverage, plan.digest(config.coadd))
-    return [mosaic, coverage]
+    engine(plan, config.coadd, products)
+    return [path for both in products.values() for path in both]
+
+
+def _mosaic_files(paths: FieldPaths, tile: str, image: str, background: str) -> tuple[Path, Path]:
+    matched = background == "matched"
+    return paths.mosaic(tile, image, matched), paths.coverage(tile, image, matched)
 
 
 def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
-    """Measure one mosaic and draw it.
+    """Measure the mosaics of one image of a tile and draw them; where both were made, side by side too.
 
     Returns
     -------
     list of `~pathlib.Path`
-        The figure, the coverage figure, the record of the numbers, the reduced image.
+        For each background the figure, the coverage figure, the record of the numbers, and the reduced image; and the figure
+        of both.
     """
-    paths = FieldPaths.of(config)
-    record = paths.record("evaluate", f"{tile}.{image}")
-    record.unlink(missing_ok=True)
-    numbers, reduced = quality.measure_mosaic(paths.mosaic(tile, image), paths.coverage(tile, image), config.evaluate.figure_pixels)
-    title = f"{config.field} {tile} {image}"
-    figures.mosaic_figure(reduced, numbers, title, config.evaluate.stretch, paths.mosaic_figure(tile, image))
-    figures.coverage_figure(reduced, numbers, title, paths.coverage_figure(tile, image))
-    reduced.shrink(math.ceil(max(reduced.image.shape) / FIELD_FIGURE_TILE_PIXELS)).write(paths.reduced(tile, image))
-    write_record(record, asdict(numbers))
-    return [paths.mosaic_figure(tile, image), paths.coverage_figure(tile, image), record, paths.reduced(tile, image)]
+    paths, products, shown = FieldPaths.of(config), [], []
+    for background in config.coadd.backgrounds:
+        matched = background == "matched"
+        record = _numbers(paths, tile, image, background)
+        record.unlink(missing_ok=True)
+        numbers, reduced = quality.measure_mosaic(*_mosaic_files(paths, tile, image, background), config.evaluate.figure_pixels)
+        title = f"{config.field} {tile} {image}, {IN_WORDS[background]}"
+        figure, coverage_figure = paths.mosaic_figure(tile, image, matched), paths.coverage_figure(tile, image, matched)
+        figures.mosaic_figure(reduced, numbers, title, config.evaluate.stretch, figure)
+        figures.coverage_figure(reduced, numbers, title, coverage_figure)
+        kept = paths.reduced(tile, image, matched)
+        reduced.shrink(math.ceil(max(reduced.image.shape) / FIELD_FIGURE_TILE_PIXELS)).write(kept)
+        write_record(record, asdict(numbers))
+        products += [figure, coverage_figure, record, kept]
+        shown.append(reduced)
+    if len(shown) == 2:
+        products.append(paths.comparison_figure(image, tile))
+        figures.comparison_figure(*shown, f"{config.field} {tile} {image}", products[-1])
+    return products
 
 
-def evaluated_tiles(config: FieldConfig) -> dict[str, list[str]]:
-    """Tiles by image: the mosaics of the whole field that there are numbers of."""
+def _numbers(paths: FieldPaths, tile: str, image: str, background: str) -> Path:
+    """The record of the numbers of one mosaic."""
+    return paths.record("evaluate", mosaic_unit(tile, image, [background]))
+
+
+def evaluated_tiles(config: FieldConfig) -> dict[tuple[str, str], list[str]]:
+    """Tiles by image and background: the mosaics of the whole field that there are numbers of."""
     paths = FieldPaths.of(config)
-    found: dict[str, list[str]] = {}
-    for plan in plan_coadds(config.model_copy(update={"tiles": []})):
-        products = paths.mosaic(plan.tile, plan.image), paths.record("evaluate", f"{plan.tile}.{plan.image}")
-        if all(path.exists() for path in products):
-            found.setdefault(plan.image, []).append(plan.tile)
+    found: dict[tuple[str, str], list[str]] = {}
+    for tile, image in mosaic_names(config.model_copy(update={"tiles": []})):
+        for background in config.coadd.backgrounds:
+            files = _mosaic_files(paths, tile, image, background)[0], _numbers(paths, tile, image, background)
+            if all(path.exists() for path in files):
+                found.setdefault((image, background), []).append(tile)
     return found
 
 
-def draw_field(config: FieldConfig, image: str, tiles: Sequence[str]) -> Path:
+def draw_field(config: FieldConfig, image: str, background: str, tiles: Sequence[str]) -> Path:
     """Draw the tiles of one image where they lie on the sky.
 
     Returns
@@ -213,10 +324,10 @@ def draw_field(config: FieldConfig, image: str, tiles: Sequence[str]) -> Path:
     `~pathlib.Path`
         The figure.
     """
-    paths = FieldPaths.of(config)
-    reduced = [(tile, quality.ReducedImage.read(paths.reduced(tile, image))) for tile in tiles]
-    figures.field_figure(reduced, f"{config.field} {image}", paths.field_figure(image))
-    return paths.field_figure(image)
+    paths, matched = FieldPaths.of(config), background == "matched"
+    reduced = [(tile, quality.ReducedImage.read(paths.reduced(tile, image, matched))) for tile in tiles]
+    figures.field_figure(reduced, f"{config.field} {image}, {IN_WORDS[background]}", paths.field_figure(image, matched))
+    return paths.field_figure(image, matched)
 
 
 def tabulate_mosaics(config: FieldConfig) -> Path:
@@ -229,11 +340,12 @@ def tabulate_mosaics(config: FieldConfig) -> Path:
     """
     paths = FieldPaths.of(config)
     rows = []
-    for image, tiles in evaluated_tiles(config).items():
+    for (image, background), tiles in evaluated_tiles(config).items():
         for tile in tiles:
-            record = read_record(paths.record("evaluate", f"{tile}.{image}"))
+            record = read_record(_numbers(paths, tile, image, background))
             if record is None:
-                raise InputError(f"the numbers of {paths.mosaic(tile, image)} cannot be read; run the stage 'evaluate' with --redo")
-            rows.append((tile, image, quality.MosaicNumbers(**record)))
+                mosaic = _mosaic_files(paths, tile, image, background)[0]
+                raise InputError(f"the numbers of {mosaic} cannot be read; run the stage 'evaluate' with --redo")
+            rows.append((tile, image, background, quality.MosaicNumbers(**record)))
     tables.write(quality.mosaic_table(config.field, rows), paths.mosaic_table, f"Numbers of the mosaics of {config.field}")
     return paths.mosaic_table

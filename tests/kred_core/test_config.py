@@ -29,7 +29,7 @@ def plain(annotation):
 
 
 def test_every_option_of_every_section_is_described_and_shown_by_a_form():
-    assert len(all_sections()) == 9 + 1  # with their base
+    assert len(all_sections()) == 11 + 1  # with their base
     for section in all_sections():
         for name, info in section.model_fields.items():
             assert plain(info.annotation), f"{section.__name__}.{name} is {info.annotation}"
@@ -48,7 +48,7 @@ def test_every_number_has_a_lower_bound_and_is_finite():
 
 
 def test_the_stages_are_named_once_and_for_all_in_their_order():
-    assert STAGES == ("check", "summarize", "prepare", "tiles", "coadd", "evaluate") == typing.get_args(Stage)
+    assert STAGES == ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate") == typing.get_args(Stage)
     assert set(STAGES) - {"check"} <= set(FieldConfig.model_fields) | {"tiles"}
 
 
@@ -133,6 +133,23 @@ def test_only_codes_that_a_mask_can_hold_are_accepted(codes):
     with pytest.raises(ValidationError):
         CoaddConfig(mask_codes=codes)
     assert CoaddConfig(mask_codes=[]).mask_codes == []
+
+
+@pytest.mark.parametrize(
+    ("mosaics", "backgrounds"),
+    [("matched", ("matched",)), ("original", ("original",)), ("both", ("original", "matched")), ("none", ())],
+)
+def test_mosaics_are_made_with_the_backgrounds_that_were_asked_for(mosaics, backgrounds):
+    assert CoaddConfig(mosaics=mosaics).backgrounds == backgrounds
+
+
+@pytest.mark.parametrize("shape", [{"shape": "exposure-plane"}, {"shape": "detector-plane"}, {"amplifier_steps": True}])
+def test_what_swarp_cannot_subtract_is_refused_before_anything_is_done(shape):
+    for mosaics in ("matched", "both"):
+        with pytest.raises(ValidationError, match=r"need coadd\.engine = native"):
+            FieldConfig(field="LMC_c42", match=shape, coadd={"engine": "swarp", "mosaics": mosaics})
+    for coadd in ({"engine": "native"}, {"engine": "swarp", "mosaics": "original"}, {"engine": "swarp", "mosaics": "none"}):
+        FieldConfig(field="LMC_c42", match=shape, coadd=coadd)
 
 
 def test_what_is_not_an_option_is_an_error_in_every_section():

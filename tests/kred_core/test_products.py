@@ -38,7 +38,9 @@ def test_every_product_has_the_name_that_users_know():
     assert {str(path) for path in (
         p.mef, p.quality_table, p.exposure_table, p.detector_table, p.tile_table("T07"), p.prepared, p.prepared_tile("T07"),
         p.coadds("T07"), p.evaluation, p.log, p.mosaic("T07", "N662"), p.prepared_detector(exposure, "S7"),
-        p.prepared_detector(exposure, "S7", plain=True), p.exposure(exposure + ".fits.fz"),
+        p.prepared_detector(exposure, "S7", plain=True), p.exposure(exposure + ".fits.fz"), p.overlap_table, p.background_table,
+        p.prepared_tile("T07", matched=True), p.coadds("T07", matched=True), p.mosaic("T07", "N662", matched=True),
+        p.coverage("T07", "N662", matched=True), p.stamps,
     )} == {
         "R/DECam_MEF/LMC_c42/mef",
         "R/Summary/LMC_c42_mef_qual.tab",
@@ -54,6 +56,13 @@ def test_every_product_has_the_name_that_users_know():
         f"R/DECam_PREP/LMC_c42/data/{exposure}_S7.fits.fz",
         f"R/DECam_PREP/LMC_c42/data/{exposure}_S7.fits",
         f"R/DECam_MEF/LMC_c42/mef/{exposure}.fits.fz",
+        "R/Summary/LMC_c42_overlaps.tab",
+        "R/Summary/LMC_c42_backgrounds.tab",
+        "R/DECam_PREP/LMC_c42/T07_b",
+        "R/DECam_SWARP/LMC_c42/T07_b",
+        "R/DECam_SWARP/LMC_c42/T07_b/LMC_c42_T07.N662.fits",
+        "R/DECam_SWARP/LMC_c42/T07_b/LMC_c42_T07.N662.coverage.fits.fz",
+        "R/DECam_BACK/LMC_c42",
     }  # fmt: skip
     assert FieldPaths.of(FieldConfig(field="LMC_c42", root="R")) == p
 
@@ -64,6 +73,12 @@ def test_no_two_products_share_a_name():
         p.quality_table, p.exposure_table, p.detector_table, p.mosaic_table, p.tile_table("T07"), p.tile_table("T08"),
         p.mosaic("T07", "r"), p.mosaic("T07", "r_s"), p.mosaic("T08", "r"), p.coverage("T07", "r"), p.mosaic_figure("T07", "r"),
         p.coverage_figure("T07", "r"), p.log, p.run_config, p.record("check", "x"), p.record("summarize", "x"),
+        p.overlap_table, p.background_table, p.matching_table, p.stamp_file("x"), p.pairs("r"), p.quick_look("r"),
+        p.quick_look("r", "T07"), p.mosaic("T07", "r", matched=True), p.coverage("T07", "r", matched=True),
+        p.mosaic_figure("T07", "r", matched=True), p.coverage_figure("T07", "r", matched=True), p.field_figure("r"),
+        p.field_figure("r", matched=True), p.comparison_figure("r"), p.comparison_figure("r", "T07"),
+        p.matching_figure("r", "overlaps"), p.reduced("T07", "r"), p.reduced("T07", "r", matched=True),
+        p.prepared_detector("x", "N1"), p.matched_detector("x", "N1"), p.matched_detector("x", "N1", image="r"),
     ]  # fmt: skip
     assert len(set(one_each)) == len(one_each)
     assert not any(path.is_relative_to(p.mef) for path in one_each)

@@ -146,6 +146,8 @@ BAD = {
     "hole": ("Field,Tile,RA,Dec,Size\nA,T1,,2,1\n", "row 1, column RA: found nothing"),
     "nameless": ("Field,Tile,RA,Dec,Size\nA,T1,1,2,1\nA,,1,2,1\n", "row 2, column Tile: found nothing, expected a name"),
     "path as a name": (HEADER + "A ../T1 10 20 1\n", "row 1, column Tile: found '../T1', expected a name of letters"),
+    "name of what is matched": (HEADER + "A T1_b 10 20 1\n", "row 1, column Tile: found 'T1_b', expected another name; _b marks"),
+    "name of a directory": (HEADER + "A quick 10 20 1\n", "row 1, column Tile: found 'quick', expected another name; kred has"),
     "same tile twice": (HEADER + "A T1 10 20 1\nB T1 1 2 1\nA T1 10 21 1\n", "row 3, column Tile: found 'T1'.* row 1 has the same"),
     "other field": (HEADER + "A_c2 T1 10 20 1\n", "has no tile of field A; there are: A_c2"),
     "wrong unit": (GOOD["ECSV with units"].replace("hourangle", "s"), "column RA is in 's', expected deg"),

@@ -1,11 +1,12 @@
 """Detectors with known pixels, each in a small file of its own, and plans that co-add them."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
-from kred_core.coadd.plan import CoaddInput, CoaddPlan, Grid
+from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan, Grid
 from kred_core.config import CoaddConfig
 
 GRID = Grid(80.0, -69.0, 0.27, 120, 100)
@@ -51,8 +52,17 @@ class Night:
     def coverage(self) -> Path:
         return self.products / "LMC_c42_T07.N662.coverage.fits.fz"
 
-    def expose(self, pixels, header=None, mask=None, exptime=60.0, scale=1.0, back=0.0, noise=1.0, name=None, seeing=1.0, **cards):
-        """Write an exposure and add its detector to the plan."""
+    @property
+    def matched(self) -> tuple[Path, Path]:
+        """Mosaic with matched backgrounds and its coverage map."""
+        directory = self.products.with_name("T07_b")
+        return directory / self.mosaic.name, directory / self.coverage.name
+
+    def expose(
+        self, pixels, header=None, mask=None, exptime=60.0, scale=1.0, back=0.0, noise=1.0, name=None, seeing=1.0, matched=None,
+        **cards,
+    ):  # fmt: skip
+        """Write an exposure and add its detector to the plan; ``matched`` has the numbers of its matched background."""
         number = len(self.inputs) + 1
         name = name or f"c4d_16010{number}_ooi_N662_v1.fits"
         pixels = np.asarray(pixels, dtype=np.float32)
@@ -66,15 +76,17 @@ class Night:
             hdus = [fits.PrimaryHDU(), fits.ImageHDU(np.asarray(mask, dtype=np.int16), header, name="N4")]
             fits.HDUList(hdus).writeto(self.mef / name.replace("_ooi_", "_ood_"))
         root = name.removesuffix(".fz").removesuffix(".fits")
-        self.inputs.append(CoaddInput(self.mef / name, root, "N4", exptime, scale, back, noise, seeing))
+        background = Background(*matched) if matched else None
+        self.inputs.append(CoaddInput(self.mef / name, root, "N4", exptime, scale, back, noise, seeing, background))
         return self
 
     @property
     def plan(self) -> CoaddPlan:
         return CoaddPlan("LMC_c42", "T07", "N662", "N662", self.grid, tuple(self.inputs))
 
-    def coadd(self, engine, progress=None, **options):
-        """Co-add everything; the mosaic's pixels, the coverage and the result."""
-        result = engine.coadd(self.plan, CoaddConfig(**options), self.mosaic, self.coverage, "0123abcd", progress)
-        with fits.open(self.mosaic) as mosaic, fits.open(self.coverage) as coverage:
+    def coadd(self, engine, progress=None, backgrounds=("original",), **options):
+        """Co-add everything; of the last of the backgrounds the mosaic's pixels and the coverage, and the result."""
+        products = {"original": (self.mosaic, self.coverage), "matched": self.matched}
+        result = engine.coadd(replace(self.plan, backgrounds=backgrounds), CoaddConfig(**options), products, progress)
+        with fits.open(products[backgrounds[-1]][0]) as mosaic, fits.open(products[backgrounds[-1]][1]) as coverage:
             return mosaic[0].data.astype(np.float32), np.array(coverage[1].data), result

@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 
 from kred_core.calibration import factor
 from kred_core.coadd import native, swarp
-from kred_core.coadd.plan import CoaddInput, CoaddPlan, Grid
+from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan, Grid
 from kred_core.config import CoaddConfig
 from kred_core.simulate import simulate_field
 
@@ -57,10 +57,11 @@ class Both:
 
 
 def co_add(plan, directory) -> Both:
+    (background,) = plan.backgrounds
     images, counts = [], []
     for engine in (native, swarp):
         mosaic, coverage = directory / f"{engine.__name__}.fits", directory / f"{engine.__name__}.coverage.fits.fz"
-        engine.coadd(plan, WITHOUT_MASKS, mosaic, coverage)
+        engine.coadd(plan, WITHOUT_MASKS, {background: (mosaic, coverage)})
         images.append(fits.getdata(mosaic).astype(np.float64))
         counts.append(fits.getdata(coverage))
     return Both(*images, *counts, WCS(fits.getheader(mosaic)))
@@ -103,10 +104,22 @@ def agree(both, stars, radius):
     assert np.abs(theirs / ours - 1).max() < 1e-3
 
 
+@pytest.fixture(scope="module")
+def binned(tmp_path_factory):
+    """Three exposures of three detectors of large pixels; their matched backgrounds are some counts beside the true ones."""
+    root = tmp_path_factory.mktemp("binned")
+    options = {"binning": 8, "exposures": 3, "detectors": ["S4", "N4", "N3"], "cosmic_rays": 0.0}
+    plan, field = simulated_plan(root, 2.1, 420, **options)
+    errors = np.random.default_rng(4).normal(0, 3, len(plan.inputs))
+    inputs = (replace(item, matched=Background(item.back + e)) for item, e in zip(plan.inputs, errors, strict=True))
+    return replace(plan, inputs=tuple(inputs)), field
+
+
 @pytest.mark.usefixtures("swarp_installed")
-def test_engines_agree_on_binned_detectors(tmp_path):
-    plan, field = simulated_plan(tmp_path, 2.1, 420, binning=8, exposures=3, detectors=["S4", "N4", "N3"], cosmic_rays=0.0)
-    agree(co_add(plan, tmp_path), field.stars, 4)
+@pytest.mark.parametrize("background", ["original", "matched"])
+def test_engines_agree_on_binned_detectors(binned, background, tmp_path):
+    plan, field = binned
+    agree(co_add(replace(plan, backgrounds=(background,)), tmp_path), field.stars, 4)
 
 
 @pytest.mark.usefixtures("swarp_installed")
@@ -126,7 +139,7 @@ def test_engines_agree_on_real_exposures(real_decam, tmp_path):
     np.testing.assert_array_equal(both.native_coverage, both.swarp_coverage)
     sigma = noise(both.native[covered])
     assert noise((both.swarp - both.native)[covered]) < 0.002 * sigma
-    native.coadd(plan, CoaddConfig(), tmp_path / "masked.fits", tmp_path / "masked.coverage.fits.fz")
+    native.coadd(plan, CoaddConfig(), {"original": (tmp_path / "masked.fits", tmp_path / "masked.coverage.fits.fz")})
     masked, counts = fits.getdata(tmp_path / "masked.fits"), fits.getdata(tmp_path / "masked.coverage.fits.fz")
     assert ((masked != 0) == (counts > 0)).all()
     changed = counts < both.native_coverage
@@ -155,7 +168,7 @@ IN_ANOTHER_PROCESS = """
 import json, re, sys
 from pathlib import Path
 from kred_core.coadd import native
-from kred_core.coadd.plan import CoaddInput, CoaddPlan, Grid
+from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan, Grid
 from kred_core.config import CoaddConfig
 
 def peak():
@@ -163,20 +176,24 @@ def peak():
 
 small, large, memory, directory = json.loads(sys.argv[1])
 for content in (small, large):
-    inputs = tuple(CoaddInput(**(item | {"path": Path(item["path"])})) for item in content.pop("inputs"))
+    for item in content["inputs"]:
+        item |= {"path": Path(item["path"]), "matched": Background(item["back"], grad_x=0.01, step=1.0)}
+    inputs = tuple(CoaddInput(**item) for item in content.pop("inputs"))
     plan = CoaddPlan(grid=Grid(**content.pop("grid")), inputs=inputs, **content)
+    products = {b: (Path(directory, f"{b}.fits"), Path(directory, f"{b}.coverage.fits.fz")) for b in plan.backgrounds}
     before = peak()
-    native.coadd(plan, CoaddConfig(memory=memory), Path(directory, "m.fits"), Path(directory, "m.coverage.fits.fz"))
+    native.coadd(plan, CoaddConfig(memory=memory), products)
 print(peak() - before)
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc/self/status")
-def test_memory_stays_within_its_bound(full_size, tmp_path):
-    # The standard mosaic of 8700 x 8700 pixels is 0.3 GB, six resampled detectors are 0.19 GB, one in the making 0.17 GB.
-    _, plan, _ = full_size
-    small, _ = simulated_plan(tmp_path, 2.1, 100, binning=8, exposures=1, detectors=["S4"])
-    large = replace(plan, grid=replace(plan.grid, nx=8700, ny=8700))
+@pytest.mark.parametrize("backgrounds", [("original",), ("original", "matched")], ids=["one", "both"])
+def test_memory_stays_within_its_bound(full_size, binned, backgrounds, tmp_path):
+    # The standard mosaic of 8700 x 8700 pixels is 0.3 GB, six detectors, resampled for one background, are 0.19 GB, one in the
+    # making 0.17 GB.
+    small, large = (replace(plan, backgrounds=backgrounds) for plan in (binned[0], full_size[1]))
+    large = replace(large, grid=replace(large.grid, nx=8700, ny=8700))
     arguments = json.dumps([asdict(small), asdict(large), 0.25, str(tmp_path)], default=str)
     environment = os.environ | {"PYTHONPATH": str(Path(native.__file__).parents[2])}
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, arguments]

@@ -11,6 +11,7 @@ from nights import GRID, tan_cards
 from kred_core import __version__
 from kred_core.checksum import damage, edited_header
 from kred_core.coadd import native
+from kred_core.config import CoaddConfig
 from kred_core.exposure import scan
 
 SHAPE = (80, 90)
@@ -43,9 +44,13 @@ def test_identity(mosaic):
     header = fits.getheader(mosaic)
     expected = {"OBJECT": "LMC_c42_T07", "FIELD": "LMC_c42", "TILE": "T07", "IMAGE": "N662", "FILTER": "N662", "INSTRUME": "DECam"}
     expected |= {"TELESCOP": "CTIO 4.0-m telescope", "MAGZERO": 28.0, "BUNIT": "count", "COMBINE": "median", "ENGINE": "native"}
-    expected |= {"KREDVER": __version__, "KREDCONF": "0123abcd", "MASKCODE": "1,2,5", "RESAMPLE": "LANCZOS3"}
+    expected |= {"KREDVER": __version__, "BACKGND": "original", "MASKCODE": "1,2,5", "RESAMPLE": "LANCZOS3"}
     assert {key: header[key] for key in expected} == expected
     assert "DATE" not in header
+
+
+def test_configuration(mosaic, night):
+    assert fits.getheader(mosaic)["KREDCONF"] == night.plan.digest(CoaddConfig(), "original")
 
 
 def test_observation(mosaic):
@@ -88,6 +93,36 @@ def test_inputs_are_listed(mosaic):
         assert list(table["PIXELS"]) == [75 * 85, 75 * 85, 75 * 58]
 
 
+def matched(night):
+    """Header and inputs of the mosaic with matched backgrounds of all exposures."""
+    night.coadd(native, backgrounds=("original", "matched"))
+    with fits.open(night.matched[0]) as hdus:
+        return hdus[0].header, hdus["INPUTS"].data
+
+
+def test_matched_backgrounds_are_named_and_listed(night):
+    for b in (501.0, 503.0):
+        night.expose(SKY, scale=0.5, back=500.0, matched=(b,), SATURATE=40000.0)
+    header, inputs = matched(night)
+    assert header["BACKGND"] == "matched"
+    assert header["SATURATE"] == pytest.approx(40000 * 0.5 - 503)
+    assert list(inputs["BACK"]) == [501.0, 503.0]
+    assert not {"GRADX", "GRADY", "STEP"} & set(inputs.names)
+    original = fits.getheader(night.mosaic)
+    different = {key for key in {*original, *header} if original.get(key) != header.get(key)}
+    assert different == {"BACKGND", "SATURATE", "KREDCONF", "DATASUM", "CHECKSUM"}
+    assert list(fits.getdata(night.mosaic, "INPUTS")["BACK"]) == [500.0, 500.0]
+
+
+def test_planes_and_steps_are_listed(night):
+    night.expose(SKY, matched=(1000.0,)).expose(SKY, matched=(1000.0, 0.01, -0.02, 3.0))
+    _, inputs = matched(night)
+    assert [list(inputs[name]) for name in ("GRADX", "GRADY", "STEP")] == [[0, 0.01], [0, -0.02], [0, 3]]
+    for hdu in scan(night.matched[0]):
+        assert damage(hdu) is None
+    assert not {"GRADX", "GRADY", "STEP"} & set(fits.getdata(night.mosaic, "INPUTS").names)
+
+
 def test_what_is_not_known_is_not_there(night):
     night.expose(SKY, seeing=float("nan")).expose(SKY, seeing=float("nan"), SATURATA=40000.0)
     night.coadd(native)
@@ -125,6 +160,6 @@ def test_other_programs_read_both_products(mosaic, night):
     np.testing.assert_array_equal(counts, fits.getdata(night.coverage))
     assert counts.dtype == np.int16
     header = fits.getheader(night.coverage, 1)
-    assert (header["OBJECT"], header["KREDCONF"]) == ("LMC_c42_T07", "0123abcd")
+    assert (header["OBJECT"], header["KREDCONF"]) == ("LMC_c42_T07", fits.getheader(mosaic)["KREDCONF"])
     for key in ("crval", "crpix", "cd"):
         np.testing.assert_array_equal(*(getattr(WCS(h).wcs, key) for h in (header, fits.getheader(mosaic))))

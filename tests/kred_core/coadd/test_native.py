@@ -9,8 +9,9 @@ from astropy.io import fits
 from nights import DECAM, GRID, Night, tan_cards
 
 from kred_core.coadd import native
-from kred_core.coadd.plan import Grid
+from kred_core.coadd.plan import Background, Grid
 from kred_core.errors import ExposureError, InputError
+from kred_core.exposure import Detector
 
 SHAPE = (80, 90)
 
@@ -182,6 +183,88 @@ def test_neither_the_rows_at_a_time_nor_the_bound_of_memory_change_a_byte(night,
     monkeypatch.setattr(native, "RESERVE", 10**13)  # nothing is left for layers: all of them wait in the file
     night.coadd(native, combine=combine)
     assert digest(night.mosaic, night.coverage) == expected
+
+
+class TestMatchedBackgrounds:
+    """The second mosaic of a plan, from the pixels of the first."""
+
+    BOTH = ("original", "matched")
+
+    @pytest.mark.parametrize("combine", ["median", "clipped", "weighted"])
+    @pytest.mark.parametrize("shapes", [(), ((0.01, -0.02, 0.0), (0.0, 0.0, 5.0))], ids=["constants", "planes and steps"])
+    def test_both_at_once_are_the_same_bytes_as_one_after_the_other(self, night, monkeypatch, combine, shapes):
+        many(night)
+        for i, item in enumerate(night.inputs):  # some of them with a shape
+            shape = shapes[i % 3] if i % 3 < len(shapes) else ()
+            night.inputs[i] = replace(item, matched=Background(1100.0 + 2 * i, *shape))
+        files = (night.mosaic, night.coverage, *night.matched)
+        for background in self.BOTH:
+            night.coadd(native, backgrounds=(background,), combine=combine)
+        expected = digest(*files)
+        assert len(set(expected)) == 4
+        for reserve in (native.RESERVE, 10**13):  # layers in memory; layers in the file
+            for path in files:
+                path.unlink()
+            monkeypatch.setattr(native, "RESERVE", reserve)
+            night.coadd(native, backgrounds=self.BOTH, combine=combine)
+            assert digest(*files) == expected
+
+    def test_detectors_are_decoded_once(self, night, monkeypatch):
+        decoded = []
+        pixels = Detector.pixels
+        monkeypatch.setattr(Detector, "pixels", lambda self: decoded.append(self.extname) or pixels(self))
+        night.expose(noise(), matched=(1000.0, 0.1)).expose(noise(), matched=(1000.0,)).coadd(native, backgrounds=self.BOTH)
+        assert len(decoded) == 2
+
+    def test_the_background_of_the_exposure_does_not_matter(self, night):
+        night.expose(noise(), back=700.0, matched=(1000.0,)).coadd(native, backgrounds=("matched",))
+        before = digest(*night.matched)
+        night.inputs[0] = replace(night.inputs[0], back=900.0)
+        night.coadd(native, backgrounds=("matched",))
+        assert digest(*night.matched) == before
+
+    def test_each_detector_loses_its_own_background(self, night):
+        for level in (1000.0, 1500.0, 300.0):
+            night.expose(np.full(SHAPE, level + 7.0), scale=2.0, back=1500.0, matched=(2 * level,))
+        image, coverage, _ = night.coadd(native, backgrounds=("matched",))
+        np.testing.assert_allclose(image[coverage > 0], 14.0, rtol=1e-4)
+
+    @pytest.mark.parametrize("scale", [0.2623, 0.27, 0.09], ids=["other pixels", "the grid's pixels", "averaged"])
+    def test_a_sky_with_planes_and_steps_becomes_flat(self, night, scale):
+        rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+        x, y = columns - (SHAPE[1] - 1) / 2, rows - (SHAPE[0] - 1) / 2
+        factor = 0.8
+        for i, (b, *shape) in enumerate([(1000.0, 0.3, -0.7, 0.0), (900.0, 0.0, 0.0, 40.0), (700.0, -0.5, 0.2, -25.0), (800.0,)]):
+            grad_x, grad_y, step = shape or (0, 0, 0)
+            sky = b + grad_x * x + grad_y * y + step / 2 * np.sign(x)
+            header = tan_cards(GRID, SHAPE, offset=(3.3 * i, -2.1 * i), axes=DECAM, scale=scale, turn=4.0 * i)
+            bad = np.random.default_rng(i).random(SHAPE) < 0.01
+            night.expose((sky + 5.0) / factor, header, scale=factor, back=b, matched=(b, *shape), mask=bad)
+        image, coverage, _ = night.coadd(native, backgrounds=self.BOTH)
+        expected = 5.0 * (0.27 / scale) ** 2
+        np.testing.assert_allclose(image[coverage > 0], expected, atol=2e-3 * (0.27 / scale) ** 2)
+        assert (image[coverage == 0] == 0).all()
+        assert np.ptp(fits.getdata(night.mosaic)[coverage > 0]) > 20  # the original one is not flat
+
+    @pytest.mark.parametrize("value", [np.nan, 3e38, 0.0])
+    def test_value_of_a_masked_pixel_is_nowhere(self, tmp_path, value):
+        mask = np.random.default_rng(3).random(SHAPE) < 0.05
+        images = []
+        for i, v in enumerate((77.0, value)):
+            night = Night(tmp_path / str(i))
+            header = tan_cards(GRID, SHAPE, offset=(0.4, 0.2), turn=3.0)
+            night.expose(np.where(mask, v, noise()), header, mask=mask, matched=(1000.0, 0.1, 0.1, 9.0))
+            images.append(night.coadd(native, backgrounds=("matched",))[0])
+        np.testing.assert_array_equal(*images)
+
+    def test_a_constant_added_to_all_backgrounds_is_subtracted_from_the_mosaic(self, night):
+        many(night)
+        mosaics = []
+        for constant in (0.0, 25.0):
+            night.inputs = [replace(item, matched=Background(item.back + constant, 0.02)) for item in night.inputs]
+            mosaics.append(night.coadd(native, backgrounds=("matched",))[:2])
+        (before, coverage), (after, _) = mosaics
+        np.testing.assert_allclose((before - after)[coverage > 0], 25.0, atol=1e-3)
 
 
 def test_same_input_same_bytes_wherever_the_data_are(tmp_path):

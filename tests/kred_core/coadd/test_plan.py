@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from astropy.table import Table
 
-from kred_core.coadd.plan import make_grid, make_plan
+from kred_core.coadd.plan import Background, make_grid, make_plan
 from kred_core.config import CoaddConfig
 
 ROW = {
@@ -26,10 +26,11 @@ def test_scale_and_size_can_be_chosen():
     assert (grid.pixel_scale, grid.nx) == (0.5, 720)
 
 
-def plan(config=None, **changes):
-    def path_of(field, file):
-        return Path("/data") / field / file
+def path_of(field, file):
+    return Path("/data") / field / file
 
+
+def plan(config=None, **changes):
     return make_plan("F", "T01", "r", Table(rows=[ROW | changes]), (80.0, -66.0), path_of, config or CoaddConfig())
 
 
@@ -40,10 +41,54 @@ def test_rows_become_inputs():
     assert entry.sky_noise == pytest.approx(4.0)  # counts28
 
 
+def matched(*numbers, mosaics="both", **changes):
+    """A plan whose one detector has a matched background with these numbers."""
+    config = CoaddConfig(mosaics=mosaics)
+    return make_plan("F", "T01", "r", Table(rows=[ROW | changes]), (80.0, -66.0), path_of, config, [Background(*numbers)])
+
+
+@pytest.mark.parametrize(
+    ("mosaics", "backgrounds"),
+    [("original", ("original",)), ("matched", ("matched",)), ("both", ("original", "matched")), ("none", ())],
+)
+def test_the_mosaics_that_are_wanted(mosaics, backgrounds):
+    assert matched(20.5, mosaics=mosaics).backgrounds == backgrounds
+
+
+def test_each_mosaic_has_its_background():
+    entry = matched(20.5, 0.01, -0.02, 3.0).inputs[0]
+    assert entry.background("original") == Background(20.0)
+    assert entry.background("matched") == Background(20.5, 0.01, -0.02, 3.0)
+    assert entry.background("original").is_constant
+    assert not entry.background("matched").is_constant
+
+
+def test_matched_backgrounds_may_be_unknown_while_the_mosaics_are_planned():
+    unknown = plan(CoaddConfig(mosaics="matched"))
+    assert unknown.backgrounds == ("matched",)
+    assert unknown.inputs[0].background("matched") is None
+
+
 def test_the_digest_knows_everything_but_the_place_of_the_data():
     config = CoaddConfig()
     same = make_plan("F", "T01", "r", Table(rows=[ROW]), (80.0, -66.0), lambda field, file: Path("/elsewhere") / file, config)
-    assert same.digest(config) == plan().digest(config)
-    others = [plan(SUB_BACK=20.1), plan(EXTNAME="N2"), plan(CoaddConfig(size=0.2))]
-    digests = {p.digest(config) for p in others} | {plan().digest(CoaddConfig(combine="clipped")), plan().digest(config)}
+    assert same.digest(config, "original") == plan().digest(config, "original")
+    others = [plan(), plan(SUB_BACK=20.1), plan(EXTNAME="N2"), plan(CoaddConfig(size=0.2))]
+    digests = {p.digest(config, "original") for p in others} | {plan().digest(CoaddConfig(combine="clipped"), "original")}
     assert len(digests) == 5
+
+
+def test_the_digest_of_a_matched_mosaic_knows_its_backgrounds():
+    config = CoaddConfig()
+    plans = [matched(20.0), matched(20.5), matched(20.0, 0.01), matched(20.0, 0.0, 0.01), matched(20.0, 0.0, 0.0, 1.0)]
+    assert len({p.digest(config, "matched") for p in plans} | {plan().digest(config, "original")}) == 6
+
+
+def test_the_digest_does_not_know_what_the_mosaic_does_not_depend_on():
+    config = CoaddConfig()
+    others = {"original": [matched(7.0), plan()], "matched": [matched(20.5, SUB_BACK=7.0), matched(20.5, mosaics="matched")]}
+    for background in ("original", "matched"):
+        for other in others[background]:
+            assert other.digest(config, background) == matched(20.5).digest(config, background)
+        for options in ({"mosaics": "none"}, {"memory": 2.0}, {"swarp_timeout": 100.0}):
+            assert matched(20.5).digest(CoaddConfig(**options), background) == matched(20.5).digest(config, background)

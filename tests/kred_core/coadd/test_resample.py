@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kred_core.coadd.pixelmap import PixelMap
-from kred_core.coadd.resample import block_mean, fill_masked, footprint, lanczos3, resample
+from kred_core.coadd.resample import block_mean, fill_masked, footprint, lanczos3, resample, subtract_shape
 
 
 def straight_map(shape, origin=(0.0, 0.0), along_x=(1.0, 0.0), along_y=(0.0, 1.0), step=16):
@@ -55,7 +55,7 @@ def test_weights_of_lanczos3():
 
 
 def test_pixels_on_the_grid_are_copied(noise):
-    out, n_good = resample(noise, straight_map(noise.shape), 1.0, 0.0)
+    out, n_good = resample(noise, straight_map(noise.shape))
     inside = np.zeros(noise.shape, bool)
     inside[2:-3, 2:-3] = True
     np.testing.assert_array_equal(out[inside], noise[inside])
@@ -67,7 +67,7 @@ def test_pixels_on_the_grid_are_copied(noise):
 def test_every_position_of_a_small_detector(shape):
     image = np.random.default_rng(2).normal(100, 1, shape).astype(np.float32)
     where = straight_map((40, 40), (-1.3, -0.7), (0.93, 0.01), (-0.02, 0.96))
-    out, n_good = resample(image, where, 1.0, 0.0)
+    out, n_good = resample(image, where)
     expected = brute_force(image, where)
     np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
     np.testing.assert_allclose(out, expected, atol=2e-3)
@@ -76,7 +76,7 @@ def test_every_position_of_a_small_detector(shape):
 
 def test_a_detector_too_small_for_the_kernel_covers_nothing():
     image = np.ones((7, 30), np.float32)
-    out, n_good = resample(image, straight_map((10, 30)), 1.0, 0.0)
+    out, n_good = resample(image, straight_map((10, 30)))
     assert n_good == 0
     assert np.isnan(out).all()
     assert not footprint(straight_map((10, 30)), image.shape).any()
@@ -85,8 +85,8 @@ def test_a_detector_too_small_for_the_kernel_covers_nothing():
 @pytest.mark.parametrize("axes", [((0.97, 0.02), (-0.02, 0.97)), ((0.01, 0.97), (-0.97, 0.02)), ((-0.7, 0.7), (0.7, 0.7))])
 def test_the_definition_in_any_orientation(noise, axes):
     where = straight_map((100, 130), (60.0, 30.0) if axes[0][0] < 0 else (40.0, 5.0), *axes)
-    out, _ = resample(noise, where, 2.0, 5.0)
-    expected = brute_force(noise, where) * 2 - 5
+    out, _ = resample(noise, where)
+    expected = brute_force(noise, where)
     np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
     np.testing.assert_array_equal(footprint(where, noise.shape), np.isfinite(expected))
     np.testing.assert_allclose(out, expected, atol=3e-3)  # 4096 phases: up to 1.2e-4 pixel times the slope of noise
@@ -95,7 +95,7 @@ def test_the_definition_in_any_orientation(noise, axes):
 
 def test_a_constant_sky_stays_constant():
     image = np.full((60, 80), 3000.0, np.float32)
-    out, _ = resample(image, straight_map((70, 90), (1.3, 0.4), (0.9, 0.05), (-0.05, 0.9)), 1.0, 0.0)
+    out, _ = resample(image, straight_map((70, 90), (1.3, 0.4), (0.9, 0.05), (-0.05, 0.9)))
     assert np.nanmax(np.abs(out - 3000)) < 2e-3
 
 
@@ -103,7 +103,7 @@ def test_a_wave_is_shifted_by_a_fraction_of_a_pixel():
     y, x = np.mgrid[:60, :80]
     wave = np.cos(2 * np.pi * (x / 10 + y / 12))
     where = straight_map((60, 80), (0.37, 0.81))
-    out, _ = resample(wave.astype(np.float32), where, 1.0, 0.0)
+    out, _ = resample(wave.astype(np.float32), where)
     u, v = positions(where)
     truth = np.cos(2 * np.pi * (u / 10 + v / 12))
     assert np.nanmax(np.abs(out - truth)) < 0.01
@@ -120,18 +120,18 @@ class TestMasks:
         for value in (0.0, 1e6, -1e30, np.nan, np.inf):
             image = np.where(bad, np.float32(value), noise)
             near = fill_masked(image, bad, 7.0)
-            results.append(resample(image, where, 1.0, 0.0, bad, near)[0])
+            results.append(resample(image, where, bad, near)[0])
         for result in results[1:]:
             np.testing.assert_array_equal(result, results[0])
 
     def test_far_from_it_nothing_changes(self, noise):
         where = straight_map(noise.shape, (0.4, 0.3))
-        clean, n_clean = resample(noise, where, 1.0, 0.0)
+        clean, n_clean = resample(noise, where)
         bad = np.zeros(noise.shape, bool)
         bad[40, 50] = True
         image = noise.copy()
         near = fill_masked(image, bad, 0.0)
-        out, n_good = resample(image, where, 1.0, 0.0, bad, near)
+        out, n_good = resample(image, where, bad, near)
         u, v = positions(where)
         far = (np.abs(np.floor(u) - 50 + 0.5) > 3) | (np.abs(np.floor(v) - 40 + 0.5) > 3)
         np.testing.assert_array_equal(out[far], clean[far])
@@ -143,7 +143,7 @@ class TestMasks:
         bad = np.zeros(noise.shape, bool)
         bad[40, 50] = True
         near = fill_masked(noise, bad, 0.0)
-        out, _ = resample(noise, straight_map(noise.shape), 1.0, 0.0, bad, near)
+        out, _ = resample(noise, straight_map(noise.shape), bad, near)
         lost = np.argwhere(np.isnan(out[2:-3, 2:-3])) + 2
         np.testing.assert_array_equal(lost, [[40, 50]])
 
@@ -151,7 +151,7 @@ class TestMasks:
         bad = np.zeros(noise.shape, bool)
         bad[40, 50] = True
         near = fill_masked(noise, bad, 0.0)
-        out, _ = resample(noise, straight_map(noise.shape, (0.5, 0.5)), 1.0, 0.0, bad, near)
+        out, _ = resample(noise, straight_map(noise.shape, (0.5, 0.5)), bad, near)
         lost = np.argwhere(np.isnan(out[2:-4, 2:-4])) + 2
         np.testing.assert_array_equal(lost, [[39, 49], [39, 50], [40, 49], [40, 50]])
 
@@ -161,7 +161,7 @@ class TestMasks:
         bad[20:40, 20:40] = True
         image[bad] = 50000.0
         near = fill_masked(image, bad, -1e6)
-        out, _ = resample(image, straight_map(image.shape, (0.3, 0.6)), 1.0, 0.0, bad, near)
+        out, _ = resample(image, straight_map(image.shape, (0.3, 0.6)), bad, near)
         assert np.isnan(out[22:37, 22:37]).all()
         assert np.nanmax(np.abs(out - 10)) < 1e-4
 
@@ -177,6 +177,21 @@ class TestMasks:
         assert (image == 123).all()
 
 
+def test_a_plane_and_a_step_are_subtracted_about_the_centre():
+    image = np.full((4, 6), 100.0, np.float32)
+    subtract_shape(image, 2.0, 10.0, 3.0)
+    rows, columns = np.mgrid[:4, :6]
+    expected = 100 - 2 * (columns - 2.5) - 10 * (rows - 1.5) - np.where(columns < 3, -1.5, 1.5)
+    np.testing.assert_allclose(image, expected, rtol=1e-6)
+    assert image.mean() == pytest.approx(100, rel=1e-6)
+
+
+def test_the_middle_column_of_an_odd_number_has_no_part_in_the_step():
+    image = np.zeros((2, 5), np.float32)
+    subtract_shape(image, 0.0, 0.0, 4.0)
+    np.testing.assert_array_equal(image, [[2, 2, 0, -2, -2]] * 2)
+
+
 def test_block_mean_leaves_out_what_has_no_data():
     fine = np.array([[1, 3, np.nan, np.nan], [5, 7, np.nan, 2]], np.float32)
     np.testing.assert_array_equal(block_mean(fine, 2), [[4, 2]])
@@ -187,7 +202,7 @@ def test_positions_beyond_the_sky_are_not_covered(noise):
     where = straight_map(noise.shape)
     where.u[1:, 1:] = np.nan
     where.v[0, -1] = 1e300
-    out, _ = resample(noise, where, 1.0, 0.0)
+    out, _ = resample(noise, where)
     assert np.isnan(out[16:, 16:]).all()
     assert np.isfinite(out[2:, 2:][:5, 20:50]).sum() == 0
     np.testing.assert_array_equal(footprint(where, noise.shape), np.isfinite(out))
@@ -195,7 +210,7 @@ def test_positions_beyond_the_sky_are_not_covered(noise):
 
 def test_threads_get_the_same_bytes(noise):
     where = straight_map((60, 70), (3.3, 2.2), (0.98, 0.03), (-0.03, 0.98))
-    alone = resample(noise, where, 1.5, 2.0)[0].tobytes()
+    alone = resample(noise, where)[0].tobytes()
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: resample(noise, where, 1.5, 2.0)[0].tobytes(), range(16)))
+        results = list(pool.map(lambda _: resample(noise, where)[0].tobytes(), range(16)))
     assert set(results) == {alone}

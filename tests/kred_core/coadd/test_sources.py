@@ -94,6 +94,14 @@ class TestUnusablePlans:
         with pytest.raises(InputError, match="factor above 0 and a finite background"):
             open_sources(replace(night.plan, inputs=(replace(night.inputs[0], **change),)))
 
+    @pytest.mark.parametrize("numbers", [None, (float("nan"),), (1.0, float("inf")), (1.0, 0.0, 0.0, float("nan"))])
+    def test_matched_background_that_is_no_number(self, night, numbers):
+        night.expose(SKY, matched=numbers)
+        open_sources(night.plan)
+        for backgrounds in (("matched",), ("original", "matched")):
+            with pytest.raises(InputError, match=r"_N4: expected a finite matched background, found .*--from match"):
+                open_sources(replace(night.plan, backgrounds=backgrounds))
+
     def test_detector_gone(self, night):
         night.expose(SKY)
         with pytest.raises(ExposureError, match=r"c4d_160101_ooi_N662_v1.fits: has no detector N9 any more"):

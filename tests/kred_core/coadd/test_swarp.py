@@ -14,7 +14,7 @@ from nights import DECAM, GRID, Night, tan_cards
 from kred_core.coadd import native, swarp
 from kred_core.coadd.plan import Grid
 from kred_core.config import CoaddConfig
-from kred_core.errors import ToolError
+from kred_core.errors import InputError, ToolError
 
 SHAPE = (80, 90)
 
@@ -109,6 +109,30 @@ class TestSwarp:
         assert backs == [490.0 / 0.5, 620.0 / 0.6]  # in ADU
         assert [float(v) for v in stem.with_name(stem.name + ".scale").read_text().split()] == [0.5, 0.6]
 
+    def test_one_run_for_each_background(self, night):
+        rng = np.random.default_rng(2)
+        for i in range(3):
+            header = tan_cards(GRID, SHAPE, offset=tuple(rng.uniform(-20, 20, 2)), axes=DECAM, scale=0.2623, turn=3.0 * i)
+            night.expose(noise(i), header, scale=0.5, back=490.0, matched=(500.0 + 3 * i,))
+        both = ("original", "matched")
+        theirs = night.coadd(swarp, backgrounds=both)
+        stem = night.matched[0].with_suffix("")
+        backs = [float(v) for v in stem.with_name(stem.name + ".back").read_text().split()]
+        assert backs == [1000.0, 1006.0, 1012.0]
+        assert (night.products / "LMC_c42_T07.N662.back").read_text() == "980.0\n" * 3
+        subprocess.run([stem.with_name(stem.name + ".run")], check=True, capture_output=True)
+        np.testing.assert_array_equal(fits.getdata(stem.with_name(stem.name + ".swarp.fits")), theirs[0])
+        original = fits.getdata(night.mosaic)
+        same_pixels(theirs, night.coadd(native, backgrounds=both, mask_codes=[]))
+        np.testing.assert_allclose(original, fits.getdata(night.mosaic), atol=0.02)
+        assert np.median((original - theirs[0])[theirs[1] == 3]) > 5
+
+    def test_a_plane_is_not_for_swarp(self, night):
+        night.expose(noise(), matched=(1000.0,)).expose(noise(), matched=(1000.0, 0.01))
+        with pytest.raises(InputError, match=r"of 1 detectors, c4d_160102_ooi_N662_v1_N4 the first, has a plane.*engine native"):
+            night.coadd(swarp, backgrounds=("matched",))
+        night.coadd(swarp)
+
     def test_extensions_are_counted_as_swarp_counts(self, night):
         names = ("a_ooi_.fits.fz", "b_ooi_.fits", "c.fits.fz")
         several(night, 3, names)
@@ -150,7 +174,7 @@ class TestSwarp:
         products = [night.products / f"LMC_c42_T07.N{i}.fits" for i in range(4)]
 
         def make(path):
-            swarp.coadd(night.plan, CoaddConfig(), path, path.with_suffix(".coverage.fits.fz"))
+            swarp.coadd(night.plan, CoaddConfig(), {"original": (path, path.with_suffix(".coverage.fits.fz"))})
             return path.read_bytes()
 
         alone = make(night.products / "LMC_c42_T07.alone.fits")
@@ -203,7 +227,7 @@ class TestWhatCanGoWrong:
     def expect(self, night, message, **options):
         several(night)
         with pytest.raises(ToolError, match=message) as caught:
-            swarp.coadd(night.plan, CoaddConfig().model_copy(update=options), night.mosaic, night.coverage)
+            swarp.coadd(night.plan, CoaddConfig().model_copy(update=options), {"original": (night.mosaic, night.coverage)})
         left = set(os.listdir(night.products))
         assert left == {f"LMC_c42_T07.N662.{s}" for s in ("list", "back", "scale", "swarp", "run", "log")}
         assert str(night.products / "LMC_c42_T07.N662.log") in str(caught.value)

@@ -1,0 +1,231 @@
+"""From the tables of a field to its mosaics, figures and numbers, with the backgrounds that were asked for."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from kred_core import check, foresight, stages, summary, survey, tables, tiling
+from kred_core.config import FieldConfig
+from kred_core.errors import InputError
+from kred_core.products import FieldPaths
+from kred_core.simulate import simulate_field
+
+SKY = 700.0  # counts28 per pixel that every exposure has on average
+
+
+@dataclass
+class Tiled:
+    """A field whose tile T07 has a table and no mosaics yet."""
+
+    root: object
+    detectors: Table
+
+    @property
+    def paths(self):
+        return FieldPaths(self.root, "LMC_c42")
+
+    def config(self, mosaics="matched", *tiles, only=(), **coadd):
+        sections = {"run": {"only": only}, "coadd": {"mosaics": mosaics} | coadd, "evaluate": {"figure_pixels": 200}}
+        return FieldConfig(field="LMC_c42", tiles=list(tiles), root=self.root, **sections)
+
+    def match(self, rows=slice(None), **shape):
+        """Write the table of backgrounds: b of the detectors in turn 100, 101, ... in this image, 1000 more in another one."""
+        written = []
+        for k, row in enumerate(self.detectors):
+            for image, b in ((str(row["Image"]), 100.0 + k), ("other", 1100.0 + k)):
+                values = {c.name: 0 if c.type is not str else "" for c in tables.BACKGROUNDS} | {"b": b, "Image": image} | shape
+                names = {name: str(row[name]) for name in ("Field", "Root", "EXTNAME")}
+                written.append(values | names | {"file": f"{row['Root']}_{row['EXTNAME']}"})
+        tables.write(tables.make(written[rows], tables.BACKGROUNDS), self.paths.background_table, "Backgrounds")
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Two exposures of three small detectors, and the rows of their tile table."""
+    root = tmp_path_factory.mktemp("field")
+    options = {"binning": 16, "exposures": 2, "bands": ["N662"], "n_detectors": 3, "cosmic_rays": 0.0}
+    simulate_field(root, field="LMC_c42", tiles=["T07"], **options)
+    config = FieldConfig(field="LMC_c42", tiles=["T07"], root=root)
+    paths = FieldPaths.of(config)
+    reports = [check.judge(path, config.check, {}) for path in paths.exposures()]
+    images = survey.images(config.survey)
+    exposures = {row["Root"]: row for row in summary.exposure_rows(reports, images, "LMC_c42")}
+    places = summary.place_rows(reports, "LMC_c42")
+    rows = [{**exposures[place["Root"]], **place, "SUB_BACK": SKY, "Noise": 5.0} for place in places]
+    detectors = tables.make(rows, [c for c in tables.TILE if c.name != "Image"])
+    (tile,) = survey.tiles("LMC_c42", config.survey, ["T07"])
+    selected = tiling.select(detectors, tile, images, config.tiling).detectors[[c.name for c in tables.TILE]]
+    assert len(selected) == 6
+    return root, selected
+
+
+def tiled(simulated, root):
+    data, detectors = simulated
+    (root / "DECam_MEF").symlink_to(data / "DECam_MEF")
+    field = Tiled(root, detectors)
+    tables.write(detectors, field.paths.tile_table("T07"), "Detectors")
+    return field
+
+
+@pytest.fixture
+def field(simulated, tmp_path):
+    return tiled(simulated, tmp_path)
+
+
+class TestPlans:
+    def test_original_mosaics_need_no_matching(self, field):
+        (plan,) = stages.plan_coadds(field.config("original"))
+        assert (plan.tile, plan.image, plan.backgrounds) == ("T07", "N662", ("original",))
+        assert {item.back for item in plan.inputs} == {SKY}
+        assert {item.matched for item in plan.inputs} == {None}
+
+    @pytest.mark.parametrize("mosaics", ["matched", "both"])
+    def test_matched_mosaics_have_the_background_of_each_detector_in_their_image(self, field, mosaics):
+        field.match(grad_x=0.01, grad_y=-0.02, step=3.0)
+        (plan,) = stages.plan_coadds(field.config(mosaics))
+        assert [item.matched.b for item in plan.inputs] == [100.0 + k for k in range(6)]
+        assert {(item.matched.grad_x, item.matched.grad_y, item.matched.step) for item in plan.inputs} == {(0.01, -0.02, 3.0)}
+
+    @pytest.mark.parametrize("mosaics", ["matched", "both"])
+    def test_without_the_table_of_backgrounds_the_stage_to_run_is_named(self, field, mosaics):
+        with pytest.raises(InputError, match=r"LMC_c42_backgrounds\.tab is missing; run the stage 'match' first \(--from match\)"):
+            stages.plan_coadds(field.config(mosaics))
+
+    def test_a_detector_without_a_background_is_named(self, field):
+        field.match(slice(2, None))
+        lost = f"{field.detectors['Root'][0]}_{field.detectors['EXTNAME'][0]}"
+        message = rf"no background of 1 of the 6 detectors of T07 N662: {lost}; it is out of date: run the stage 'match' again"
+        with pytest.raises(InputError, match=message):
+            stages.plan_coadds(field.config())
+
+    def test_of_many_detectors_without_a_background_some_are_named(self, field):
+        field.match(slice(0, 0))
+        with pytest.raises(InputError, match=r"of 6 of the 6 detectors of T07 N662: (c4d\S+, ){4}c4d\S+ and 1 more; it is"):
+            stages.plan_coadds(field.config())
+
+    def test_a_background_in_another_image_only_does_not_count(self, field):
+        field.match(slice(1, None, 2))
+        with pytest.raises(InputError, match="of 6 of the 6 detectors"):
+            stages.plan_coadds(field.config())
+
+    def test_no_mosaics_need_nothing(self, field):
+        config = field.config("none")
+        assert stages.plan_coadds(config) == stages.mosaic_names(config) == []
+        assert stages.evaluated_tiles(config) == {}
+        assert stages.missing_products(field.config("none", only=["tiles", "coadd", "evaluate"])) == []
+
+    def test_tiles_without_a_table_are_left_out_unless_they_were_asked_for(self, field):
+        assert stages.tile_names(field.config()) == ["T07"]
+        assert stages.tile_names(field.config("matched", "T08")) == ["T08"]
+        with pytest.raises(InputError, match=r"LMC_c42_T08\.tab is missing; run the stage 'tiles' first"):
+            stages.mosaic_names(field.config("matched", "T08"))
+        field.paths.tile_table("T07").unlink()
+        with pytest.raises(InputError, match=r"no tile table in .*; run the stage 'tiles' first"):
+            stages.tile_names(field.config())
+
+    def test_units_are_named_as_the_products_are(self):
+        assert stages.mosaic_unit("T07", "N662", ["matched"]) == "T07_b.N662"
+        assert stages.mosaic_unit("T07", "N662", ["original"]) == "T07.N662"
+        assert stages.mosaic_unit("T07", "N662", ["original", "matched"]) == "T07.N662"
+
+
+@pytest.mark.parametrize(("mosaics", "n", "sets"), [("original", 1, 1), ("matched", 1, 1), ("both", 1, 2), ("none", 0, 0)])
+def test_a_dry_run_foresees_the_mosaics_before_any_background_is_known(field, mosaics, n, sets):
+    config = field.config(mosaics, "T07")
+    reports = foresight.reports(config, field.paths.exposures(), [], {})
+    plans = foresight.coadds(config, reports)
+    coadd, evaluate = (foresight.plan_mosaics(name, plans, []) for name in ("coadd", "evaluate"))
+    assert (coadd.units, coadd.to_do, evaluate.units) == (n, n, n)
+    side = round(0.6525 * 3600 / 4.23)
+    assert coadd.disk == pytest.approx(sets * side**2 * 4, rel=0.1)
+    assert foresight.plan_mosaics("coadd", plans, plans).to_do == 0
+
+
+def made(config):
+    """Co-add and evaluate everything; the table of mosaics."""
+    for plan in stages.plan_coadds(config):
+        assert all(path.is_file() for path in stages.coadd(config, plan))
+    for tile, image in stages.mosaic_names(config):
+        assert all(path.is_file() for path in stages.evaluate_mosaic(config, tile, image))
+    for (image, background), tiles in stages.evaluated_tiles(config).items():
+        assert stages.draw_field(config, image, background, tiles).is_file()
+    return Table.read(stages.tabulate_mosaics(config), format="ascii.ecsv")
+
+
+ALL = ("coadd", "evaluate")
+
+
+@pytest.mark.parametrize(("mosaics", "suffix"), [("original", ""), ("matched", "_b")])
+def test_one_mosaic_where_people_look_for_it(field, mosaics, suffix):
+    field.match()
+    table = made(field.config(mosaics))
+    root = field.root / "DECam_SWARP" / "LMC_c42"
+    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert found == {
+        f"T07{suffix}/LMC_c42_T07.N662.fits",
+        f"T07{suffix}/LMC_c42_T07.N662.coverage.fits.fz",
+        f"eval/LMC_c42_T07{suffix}.N662.png",
+        f"eval/LMC_c42_T07{suffix}.N662.coverage.png",
+        f"eval/LMC_c42{suffix}.N662.png",
+    }
+    assert [tuple(row) for row in table["Tile", "Image", "Background"]] == [("T07", "N662", mosaics)]
+    assert stages.missing_products(field.config(mosaics, only=ALL)) == []
+
+
+def test_a_plane_that_swarp_cannot_subtract_is_refused(field):
+    field.match(grad_x=0.01)
+    config = field.config(engine="swarp")
+    (plan,) = stages.plan_coadds(config)
+    with pytest.raises(InputError, match=r"of 6 detectors, .* the first, has a plane or a step"):
+        stages.coadd(config, plan)
+
+
+@pytest.fixture(scope="module")
+def both(simulated, tmp_path_factory):
+    """A field with both mosaics, and the products that were missing before."""
+    field = tiled(simulated, tmp_path_factory.mktemp("both"))
+    missing = stages.missing_products(field.config("both", only=ALL))
+    field.match()
+    made(field.config("both"))
+    return field, missing
+
+
+class TestBoth:
+    def test_every_product_is_missed_before_and_there_afterwards(self, both):
+        field, missing = both
+        assert len(missing) == 2 * 2 + 3 * 2 + 1
+        assert all(path.is_file() for path in missing)
+        assert field.paths.comparison_figure("N662", "T07") in missing
+        for mosaics in ("original", "matched", "both"):
+            assert stages.missing_products(field.config(mosaics, only=ALL)) == []
+
+    def test_the_table_has_the_numbers_of_both(self, both):
+        table = Table.read(both[0].paths.mosaic_table, format="ascii.ecsv")
+        level = {str(row["Background"]): row["Level"] for row in table}
+        assert list(level) == ["matched", "original"]
+        assert level["matched"] - level["original"] == pytest.approx(SKY - 102.5, abs=4)  # b is 100 to 105
+
+    def test_the_table_has_the_numbers_of_the_mosaics_that_are_wanted_only(self, both):
+        for mosaics, rows in (("original", ["original"]), ("both", ["matched", "original"])):
+            table = Table.read(stages.tabulate_mosaics(both[0].config(mosaics)), format="ascii.ecsv")
+            assert list(table["Background"]) == rows
+
+    def test_mosaics_that_are_not_wanted_any_more_are_told(self, both):
+        field, _ = both
+        assert stages.leftovers(field.config("both", only=["coadd"])) == []
+        (note,) = stages.leftovers(field.config("matched", only=["coadd"]))
+        assert note.startswith(f"{field.paths.coadds('T07')}: LMC_c42_T07.N662.fits: of an earlier run")
+        assert len(stages.leftovers(field.config("none", only=["coadd"]))) == 2
+        assert stages.leftovers(field.config("none", only=["evaluate"])) == []
+
+    def test_a_pixel_that_one_detector_covers_lacks_the_background_of_that_detector(self, both):
+        original, matched = (fits.getdata(both[0].paths.mosaic("T07", "N662", m)).astype(float) for m in (False, True))
+        coverage = fits.getdata(both[0].paths.coverage("T07", "N662", True), 1)
+        inputs = fits.getdata(both[0].paths.mosaic("T07", "N662", True), "INPUTS")
+        expected = (SKY - inputs["BACK"]) * inputs["FLXSCALE"]
+        nearest = np.abs((matched - original)[coverage == 1][:, None] - expected)
+        assert nearest.min(axis=1).max() < 0.01  # of values up to 60000, in 32 bits
+        assert set(nearest.argmin(axis=1)) == set(range(6))
