@@ -114,7 +114,8 @@ class StampConfig(Section):
         "galaxy's fields in the survey, or of the tiles in the tile table.",
     )
     keep: bool = Field(
-        default=True, description="Keep the stamps in DECam_BACK when the field is done; without them a later run measures again."
+        default=True,
+        description="Keep the stamps in DECam_BACK when the field is done; otherwise a later run that needs them makes them again.",
     )
 
     @model_validator(mode="after")

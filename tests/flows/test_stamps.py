@@ -1,0 +1,82 @@
+"""Stamps come with the measurements, are made again without measuring, and are not missed where nobody keeps them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from runs import done
+
+from flows.field import reduce
+from flows.plan import dry_run
+from kred_core import stamp
+from kred_core.config import FieldConfig
+from kred_core.products import FieldPaths
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+def config(root: Path, **sections: dict) -> FieldConfig:
+    return FieldConfig(field="LMC_c42", tiles=["T07"], root=root, run={"last": "summarize"}, **sections)
+
+
+def stamps(root: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in FieldPaths(root, "LMC_c42").stamps.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def measured(simulated, tmp_path_factory) -> Path:
+    """A field that is checked and summarized; tests leave it as it was."""
+    root = tmp_path_factory.mktemp("measured")
+    (root / "DECam_MEF").symlink_to(simulated / "DECam_MEF")
+    assert reduce(config(root))
+    assert done(root) == {"check": 4, "summarize": 4}
+    return root
+
+
+def test_each_exposure_has_a_file_of_stamps_on_one_grid(measured):
+    paths = FieldPaths(measured, "LMC_c42")
+    files = [paths.stamp_file(paths.root_of(p)) for p in paths.exposures()]
+    assert sorted(stamps(measured)) == sorted(p.name for p in files)
+    assert {len(stamp.boxes(p)) for p in files} == {8}
+    assert len({stamp.grid_of(p) for p in files}) == 1
+
+
+def test_stamps_that_are_gone_are_made_again_without_measuring(measured):
+    before, paths = stamps(measured), FieldPaths(measured, "LMC_c42")
+    records = {p: p.stat().st_mtime_ns for p in (paths.memory / "summarize").iterdir()}
+    next(paths.stamps.iterdir()).unlink()
+    assert reduce(config(measured))
+    assert done(measured) == {"summarize": 1}
+    assert stamps(measured) == before
+    assert {p: p.stat().st_mtime_ns for p in records} == records
+    assert reduce(config(measured))
+    assert done(measured) == {}
+
+
+def test_stamps_that_nobody_keeps_are_not_missed(measured):
+    before, paths = stamps(measured), FieldPaths(measured, "LMC_c42")
+    for path in paths.stamps.iterdir():
+        path.unlink()
+    assert reduce(config(measured, stamps={"keep": False}))
+    assert done(measured) == {}
+    assert reduce(config(measured))  # and are there again for who wants them
+    assert done(measured) == {"summarize": 4}
+    assert stamps(measured) == before
+
+
+def test_another_grid_means_other_stamps(measured):
+    before = stamps(measured)
+    assert reduce(config(measured, stamps={"cell_size": 30.0}))
+    assert done(measured) == {"summarize": 4}
+    assert {stamp.grid_of(p).cell for p in FieldPaths(measured, "LMC_c42").stamps.iterdir()} == {30.0}
+    assert reduce(config(measured))
+    assert stamps(measured) == before
+
+
+def test_the_dry_run_counts_their_disk(simulated, tmp_path, measured):
+    (tmp_path / "DECam_MEF").symlink_to(simulated / "DECam_MEF")
+    (line,) = (line for line in dry_run(config(tmp_path)).splitlines() if line.startswith("summarize"))
+    number, unit = line.split()[-2:]
+    found = sum(map(len, stamps(measured).values()))
+    assert float(number) * {"kB": 1e3, "MB": 1e6}[unit] == pytest.approx(found, rel=0.3)
