@@ -28,11 +28,11 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	@echo "Simulating a small field: 4 exposures of LMC_c42 in Hα, 62 detectors of 128 x 256 pixels each"
-	@$(BIN)/python -m kred_core.simulate --field LMC_c42 --root $(DEMO) --binning 16 --bands N662 --exposures 4 --dither 300 --offsets 20 --cosmic-rays 0.02
+	@$(BIN)/python -m kred_core.simulate --field LMC_c42 --root $(DEMO) --binning 16 --bands N662 --exposures 4 --dither 300 --nebula 30 --continuum 10 --offsets 20 --cosmic-rays 0.02
 	$(BIN)/python flows/field.py LMC_c42 --root $(DEMO)
 	@echo
-	@echo "Images (FITS):  $(DEMO)/DECam_SWARP/LMC_c42/T01 ... T16"
-	@echo "Figures (PNG):  $(DEMO)/DECam_SWARP/LMC_c42/eval; begin with LMC_c42.N662.png"
+	@echo "Images (FITS):  $(DEMO)/DECam_SWARP/LMC_c42/T01_b ... T16_b"
+	@echo "Figures (PNG):  $(DEMO)/DECam_SWARP/LMC_c42/eval; begin with LMC_c42.N662.before_after.png"
 	@echo "Tables:         $(DEMO)/Summary"
 
 test: $(VENV)/.installed-test

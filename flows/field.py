@@ -17,7 +17,7 @@ if __name__ == "__main__":  # --help and wrong options are answered before Prefe
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
 # isort: split
-from prefect import flow
+from prefect import Task, flow
 from prefect.states import Completed, Failed, State
 
 from flows.plan import dry_run
@@ -28,11 +28,22 @@ from kred_core import check as checking
 from kred_core import stages
 from kred_core.config import FieldConfig
 from kred_core.errors import ConfigError, KredError
+from tasks.caching import is_current
 from tasks.check import check_exposure, check_field
 from tasks.coadd import coadd_mosaic, plan_coadds
 from tasks.evaluate import draw_field, evaluate_mosaic, tabulate_mosaics
+from tasks.match import (
+    copy_matched,
+    draw_matching,
+    link_matched,
+    measure_overlaps,
+    plan_copies,
+    plan_matching,
+    solve_backgrounds,
+    tabulate_matching,
+)
 from tasks.prepare import plan_preparation, prepare_exposure
-from tasks.publish import publish_outcome, publish_verdicts
+from tasks.publish import publish_matching, publish_outcome, publish_verdicts
 from tasks.summarize import restore_stamps, summarize_exposure, summarize_field
 from tasks.tiles import tiles_field
 
@@ -54,7 +65,7 @@ def _summarize(run: Run) -> None:
     run.each(summarize_exposure, [(r.root, {"report": r, "grid": grid}) for r in usable])
     run.outcome.reports = summarize_field(run.config)
     if run.config.stamps.keep:  # otherwise they are made again only when somebody needs them
-        run.each(restore_stamps, [(r.root, {"report": r, "grid": grid}) for r in stages.stampless(run.config, usable, grid)])
+        _restore_stamps(run)
     publish_verdicts(run.config.field, run.outcome.reports)
 
 
@@ -64,6 +75,33 @@ def _prepare(run: Run) -> None:
 
 def _tiles(run: Run) -> None:
     run.each(tiles_field, [(run.config.field, {})], required=True)
+
+
+def _match(run: Run) -> None:
+    plans = {p.image: p for p in plan_matching(run.config)}
+    measured = _from_stamps(run, measure_overlaps, [(image, {"plan": plan}) for image, plan in plans.items()])
+    solved = run.each(solve_backgrounds, [(image, {"plan": plans[image]}) for image in measured])
+    tiles = stages.tile_names(run.config)
+    _from_stamps(run, draw_matching, [(image, {"plan": plans[image], "tiles": tiles}) for image in solved])
+    run.each(tabulate_matching, [(run.config.field, {"images": solved})], required=True)
+    run.outcome.matching = stages.explain_matching(run.config)
+    publish_matching(run.config)
+    copies = plan_copies(run.config)
+    run.each(copy_matched, [(c.unit, {"plan": c}) for c in copies])
+    link_matched(run.config, copies)
+
+
+def _from_stamps(run: Run, task: Task, units: list[tuple[str, dict]]) -> list[str]:
+    """Run a task that reads stamps; those that are not kept are made again first, if it has anything to do."""
+    if not all(is_current(task, run.config, arguments) for _, arguments in units):
+        _restore_stamps(run)
+    return run.each(task, units)
+
+
+def _restore_stamps(run: Run) -> None:
+    usable = [r for r in check_field(run.config) if not r.refused]
+    grid = stages.stamp_grid(run.config, usable)
+    run.each(restore_stamps, [(r.root, {"report": r, "grid": grid}) for r in stages.stampless(run.config, usable, grid)])
 
 
 def _coadd(run: Run) -> None:
@@ -92,6 +130,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "summarize": _summarize,
     "prepare": _prepare,
     "tiles": _tiles,
+    "match": _match,
     "coadd": _coadd,
     "evaluate": _evaluate,
 }
@@ -119,6 +158,8 @@ def reduce_field(config: FieldConfig) -> State:
                 STAGES[name](run)
             if run.outcome.stopped:
                 break
+        if "match" in config.run.stages and not config.stamps.keep:
+            stages.remove_stamps(config)
         outcome = run.finish()
     publish_outcome(outcome)
     return (Completed if outcome.complete else Failed)(message=outcome.headline())

@@ -90,7 +90,7 @@ class Run:
     def _stage(self) -> StageOutcome:
         return self.outcome.stages[-1]
 
-    def each(self, task: Task, units: Iterable[tuple[str, dict[str, Any]]], required: bool = False) -> None:
+    def each(self, task: Task, units: Iterable[tuple[str, dict[str, Any]]], required: bool = False) -> list[str]:
         """Run a stage's task for all units, side by side; one that fails does not stop the others.
 
         Parameters
@@ -101,6 +101,11 @@ class Run:
             Name of the unit, for people, and the task's arguments.
         required : bool
             Nothing can follow where one has failed.
+
+        Returns
+        -------
+        list of str
+            The units that are complete, in the order given.
 
         Raises
         ------
@@ -115,6 +120,7 @@ class Run:
             _show(f"{self._stage.name:<10} {n:>5}/{len(futures)}  {futures[future]}", last=n == len(futures))
         if required and self._stage.failed:
             raise KredError("; ".join(self._stage.failed.values()))
+        return [name for name in futures.values() if name not in self._stage.failed]
 
     def _count(self, unit: str, state: State) -> None:
         if not state.is_completed():

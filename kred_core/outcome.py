@@ -57,6 +57,8 @@ class Outcome:
         In the order in which they ran.
     reports : list of ExposureReport
         The verdict on each exposure, where the run came to know it.
+    matching : list of str
+        How much better each image got by matching the backgrounds.
     notes : list of str
         What a user should know beside the verdicts.
     missing : list of `~pathlib.Path`
@@ -70,6 +72,7 @@ class Outcome:
     field: str
     stages: list[StageOutcome] = field(default_factory=list)
     reports: list[ExposureReport] = field(default_factory=list)
+    matching: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[Path] = field(default_factory=list)
     stopped: str = ""
@@ -104,6 +107,7 @@ class Outcome:
             for r in self.reports:
                 if r.verdict == verdict:
                     result.append(f"  {verdict} {r.root}: {'; '.join((*r.refused, *r.remarks))}")
+        result += [f"  matched {line}" for line in self.matching]
         result += [f"  note: {note}" for note in self.notes]
         result += [f"  missing: {path}" for path in self.missing]
         if self.disk:

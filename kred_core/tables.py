@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from astropy.table import Column as AstropyColumn
 from astropy.table import Table
+from numpy.typing import ArrayLike
 
 from .errors import InputError
 from .products import atomic
 
-__all__ = ["BACKGROUNDS", "DETECTORS", "EXPOSURES", "MATCHING", "OVERLAPS", "QUALITY", "TILE", "Column", "make", "read", "write"]
+__all__ = ["BACKGROUNDS", "DETECTORS", "EXPOSURES", "MATCHING", "OVERLAPS", "QUALITY", "TILE", "Column", "concatenate", "from_arrays", "make", "read", "write"]
 
 
 @dataclass(frozen=True)
@@ -114,25 +115,25 @@ OVERLAPS = (
     Column("Image", str, "", "Image in which the two are compared"),
     Column("File1", str, "", "First detector: <Root>_<EXTNAME>"),
     Column("File2", str, "", "Second detector"),
-    Column("Sep", float, "arcsec", "Distance of the detectors' centres"),
+    Column("Sep", np.float32, "arcsec", "Distance of the detectors' centres"),
     Column("Ncells", int, "", "Good cells in common"),
     Column("Npix", int, "pix", "The same area in native pixels"),
-    Column("Delta", float, _C28, "Histogram mode of raw x XFACTOR of the second minus that of the first, where both see the same sky"),
-    Column("e_Delta", float, _C28, "Its standard error"),
-    Column("Before", float, _C28, "Difference that is left after subtracting the exposures' backgrounds (SUB_BACK)"),
-    Column("After", float, _C28, "Difference that is left after subtracting the matched backgrounds"),
-    Column("Weight", float, "", "Weight in the last step of the robust solution: 1 for a pair that agrees, 0 for one that is not used"),
+    Column("Delta", np.float32, _C28, "Histogram mode of raw x XFACTOR of the second minus that of the first, where both see the same sky"),
+    Column("e_Delta", np.float32, _C28, "Its standard error"),
+    Column("Before", np.float32, _C28, "Difference that is left after subtracting the exposures' backgrounds (SUB_BACK)"),
+    Column("After", np.float32, _C28, "Difference that is left after subtracting the matched backgrounds"),
+    Column("Weight", np.float32, "", "Weight in the last step of the robust solution: 1 for a pair that agrees, 0 for one that is not used"),
     Column("Rejected", bool, "", "The pair contradicts the solution; see Weight"),
-    Column("Mode", float, _C28, "Half-sample mode of the difference; this and all below in the way of Delta"),
-    Column("Mean", float, _C28, "Mean"),
-    Column("Med", float, _C28, "Median"),
-    Column("STD", float, _C28, "Standard deviation"),
-    Column("Skew", float, "", "Skewness"),
-    Column("Kurt", float, "", "Kurtosis; 0 for a normal distribution"),
-    Column("ClipMean", float, _C28, "Mean, clipped at 3 sigma"),
-    Column("ClipMed", float, _C28, "Median, clipped at 3 sigma"),
-    Column("ClipSTD", float, _C28, "Standard deviation, clipped at 3 sigma"),
-    *(Column(f"Block{k}", float, _C28, f"Delta in part {k} of 4 of the overlap; NaN: too few cells") for k in (1, 2, 3, 4)),
+    Column("Mode", np.float32, _C28, "Half-sample mode of the difference; this and all below in the way of Delta"),
+    Column("Mean", np.float32, _C28, "Mean"),
+    Column("Med", np.float32, _C28, "Median"),
+    Column("STD", np.float32, _C28, "Standard deviation"),
+    Column("Skew", np.float32, "", "Skewness"),
+    Column("Kurt", np.float32, "", "Kurtosis; 0 for a normal distribution"),
+    Column("ClipMean", np.float32, _C28, "Mean, clipped at 3 sigma"),
+    Column("ClipMed", np.float32, _C28, "Median, clipped at 3 sigma"),
+    Column("ClipSTD", np.float32, _C28, "Standard deviation, clipped at 3 sigma"),
+    *(Column(f"Block{k}", np.float32, _C28, f"Delta in part {k} of 4 of the overlap; NaN: too few cells") for k in (1, 2, 3, 4)),
 )
 
 BACKGROUNDS = (
@@ -142,7 +143,7 @@ BACKGROUNDS = (
     Column("EXTNAME", str, "", "Detector"),
     Column("Image", str, "", "Image in which this background holds"),
     Column("b", float, _C28, "Background at the detector's centre: matched image = raw x XFACTOR - b"),
-    Column("b_err", float, _C28, "Its standard error, relative to the other detectors of the component; NaN: not known"),
+    Column("b_err", np.float32, _C28, "Its standard error, relative to the other detectors of the component; NaN: not known"),
     Column("component", int, "", "Detectors that overlaps connect have the same number, from 1"),
     Column("n_pairs", int, "", "Overlaps with other detectors that were used"),
     Column("n_rejected", int, "", "Overlaps that contradict the solution"),
@@ -163,25 +164,30 @@ MATCHING = (
     Column("N_comp", int, "", "Connected components of two detectors or more"),
     Column("N_alone", int, "", "Detectors without any usable overlap: these keep their own sky level"),
     Column("N_fixed", int, "", "Detectors whose background the user gave"),
-    Column("Before", float, _C28, "1.4826 x median |difference| of the overlaps, exposures' backgrounds subtracted"),
-    Column("After", float, _C28, "The same, matched backgrounds subtracted"),
-    Column("rms_bef", float, _C28, "rms of the differences before"),
-    Column("rms_aft", float, _C28, "rms of the differences after, rejected ones left out"),
-    Column("b_err", float, _C28, "Median standard error of a background"),
-    Column("Scale", float, "", "1.4826 x median |residual| / standard error: near 1 where the errors are right"),
-    Column("Seam_bef", float, _C28, "99th percentile of |difference| of adjacent blocks of the quick look, before"),
-    Column("Seam_aft", float, _C28, "The same, after"),
+    Column("Before", np.float32, _C28, "1.4826 x median |difference| of the overlaps, exposures' backgrounds subtracted"),
+    Column("After", np.float32, _C28, "The same, matched backgrounds subtracted"),
+    Column("rms_bef", np.float32, _C28, "rms of the differences before"),
+    Column("rms_aft", np.float32, _C28, "rms of the differences after, rejected ones left out"),
+    Column("b_err", np.float32, _C28, "Median standard error of a background"),
+    Column("Scale", np.float32, "", "1.4826 x median |residual| / standard error: near 1 where the errors are right"),
+    Column("Seam_bef", np.float32, _C28, "99th percentile of |difference| of adjacent blocks of the quick look, before"),
+    Column("Seam_aft", np.float32, _C28, "The same, after"),
     Column("Remark", str, "", "What was special, and what was done about it"),
 )
 
 
 def make(rows: Iterable[Mapping[str, Any]], columns: Iterable[Column]) -> Table:
     """A table with the given columns from rows that have at least their names as keys."""
-    rows = list(rows)
+    rows, columns = list(rows), list(columns)
+    return from_arrays({c.name: [row[c.name] for row in rows] for c in columns}, columns)
+
+
+def from_arrays(values: Mapping[str, ArrayLike], columns: Iterable[Column]) -> Table:
+    """A table with the given columns from one array for each."""
     table = Table()
     for c in columns:
-        values = [row[c.name] for row in rows]
-        data = np.array(values, dtype=c.type) if rows else np.empty(0, dtype="U1" if c.type is str else c.type)
+        data = np.asarray(values[c.name])
+        data = data.astype(c.type) if data.size else np.empty(0, dtype="U1" if c.type is str else c.type)
         table[c.name] = AstropyColumn(data, unit=c.unit or None, description=c.description)
     return table
 
@@ -191,6 +197,17 @@ def write(table: Table, path: Path, title: str) -> None:
     table.meta = {"description": title}
     with atomic(path, keep_same=True) as temporary:
         table.write(temporary, format="ascii.ecsv", overwrite=True)
+
+
+def concatenate(parts: Sequence[Path], path: Path) -> None:
+    """Put tables that `write` stored, all with the same columns and title, one behind the other."""
+    lines: list[str] = []
+    for part in parts:
+        text = part.read_text(encoding="utf-8").splitlines(keepends=True)
+        n_header = sum(line.startswith("#") for line in text) + 1  # and the line of names
+        lines += text[n_header if lines else 0 :]
+    with atomic(path, keep_same=True) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def read(path: Path, columns: Iterable[Column], made_by: str) -> Table:

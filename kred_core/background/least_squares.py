@@ -84,7 +84,8 @@ class LeastSquares:
         self.n_levels = int(np.count_nonzero(is_free[:n]))
         self.expected_variance = system.expected[self.free] ** 2
         levels = self.free[: self.n_levels]
-        self._anchored = np.isfinite(own[levels]) & ~self.tied[levels]
+        # Where exposures have slopes, a slope of all own skies would be taken for one of the backgrounds; it may be the object's.
+        self._anchored = np.isfinite(own[levels]) & ~self.tied[levels] & (system.n_exposures == 0)
         self._aim = np.zeros(self.free.size)
         self._aim[: self.n_levels][self._anchored] = own[levels][self._anchored]
         self._transposed = self.design.T.tocsr()
@@ -124,7 +125,7 @@ class LeastSquares:
         """Huber's function to its one minimum, whatever the start; from there with rejection."""
         free = np.zeros(self.free.size)
         nothing = np.zeros(self.system.observed.size, dtype=bool)
-        free, *_ = self._reweight(free, nothing, self.own_error, reject=False)
+        free, *_ = self._reweight(free, nothing, np.inf, reject=False)  # an anchor that is too strong would hide that it is
         own_error = max(self.own_error, self._scatter_of_own(free))
         free, weight, rejected, scale = self._reweight(free, nothing, own_error, reject=True)
         free, residual = self._finish(free, weight, scale, own_error)

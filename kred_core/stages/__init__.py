@@ -8,6 +8,7 @@ that thousands of detectors are a hundred calls.
 """
 
 from .bounds import leftovers, missing_products, preflight
+from .copies import MatchedCopies, copy_matched, link_matched, plan_copies
 from .exposures import (
     Preparation,
     check_exposure,
@@ -19,6 +20,20 @@ from .exposures import (
     stampless,
     summarize_exposure,
     summarize_field,
+)
+from .looks import draw_matching
+from .matching import (
+    MEASURED_FROM,
+    MatchPlan,
+    explain_matching,
+    look_record,
+    measure_overlaps,
+    plan_matching,
+    remove_stamps,
+    solve_backgrounds,
+    solved_files,
+    stamp_sources,
+    tabulate_matching,
 )
 from .mosaics import (
     coadd,
@@ -33,32 +48,50 @@ from .mosaics import (
     tile_inputs,
     tile_names,
     tiles_field,
+    wanted_tiles,
 )
 
 __all__ = [
+    "MEASURED_FROM",
+    "MatchPlan",
+    "MatchedCopies",
     "Preparation",
     "check_exposure",
     "check_field",
     "coadd",
+    "copy_matched",
     "draw_field",
+    "draw_matching",
     "evaluate_mosaic",
     "evaluated_tiles",
+    "explain_matching",
     "leftovers",
+    "link_matched",
+    "look_record",
+    "measure_overlaps",
     "missing_products",
     "mosaic_names",
     "mosaic_unit",
     "plan_coadds",
+    "plan_copies",
+    "plan_matching",
     "plan_preparation",
     "preflight",
     "prepare_exposure",
     "read_backgrounds",
+    "remove_stamps",
     "restore_stamps",
+    "solve_backgrounds",
+    "solved_files",
     "stamp_grid",
+    "stamp_sources",
     "stampless",
     "summarize_exposure",
     "summarize_field",
+    "tabulate_matching",
     "tabulate_mosaics",
     "tile_inputs",
     "tile_names",
     "tiles_field",
+    "wanted_tiles",
 ]

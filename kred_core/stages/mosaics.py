@@ -194,9 +194,10 @@ def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
     """
     if not config.coadd.backgrounds:
         return []
+    tile_tables = list(_tile_tables(config))  # they are made before the backgrounds: say first what is missing first
     backgrounds = read_backgrounds(config) if "matched" in config.coadd.backgrounds else None
     plans = []
-    for tile, table in _tile_tables(config):
+    for tile, table in tile_tables:
         centre = tiling.mosaic_centre(tile, table, config.tiling)
         for image in _images(config, table):
             detectors = table[table["Image"] == image]

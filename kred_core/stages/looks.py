@@ -1,0 +1,120 @@
+"""What people look at first after matching: mosaics of the stamps, before and after, and figures of how it went."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+
+from .. import figures, overlaps, quicklook, tables
+from ..config import FieldConfig
+from ..matching import Skies
+from ..overlaps import Pairs
+from ..products import FieldPaths, write_record
+from ..stamp import Stamp
+from .matching import MatchPlan, PlannedStamps, look_record, read_skies, solved_files
+from .mosaics import wanted_tiles
+
+__all__ = ["draw_matching"]
+
+WORST = 10  # pairs that are shown
+CUTOUT_CELLS = 400  # larger overlaps are shown in part
+
+
+def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> list[Path]:
+    """Quick look and figures of one image: what people look at first.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+        Mosaics of the stamps and figures, and the record of the seams.
+    """
+    paths = FieldPaths.of(config)
+    pairs, skies = Pairs.read(paths.pairs(plan.image)), read_skies(paths, plan.image)
+    overlap_file, background_file, _ = solved_files(paths, plan.image)
+    backgrounds = tables.read(background_file, tables.BACKGROUNDS, "match")
+    pair_table = tables.read(overlap_file, tables.OVERLAPS, "match")
+    stamps = PlannedStamps(config, plan)
+    title = f"{config.field} {plan.image}"
+    made = [paths.matching_figure(plan.image, kind) for kind in ("overlaps", "backgrounds", "pairs")]
+    exptimes = {str(row["Root"]): float(row["EXPTIME"]) for row in plan.detectors}
+    figures.overlap_figure(pair_table, exptimes, title, made[0])
+    figures.background_figure(backgrounds, plan.detectors, title, made[1])
+    subtract = _subtracted(plan, skies, backgrounds)
+    figures.pair_figure(_worst(pairs, pair_table, stamps, subtract["after"]), title, made[2])
+
+    used = np.flatnonzero(stamps.stamped)
+    look = quicklook.quick_look(
+        stamps.boxes[used],
+        lambda i: stamps.load(int(used[i])),
+        {name: values[used] for name, values in subtract.items()},
+        float(np.median(skies.area[used])),
+    )
+    record = look_record(paths, plan.image)
+    seams = quicklook.seams(look)
+    write_record(record, {"Seam_bef": seams["before"], "Seam_aft": seams["after"]})
+    made.append(record)
+    parts = {"": look} | {t.name: quicklook.cut(look, stamps.grid, t) for t in wanted_tiles(config) if t.name in tiles}
+    digest = plan.digest(plan.detectors.colnames)
+    for name, part in parts.items():
+        made.append(paths.quick_look(plan.image, name))
+        quicklook.write(made[-1], part, stamps.grid, config.field, plan.image, name, digest)
+        if name == "" or config.coadd.mosaics != "both":  # from mosaics at full resolution, evaluate draws the tiles better
+            made.append(paths.comparison_figure(plan.image, name))
+            pixels = config.evaluate.figure_pixels
+            before, after = (quicklook.reduced(part, stamps.grid, version, pixels) for version in ("before", "after"))
+            figures.comparison_figure(before, after, " ".join(filter(None, (config.field, name, plan.image))), made[-1])
+    return made
+
+
+def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, np.ndarray]:
+    """What is to be subtracted from the stamps, (n, 4): constant, slopes along u and v, step; counts28 per square arcsec."""
+    n = len(plan.detectors)
+    before, after = np.zeros((n, 4)), np.zeros((n, 4))
+    before[:, 0] = (np.asarray(plan.detectors["SUB_BACK"]) - skies.level) / skies.area
+    after[:, 0] = (np.asarray(backgrounds["b"]) - skies.level) / skies.area
+    after[:, 1] = np.asarray(backgrounds["grad_x"]) * plan.detectors["NAXIS1"] / 2 / skies.area
+    after[:, 2] = np.asarray(backgrounds["grad_y"]) * plan.detectors["NAXIS2"] / 2 / skies.area
+    after[:, 3] = np.asarray(backgrounds["step"]) / skies.area
+    return {"before": before, "after": after}
+
+
+def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: np.ndarray) -> list[figures.PairCutout]:
+    """The pairs that agree least, the worst first, as they look in their overlap."""
+    order = np.lexsort((pairs.second, pairs.first, -np.abs(np.asarray(table["After"]))))
+    cutouts = []
+    for k in order[:WORST]:
+        i, j = int(pairs.first[k]), int(pairs.second[k])
+        one, other = stamps.load(i), stamps.load(j)
+        x0, y0 = max(one.x0, other.x0), max(one.y0, other.y0)
+        x1 = min(one.x0 + one.mean.shape[1], other.x0 + other.mean.shape[1])
+        y1 = min(one.y0 + one.mean.shape[0], other.y0 + other.mean.shape[0])
+        x1, y1 = min(x1, x0 + CUTOUT_CELLS), min(y1, y0 + CUTOUT_CELLS)
+        images, good = [], np.ones((y1 - y0, x1 - x0), dtype=bool)
+        for s, n in ((one, i), (other, j)):
+            part = slice(y0 - s.y0, y1 - s.y0), slice(x0 - s.x0, x1 - s.x0)
+            images.append(((s.mean[part] - _model(s, subtract[n])[part]) * s.area).astype(np.float32))
+            good &= overlaps.good_cells(s)[part]
+        row = table[int(k)]
+        cutouts.append(
+            figures.PairCutout(
+                first=str(row["File1"]),
+                second=str(row["File2"]),
+                image1=images[0],
+                image2=images[1],
+                good=good,
+                after=float(row["After"]),
+                error=float(row["e_Delta"]),
+                rejected=bool(row["Rejected"]),
+            )
+        )
+    return cutouts
+
+
+def _model(s: Stamp, coefficients: np.ndarray) -> np.ndarray:
+    """What is subtracted from each cell of a stamp; see `_subtracted`."""
+    y, x = np.indices(s.mean.shape)
+    u, v = np.tensordot(s.to_detector, np.stack([x + s.x0, y + s.y0, np.ones_like(x)]), axes=1)
+    constant, along_u, along_v, step = coefficients
+    return constant + along_u * u + along_v * v + 0.5 * step * np.sign(u)

@@ -1,0 +1,253 @@
+"""How well and how cheaply backgrounds are matched, on full-size detectors with known truth.
+
+    python tests/benchmarks/matching.py --root /tmp/case            # about 10 minutes the first time, 10 GB of disk
+    python tests/benchmarks/matching.py --root /tmp/case --gradient 0.01 --shape exposure-plane
+
+Simulates one tile in three bands, twice: with and without additional diffuse emission. Reduces
+both to mosaics with one background for each exposure and with matched ones, and compares backgrounds and mosaics with the
+truth. Everything is done in this process by the functions that the tasks call, so CPU seconds are those of the work alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from scipy.ndimage import map_coordinates
+
+from kred_core import quality, stages, tables
+from kred_core.config import FieldConfig
+from kred_core.geometry import celestial_wcs
+from kred_core.products import FieldPaths
+from kred_core.simulate import SimulationConfig, diffuse_brightness, simulate, sky_brightness
+
+FIELD, TILE = "LMC_c42", "T07"
+PIXEL = 0.0688  # square arcsec of a native pixel
+CASE = {
+    "field": FIELD,
+    "tiles": [TILE],
+    "bands": ["N662", "N673", "r"],
+    "exposures": [4, 3, 3],
+    "n_detectors": 7,
+    "dither": 120,
+    "offsets": [5.3 / PIXEL, 3.5 / PIXEL, 0.7 / PIXEL],
+    "processes": 0,
+}
+DIFFUSE = 2.0  # counts28 per native pixel, rms
+STEP = 8  # pixels of the mosaic between the points at which the true sky is evaluated; its finest structures have 110
+
+# Of the older scripts, on their own simulated case of 70 detectors: rms error of the offsets after the common plane; low-pass rms
+# and 99 % jump of neighbouring blocks of 64 pixels of mosaic minus truth; counts28 per pixel. CPU seconds of their matching.
+SCRIPTS = {
+    "N662": (0.025, 0.081, 0.087),
+    "N673": (0.042, 0.079, 0.163),
+    "r": (0.039, 0.056, 0.122),
+}
+SCRIPTS_CPU = 367.0
+
+
+class Clock:
+    """CPU seconds of this process by part of the work."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    def measure(self, part: str, function: Callable, *arguments):
+        start = time.process_time()
+        result = function(*arguments)
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.process_time() - start
+        return result
+
+
+def configuration(root: Path, shape: str) -> FieldConfig:
+    options = {"prepare": {"output": "none"}, "coadd": {"mosaics": "both"}, "match": {"output": "none", "shape": shape}}
+    return FieldConfig(field=FIELD, tiles=[TILE], root=root, **options)
+
+
+def reduce(config: FieldConfig, clock: Clock) -> None:
+    """The whole chain, unit by unit."""
+    paths = FieldPaths.of(config)
+    for path in paths.exposures():
+        clock.measure("check", stages.check_exposure, config, path, None)
+    reports = [r for r in stages.check_field(config) if not r.refused]
+    grid = stages.stamp_grid(config, reports)
+    for report in reports:
+        clock.measure("statistics and stamps", stages.summarize_exposure, config, report, grid)
+    clock.measure("tables", stages.summarize_field, config)
+    clock.measure("tables", stages.tiles_field, config)
+    plans = stages.plan_matching(config)
+    for plan in plans:
+        clock.measure("pairs", stages.measure_overlaps, config, plan)
+        clock.measure("solution", stages.solve_backgrounds, config, plan)
+        clock.measure("quick look and figures", stages.draw_matching, config, plan, [TILE])
+    clock.measure("solution", stages.tabulate_matching, config, [p.image for p in plans])
+    for plan in stages.plan_coadds(config):
+        clock.measure("co-adds", stages.coadd, config, plan)
+
+
+def directory_size(paths: Iterable[Path]) -> int:
+    found = (f for p in paths for f in ([p] if p.is_file() else p.rglob("*")))
+    return sum(f.stat().st_size for f in found if f.is_file())
+
+
+def without_plane(x: np.ndarray, y: np.ndarray, values: np.ndarray) -> np.ndarray:
+    basis = np.stack([np.ones_like(x), x - x.mean(), y - y.mean()], axis=1)
+    return values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
+
+
+def offset_errors(config: FieldConfig, truth) -> dict[str, dict]:
+    """Solved minus true backgrounds of each image after the common plane, counts28 per native pixel."""
+    found = tables.read(FieldPaths.of(config).background_table, tables.BACKGROUNDS, "match")
+    true = {(str(row["Root"]), str(row["EXTNAME"])): row for row in truth}
+    result = {}
+    for image in dict.fromkeys(map(str, found["Image"])):
+        rows = found[found["Image"] == image]
+        facts = [true[str(row["Root"]), str(row["EXTNAME"])] for row in rows]
+        x = np.array([f["RA"] for f in facts]) * np.cos(np.radians(facts[0]["Dec"]))
+        y = np.array([f["Dec"] for f in facts])
+        error = np.asarray(rows["b"]) - np.array([f["BACK_PIX"] for f in facts])
+        left = without_plane(x, y, error)
+        pulls = (error - error.mean()) / np.asarray(rows["b_err"])
+        result[image] = {
+            "detectors": len(rows),
+            "solved": int(np.count_nonzero(rows["n_pairs"] > 0)),
+            "rms": float(np.sqrt(np.mean(left**2))),
+            "rms with plane": float(np.std(error)),
+            "pulls": float(np.sqrt(np.nanmean(pulls**2))),
+            "injected": float(np.std([f["OFFSET_PIX"] for f in facts])),
+        }
+    return result
+
+
+def _on_mosaic(header: fits.Header, shape: tuple[int, int], brightness: Callable) -> np.ndarray:
+    """Surface brightness at the pixels of a mosaic, counts28 per pixel."""
+    wcs = celestial_wcs(header)
+    rows, columns = (np.arange(0, n + STEP, STEP) for n in shape)
+    x, y = np.meshgrid(columns, rows)
+    sky = wcs.wcs_pix2world(np.stack([x.ravel(), y.ravel()], axis=-1), 0)
+    coarse = brightness(sky[:, 0], sky[:, 1]).reshape(x.shape) * abs(header["CD1_1"] * header["CD2_2"]) * 3600**2
+    fine = np.empty(shape, np.float32)
+    for first in range(0, shape[0], 512):
+        at = np.mgrid[first : min(first + 512, shape[0]), : shape[1]] / STEP
+        fine[first : first + 512] = map_coordinates(coarse, at, order=3, mode="nearest")
+    return fine
+
+
+def _mosaic(config: FieldConfig, image: str, matched: bool) -> tuple[np.ndarray, fits.Header]:
+    paths = FieldPaths.of(config)
+    with fits.open(paths.mosaic(TILE, image, matched), memmap=False) as f:
+        values, header = f[0].data.astype(np.float32), f[0].header
+    values[fits.getdata(paths.coverage(TILE, image, matched)) == 0] = np.nan
+    return values, header
+
+
+def mosaic_errors(config: FieldConfig, simulated: SimulationConfig, image: str) -> dict[str, float]:
+    """Mosaic minus true sky, before and after: low-pass rms and 99 % jump of neighbouring blocks."""
+    result = {}
+    for matched, name in ((False, "before"), (True, "after")):
+        values, header = _mosaic(config, image, matched)
+        values -= _on_mosaic(header, values.shape, lambda ra, dec: sky_brightness(ra, dec, image, simulated))
+        medians = quality.block_medians(values, quality.block_side(values.shape))
+        result[f"low-pass {name}"], result[f"jumps {name}"] = quality.low_pass_rms(medians), quality.seam_jump(medians)
+    return result
+
+
+def recovered(plain: FieldConfig, diffuse: FieldConfig, simulated: SimulationConfig, image: str) -> float:
+    """Which part of the additional diffuse emission is in the matched mosaic: slope of block medians against the truth."""
+    one, header = _mosaic(plain, image, True)
+    two, _ = _mosaic(diffuse, image, True)
+    truth = _on_mosaic(header, one.shape, lambda ra, dec: diffuse_brightness(ra, dec, simulated))
+    two -= one
+    side = quality.block_side(one.shape)
+    truth[~np.isfinite(two)] = np.nan
+    seen, true = quality.block_medians(two, side), quality.block_medians(truth, side)
+    good = np.isfinite(seen) & np.isfinite(true)
+    return float(np.polyfit(true[good], seen[good], 1)[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="directory for the simulated data, kept for the next time")
+    parser.add_argument("--gradient", type=float, default=0.0, help="relative sky gradient of exposures per degree (default 0)")
+    parser.add_argument("--shape", default="constant", help="option match.shape (default constant)")
+    parser.add_argument("--json", type=Path, help="write all numbers here too")
+    arguments = parser.parse_args()
+    logging.getLogger("kred_core").setLevel(logging.ERROR)
+    simulated, reduced = {}, {}
+    clock = Clock()
+    for name, diffuse in (("plain", 0.0), ("diffuse", DIFFUSE / PIXEL)):
+        root = arguments.root / f"{name}-{arguments.gradient:g}"
+        case = SimulationConfig(root=root, gradient=arguments.gradient, diffuse=diffuse, **CASE)
+        simulated[name] = case
+        reduced[name] = configuration(root, arguments.shape)
+        marker = root / "simulated.json"
+        content = case.model_dump_json(exclude={"root", "processes"})
+        if not marker.exists() or marker.read_text() != content:
+            print(f"simulating {root}", flush=True)
+            simulate(case)
+            marker.write_text(content)
+        print(f"reducing {root}", flush=True)
+        reduce(reduced[name], clock if name == "plain" else Clock())
+
+    config, truth = reduced["plain"], tables.Table.read(
+        simulated["plain"].root / "Truth" / FIELD / "detectors.ecsv", format="ascii.ecsv"
+    )
+    images = [p.image for p in stages.plan_matching(config)]
+    offsets = offset_errors(config, truth)
+    numbers = {i: offsets[i] | mosaic_errors(config, simulated["plain"], i) for i in images}
+    for i in images:
+        numbers[i]["recovered"] = recovered(reduced["plain"], reduced["diffuse"], simulated["diffuse"], i)
+    print(_accuracy(numbers))
+    paths = FieldPaths.of(config)
+    disk = directory_size([paths.stamps, paths.overlap_table, paths.background_table, paths.matching_table, paths.memory / "match"])
+    print(_cost(clock.seconds, disk, sum(n["detectors"] for n in numbers.values())))
+    for line in stages.explain_matching(config):
+        print(line)
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"images": numbers, "CPU s": clock.seconds, "disk": disk}, indent=1) + "\n")
+
+
+def _accuracy(numbers: dict[str, dict]) -> str:
+    lines = [
+        "",
+        "| | " + " | ".join(numbers) + " |",
+        "|---|" + "---|" * len(numbers),
+    ]
+
+    def row(words: str, value: Callable[[str], str]) -> None:
+        lines.append(f"| {words} | " + " | ".join(value(i) for i in numbers) + " |")
+
+    row("detectors solved", lambda i: f"{numbers[i]['solved']} of {numbers[i]['detectors']}")
+    row("injected offsets, rms", lambda i: f"{numbers[i]['injected']:.2f}")
+    row("offset error after a common plane, rms", lambda i: f"{numbers[i]['rms']:.4f} (scripts {SCRIPTS[i][0]})")
+    row("the same without taking out the plane", lambda i: f"{numbers[i]['rms with plane']:.4f}")
+    row("error / stated error, rms", lambda i: f"{numbers[i]['pulls']:.2f}")
+    for k, (what, key) in enumerate((("low-pass rms", "low-pass"), ("99 % jump of blocks", "jumps")), 1):
+        row(f"mosaic minus truth, {what}, before", lambda i, key=key: f"{numbers[i][key + ' before']:.3f}")
+        row(
+            f"mosaic minus truth, {what}, matched",
+            lambda i, key=key, k=k: f"{numbers[i][key + ' after']:.3f} (scripts {SCRIPTS[i][k]})",
+        )
+    row("diffuse emission recovered", lambda i: f"{100 * numbers[i]['recovered']:.2f} %")
+    return "\n".join(lines)
+
+
+def _cost(seconds: dict[str, float], disk: int, n: int) -> str:
+    lines = ["", "| part of the work | CPU s |", "|---|---|"]
+    lines += [f"| {part} | {value:.1f} |" for part, value in seconds.items()]
+    matching = sum(seconds[part] for part in ("statistics and stamps", "pairs", "solution"))
+    what = f"matching in all: statistics, stamps, pairs, solution ({n} detectors)"
+    lines.append(f"| {what} | {matching:.1f} (scripts {SCRIPTS_CPU:.0f}) |")
+    lines.append(f"\ndisk of stamps, pairs and tables: {disk / 1e6:.1f} MB; {os.cpu_count()} cores\n")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
