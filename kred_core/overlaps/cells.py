@@ -21,7 +21,7 @@ FILLED = 0.5  # of the usual number of pixels
 BLOCK = 16  # cells; the scatter within cells is compared with its median over 3 x 3 blocks of this side
 FEWEST_IN_BLOCK = 0.25  # of a block's cells, for a median of its own
 STAR = 3.0  # of the noise's standard deviations; stars that stay have no effect on the mode that can be measured
-FEWEST_SHARE, FEWEST_CELLS = 1 / 3, 10000  # a mask that leaves fewer than this share and this number is relaxed
+FEWEST_SHARE, FEWEST_CELLS = 0.5, 10000  # a mask that leaves fewer than this share and this number is relaxed
 BELOW_ONE_SIGMA = 0.15865525393145707
 
 
@@ -47,7 +47,7 @@ def good_cells(stamp: Stamp) -> np.ndarray:
 
     In crowded fields few clean cells are worth more than many others: with 5e5 stars per square degree down to 22 mag
     the 15 % of clean cells give a difference twice as good as the 38 % left by a limit four times as high, and nine times
-    as good as all of them. The limit is doubled (again and again) only if fewer than a third of the filled
+    as good as all of them. The limit is doubled (again and again) only if fewer than half of the filled
     cells and fewer than 10 000 of them would remain.
     """
     finite = np.isfinite(stamp.mean) & np.isfinite(stamp.std)

@@ -25,6 +25,23 @@ __all__ = ["measure"]
 CLIP_SIGMA = 3.0
 FEWEST_IN_PART = 25  # cells; and an eighth of what a pair must have
 
+_STATISTICS = ("difference", "mode", "mean", "median", "std", "skew", "kurtosis", "clipped_mean", "clipped_median", "clipped_std")
+# What is measured of one pair. Hundreds of thousands of these must fit into memory.
+_ROW = np.dtype(
+    [(name, np.float64) for name in _STATISTICS]
+    + [
+        ("n_cells", np.int64),
+        ("noise", np.float64),
+        ("size", np.float64),
+        ("lever", np.float64),
+        ("spread", np.float64),
+        ("part_cells", np.int64, N_BLOCKS),
+        ("parts", np.float64, N_BLOCKS),
+        ("part_noise", np.float64, N_BLOCKS),
+        ("part_places", np.float64, (N_BLOCKS, 2, 3)),
+    ]
+)
+
 
 @dataclass(frozen=True, eq=False)
 class _Sky:
@@ -50,8 +67,23 @@ class _Sky:
         level = kernels.median(np.sort(cells[good])) if good.any() else 0.0
         return cls(stamp.x0, stamp.y0, cells, level, np.asarray(stamp.to_detector, dtype=np.float64), centre)
 
+    @property
+    def x1(self) -> int:
+        return self.x0 + self.cells.shape[1]
+
+    @property
+    def y1(self) -> int:
+        return self.y0 + self.cells.shape[0]
+
     def part(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """Cells from (x0, y0) to (x1, y1) of the grid."""
         return self.cells[y0 - self.y0 : y1 - self.y0, x0 - self.x0 : x1 - self.x0]
+
+    def map_from(self, x0: int, y0: int) -> np.ndarray:
+        """The map to the detector for cells that count from (x0, y0)."""
+        moved = self.to_detector.copy()
+        moved[:, 2] += self.to_detector[:, 0] * x0 + self.to_detector[:, 1] * y0
+        return moved
 
 
 def measure(
@@ -85,45 +117,39 @@ def measure(
     first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
     boxes = np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
     fewest_in_part = max(FEWEST_IN_PART, config.min_cells / 8)
-    rows: dict[int, dict] = {}
+    rows = np.zeros(first.size, dtype=_ROW)
     for pair, one, other in _sweep(first, second, load, boxes):
-        row = _compare(one, other, config.min_cells, fewest_in_part)
-        if row is not None:
-            rows[pair] = row
+        _compare(one, other, config.min_cells, fewest_in_part, rows[pair])
 
-    kept = np.array(sorted(rows), dtype=np.int64)
-    kept = kept[np.lexsort((second[kept], first[kept]))]
-    small = np.setdiff1d(np.arange(first.size), kept)
-    small = small[np.lexsort((second[small], first[small]))]
-
-    def column(name: str, *shape: int) -> np.ndarray:
-        return np.array([rows[pair][name] for pair in kept], dtype=np.float64).reshape(len(kept), *shape)
-
+    order = np.lexsort((second, first))
+    measured = rows["n_cells"][order] > 0
+    kept, small = order[measured], order[~measured]
+    rows = rows[kept]
     overlaps = scatter.Disagreement(
-        n_cells=column("n_cells"),
-        error=column("noise"),
-        part_cells=column("part_cells", N_BLOCKS),
-        parts=column("parts", N_BLOCKS),
-        part_noise=column("part_noise", N_BLOCKS),
-        spread=column("spread"),
-        lever=column("lever"),
+        n_cells=rows["n_cells"],
+        error=rows["noise"],
+        part_cells=rows["part_cells"],
+        parts=rows["parts"],
+        part_noise=rows["part_noise"],
+        spread=rows["spread"],
+        lever=rows["lever"],
     )
     excess = scatter.fit_excess(overlaps)
-    error = scatter.pair_errors(overlaps, excess, column("size"))
-    names = ("difference", "mode", "mean", "median", "std", "skew", "kurtosis", "clipped_mean", "clipped_median", "clipped_std")
+    error = scatter.pair_errors(overlaps, excess, rows["size"])
+    beyond_noise = np.sqrt(np.maximum(error**2 - rows["noise"] ** 2, 0.0))
     return Pairs(
         first=first[kept],
         second=second[kept],
         separation=_separation(np.asarray(centres, dtype=np.float64).reshape(-1, 2), first[kept], second[kept]),
-        n_cells=overlaps.n_cells.astype(np.int64),
+        n_cells=rows["n_cells"].copy(),
         error=error,
-        blocks=overlaps.parts,
+        blocks=rows["parts"].copy(),
         block_errors=scatter.part_errors(overlaps, excess),
-        block_places=column("part_places", N_BLOCKS, 2, 3),
-        floor=float(np.median(np.sqrt(np.maximum(error**2 - overlaps.error**2, 0.0)))) if error.size else 0.0,
+        block_places=rows["part_places"].copy(),
+        floor=float(np.median(beyond_noise)) if kept.size else 0.0,
         small_first=first[small],
         small_second=second[small],
-        **{name: column(name) for name in names},
+        **{name: rows[name].copy() for name in _STATISTICS},
     )
 
 
@@ -153,79 +179,54 @@ def _sweep(first: np.ndarray, second: np.ndarray, load: Callable[[int], Stamp], 
             del loaded[i]
 
 
-def _compare(first: _Sky, second: _Sky, min_cells: int, fewest_in_part: float) -> dict | None:
-    """What is measured of one pair; None if the two have too few good cells in common."""
+def _compare(first: _Sky, second: _Sky, min_cells: int, fewest_in_part: float, row: np.void) -> None:
+    """Measure one pair; the row stays as it is if the two have too few good cells in common."""
     x0, y0 = max(first.x0, second.x0), max(first.y0, second.y0)
-    x1, y1 = (min(s0 + n, t0 + m) for s0, n, t0, m in (
-        (first.x0, first.cells.shape[1], second.x0, second.cells.shape[1]),
-        (first.y0, first.cells.shape[0], second.y0, second.cells.shape[0]),
-    ))
+    x1, y1 = min(first.x1, second.x1), min(first.y1, second.y1)
     if x1 <= x0 or y1 <= y0:
-        return None
+        return
     values, x, y = compare.differences(first.part(x0, y0, x1, y1), second.part(x0, y0, x1, y1), first.level, second.level)
     if values.size < min_cells:
-        return None
+        return
     shift = second.level - first.level
-    maps = [_moved(sky.to_detector, x0, y0) for sky in (first, second)]
-    divided, ends, places, middles = compare.divide(values, x, y, *maps)
-    row = _parts(divided, ends, places, middles, shift, fewest_in_part)
-    middle = np.array([x0, y0]) + np.diff(ends) @ np.nan_to_num(middles) / values.size
-    row["lever"] = sum(((middle - sky.centre) ** 2).sum() for sky in (first, second))
-    row["size"] = max(abs(first.level), abs(second.level))
-    divided.sort()
-    return row | _statistics(divided, shift)
-
-
-def _moved(to_detector: np.ndarray, x0: int, y0: int) -> np.ndarray:
-    """The map for cells that count from (x0, y0)."""
-    moved = to_detector.copy()
-    moved[:, 2] += to_detector[:, 0] * x0 + to_detector[:, 1] * y0
-    return moved
-
-
-def _parts(
-    divided: np.ndarray, ends: np.ndarray, places: np.ndarray, middles: np.ndarray, shift: float, fewest: float
-) -> dict:
-    """Differences in the parts of an overlap; NaN for small ones. Sorts the values of each."""
+    divided, ends, places, middles = compare.divide(values, x, y, first.map_from(x0, y0), second.map_from(x0, y0))
     n = np.diff(ends)
-    level, noise = np.full(N_BLOCKS, np.nan), np.full(N_BLOCKS, np.nan)
-    for k in np.flatnonzero(n >= fewest):
+    row["n_cells"] = values.size
+    row["part_cells"] = n
+    middle = (n[:, None] * np.nan_to_num(middles)).sum(axis=0) / values.size + (x0, y0)
+    row["lever"] = sum(((middle - sky.centre) ** 2).sum() for sky in (first, second))
+    _measure_parts(divided, ends, shift, fewest_in_part, row)
+    known = np.isfinite(row["parts"])
+    row["part_places"] = np.where(known[:, None, None], places, np.nan)
+    row["spread"] = ((middles[known] - middles[known].mean(axis=0)) ** 2).sum() if known.any() else 0.0
+    divided.sort()
+    _measure_whole(divided, shift, row)
+    row["size"] = max(abs(first.level), abs(second.level), abs(row["difference"]))
+
+
+def _measure_parts(divided: np.ndarray, ends: np.ndarray, shift: float, fewest: float, row: np.void) -> None:
+    """Differences in the parts of an overlap; NaN for small ones. Sorts the values of each."""
+    for k in range(N_BLOCKS):
+        row["parts"][k] = row["part_noise"][k] = np.nan
         part = divided[ends[k] : ends[k + 1]]
-        part.sort()
-        peak, noise[k], _ = kernels.histogram_mode(part)
-        level[k] = shift + peak
-    measured = np.isfinite(level)
-    where = middles[measured]
-    return {
-        "parts": level,
-        "part_noise": noise,
-        "part_cells": n,
-        "part_places": np.where(measured[:, None, None], places, np.nan),
-        "spread": ((where - where.mean(axis=0)) ** 2).sum() if measured.any() else 0.0,
-    }
+        if part.size >= fewest:
+            part.sort()
+            peak, noise, _ = kernels.histogram_mode(part)
+            row["parts"][k], row["part_noise"][k] = shift + peak, noise
 
 
-def _statistics(ordered: np.ndarray, shift: float) -> dict:
-    """All statistics of one pair from its sorted values."""
-    mean, std = kernels.mean_and_std(ordered)
-    skew, kurtosis = kernels.skewness_and_kurtosis(ordered, mean, std)
+def _measure_whole(ordered: np.ndarray, shift: float, row: np.void) -> None:
+    """All statistics of an overlap from its sorted values."""
     peak, noise, _ = kernels.histogram_mode(ordered)
+    row["difference"], row["noise"] = shift + peak, noise
+    row["mode"] = shift + kernels.half_sample_mode(ordered)
+    mean, std = kernels.mean_and_std(ordered)
+    row["mean"], row["std"] = shift + mean, std
+    row["skew"], row["kurtosis"] = kernels.skewness_and_kurtosis(ordered, mean, std)
+    row["median"] = shift + kernels.median(ordered)
     clipped = ordered[slice(*kernels.clip(ordered, CLIP_SIGMA))]
-    clipped_mean, clipped_std = kernels.mean_and_std(clipped)
-    return {
-        "n_cells": ordered.size,
-        "difference": shift + peak,
-        "noise": noise,
-        "mode": shift + kernels.half_sample_mode(ordered),
-        "mean": shift + mean,
-        "median": shift + kernels.median(ordered),
-        "std": std,
-        "skew": skew,
-        "kurtosis": kurtosis,
-        "clipped_mean": shift + clipped_mean,
-        "clipped_median": shift + kernels.median(clipped),
-        "clipped_std": clipped_std,
-    }
+    clipped_mean, row["clipped_std"] = kernels.mean_and_std(clipped)
+    row["clipped_mean"], row["clipped_median"] = shift + clipped_mean, shift + kernels.median(clipped)
 
 
 def _separation(centres: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:

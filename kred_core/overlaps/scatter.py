@@ -15,7 +15,9 @@ __all__ = ["Disagreement", "Excess", "fit_excess", "pair_errors", "part_errors"]
 
 CLIP = 3.0  # of its expectation: a pair that disagrees with itself more than that counts as if by this much
 SUSPICIOUS = 1e-3  # probability by chance; what disagrees with itself more is trusted less
-MOST_PAIRS = 20000  # that the fit uses; more make it no better
+OUTLIER = 9.0  # of its expectation: a pair beyond that says nothing about the others
+ROUNDS = 4  # of leaving out such pairs
+MOST_PAIRS = 10000  # that the fit uses; more make it no better
 PATCHES = 10.0 ** np.arange(1.5, 5.1, 0.5)  # cells that a flaw may cover
 STEPS = 300
 SAME = 1e-4  # relative change of a variance at which the fit stops
@@ -102,26 +104,24 @@ def fit_excess(overlaps: Disagreement) -> Excess:
     S/E is taken as chi^2/(m - 1) with m - 1 degrees of freedom. Both variances follow from the
     maximum of that likelihood, found by steps that leave them positive (minorisation; Hunter & Lange 2004, The American
     Statistician 58, 30), for several sizes of a patch, of which the likeliest is taken. S/E enters at most
-    as 3, and its expectation accounts for that, so that bad pairs have little influence.
+    as 3, and its expectation accounts for that; pairs beyond 9 are left out, and the rest are fitted again.
     """
-    step = -(-len(overlaps.n_cells) // MOST_PAIRS)
-    found, freedom, noise = _found(overlaps.of(slice(None, None, max(1, step))))
-    sample = overlaps.of(slice(None, None, max(1, step)))
-    used = (freedom >= 1) & np.isfinite(found)
-    # Noise-free parts of one value everywhere need no explanation, and nothing could be divided by it.
-    used &= (found > 0) | (noise > 0)
-    if not used.any():
-        return Excess()
-    found, freedom, noise = found[used], freedom[used], noise[used]
-    cells = _part_cells(sample)[used]
-    spread = sample.spread[used]
-    best, likelihood = Excess(), -np.inf
-    for patch in PATCHES[PATCHES <= max(PATCHES[0], cells.max())]:
-        shape = freedom * 4 / 3 * (1 / (1 + cells / patch) - 1 / (1 + 4 * cells / patch))
-        flaw, slope, value = _fit(found, freedom, noise, shape, 2 * spread)
-        if value > likelihood:
-            best, likelihood = Excess(float(patch), flaw, slope), value
-    return best
+    step = max(1, -(-len(overlaps.n_cells) // MOST_PAIRS))
+    sample = overlaps.of(slice(None, None, step))
+    found, freedom, noise = _found(sample)
+    # Without noise and of one value everywhere there is nothing to explain.
+    used = (freedom >= 1) & (found + noise > 0)
+    cells = _part_cells(sample)
+    excess = Excess()
+    for _ in range(ROUNDS):
+        if not used.any():
+            break
+        excess = _likeliest(found[used], freedom[used], noise[used], cells[used], sample.spread[used])
+        still = used & (found <= OUTLIER * (noise + _flaws(cells, freedom, excess) + 2 * excess.slope * sample.spread))
+        if (still == used).all():
+            break
+        used = still
+    return excess
 
 
 def pair_errors(overlaps: Disagreement, excess: Excess, values: np.ndarray) -> np.ndarray:
@@ -148,7 +148,7 @@ def pair_errors(overlaps: Disagreement, excess: Excess, values: np.ndarray) -> n
     """
     variance = overlaps.error**2 + excess.of_area(overlaps.n_cells) + excess.slope * overlaps.lever
     found, freedom, noise = _found(overlaps)
-    expected = noise + _flaws(overlaps, freedom, excess) + 2 * excess.slope * overlaps.spread
+    expected = noise + _flaws(_part_cells(overlaps), freedom, excess) + 2 * excess.slope * overlaps.spread
     limit = special.chdtri(np.maximum(freedom, 1), SUSPICIOUS)
     ratio = np.divide(found, expected, out=np.zeros_like(found), where=(expected > 0) & (freedom >= 1))
     error = np.sqrt(variance * np.maximum(1.0, freedom * ratio / limit))
@@ -181,9 +181,19 @@ def _part_cells(overlaps: Disagreement) -> np.ndarray:
     return np.where(measured, overlaps.part_cells, 0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
 
 
-def _flaws(overlaps: Disagreement, freedom: np.ndarray, excess: Excess) -> np.ndarray:
-    cells = _part_cells(overlaps)
+def _flaws(cells: np.ndarray, freedom: np.ndarray, excess: Excess) -> np.ndarray:
+    """What flaws are expected to contribute to the sum of the parts' squared deviations."""
     return freedom * 4 / 3 * (excess.of_area(cells) - excess.of_area(4 * cells))
+
+
+def _likeliest(found: np.ndarray, freedom: np.ndarray, noise: np.ndarray, cells: np.ndarray, spread: np.ndarray) -> Excess:
+    best, likelihood = Excess(), -np.inf
+    for patch in PATCHES[PATCHES <= max(PATCHES[0], cells.max())]:
+        shape = _flaws(cells, freedom, Excess(patch, 1.0))
+        flaw, slope, value = _fit(found, freedom, noise, shape, 2 * spread)
+        if value > likelihood:
+            best, likelihood = Excess(float(patch), flaw, slope), value
+    return best
 
 
 def _fit(
@@ -198,7 +208,8 @@ def _fit(
         expected = noise + flaw * shape + slope * spread
         pull = freedom * np.minimum(found / expected, CLIP) / expected
         push = freedom * usual / expected
-        by_flaw, by_slope = (np.sqrt((x @ pull) / (x @ push)) if x @ push > 0 else 0.0 for x in (shape, spread))
+        # Not a matrix product: the sums of BLAS depend on the number of threads.
+        by_flaw, by_slope = (np.sqrt((x * pull).sum() / (x * push).sum()) for x in (shape, spread))
         flaw, slope = flaw * by_flaw, slope * by_slope
         if abs(by_flaw - 1) < SAME and abs(by_slope - 1) < SAME:
             break
@@ -206,4 +217,4 @@ def _fit(
     ratio = found / expected
     # The integral of the estimating equation: beyond CLIP only the logarithm goes on.
     loss = np.where(ratio < CLIP, ratio, CLIP * (1 + np.log(np.maximum(ratio, CLIP) / CLIP))) + usual * np.log(expected)
-    return float(flaw), float(slope), -float(freedom @ loss)
+    return float(flaw), float(slope), -float((freedom * loss).sum())

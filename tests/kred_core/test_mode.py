@@ -9,6 +9,7 @@ from astropy.stats import sigma_clipped_stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 
 from kred_core import mode
 
@@ -226,6 +227,19 @@ def test_clipping_is_astropys_clipping_until_nothing_changes():
     assert (clipped.mean, clipped.median, clipped.std) == mode.clipped_statistics(values, 2.0)
     assert (clipped.n, clipped.mode, clipped.maximum, clipped.noise) == (plain.n, plain.mode, plain.maximum, plain.noise)
     assert mode.clipped_statistics(np.full(10, 3.0)) == (3.0, 3.0, 0.0)
+
+
+def test_skewness_and_kurtosis_are_those_of_the_sample():
+    rng = np.random.default_rng(14)
+    for values in (noise(rng, 50001), contaminated(rng, 20000), rng.exponential(5, 6000), np.array([1.0, 2.0, 4.0])):
+        exact = values.astype(np.float32).astype(np.float64)
+        expected = stats.skew(exact), stats.kurtosis(exact)
+        assert mode.skewness_and_kurtosis(values) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    lopsided = mode.skewness_and_kurtosis(contaminated(rng, 20000))
+    assert lopsided[0] > 1
+    assert mode.skewness_and_kurtosis(-contaminated(rng, 20000))[0] < -1
+    assert mode.skewness_and_kurtosis([5.0, np.nan, 5.0, 5.0]) == (0.0, 0.0)
+    assert np.isnan(mode.skewness_and_kurtosis([np.inf])).all()
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.2])
