@@ -28,7 +28,8 @@ __all__ = ["background_figure"]
 WIDTH, HEIGHT = 13.8, 12.9  # inches
 PANEL, BAR = 5.0, 0.16  # inches: side of a map, width of its colour bar
 NORMAL_MAD = 1.482602218505602
-RANGE = 98.0  # percentile of |deviation from the median| at which colours end
+RANGE = 3.5  # robust standard deviations from the median at which the colours of differences end
+KNOWN_BEST, KNOWN_WORST = 1.0, 99.0  # percentiles of the standard errors at which theirs end
 CELLS = 240  # across a map of means
 ARCMIN_PER_PIXEL = 7.287e-5 * 60.0  # |CD| of DECam
 CCD = 2046, 4094  # pixels of a full DECam detector, for which the focal plane is given
@@ -40,7 +41,7 @@ KINDS = (("fixed", "fixed by the user", "#5d3a9b"), ("contradict", "contradicts 
 ALONE = "without a neighbour", "#000000"
 NOTE = (
     "b: matched background; SUB_BACK: the exposure's own; b and d: mean over the detectors that cover a place; "
-    "colours end where 98 % of the values do; grey: not known; north is up, east left"
+    f"colours of a and b: median ± {RANGE:g} robust standard deviations; grey: not known; north is up, east left"
 )
 
 
@@ -87,8 +88,9 @@ def background_figure(backgrounds: Table, detectors: Table, title: str, path: Pa
     _bar(figure, axes, colours, scale, bar)
 
     axes = _panel(figure, 1, "b  Sky: mean over the exposures", frame, centre)
-    scale = _around_median(found.excess)
-    _mean_map(axes, frame, on_sky, found.excess, colours, scale)
+    means, covered = _means(on_sky, found.excess, frame)
+    scale = _around_median(means)
+    _show_map(axes, frame, means, covered, colours, scale)
     _bar(figure, axes, colours, scale, bar)
 
     west, east, south, north = frame
@@ -98,8 +100,9 @@ def background_figure(backgrounds: Table, detectors: Table, title: str, path: Pa
     _components(axes, on_sky, found)
 
     axes = _panel(figure, 3, "d  Sky: standard error of b, mean over the exposures", frame, centre)
-    colours, scale = _sequential(), _from_least(found.error)
-    _mean_map(axes, frame, on_sky, found.error, colours, scale)
+    means, covered = _means(on_sky, found.error, frame)
+    colours, scale = _sequential(), _from_least(means)
+    _show_map(axes, frame, means, covered, colours, scale)
     _bar(figure, axes, colours, scale, f"standard error of b  [{drawing.UNIT}]")
     drawing.save(figure, path, grey=False)
 
@@ -241,7 +244,9 @@ def _around_median(values: np.ndarray) -> Normalize:
     if not known.size:
         return drawing.linear_scale(0.0, 0.0)
     middle = float(np.median(known))
-    return drawing.linear_scale(middle, float(np.percentile(np.abs(known - middle), RANGE)))
+    deviation = np.abs(known - middle)
+    largest = float(deviation.max())
+    return drawing.linear_scale(middle, min(RANGE * NORMAL_MAD * float(np.median(deviation)) or largest, largest))
 
 
 def _from_least(values: np.ndarray) -> Normalize:
@@ -250,7 +255,7 @@ def _from_least(values: np.ndarray) -> Normalize:
     known = values[np.isfinite(values)]
     if not known.size:
         return Normalize(0, 1)
-    low, high = np.percentile(known, [100 - RANGE, RANGE])
+    low, high = np.percentile(known, [KNOWN_BEST, KNOWN_WORST])
     return Normalize(low, high) if high > low else Normalize(0, 2 * low or 1.0)
 
 
@@ -312,17 +317,16 @@ def _name_detectors(axes: Axes, polygons: np.ndarray, names: np.ndarray, values:
         )  # fmt: skip
 
 
-def _mean_map(
+def _show_map(
     axes: Axes,
     frame: tuple[float, float, float, float],
-    polygons: np.ndarray,
-    values: np.ndarray,
+    means: np.ndarray,
+    covered: np.ndarray,
     colours: Colormap,
     scale: Normalize,
 ) -> None:
-    """The mean over the detectors that cover a cell; cells of detectors without a value are grey, others white."""
+    """The result of `_means`: covered cells without a value are grey, what is not covered is white."""
     west, east, south, north = frame
-    means, covered = _means(polygons, values, frame)
     rgba = colours(scale(np.ma.masked_invalid(means)))
     rgba[~covered] = 1.0
     axes.imshow(rgba, origin="lower", extent=(west, east, south, north), interpolation="nearest", aspect="auto")

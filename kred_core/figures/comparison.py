@@ -30,7 +30,7 @@ __all__ = ["comparison_figure"]
 SIDE, LEFT, BOTTOM, TOP = 5.6, 1.15, 0.95, 1.2
 GAP, BAR_GAP, BAR_WIDTH, BAR_ROOM = 0.25, 0.12, 0.18, 1.1
 NARROWEST = 0.5  # of the longer side; the text needs that width
-SMALLEST_SIDE, LARGEST_SIDE = 560, 840  # pixels; smaller images are enlarged by a whole factor, larger ones averaged
+SMALLEST_SIDE, LARGEST_SIDE = 500, 900  # pixels; smaller images are enlarged by a whole factor, larger ones averaged
 NORMAL_MAD = 1.482602218505602
 DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles of the block medians of the matched image, which see no stars: black and white
 LEAST = 2.0  # times the linear range, of black and white from the sky level
@@ -144,6 +144,7 @@ class _Page:
         place = self._place(self._left(k), self.image[0])
         axes, shown = drawing.sky_axes(self.figure, place, image, self.wcs, drawing.grey_colours(), scale, outlines)
         axes.coords[0].set_ticks(number=4)
+        axes.coords.grid(draw_grid=False)  # its lines look like seams
         if k:
             axes.coords[1].set_axislabel(" ")
             axes.coords[1].set_ticklabel_visible(False)
@@ -156,7 +157,7 @@ class _Page:
         bar = self.figure.colorbar(shown, cax=self.figure.add_axes(place), extend="both", extendfrac=0.02)
         if ticks:
             bar.set_ticks(ticks)
-        bar.set_label(label, fontsize=10)
+        bar.set_label(label, fontsize=drawing.fit(label, 10, self.image[1] / self.dpi))
         bar.ax.tick_params(labelsize=10)
 
 
