@@ -1,0 +1,54 @@
+"""Run stage tasks that do nothing: ``python idle_tasks.py N`` prints the CPU seconds of this process and of its Prefect server."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import flows  # noqa: F401 - before Prefect
+
+# isort: split
+from prefect import flow
+from prefect.futures import as_completed
+from prefect.utilities.annotations import opaque
+
+from flows.runners import task_runner
+from flows.server import server
+from kred_core.config import FieldConfig, RunConfig
+from tasks.caching import Manifest, Work, for_run, stage_task
+
+__all__ = ["main"]
+
+
+def _work(config: FieldConfig, unit: str) -> Work:
+    return Work(unit)
+
+
+@stage_task("idle", version=1, work=_work)
+def idle(config: FieldConfig, unit: str) -> Manifest:
+    return Manifest.of()
+
+
+@flow
+def many(config: FieldConfig, n: int) -> None:
+    ready = for_run(idle, config)
+    for future in as_completed([ready.submit(config=opaque(config), unit=str(i)) for i in range(n)]):
+        future.wait()
+
+
+def main(n: int) -> None:
+    """Run tasks side by side as those of a stage are."""
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as root, server():
+        many.with_options(task_runner=task_runner(RunConfig()))(FieldConfig(field="LMC_c42", root=Path(root)), n)
+    own = time.process_time() - start
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(json.dumps([own, ended.ru_utime + ended.ru_stime]))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
