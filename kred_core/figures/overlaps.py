@@ -6,6 +6,7 @@ cannot show both: each has a histogram of its own, and the scatter plots are log
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ MOST_BINS = 60
 LOG_COUNTS = 30  # a histogram whose highest bin has more pairs gets a logarithmic axis, on which its wings are seen
 MOST_POINTS = 15_000  # more only make the cloud denser and the file larger
 MOST_CROSSES = 300
+FEW_POINTS = 300  # no more than this are drawn larger, and lines need no border to be seen among them
+MOST_TICKS = 5
 FEW_VALUES = 25  # an abscissa with no more different values than this is drawn value by value
 PER_MEDIAN = 20  # pairs that a running median needs
 ERROR = "#555555"
@@ -156,7 +159,7 @@ def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, c
     values, rejected, error = values[known], found.rejected[known], found.error[known]
     core = values[~rejected] if (~rejected).any() else values
     half = _half_width(core, values)
-    bins = int(np.clip(2 * (np.sqrt(len(values)) // 2) + 1, 11, MOST_BINS + 1))  # an odd number: one bin is around 0
+    bins = int(np.clip(2 * math.isqrt(len(values)) + 1, 11, MOST_BINS + 1))  # an odd number: one bin is around 0
     edges = np.linspace(-half, half, bins + 1)
     kept, dropped = (np.histogram(values[which], edges)[0] for which in (~rejected, rejected))
     most = int((kept + dropped).max(initial=0))
@@ -230,6 +233,8 @@ def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float
     spread = 0.36 * max(np.diff(values).min(initial=np.inf), 0.04 * np.ptp(values)) if few and len(values) > 1 else 0.36 * few
     if values.size:
         _set_x_range(axes, values[0] - spread, values[-1] + spread, log_x)
+    if few and 0 < values.size <= MOST_TICKS:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
     drawing.label_log(axes.yaxis)
     axes.tick_params(labelsize=10)
     axes.grid(color="#dddddd", linewidth=0.6)
@@ -239,7 +244,7 @@ def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float
         return
     within = (np.arange(len(x)) * 0.6180339887498949) % 1.0
     drawn = np.flatnonzero(usable)[::stride]
-    size, alpha = (4.5, 0.8) if len(drawn) < 300 else (2.6, 0.45) if len(drawn) < 3000 else (1.6, 0.3)
+    size, alpha = (4.5, 0.8) if len(drawn) <= FEW_POINTS else (2.6, 0.45) if len(drawn) < 3000 else (1.6, 0.3)
     for side, y, colour in ((-1, found.before, drawing.BEFORE), (1, found.after, drawing.AFTER)):
         _points(axes, (x + side * spread * within)[drawn], y[drawn], limits, colour, marker="o", markersize=size, alpha=alpha)
     out = np.flatnonzero(usable & found.rejected)[:: max(stride, 1 + np.count_nonzero(found.rejected) // MOST_CROSSES)]
@@ -251,7 +256,8 @@ def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float
     ):
         line = _running_median(x, np.abs(y), few)
         where = line[0] + side * 0.5 * spread
-        axes.plot(where, line[1], style, color="white", linewidth=4.0, solid_capstyle="round")
+        if len(drawn) > FEW_POINTS:
+            axes.plot(where, line[1], style, color="white", linewidth=3.4, solid_capstyle="round")
         axes.plot(where, line[1], style, color=colour, linewidth=1.8, marker="o" if few else None, markersize=4)
 
 
