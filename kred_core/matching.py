@@ -335,8 +335,8 @@ def explain(row: Mapping) -> str:
     parts = [f"{row['Image']}: {_counted(int(row['N_det']), 'detector')}, {_counted(int(row['N_pairs']), 'overlap')}"]
     if int(row["N_pairs"]):
         parts.append(f"differences {_short(row['Before'])} -> {_short(row['After'])} counts28/pixel")
-    if np.isfinite(row["Seam_bef"]) and np.isfinite(row["Seam_aft"]):
-        parts.append(f"seams {_short(row['Seam_bef'])} -> {_short(row['Seam_aft'])}")
+    if np.isfinite(row["Seam_off"]):
+        parts.append(f"seams of {_short(row['Seam_off'])} taken away")
     if np.isfinite(row["b_err"]):
         parts.append(f"backgrounds to ±{_short(row['b_err'])}")
     parts += [f"{_counted(int(row['N_reject']), 'overlap')} rejected"] if int(row["N_reject"]) else []

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
 
 from .. import figures, overlaps, quicklook, tables
+from ..coadd.plan import Grid
 from ..config import FieldConfig
+from ..geometry import tan_wcs
 from ..matching import Skies
 from ..overlaps import Pairs
 from ..products import FieldPaths, write_record
 from ..stamp import Stamp
+from ..survey import Tile
 from .matching import MatchPlan, PlannedStamps, look_record, read_skies, solved_files
 from .mosaics import wanted_tiles
 
@@ -52,8 +57,9 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> lis
         float(np.median(skies.area[used])),
     )
     record = look_record(paths, plan.image)
-    seams = quicklook.seams(look)
-    write_record(record, {"Seam_bef": seams["before"], "Seam_aft": seams["after"]})
+    gone = replace(look, images={"gone": look.images["before"] - look.images["after"]})
+    seams = quicklook.seams(look) | quicklook.seams(gone)
+    write_record(record, {"Seam_bef": seams["before"], "Seam_aft": seams["after"], "Seam_off": seams["gone"]})
     made.append(record)
     parts = {"": look} | {t.name: quicklook.cut(look, stamps.grid, t) for t in wanted_tiles(config) if t.name in tiles}
     digest = plan.digest(plan.detectors.colnames)
@@ -64,8 +70,19 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> lis
             made.append(paths.comparison_figure(plan.image, name))
             pixels = config.evaluate.figure_pixels
             before, after = (quicklook.reduced(part, stamps.grid, version, pixels) for version in ("before", "after"))
-            figures.comparison_figure(before, after, " ".join(filter(None, (config.field, name, plan.image))), made[-1])
+            outlines = _outlines(wanted_tiles(config), tiles) if name == "" else ()
+            figures.comparison_figure(before, after, " ".join(filter(None, (config.field, name, plan.image))), made[-1], outlines)
     return made
+
+
+def _outlines(wanted: Iterable[Tile], names: list[str]) -> list[tuple[str, np.ndarray]]:
+    """Name and corners of the tiles: RA and Dec in degrees, south-east, south-west, north-west, north-east."""
+    found = []
+    for tile in wanted:
+        if tile.name in names:
+            square = tan_wcs(Grid(tile.ra, tile.dec, tile.size * 3600, 1, 1))  # one pixel as large as the tile
+            found.append((tile.name, square.wcs_pix2world([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]], 0)))
+    return found
 
 
 def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, np.ndarray]:
@@ -81,8 +98,8 @@ def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, 
 
 
 def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: np.ndarray) -> list[figures.PairCutout]:
-    """The pairs that agree least, the worst first, as they look in their overlap."""
-    order = np.lexsort((pairs.second, pairs.first, -np.abs(np.asarray(table["After"]))))
+    """The pairs that agree least, for what is known of them, the worst first, as they look in their overlap."""
+    order = np.lexsort((pairs.second, pairs.first, -np.abs(np.asarray(table["After"])) / np.asarray(table["e_Delta"])))
     cutouts = []
     for k in order[:WORST]:
         i, j = int(pairs.first[k]), int(pairs.second[k])

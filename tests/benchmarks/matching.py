@@ -16,17 +16,24 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
+from astropy.table import Table
 from scipy.ndimage import map_coordinates
 
 from kred_core import quality, stages, tables
+from kred_core.background import solve_svd
+from kred_core.coadd import native
+from kred_core.coadd.plan import Background
 from kred_core.config import FieldConfig
 from kred_core.geometry import celestial_wcs
+from kred_core.overlaps import Pairs
 from kred_core.products import FieldPaths
 from kred_core.simulate import SimulationConfig, diffuse_brightness, simulate, sky_brightness
+from kred_core.stages.matching import read_skies
 
 FIELD, TILE = "LMC_c42", "T07"
 PIXEL = 0.0688  # square arcsec of a native pixel
@@ -51,6 +58,7 @@ SCRIPTS = {
     "r": (0.039, 0.056, 0.122),
 }
 SCRIPTS_CPU = 367.0
+MOFFAT_BETA, FAINT_WING = 3.0, 0.1  # shape of the simulated stars; counts28 per pixel of the mosaic at which they are cut off
 
 
 class Clock:
@@ -148,14 +156,65 @@ def _mosaic(config: FieldConfig, image: str, matched: bool) -> tuple[np.ndarray,
     return values, header
 
 
-def mosaic_errors(config: FieldConfig, simulated: SimulationConfig, image: str) -> dict[str, float]:
-    """Mosaic minus true sky, before and after: low-pass rms and 99 % jump of neighbouring blocks."""
+def _without_stars(values: np.ndarray, header: fits.Header, stars, image: str) -> None:
+    """Take out the pixels that stars reach: the truth that is compared has none."""
+    seeing, scale = header["SEEINGHI"], abs(header["CD2_2"]) * 3600
+    width = seeing / scale / (2 * np.sqrt(2 ** (1 / MOFFAT_BETA) - 1))
+    central = np.asarray(stars[f"FLUX_{image}"]) * (MOFFAT_BETA - 1) / (np.pi * width**2)
+    reach = width * np.sqrt(np.maximum((central / FAINT_WING) ** (1 / MOFFAT_BETA) - 1, 0))
+    places = celestial_wcs(header).wcs_world2pix(np.stack([stars["RA"], stars["Dec"]], axis=-1), 0)
+    for (x, y), radius in zip(places, reach, strict=True):
+        low = np.maximum(np.floor([y - radius, x - radius]), 0).astype(int)
+        high = np.minimum(np.ceil([y + radius, x + radius]) + 1, values.shape).astype(int)
+        if (low < high).all():
+            rows, columns = np.ogrid[low[0] : high[0], low[1] : high[1]]
+            part = values[low[0] : high[0], low[1] : high[1]]
+            part[(rows - y) ** 2 + (columns - x) ** 2 < radius**2] = np.nan
+
+
+def _other_mosaic(config: FieldConfig, image: str, backgrounds: dict[tuple[str, str], float], name: str) -> np.ndarray:
+    """The mosaic with other backgrounds, by Root and EXTNAME."""
+    plan = next(p for p in stages.plan_coadds(config) if p.image == image)
+    inputs = tuple(replace(i, matched=Background(backgrounds[i.root, i.extname])) for i in plan.inputs)
+    plan = replace(plan, inputs=inputs, backgrounds=("matched",))
+    products = {"matched": (config.root / f"{name}.fits", config.root / f"{name}.coverage.fits.fz")}
+    native.coadd(plan, config.coadd, products)
+    values = fits.getdata(products["matched"][0]).astype(np.float32)
+    values[fits.getdata(products["matched"][1]) == 0] = np.nan
+    return values
+
+
+def _scripts_backgrounds(config: FieldConfig, image: str) -> dict[tuple[str, str], float]:
+    """What the older scripts' solution makes of the same stamps: half-sample mode of each overlap, singular values."""
+    paths = FieldPaths.of(config)
+    pairs, skies = Pairs.read(paths.pairs(image)), read_skies(paths, image)
+    beta = solve_svd(skies.level.size, pairs.first, pairs.second, pairs.mode, pairs.n_cells, np.zeros(skies.level.size))
+    plan = next(p for p in stages.plan_matching(config) if p.image == image)
+    names = ((str(row["Root"]), str(row["EXTNAME"])) for row in plan.detectors)
+    return dict(zip(names, skies.level + beta * skies.area, strict=True))
+
+
+def mosaic_errors(config: FieldConfig, simulated: SimulationConfig, image: str, truth, stars) -> dict[str, float]:
+    """Mosaic minus true sky, stars left out: low-pass rms and 99 % jump of neighbouring blocks."""
+    true = {(str(row["Root"]), str(row["EXTNAME"])): float(row["BACK_PIX"]) for row in truth}
+    matched, header = _mosaic(config, image, True)
+    sky = _on_mosaic(header, matched.shape, lambda ra, dec: sky_brightness(ra, dec, image, simulated))
+    floor = _other_mosaic(config, image, true, "floor")
+    mosaics = {
+        "before": _mosaic(config, image, False)[0],
+        "solution of the scripts": _other_mosaic(config, image, _scripts_backgrounds(config, image), "scripts"),
+        "matched": matched,
+        "true backgrounds": floor,
+    }
+    side = quality.block_side(matched.shape)
     result = {}
-    for matched, name in ((False, "before"), (True, "after")):
-        values, header = _mosaic(config, image, matched)
-        values -= _on_mosaic(header, values.shape, lambda ra, dec: sky_brightness(ra, dec, image, simulated))
-        medians = quality.block_medians(values, quality.block_side(values.shape))
-        result[f"low-pass {name}"], result[f"jumps {name}"] = quality.low_pass_rms(medians), quality.seam_jump(medians)
+    for name, values in mosaics.items():
+        alone = quality.block_medians(values - floor, side)
+        seen = values - sky
+        _without_stars(seen, header, stars, image)
+        for key, medians in ((name, quality.block_medians(seen, side)), (f"{name}, alone", alone)):
+            result[f"low-pass rms, {key}"] = quality.low_pass_rms(medians)
+            result[f"99 % jump, {key}"] = quality.seam_jump(medians)
     return result
 
 
@@ -196,12 +255,12 @@ def main() -> None:
         print(f"reducing {root}", flush=True)
         reduce(reduced[name], clock if name == "plain" else Clock())
 
-    config, truth = reduced["plain"], tables.Table.read(
-        simulated["plain"].root / "Truth" / FIELD / "detectors.ecsv", format="ascii.ecsv"
-    )
+    config = reduced["plain"]
+    known = config.root / "Truth" / FIELD
+    truth, stars = (Table.read(known / f"{name}.ecsv", format="ascii.ecsv") for name in ("detectors", "stars"))
     images = [p.image for p in stages.plan_matching(config)]
     offsets = offset_errors(config, truth)
-    numbers = {i: offsets[i] | mosaic_errors(config, simulated["plain"], i) for i in images}
+    numbers = {i: offsets[i] | mosaic_errors(config, simulated["plain"], i, truth, stars) for i in images}
     for i in images:
         numbers[i]["recovered"] = recovered(reduced["plain"], reduced["diffuse"], simulated["diffuse"], i)
     print(_accuracy(numbers))
@@ -229,12 +288,13 @@ def _accuracy(numbers: dict[str, dict]) -> str:
     row("offset error after a common plane, rms", lambda i: f"{numbers[i]['rms']:.4f} (scripts {SCRIPTS[i][0]})")
     row("the same without taking out the plane", lambda i: f"{numbers[i]['rms with plane']:.4f}")
     row("error / stated error, rms", lambda i: f"{numbers[i]['pulls']:.2f}")
-    for k, (what, key) in enumerate((("low-pass rms", "low-pass"), ("99 % jump of blocks", "jumps")), 1):
-        row(f"mosaic minus truth, {what}, before", lambda i, key=key: f"{numbers[i][key + ' before']:.3f}")
-        row(
-            f"mosaic minus truth, {what}, matched",
-            lambda i, key=key, k=k: f"{numbers[i][key + ' after']:.3f} (scripts {SCRIPTS[i][k]})",
-        )
+    for k, what in enumerate(("low-pass rms", "99 % jump"), 1):
+        for name in ("before", "solution of the scripts", "matched", "true backgrounds"):
+            row(f"mosaic minus truth, {what}, {name}", lambda i, key=f"{what}, {name}": f"{numbers[i][key]:.3f}")
+        row(f"{what} that the scripts reach on their own case", lambda i, k=k: f"{SCRIPTS[i][k]}")
+        for name in ("solution of the scripts", "matched"):
+            key = f"{what}, {name}, alone"
+            row(f"{what} that wrong backgrounds alone add, {name}", lambda i, key=key: f"{numbers[i][key]:.4f}")
     row("diffuse emission recovered", lambda i: f"{100 * numbers[i]['recovered']:.2f} %")
     return "\n".join(lines)
 

@@ -111,7 +111,7 @@ def test_without_any_overlap_every_detector_keeps_its_own_sky(n, method):
     assert set(found.backgrounds["Remark"]) == {"no overlap with another detector: own sky level kept"}
     assert found.numbers["Before"] is None
     assert f"{n} of {n} detectors without an overlap" in found.numbers["Remark"]
-    assert "0 overlaps" in matching.explain({"Seam_bef": np.nan, "Seam_aft": np.nan} | _row(found))
+    assert "0 overlaps" in matching.explain({"Seam_off": np.nan} | _row(found))
 
 
 def _row(found: matching.Matched) -> dict:
@@ -146,7 +146,7 @@ def test_a_detector_that_contradicts_its_neighbours_is_named():
     areas, levels = np.full(n, 0.07), np.full(n, 45.0)
     pairs = pairs_of(i, j, wrong, 0.05)
     found = matching.match("r", table, Skies(levels, areas, np.ones(n, bool), 2.0), pairs, {}, MatchConfig())
-    assert np.allclose(found.backgrounds["b"][:9], 45.0, atol=0.05)
+    assert np.ptp(found.backgrounds["b"][:9]) < 0.05
     assert np.isfinite(found.backgrounds["b"][9])
     assert "contradict" in found.backgrounds["Remark"][9]
     assert not any(found.backgrounds["Remark"][:9])
@@ -180,27 +180,27 @@ def test_no_table_fixes_nothing():
 
 
 def test_slopes_and_steps_are_per_native_pixel():
-    """One exposure tilted by 1 count28 from side to side and stepped by 2: seen by its overlaps with three flat ones."""
+    """One exposure tilted by 0.02 counts28 from side to side and stepped by 0.04: seen by its overlaps with three flat ones."""
     n = 4
     i, j = np.zeros(3, int), np.arange(1, 4)
     places = np.zeros((3, 4, 2, 3))
     places[:, :, 0, 0] = [-0.75, -0.25, 0.25, 0.75]
     places[:, :, 0, 2] = [-1, -1, 1, 1]
     area = 0.07
-    profile = (0.5 * places[:, :, 0, 0] + 1.0 * places[:, :, 0, 2]) / area  # counts28 per square arcsec
-    pairs = pairs_of(i, j, 0.0, 1e-4, blocks=-profile, block_places=places)
+    profile = (0.01 * places[:, :, 0, 0] + 0.02 * places[:, :, 0, 2]) / area  # counts28 per square arcsec
+    pairs = pairs_of(i, j, 0.0, 0.02, blocks=-profile, block_places=places)
     sky = Skies(np.full(n, 45.0), np.full(n, area), np.ones(n, bool), 2.0)
     config = MatchConfig(shape="detector-plane", amplifier_steps=True)
     found = matching.match("r", detectors(n), sky, pairs, {}, config)
     assert found.numbers["Method"] == "huber, detector-plane, amplifier steps"
     tilted = found.backgrounds[0]
-    assert tilted["grad_x"] * 2046 == pytest.approx(1.0, rel=0.05)
-    assert tilted["step"] == pytest.approx(2.0, rel=0.05)
+    assert tilted["grad_x"] * 2046 == pytest.approx(0.02, rel=0.2)
+    assert tilted["step"] == pytest.approx(0.04, rel=0.2)
     assert tilted["grad_y"] == pytest.approx(0, abs=1e-6)
 
 
 def test_the_line_for_a_person_says_how_much_better_it_got():
-    row = _row(match(pairs_of(*CHAIN, surface(*CHAIN)))) | {"Seam_bef": 3.84, "Seam_aft": 0.0872}
+    row = _row(match(pairs_of(*CHAIN, surface(*CHAIN)))) | {"Seam_off": 3.84}
     line = matching.explain(row)
     assert line.startswith("N662: 4 detectors, 3 overlaps; differences ")
-    assert "seams 3.8 -> 0.087" in line
+    assert "seams of 3.8 taken away" in line
