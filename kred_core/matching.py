@@ -26,7 +26,7 @@ __all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match", "robust_
 COUNTS28 = u.Unit("counts28/pix", parse_strict="silent")
 LARGEST_BACKGROUND = 1e6  # counts28 per pixel; anything larger is a mistake
 NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
-OWN_SKY_ERROR = 5.0  # counts28 per native pixel: how far a detector's own sky may be from its background, at least
+OWN_SKY_ERROR = 73.0  # counts28 per square arcsec, 5 in a pixel of DECam: how far own skies may be from backgrounds, at least
 MOST = 0.5  # of its overlaps: a detector that disagrees with more of them is called contradicting
 
 
@@ -151,8 +151,7 @@ def _solution(detectors: Table, skies: Skies, pairs: Pairs, fixed: np.ndarray, c
     if config.shape != "constant" or config.amplifier_steps:
         exposures = np.unique([f"{row['Field']} {row['Root']}" for row in detectors], return_inverse=True)[1]
         shape = Shape(exposures, pairs.blocks, pairs.block_errors, pairs.block_places, config.shape, config.amplifier_steps)
-    own_error = OWN_SKY_ERROR / float(np.median(skies.area))
-    return solve(n, *graph, pairs.error, own_error=own_error, fixed=fixed, shape=shape)
+    return solve(n, *graph, pairs.error, own_error=OWN_SKY_ERROR, fixed=fixed, shape=shape)
 
 
 def _of_older_scripts(
