@@ -34,7 +34,7 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
     ----------
     hdu : `Hdu`
     dtype : type
-        Type of the result; `~numpy.float32` for pixels, an integer type for masks.
+        Type of the result; `~numpy.float32` for pixels, an integer type for masks: values beyond its limits become its limits.
 
     Returns
     -------
@@ -47,14 +47,17 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
         The data cannot be decoded.
     """
     where = f"{hdu.path.name}[{hdu.index}] {hdu.extname}".strip()
+    whole = np.issubdtype(dtype, np.integer)
     if len(hdu.shape) != 2 or math.prod(hdu.shape) > MAX_PIXELS:
         raise ExposureError(f"{where}: expected a two-dimensional image, found the shape {hdu.shape}")
     try:
         with open(hdu.path, "rb") as f:
-            own = next((form for form in (rice, gzipped) if form.can_decode(hdu.header)), None)
-            if own is not None:
+            if rice.can_decode(hdu.header):
                 f.seek(hdu.data_start)
-                data = own.decode(hdu.header, f.read(hdu.data_length))
+                data = rice.decode(hdu.header, f.read(hdu.data_length))
+            elif gzipped.can_decode(hdu.header):
+                f.seek(hdu.data_start)
+                data = gzipped.decode(hdu.header, f.read(hdu.data_length), dtype if whole else None)
             else:
                 _require_sound_tiles(hdu)
                 f.seek(hdu.header_start)
@@ -67,6 +70,8 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
         raise ExposureError(f"{where}: the pixels cannot be decoded ({textwrap.shorten(f'{type(e).__name__}: {e}', 200)})") from e
     if data is None or data.shape != hdu.shape:
         raise ExposureError(f"{where}: the decoded image is not of the shape that the header promises")
+    if whole and data.dtype != dtype:
+        data = gzipped.limited(data if data.dtype.kind in "iu" else data.astype(np.int64), dtype)
     return np.ascontiguousarray(data, dtype=dtype)
 
 
@@ -126,12 +131,12 @@ class Detector:
         """The ood mask (0 good; codes in `kred_core.config.CoaddConfig.mask_codes`), uint8, or None without one."""
         if self.mask is None:
             return None
-        codes = read_pixels(self.mask, np.int32)
+        codes = read_pixels(self.mask, np.uint8)
         if codes.shape != self.shape:
             raise ExposureError(
                 f"{self.mask.path.name} {self.extname}: the mask has the shape {codes.shape}, the image {self.shape}"
             )
-        return np.clip(codes, 0, 255).astype(np.uint8)
+        return codes
 
 
 @dataclass(frozen=True)

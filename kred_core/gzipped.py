@@ -11,7 +11,7 @@ from astropy.io import fits
 
 from .bintable import heap_start_of, table_columns, tile_ranges, unpack_row
 
-__all__ = ["can_decode", "decode"]
+__all__ = ["can_decode", "decode", "limited"]
 
 _KINDS = {8: np.dtype("u1"), 16: np.dtype(">i2"), 32: np.dtype(">i4")}
 
@@ -43,7 +43,7 @@ def can_decode(header: fits.Header) -> bool:
     return list(columns) == ["COMPRESSED_DATA"] and data.code in "PQ" and data.element == "B" and data.count == 1
 
 
-def decode(header: fits.Header, raw: bytes) -> np.ndarray:
+def decode(header: fits.Header, raw: bytes, dtype: type | None = None) -> np.ndarray:
     """Decode an image for which `can_decode` is true.
 
     Parameters
@@ -51,11 +51,13 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
     header : `~astropy.io.fits.Header`
     raw : bytes-like
         The data unit: table and heap.
+    dtype : type, optional
+        An integer type for the result; values beyond its limits become its limits. Not given: as stored.
 
     Returns
     -------
     `~numpy.ndarray`
-        Integers as stored, native byte order, shape (ZNAXIS2, ZNAXIS1).
+        Integers, native byte order, shape (ZNAXIS2, ZNAXIS1).
 
     Raises
     ------
@@ -68,7 +70,19 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
     """
     ny, nx, kind = header["ZNAXIS2"], header["ZNAXIS1"], _KINDS[header["ZBITPIX"]]
     starts, lengths = tile_ranges(header, raw, table_columns(header)["COMPRESSED_DATA"], heap_start_of(header, raw))
-    pixels = np.empty((ny, nx), kind.newbyteorder("="))
-    for row in range(ny):
-        pixels[row] = unpack_row(raw, starts[row], lengths[row], row, kind, nx)
-    return pixels
+    dtype = kind.newbyteorder("=") if dtype is None else dtype
+    # Most rows are like one before, byte for byte: nothing but zeros, or the same bad columns.
+    like: dict[bytes, int] = {}
+    different: list[np.ndarray] = []
+    which = np.empty(ny, np.intp)
+    for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        which[row] = place = like.setdefault(bytes(raw[start : start + length]), len(different))
+        if place == len(different):
+            different.append(limited(unpack_row(raw, start, length, row, kind, nx), dtype))
+    return np.stack(different)[which]
+
+
+def limited(values: np.ndarray, dtype: type) -> np.ndarray:
+    """Whole numbers as another integer type; those beyond its limits become its limits."""
+    limits = np.iinfo(dtype)
+    return values.clip(max(limits.min, np.iinfo(values.dtype).min), min(limits.max, np.iinfo(values.dtype).max)).astype(dtype)

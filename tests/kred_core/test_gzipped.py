@@ -49,3 +49,23 @@ def test_damage_names_the_row(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(ExposureError, match="N1: row 30 is damaged"):
         read_pixels(scan(path)[1], np.int32)
+
+
+def test_rows_that_are_the_same_come_out_where_they_were(tmp_path):
+    data = np.zeros((50, 70), np.int16)
+    data[:, 30] = 1
+    data[[7, 20, 21]] = RANDOM.integers(0, 100, (3, 70))
+    data[40] = data[7]
+    hdu = stored(tmp_path / "m.fits.fz", data, compression_type="GZIP_1")
+    decoded = read_pixels(hdu, np.int16)
+    assert np.array_equal(decoded, data)
+    decoded[7] = -1  # each row has memory of its own
+    assert np.array_equal(decoded[40], data[40])
+
+
+@pytest.mark.parametrize("storage", ["GZIP_1", "RICE_1"])
+def test_values_that_a_type_cannot_hold_become_its_limits(tmp_path, storage):
+    data = np.array([[-32768, -1, 0, 255, 256, 32767]] * 20, np.int16)
+    hdu = stored(tmp_path / "m.fits.fz", data, compression_type=storage)
+    assert read_pixels(hdu, np.uint8)[3].tolist() == [0, 0, 0, 255, 255, 255]
+    assert np.array_equal(read_pixels(hdu, np.int64), data)
