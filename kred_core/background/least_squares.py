@@ -21,9 +21,11 @@ NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a n
 HUBER = 1.345  # scaled errors up to which a residual counts in full: 95 % efficiency for normal errors
 REJECT = 5.0  # scaled errors beyond which a residual does not count at all
 PRIOR_FREEDOM = 10.0  # the stated errors count as this many degrees of freedom when their scale is found
+AGREEING, AGREEING_SHARE = 2, 0.25  # pairs that a detector must agree with, in number and of all, to be believed at all
 LONGEST = 60  # steps of a reweighting; 5 to 25 are usual
+PATIENCE = 15  # steps after which a rejection is final: a few residuals at the limit must not go on for ever
 CLOSE = 1e-3  # a reweighting ends when no modelled difference changes by more than this part of its scaled error
-ROUNDING = 1e-12  # of the largest difference: residuals below are rounding
+ROUNDING = 1e-12  # of the median difference: residuals below are rounding
 EASY, EXACT = 1e-2, 1e-8  # tolerances of the linear systems within a reweighting, and of the two corrections after it
 
 
@@ -38,7 +40,10 @@ class Fit:
         Of each observation, in units of its error.
     weight : (R,) float
     rejected : (R,) bool
-        Beyond `REJECT`; the weight is 0 unless the observation is needed as a link.
+        Beyond `REJECT`, or of a detector that contradicts nearly all others. The weight is 0 unless without it
+        a detector would be lost.
+    inflation : (R,) float
+        Factor by which the error of an observation is enlarged: more than 1 only where it is rejected and has a weight.
     scale : float
         Scatter of ``residual``, from its median; 1 where the errors are right.
     """
@@ -47,6 +52,7 @@ class Fit:
     residual: np.ndarray
     weight: np.ndarray
     rejected: np.ndarray
+    inflation: np.ndarray
     scale: float
 
 
@@ -92,7 +98,7 @@ class LeastSquares:
         self._squared = self._transposed.power(2)
         self._inverse_variance = 1.0 / system.error**2
         self._offset = system.observed - system.design @ self.start
-        self._rounding = ROUNDING * float(np.abs(system.observed).max(initial=0.0))
+        self._rounding = ROUNDING * float(np.median(np.abs(system.observed))) if system.observed.size else 0.0
         self._group = _groups(self.design)
 
     def ridge(self, own_error: float) -> np.ndarray:
@@ -119,7 +125,7 @@ class LeastSquares:
         free = np.zeros(self.free.size)
         free, residual = self._finish(free, weight, 1.0, self.own_error)
         variance = (PRIOR_FREEDOM + np.sum(residual**2)) / (PRIOR_FREEDOM + self.freedom(weight))
-        return Fit(self._all(free), residual, weight, np.zeros(weight.size, dtype=bool), float(np.sqrt(variance)))
+        return Fit(self._all(free), residual, weight, np.zeros(weight.size, dtype=bool), weight, float(np.sqrt(variance)))
 
     def robust(self) -> Fit:
         """Huber's function to its one minimum, whatever the start; from there with rejection."""
@@ -127,9 +133,9 @@ class LeastSquares:
         nothing = np.zeros(self.system.observed.size, dtype=bool)
         free, *_ = self._reweight(free, nothing, np.inf, reject=False)  # an anchor that is too strong would hide that it is
         own_error = max(self.own_error, self._scatter_of_own(free))
-        free, weight, rejected, scale = self._reweight(free, nothing, own_error, reject=True)
+        free, weight, rejected, inflation, scale = self._reweight(free, nothing, own_error, reject=True)
         free, residual = self._finish(free, weight, scale, own_error)
-        return Fit(self._all(free), residual, weight, rejected, scale)
+        return Fit(self._all(free), residual, weight, rejected, inflation, scale)
 
     def _all(self, free: np.ndarray) -> np.ndarray:
         unknowns = self.start.copy()
@@ -154,29 +160,67 @@ class LeastSquares:
 
     def _reweight(
         self, free: np.ndarray, rejected: np.ndarray, own_error: float, reject: bool
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        """Unknowns, weights, rejections and scale that belong together."""
-        weight, scale = np.ones(rejected.size), 1.0
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+        """Unknowns, weights, rejections, factors of the errors, and scale that belong together."""
+        weight, inflation, scale = np.ones(rejected.size), np.ones(rejected.size), 1.0
         if rejected.size == 0:
-            return free, weight, rejected, scale
+            return free, weight, rejected, inflation, scale
         if not reject:
             free = free + self._correction(free, weight, scale, own_error, EASY)
-        for _ in range(LONGEST):
+        for step in range(LONGEST):
             residual = self._residual(free)
             scale = self._scale(residual, rejected)
             scaled = np.abs(residual) / scale
-            weight = HUBER / np.maximum(scaled, HUBER)
             if reject:
                 before = rejected
                 rejected = (scaled > REJECT) & (np.abs(residual) * self.system.error > self._rounding)
-                weight[rejected & ~self._links(rejected)] = 0.0
+                if step > PATIENCE:
+                    rejected |= before
+                weight, rejected, inflation = self._with_rejection(scaled, rejected)
+            else:
+                weight = HUBER / np.maximum(scaled, HUBER)
             correction = self._correction(free, weight, scale, own_error, EASY)
             free = free + correction
             change = np.abs(self.design @ correction)
             settled = (change <= np.maximum(CLOSE * scale * self.system.error, self._rounding)).all()
             if settled and not (reject and (before != rejected).any()):
                 break
-        return free, weight, rejected, scale
+        return free, weight, rejected, inflation, scale
+
+    def _with_rejection(self, scaled: np.ndarray, rejected: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weights, rejections and inflations, for residuals in scaled errors of which some are too large."""
+        weight, inflation = HUBER / np.maximum(scaled, HUBER), np.ones(scaled.size)
+        if not rejected.any():
+            return weight, rejected, inflation
+        contradicting = self._contradicting(rejected)
+        first, second = self.pairs.first[self.system.pair], self.pairs.second[self.system.pair]
+        for detector in np.flatnonzero(contradicting):
+            rows = (first == detector) | (second == detector)
+            inflation[rows] = np.maximum(inflation[rows], NORMAL_MAD * np.median(scaled[rows]))
+        doubtful = contradicting[first] | contradicting[second]
+        weight[doubtful] = HUBER / np.maximum(scaled / inflation, HUBER)[doubtful] / inflation[doubtful] ** 2
+        apart = rejected & ~doubtful
+        links = apart & self._links(apart)
+        weight[apart & ~links] = 0.0
+        inflation[links] = scaled[links]
+        return weight, rejected | doubtful, inflation
+
+    def _contradicting(self, rejected: np.ndarray) -> np.ndarray:
+        """Detectors (n,) hardly any of whose pairs are left; the worst first, whose pairs then say nothing about the others."""
+        pairs, information = self.pairs, 1.0 / self.system.error**2
+        total = np.bincount(self.system.pair, weights=information, minlength=pairs.first.size)
+        bad = np.bincount(self.system.pair, weights=information * rejected, minlength=pairs.first.size) > 0.5 * total
+        considered = np.ones(bad.size, dtype=bool)
+        contradicting = np.zeros(pairs.n, dtype=bool)
+        while True:
+            n_all, n_bad = pairs.count(considered), pairs.count(considered & bad)
+            # Of very few pairs, or out of many that contradict, one or two agree by chance.
+            candidates = (n_bad > 0) & (n_all - n_bad < np.maximum(AGREEING, AGREEING_SHARE * n_all))
+            if not candidates.any():
+                return contradicting
+            share = np.where(candidates, n_bad / np.maximum(n_all, 1), 0.0)
+            contradicting |= share == share.max()
+            considered &= ~(contradicting[pairs.first] | contradicting[pairs.second])
 
     def _scale(self, residual: np.ndarray, rejected: np.ndarray) -> float:
         """Scatter of the residuals that are not rejected, in units of their errors."""

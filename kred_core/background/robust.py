@@ -52,7 +52,7 @@ def solve(
         The detectors i and j of each pair, from 0.
     difference, error : (K,) float
         D_k, background of the second minus that of the first, and its standard error sigma_k, in any one unit.
-        A pair is not used if one of them is not finite, or if the error is not positive.
+        A pair is not used if one of them is not finite (below 1e100), or if the error is not positive.
     own : (n,) float
         m_i, each detector's own sky. One that is not finite says nothing.
     own_error : float
@@ -68,8 +68,8 @@ def solve(
     shape : `Shape`, optional
         Planes and steps. Then D_k are the differences in the parts of the overlaps, the model of a background
         is that of `Shape`, and a term (g / s_g)^2 is added for each slope or step g, of expected size s_g. Where the caller
-        gives none, it is 10 times the median error of a pair for slopes of exposures and for steps, 3 times for what a detector's
-        slope differs from its exposure's.
+        gives none, it is the median error of a pair for slopes of exposures, half of that for what the slope of a detector
+        differs from that of its exposure, and twice that for steps.
 
     Returns
     -------
@@ -87,6 +87,10 @@ def solve(
     component. Where detectors are fixed, these define it and keep their values exactly, and own skies say nothing. A detector
     without usable pairs gets its own sky.
 
+    *Planes.* If exposures have slopes, no difference shows a slope that all of them share: it trades for a plane of the backgrounds
+    B_i over the sky. It is such that the mean slope is near 0, and own skies set nothing but zero points,
+    because they would take a slope of the object for one of the backgrounds. Errors are then relative to this plane, too.
+
     *Scale.* s is 1.4826 times the median of the absolute residuals in units of their errors, corrected for the degrees of
     freedom and drawn towards 1 as by 10 more of them: a handful of pairs cannot say how good the errors are.
 
@@ -95,12 +99,13 @@ def solve(
     No singular value is cut: smooth patterns over a field are kept as well as the overlaps determine them.
 
     *Rejected pairs.* Beyond 5 scaled errors a pair has no weight, unless a component would fall apart without the rejected pairs:
-    then those in between keep Huber's weight, so that a detector that contradicts all its neighbours lies in the middle of
-    what they say. It is recognised by n_rejected = n_pairs.
+    then those in between keep Huber's weight. A detector that agrees with less than two of its neighbours, or less than a quarter
+    of them, does so by chance: all its pairs count as rejected, and their errors are enlarged to the scatter that they show.
+    It lies in the middle of what its neighbours say without moving these, and is recognised by n_rejected = n_pairs.
 
     *Errors.* The square root of the diagonal of the pseudo-inverse of the final normal matrix, times the scatter of the residuals
     with Huber's correction (Huber 1981, section 7.6). Own skies do not enter: the common constant of a component is not observed.
-    A pair that is rejected but kept as a link enters with its residual as its error.
+    Rejected pairs that have a weight enter with their residuals, or enlarged errors, as errors.
 
     References
     ----------
@@ -108,6 +113,8 @@ def solve(
     """
     if not own_error > 0:
         raise ValueError(f"own_error must be positive, not {own_error}")
+    first, second = (np.asarray(values, dtype=np.int64).ravel() for values in (first, second))
+    difference = np.asarray(difference, dtype=np.float64).ravel()
     order = _canonical_order(n, key)
     rank = np.empty(n, dtype=np.int64)
     rank[order] = np.arange(n)
@@ -128,9 +135,9 @@ def solve(
         component=pairs.component[rank],
         n_pairs=pairs.count()[rank],
         n_rejected=pairs.count(rejected)[rank],
-        weight=_of_caller(weight, pairs, np.zeros(np.size(difference))),
+        weight=_of_caller(weight, pairs, np.zeros(difference.size)),
         residual=_residuals(pairs, system, fit, background[rank], first, second, difference),
-        rejected=_of_caller(rejected, pairs, np.zeros(np.size(difference), dtype=bool)),
+        rejected=_of_caller(rejected, pairs, np.zeros(difference.size, dtype=bool)),
         scale=fit.scale,
         gradient=gradient[rank],
         step=step[rank],
@@ -166,10 +173,10 @@ def _by_pair(system: System, fit: Fit, n_pairs: int) -> tuple[np.ndarray, np.nda
 
 
 def _residuals(
-    pairs: Pairs, system: System, fit: Fit, background: np.ndarray, first: ArrayLike, second: ArrayLike, difference: ArrayLike
+    pairs: Pairs, system: System, fit: Fit, background: np.ndarray, first: np.ndarray, second: np.ndarray, difference: np.ndarray
 ) -> np.ndarray:
     """Difference minus the solution (K,); with planes or steps the mean over the parts of an overlap."""
-    residual = np.asarray(difference, dtype=np.float64) - (background[np.asarray(second)] - background[np.asarray(first)])
+    residual = difference - (background[second] - background[first])
     if not (system.n_exposures or system.steps):
         return residual
     information = 1.0 / system.error**2

@@ -16,11 +16,13 @@ from scipy.sparse import csr_array
 from .components import components
 from .solution import Shape
 
-__all__ = ["ERROR_RANGE", "Pairs", "System", "canonical"]
+__all__ = ["Pairs", "System", "canonical"]
 
+LARGEST = 1e100  # values beyond are not finite in what is made of them
+PRECISION = 1e-12  # errors below this part of the median difference cannot be meant
 ERROR_RANGE = 1e5  # errors beyond this factor from their median count as that far: weights must not exhaust float64
 # Expected slopes and steps in units of the median error of a pair, where the caller has none.
-EXPOSURE_SLOPE, DETECTOR_SLOPE, AMPLIFIER_STEP = 10.0, 3.0, 10.0
+EXPOSURE_SLOPE, DETECTOR_SLOPE, AMPLIFIER_STEP = 1.0, 0.5, 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ class Pairs:
         return np.bincount(self.first[chosen], minlength=self.n) + np.bincount(self.second[chosen], minlength=self.n)
 
 
-def canonical(n: int, first: ArrayLike, second: ArrayLike, difference: ArrayLike, error: ArrayLike, rank: np.ndarray) -> Pairs:
+def canonical(n: int, first: np.ndarray, second: np.ndarray, difference: np.ndarray, error: ArrayLike, rank: np.ndarray) -> Pairs:
     """Usable pairs, the same in whatever order and sense they are given.
 
     Parameters
@@ -74,24 +76,24 @@ def canonical(n: int, first: ArrayLike, second: ArrayLike, difference: ArrayLike
     ValueError
         Lengths do not agree, or a pair names a detector that is not there.
     """
-    first, second = np.asarray(first, dtype=np.int64).ravel(), np.asarray(second, dtype=np.int64).ravel()
-    difference, error = np.asarray(difference, dtype=np.float64).ravel(), np.asarray(error, dtype=np.float64).ravel()
+    error = np.asarray(error, dtype=np.float64).ravel()
     if not first.size == second.size == difference.size == error.size:
         raise ValueError(
             f"first, second, difference and error have {first.size}, {second.size}, {difference.size} and {error.size} values"
         )
     if first.size and not (min(first.min(), second.min()) >= 0 and max(first.max(), second.max()) < n):
         raise ValueError(f"pairs name detectors {min(first.min(), second.min())} to {max(first.max(), second.max())} of {n}")
-    usable = np.flatnonzero(np.isfinite(difference) & np.isfinite(error) & (error > 0) & (first != second))
+    usable = np.flatnonzero((np.abs(difference) < LARGEST) & (error < LARGEST) & (error > 0) & (first != second))
     a, b = rank[first[usable]], rank[second[usable]]
     sign = np.where(a < b, 1.0, -1.0)
     low, high = np.minimum(a, b), np.maximum(a, b)
     delta, sigma = sign * difference[usable], error[usable]
     order = np.lexsort((sigma, delta, high, low))
+    delta, sigma = delta[order], sigma[order]
     if sigma.size:
-        middle = np.median(sigma)
+        middle = max(np.median(sigma), PRECISION * np.median(np.abs(delta)), 1.0 / LARGEST)
         sigma = np.clip(sigma, middle / ERROR_RANGE, middle * ERROR_RANGE)
-    return Pairs(n, low[order], high[order], delta[order], sigma[order], usable[order], sign[order])
+    return Pairs(n, low[order], high[order], delta, sigma, usable[order], sign[order])
 
 
 @dataclass(frozen=True, eq=False)

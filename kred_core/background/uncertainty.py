@@ -9,24 +9,27 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from .least_squares import HUBER, PRIOR_FREEDOM, Fit, LeastSquares
-from .linear import LevelInverse, inverse, product
+from .linear import LevelInverse, conjugate_gradients, inverse, product
 
 __all__ = ["standard_errors"]
+
+PLANE_POINTS = 3  # detectors that a plane can always be laid through
+PLANE_TOLERANCE = 1e-10
 
 
 def standard_errors(problem: LeastSquares, fit: Fit) -> np.ndarray:
     """Standard errors of the backgrounds of a fit, shape (n,).
 
-    Relative to the mean of a detector's component, or, where detectors are fixed, to these: 0 for a fixed one,
+    Relative to what the differences leave open: the mean of a component; where exposures have slopes, also the plane
+    through a component of more than 3 detectors. Where detectors are fixed, relative to these. 0 for a fixed detector,
     NaN for one without pairs.
 
     Notes
     -----
-    With L the normal matrix of the differences alone and e the constant of a component of n detectors, any generalised inverse
-    G of L (L G L = L) gives the covariance of B minus its mean, P G P with P = 1 - e e^T / n. Here G is the inverse of
-    L + t u u^T, where u has a 1 for one detector of the component. Slopes and steps have the variances that are
-    expected of them. Slopes of exposures concern all detectors of an exposure: they form the border of a matrix that is sparse
-    without them.
+    With L the normal matrix and E an orthonormal basis of what the differences leave open (L E = 0), any generalised inverse G of L
+    (L G L = L) gives the covariance P G P of the rest, with P = 1 - E E^T. Here G is the inverse of L with one diagonal element for
+    each component enlarged. Slopes and steps have the inverse variances that are expected of them. Slopes of exposures concern all
+    detectors of an exposure: they form the border of a matrix that is sparse without them.
     """
     pairs = problem.pairs
     result = np.full(pairs.n, np.nan)
@@ -37,34 +40,63 @@ def standard_errors(problem: LeastSquares, fit: Fit) -> np.ndarray:
     if levels.size == 0:
         return result
 
-    information = _information(problem, fit)
-    normal = problem.normal(information, 1.0 / problem.expected_variance)
-    diagonal = normal.diagonal()
-    ground = np.zeros(diagonal.size)
-    component = pairs.component[levels]
-    floating = ~problem.tied[levels]
-    numbers, lowest = np.unique(component[floating], return_index=True)
-    grounded = np.flatnonzero(floating)[lowest]
-    ground[grounded] += diagonal[grounded]
-    normal = (normal + diags_array(ground)).tocsr()
+    normal = problem.normal(_information(problem, fit), 1.0 / problem.expected_variance)
+    component = np.where(problem.tied[levels], 0, pairs.component[levels])  # 0: nothing is open
+    numbers, lowest = np.unique(component, return_index=True)
+    grounded = lowest[numbers > 0]
+    ground = np.zeros(normal.shape[0])
+    ground[grounded] = normal.diagonal()[grounded]
+    is_border = (problem.free >= pairs.n) & (problem.free < pairs.n + 2 * problem.system.n_exposures)
+    border = np.flatnonzero(is_border)
+    patterns = [(component > 0).astype(np.float64)]
+    if border.size:
+        patterns += _planes(normal[: levels.size], border, component)
+    basis = _orthonormal(patterns, component)
 
-    # Columns: the constants of the components; one column serves all where nothing connects components.
-    coupled = problem.system.n_exposures > 0
-    constants = np.zeros((normal.shape[0], numbers.size if coupled else 1))
-    column = np.searchsorted(numbers, component[floating]) if coupled else 0
-    constants[np.flatnonzero(floating), column] = 1.0
-    border = np.flatnonzero((problem.free >= pairs.n) & (problem.free < pairs.n + 2 * problem.system.n_exposures))
-    variance, image = _inverse_parts(normal, border, constants)
-
-    variance, image = variance[: levels.size], image[: levels.size]
-    if numbers.size:
-        own = np.zeros(levels.size)
-        own[floating] = image[np.flatnonzero(floating), column]
-        size = np.bincount(component)[component]
-        total = np.bincount(component, weights=own)[component]
-        variance = variance - floating * (2 * own / size - total / size**2)
+    # Column c of the patterns serves all components, unless the slopes of exposures connect these.
+    _, column = np.unique(component, return_inverse=True) if border.size else (None, np.zeros(levels.size, dtype=np.int64))
+    n_columns = int(column.max()) + 1
+    columns = np.zeros((normal.shape[0], n_columns * len(basis)))
+    for k, pattern in enumerate(basis):
+        columns[np.arange(levels.size), n_columns * k + column] = pattern
+    variance, image = _inverse_parts((normal + diags_array(ground)).tocsr(), border, columns)
+    variance, image = variance[: levels.size].copy(), image[: levels.size]
+    within = [image[np.arange(levels.size), n_columns * k + column] for k in range(len(basis))]  # G e_k in its own component
+    for k, pattern in enumerate(basis):
+        variance -= 2 * within[k] * pattern
+        for other in basis:
+            variance += np.bincount(component, weights=other * within[k])[component] * pattern * other
     result[levels] = np.sqrt(np.maximum(variance, 0.0))
     return result
+
+
+def _planes(normal: csr_array, border: np.ndarray, component: np.ndarray) -> list[np.ndarray]:
+    """Backgrounds of the detectors that look like the same slope in all exposures, for both axes.
+
+    They are the positions of the detectors on the sky, along the axes of the detectors, as far as the overlaps show them.
+    """
+    sparse = normal[:, : component.size].tocsr()
+    slopes = normal[:, border].tocsr()
+    planes = []
+    for axis in (0, 1):
+        right = -slopes[:, axis::2].sum(axis=1)
+        position = conjugate_gradients(sparse, np.where(component > 0, right, 0.0), component, PLANE_TOLERANCE)
+        size = np.bincount(component)[component]
+        planes.append(np.where((component > 0) & (size > PLANE_POINTS), position, 0.0))
+    return planes
+
+
+def _orthonormal(patterns: list[np.ndarray], component: np.ndarray) -> list[np.ndarray]:
+    """The same, orthogonal and of norm 1 within each component (Gram and Schmidt); 0 where nothing new is left."""
+    basis: list[np.ndarray] = []
+    for pattern in patterns:
+        before = np.bincount(component, weights=pattern**2)[component]
+        for _ in range(2):
+            for other in basis:
+                pattern = pattern - np.bincount(component, weights=pattern * other)[component] * other
+        square = np.bincount(component, weights=pattern**2)[component]
+        basis.append(np.divide(pattern, np.sqrt(square), out=np.zeros_like(pattern), where=square > 1e-12 * before))
+    return basis
 
 
 def _information(problem: LeastSquares, fit: Fit) -> np.ndarray:
@@ -81,9 +113,7 @@ def _information(problem: LeastSquares, fit: Fit) -> np.ndarray:
         correction = 1.0
     squares = np.sum((fit.weight * fit.residual)[kept] ** 2) * correction
     variance = (PRIOR_FREEDOM + squares) / (PRIOR_FREEDOM + freedom)
-    relative = np.full(fit.weight.size, variance)
-    relative[fit.rejected] = fit.residual[fit.rejected] ** 2
-    return np.where(fit.weight > 0, 1.0 / (relative * problem.system.error**2), 0.0)
+    return np.where(fit.weight > 0, 1.0 / (variance * (fit.inflation * problem.system.error) ** 2), 0.0)
 
 
 def _inverse_parts(matrix: csr_array, border: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
