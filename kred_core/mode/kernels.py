@@ -26,7 +26,9 @@ KERNEL = 0.5  # width of the smoothing in units of the noise: scatter 2.15/sqrt(
 MANY = 3000  # values; a histogram of fewer is smoothed more, as n^(-1/7)
 KERNEL_PER_STEP = 0.6  # least width in units of the quantisation step: 0.2 % are left of its comb
 COARSE = 1.25  # quantisation step in units of the noise from which on nothing is known between the steps
-N_BINS = 256
+N_BINS = 256  # a multiple of four
+SUMMED = 4096  # values that are added up before their sum is
+STRETCH = 256  # beginnings of windows that are judged together
 BINS_REACH = 4.0  # the bins go this many rough standard deviations to both sides
 HALF_WIDTH = 2 * 0.6744897501960817  # of the shortest half of a Gaussian distribution, in standard deviations
 SIDE_REACH = 3.0
@@ -75,20 +77,44 @@ def mean_and_std(values):
     n = values.size
     if n == 0:
         return math.nan, math.nan
-    mean = 0.0
-    for first in range(0, n, 4096):
+    mean = _total(values, 0.0, False) / n
+    return mean, math.sqrt(_total(values, mean, True) / n)
+
+
+@nb.njit(nogil=True, cache=True)
+def _total(values, middle, squared):
+    """Sum of the values, or of the squares of their distances to a middle: first within blocks, then over these.
+
+    Four blocks at a time, each in its own order, because an addition has to wait for the one before.
+    """
+    total = 0.0
+    n_together = values.size // (4 * SUMMED) * 4 * SUMMED
+    for first in range(0, n_together, 4 * SUMMED):
+        a, b = values[first : first + SUMMED], values[first + SUMMED : first + 2 * SUMMED]
+        c, d = values[first + 2 * SUMMED : first + 3 * SUMMED], values[first + 3 * SUMMED : first + 4 * SUMMED]
+        in_a = in_b = in_c = in_d = 0.0
+        if squared:
+            for i in range(SUMMED):
+                in_a += (a[i] - middle) ** 2
+                in_b += (b[i] - middle) ** 2
+                in_c += (c[i] - middle) ** 2
+                in_d += (d[i] - middle) ** 2
+        else:
+            for i in range(SUMMED):
+                in_a += a[i]
+                in_b += b[i]
+                in_c += c[i]
+                in_d += d[i]
+        total += in_a
+        total += in_b
+        total += in_c
+        total += in_d
+    for first in range(n_together, values.size, SUMMED):
         part = 0.0
-        for i in range(first, min(first + 4096, n)):
-            part += values[i]
-        mean += part
-    mean /= n
-    squares = 0.0
-    for first in range(0, n, 4096):
-        part = 0.0
-        for i in range(first, min(first + 4096, n)):
-            part += (values[i] - mean) ** 2
-        squares += part
-    return mean, math.sqrt(squares / n)
+        for i in range(first, min(first + SUMMED, values.size)):
+            part += (values[i] - middle) ** 2 if squared else np.float64(values[i])
+        total += part
+    return total
 
 
 @nb.njit(nogil=True, cache=True)
@@ -145,17 +171,27 @@ def clip(ordered, sigma):
 
 @nb.njit(nogil=True, cache=True)
 def _shortest_half(ordered, first, n):
-    """Where the narrowest window begins that starts and ends (n - (n + 1)//2) values apart; the first of several."""
+    """Where the narrowest window begins that starts and ends (n - (n + 1)//2) values apart; the first of several.
+
+    Windows are looked at one by one only in stretches where one can be as narrow as the narrowest that begins a stretch:
+    none of a stretch is narrower than from its last beginning to its first end, in float32 too, where rounding keeps order.
+    """
     h = (n + 1) // 2
-    span = n - h
-    best = ordered[first + span] - ordered[first]
-    at = first
-    for k in range(first + 1, first + h):
-        width = ordered[k + span] - ordered[k]
-        if width < best:
-            best = width
-            at = k
-    return at
+    lower, upper = ordered[first : first + h], ordered[first + n - h : first + n]
+    best = upper[0] - lower[0]
+    for k in range(0, h, STRETCH):
+        best = min(best, upper[k] - lower[k])
+    at = -1
+    for start in range(0, h, STRETCH):
+        end = min(start + STRETCH, h)
+        if upper[start] - lower[end - 1] > best:
+            continue
+        for k in range(start, end):
+            width = upper[k] - lower[k]
+            if width < best or (at < 0 and width == best):
+                best = width
+                at = k
+    return first + at
 
 
 @nb.njit(nogil=True, cache=True)
@@ -244,21 +280,43 @@ def _quantisation_step(ordered, low, high):
 
 @nb.njit(nogil=True, cache=True)
 def _histogram(ordered, start, width):
-    """Counts, and the mean of the values in each bin: with its middle instead, quantised values would be shifted."""
-    counts = np.zeros(N_BINS)
-    places = np.empty(N_BINS)
-    i = _rank(ordered, start)
+    """Counts, and the mean of the values in each bin: with its middle instead, quantised values would be shifted.
+
+    Four bins at a time, each in its own order, because an addition has to wait for the one before.
+    """
+    edges = np.empty(N_BINS + 1, np.int64)
+    middles, totals = np.empty(N_BINS), np.empty(N_BINS)
     for j in range(N_BINS):
-        middle = start + (j + 0.5) * width
-        end = start + (j + 1) * width
-        i0 = i
-        total = 0.0
-        while i < ordered.size and ordered[i] < end:
-            total += ordered[i] - middle
-            i += 1
-        counts[j] = i - i0
-        places[j] = middle + (total / (i - i0) if i > i0 else 0.0)
+        edges[j] = _rank(ordered, start + j * width)
+        middles[j] = start + (j + 0.5) * width
+    edges[N_BINS] = _rank(ordered, start + N_BINS * width)
+    for j in range(0, N_BINS, 4):
+        a, b = ordered[edges[j] : edges[j + 1]], ordered[edges[j + 1] : edges[j + 2]]
+        c, d = ordered[edges[j + 2] : edges[j + 3]], ordered[edges[j + 3] : edges[j + 4]]
+        in_a = in_b = in_c = in_d = 0.0
+        n_together = min(a.size, b.size, c.size, d.size)
+        for i in range(n_together):
+            in_a += a[i] - middles[j]
+            in_b += b[i] - middles[j + 1]
+            in_c += c[i] - middles[j + 2]
+            in_d += d[i] - middles[j + 3]
+        totals[j] = _continued(in_a, a, n_together, middles[j])
+        totals[j + 1] = _continued(in_b, b, n_together, middles[j + 1])
+        totals[j + 2] = _continued(in_c, c, n_together, middles[j + 2])
+        totals[j + 3] = _continued(in_d, d, n_together, middles[j + 3])
+    counts, places = np.empty(N_BINS), np.empty(N_BINS)
+    for j in range(N_BINS):
+        counts[j] = edges[j + 1] - edges[j]
+        places[j] = middles[j] + (totals[j] / counts[j] if counts[j] > 0 else 0.0)
     return counts, places
+
+
+@nb.njit(nogil=True, cache=True)
+def _continued(total, values, first, middle):
+    """A sum of distances to a middle, with those from ``first`` on added."""
+    for i in range(first, values.size):
+        total += values[i] - middle
+    return total
 
 
 @nb.njit(nogil=True, cache=True)

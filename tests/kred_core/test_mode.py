@@ -286,3 +286,17 @@ def test_the_interpreter_stays_free_while_an_image_is_measured():
     ticker.join()
     assert len(gaps) > 10  # a kernel that held the lock would leave a few ticks, the longest gap as long as itself
     assert max(gaps) < 0.6 * took
+
+
+@pytest.mark.parametrize("n", [1, 4095, 4096, 16384, 50_000])
+def test_sums_are_those_of_blocks_of_4096_in_their_order_to_the_last_bit(n):
+    """Several are added up at a time; older tables must not change by that."""
+    values = noise(np.random.default_rng(n), n)
+    ordered = np.sort(values).astype(np.float64)
+
+    def total(terms):  # cumsum adds one after the other
+        return np.cumsum([np.cumsum(terms[i : i + 4096])[-1] for i in range(0, n, 4096)])[-1]
+
+    found = mode.statistics(values)
+    assert found.mean == total(ordered) / n
+    assert found.std == np.sqrt(total((ordered - found.mean) ** 2) / n)
