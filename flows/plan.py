@@ -20,6 +20,7 @@ from tasks.caching import is_current
 from tasks.check import check_exposure
 from tasks.coadd import coadd_mosaic
 from tasks.evaluate import draw_field, evaluate_mosaic
+from tasks.match import copy_matched, draw_matching, measure_overlaps, solve_backgrounds, tabulate_matching
 from tasks.prepare import prepare_exposure
 from tasks.summarize import summarize_exposure
 from tasks.tiles import tiles_field
@@ -34,8 +35,10 @@ def dry_run(config: FieldConfig) -> str:
     summarize = _summarize(config, usable)
     prepare = _prepare(config, usable, fresh=summarize.to_do == 0)
     tiles = foresight.plan_tiles(summarize.to_do == 0 and is_current(tiles_field, config, {}))
-    coadd, evaluate = _mosaics(config, reports, fresh=tiles.to_do == 0 and _matched(config))
-    planned = [check, summarize, prepare, tiles, coadd, evaluate]
+    match = _match(config, reports, fresh=tiles.to_do == 0)
+    solved = match.to_do == 0 or "matched" not in config.coadd.backgrounds
+    coadd, evaluate = _mosaics(config, reports, fresh=tiles.to_do == 0 and solved)
+    planned = [check, summarize, prepare, tiles, match, coadd, evaluate]
     return foresight.describe(config, reports, [p for p in planned if p.name in config.run.stages])
 
 
@@ -65,15 +68,30 @@ def _prepare(config: FieldConfig, usable: list[ExposureReport], fresh: bool) -> 
     return replace(planned, disk=foresight.prepared_disk(config, usable, current))
 
 
-def _matched(config: FieldConfig) -> bool:
-    """Whether the backgrounds that the mosaics need are known."""
-    return "matched" not in config.coadd.backgrounds or FieldPaths.of(config).background_table.exists()
+def _match(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> PlannedStage:
+    usable = [r for r in reports if not r.refused]
+    fed = foresight.coadds(config.model_copy(update={"coadd": config.coadd.model_copy(update={"mosaics": "original"})}), reports)
+    if not fed:
+        raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
+    steps = 3 * foresight.count_images(config, usable) + 1
+    copies = len({(p.image, i.root) for p in fed for i in p.inputs})
+    to_do = _steps_to_do(config) if fresh else steps
+    copies_to_do = copies if to_do else sum(not is_current(copy_matched, config, {"plan": c}) for c in stages.plan_copies(config))
+    disk = foresight.copies_disk(config, usable, fed) if copies_to_do else 0.0
+    return foresight.plan_match(usable, steps + copies, to_do, copies_to_do, disk)
+
+
+def _steps_to_do(config: FieldConfig) -> int:
+    """Steps of the stage match, without the copies, that are missing or out of date."""
+    plans, tiles = stages.plan_matching(config), stages.tile_names(config)
+    steps = [(task, {"plan": p}) for p in plans for task in (measure_overlaps, solve_backgrounds)]
+    steps += [(draw_matching, {"plan": p, "tiles": tiles}) for p in plans]
+    steps.append((tabulate_matching, {"images": [p.image for p in plans]}))
+    return sum(not is_current(task, config, arguments) for task, arguments in steps)
 
 
 def _mosaics(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> tuple[PlannedStage, PlannedStage]:
     plans = stages.plan_coadds(config) if fresh else foresight.coadds(config, reports)
-    if not plans and config.coadd.backgrounds:
-        raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
     made = [p for p in plans if fresh and is_current(coadd_mosaic, config, {"plan": p})]
     drawn = [p for p in made if is_current(evaluate_mosaic, config, {"tile": p.tile, "image": p.image})]
     coadd, evaluate = foresight.plan_mosaics("coadd", plans, made), foresight.plan_mosaics("evaluate", plans, drawn)

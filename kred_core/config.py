@@ -15,14 +15,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "NAME",
     "STAGES",
     "CheckConfig",
     "CoaddConfig",
+    "DiscoverConfig",
     "EvaluateConfig",
     "FieldConfig",
     "MatchConfig",
     "PrepareConfig",
     "RunConfig",
+    "ServiceConfig",
+    "SeveralConfig",
     "Stage",
     "StampConfig",
     "SummarizeConfig",
@@ -34,7 +38,8 @@ STAGES = ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate"
 Stage = Literal["check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate"]
 
 # Names become file names: letters, digits and a few signs, nothing that could lead elsewhere.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 
 
 class Section(BaseModel):
@@ -104,14 +109,14 @@ class StampConfig(Section):
         default=0.0,
         ge=0,
         le=600,
-        description="Side of a cell in arcsec, the same for all fields of a galaxy. 0: 2 arcsec, but at least 4 and at most 8 of the "
-        "detectors' pixels.",
+        description="Side of a cell in arcsec, the same for all fields of a galaxy. 0: 2 arcsec, but at least 4 and at most 8 of "
+        "the detectors' pixels.",
     )
     centre: list[float] = Field(
         default=[],
         max_length=2,
-        description="Tangent point of the grid, RA,Dec in degrees, the same for all fields of a galaxy. Not given: the middle of the "
-        "galaxy's fields in the survey, or of the tiles in the tile table.",
+        description="Tangent point of the grid, RA,Dec in degrees, the same for all fields of a galaxy. Not given: the middle of "
+        "the galaxy's fields in the survey, or of the tiles in the tile table.",
     )
     keep: bool = Field(
         default=True,
@@ -157,23 +162,27 @@ class MatchConfig(Section):
 
     method: Literal["huber", "svd"] = Field(
         default="huber",
-        description="huber: robust weighted least squares. svd: as the older scripts did it (tile by tile would be theirs; here the "
-        "field), for comparison.",
+        description="huber: robust weighted least squares. svd: as the older scripts did it, for comparison.",
     )
     min_cells: int = Field(default=100, ge=10, le=100000, description="Least number of good cells that a pair has in common.")
     shape: Literal["constant", "exposure-plane", "detector-plane"] = Field(
         default="constant",
-        description="A background is a constant for each detector; or a constant and a plane whose slope all detectors of an exposure "
-        "share, or each has for itself. Planes need the native engine; prepared copies get the constant alone.",
+        description="A background is a constant for each detector; or a constant and a plane whose slope all detectors of an "
+        "exposure share, or each has for itself. Planes need the native engine; prepared copies get the constant alone.",
     )
     amplifier_steps: bool = Field(
         default=False,
         description="Fit a step between the two amplifiers of each detector too. Needs the native engine, as planes do.",
     )
+    zero_point: Literal["darkest", "mean"] = Field(
+        default="darkest",
+        description="The common level, which differences leave open: of detectors that overlaps connect, the darkest tenth, or all "
+        "on average, have matched backgrounds as high as their own skies. Emission that fills a field stays with darkest.",
+    )
     fixed: str = Field(
         default="",
-        description="Table of backgrounds that are known (columns Root, EXTNAME, b in counts28 per pixel; matched image = raw x XFACTOR "
-        "- b): these are kept, the others follow.",
+        description="Table of backgrounds that are known (columns Root, EXTNAME, b in counts28 per pixel; matched image = "
+        "raw x XFACTOR - b): these are kept, the others follow.",
     )
     joint: bool = Field(
         default=False,
@@ -239,6 +248,13 @@ class RunConfig(Section):
     )
     runner: Literal["threads", "processes"] = Field(default="threads", description="Run tasks in threads or in processes.")
     workers: int = Field(default=0, ge=0, le=256, description="Tasks at once. 0: one for each core.")
+    heavy_at_once: int = Field(
+        default=1,
+        ge=0,
+        le=64,
+        description="Runs that may be in the stages that need most memory (match, coadd) at once, of all that use this data "
+        "root on this machine; the others wait. 0: any number.",
+    )
     dry_run: bool = Field(default=False, description="Print the plan (stages, counts, disk, time) and do nothing.")
 
     @model_validator(mode="after")
@@ -285,3 +301,38 @@ class FieldConfig(Section):
     def title(self) -> str:
         """Field and tiles, as people call a run."""
         return " ".join([self.field, *self.tiles])
+
+
+class SeveralConfig(Section):
+    """Several fields, each in a run of its own, with the options that stand in kred.toml."""
+
+    fields: list[Name] = Field(default=[], description="Fields to reduce. Not given: every field below DECam_MEF.")
+    tiles: list[Name] = Field(default=[], description="Tiles to make, for example T07 T08. Not given: all tiles of the fields.")
+    root: Path = Field(default=Path("."), description="Data root: the directory that holds DECam_MEF.")
+    run: RunConfig = RunConfig()
+
+
+class DiscoverConfig(Section):
+    """When a field that has arrived is reduced by itself."""
+
+    settle: float = Field(
+        default=5, ge=0, le=1440, description="A field is complete when none of its files has changed for so many minutes."
+    )
+    patience: float = Field(
+        default=60,
+        ge=0,
+        le=10080,
+        description="Minutes to wait for another copy of files that are truncated or damaged; then the field is reduced "
+        "without them.",
+    )
+    tries: int = Field(default=3, ge=1, le=20, description="How often a field that fails is started until its files change.")
+    fields: list[Name] = Field(default=[], description="Look only at these fields. Not given: at all below DECam_MEF.")
+
+
+class ServiceConfig(Section):
+    """kred as a service: fields that arrive are reduced by themselves."""
+
+    every: int = Field(default=10, ge=1, le=1440, description="Look for new fields every so many minutes.")
+    fields_at_once: int = Field(default=1, ge=1, le=64, description="Fields that are reduced at once; the others wait.")
+    port: int = Field(default=4200, ge=1, le=65535, description="Port of the Prefect server, on this machine only.")
+    discover: DiscoverConfig = DiscoverConfig()

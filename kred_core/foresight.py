@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,9 +28,12 @@ __all__ = [
     "PlannedStage",
     "add_field_figures",
     "coadds",
+    "copies_disk",
+    "count_images",
     "describe",
     "plan_check",
     "plan_exposures",
+    "plan_match",
     "plan_mosaics",
     "plan_tiles",
     "prepared_disk",
@@ -40,7 +44,8 @@ __all__ = [
 # CPU seconds on one core: for a million pixels (of the input; of a mosaic for evaluate), added up from the measured times of
 # decoding, statistics, resampling and so on; for a unit of work (an exposure, a mosaic), estimated from small simulated fields.
 SECONDS_PER_MPIX = {"check": 0.0005, "summarize": 0.03, "prepare": 0.003, "coadd": 0.02, "evaluate": 0.06}
-SECONDS_PER_UNIT = {"check": 0.6, "summarize": 0.6, "prepare": 0.6, "tiles": 2.0, "coadd": 1.5, "evaluate": 2.5}
+SECONDS_PER_UNIT = {"check": 0.6, "summarize": 0.6, "prepare": 0.6, "tiles": 2.0, "match": 1.0, "coadd": 1.5, "evaluate": 2.5}
+MATCH_SECONDS_PER_DETECTOR = 0.05  # pairs, solution, quick look and figures
 COADD_SECONDS_PER_OUTPUT_MPIX = 0.016
 COVERAGE_BYTES_PER_PIXEL = 0.15  # compressed
 STAMP_BYTES_PER_CELL, STAMP_BYTES = 2.2, 20_000  # compressed; headers
@@ -130,13 +135,16 @@ def plan_exposures(name: str, usable: Sequence[ExposureReport], current: Sequenc
 def prepared_disk(config: FieldConfig, usable: Sequence[ExposureReport], current: Sequence[ExposureReport]) -> float:
     """Bytes that the stage prepare will write: rescaled copies are as large as what they are copies of."""
     done = {r.root for r in current}
-    to_do = [r for r in usable if r.root not in done]
-    match config.prepare.output:
+    return sum(_copies(config, config.prepare.output, r) for r in usable if r.root not in done)
+
+
+def _copies(config: FieldConfig, output: str, report: ExposureReport) -> float:
+    """Bytes of rescaled copies of the usable detectors of an exposure."""
+    match output:
         case "compressed":
-            paths = FieldPaths.of(config)
-            return sum(paths.exposure(r.file).stat().st_size * len(r.detectors) / r.n_detectors for r in to_do)
+            return FieldPaths.of(config).exposure(report.file).stat().st_size * len(report.detectors) / report.n_detectors
         case "plain":
-            return sum(map(_pixels, to_do)) * 4
+            return _pixels(report) * 4
         case _:
             return 0.0
 
@@ -156,6 +164,26 @@ def _pixels(report: ExposureReport) -> int:
 def plan_tiles(fresh: bool) -> PlannedStage:
     """The stage tiles: one unit, the field."""
     return _planned("tiles", "field", 1, 0 if fresh else 1, 0)
+
+
+def plan_match(usable: Sequence[ExposureReport], steps: int, to_do: int, copies_to_do: int, disk: float) -> PlannedStage:
+    """The stage match: steps of images (overlaps, solution, quick look), of the field (tables) and of exposures (copies)."""
+    seconds = sum(len(r.detectors) for r in usable) * MATCH_SECONDS_PER_DETECTOR if to_do else 0.0
+    planned = _planned("match", "steps", steps, to_do + copies_to_do, 0)
+    return replace(planned, seconds=planned.seconds + seconds, disk=disk)
+
+
+def count_images(config: FieldConfig, usable: Iterable[ExposureReport]) -> int:
+    """Images that the exposures of a field feed."""
+    table = survey.images(config.survey)
+    return len({image for r in usable for image in table.of_exposure(r.filter, r.exptime)})
+
+
+def copies_disk(config: FieldConfig, usable: Sequence[ExposureReport], plans: Iterable[CoaddPlan]) -> float:
+    """Bytes of the matched copies of all detectors that feed a tile."""
+    fed = Counter(root for root, _ in {(i.root, i.extname) for p in plans for i in p.inputs})
+    parts = {r.root: fed[r.root] / len(r.detectors) for r in usable}
+    return sum(parts[r.root] * _copies(config, config.match.output, r) for r in usable)
 
 
 def plan_mosaics(name: str, plans: Sequence[CoaddPlan], done: Sequence[CoaddPlan]) -> PlannedStage:

@@ -9,7 +9,7 @@ row, whatever happened to it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy import units as u
@@ -27,6 +27,7 @@ COUNTS28 = u.Unit("counts28/pix", parse_strict="silent")
 LARGEST_BACKGROUND = 1e6  # counts28 per pixel; anything larger is a mistake
 NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
 OWN_SKY_ERROR = 73.0  # counts28 per square arcsec, 5 in a pixel of DECam: how far own skies may be from backgrounds, at least
+DARKEST = 0.1  # part of the detectors whose own skies are taken to be free of emission
 MOST = 0.5  # of its overlaps: a detector that disagrees with more of them is called contradicting
 
 
@@ -124,11 +125,14 @@ def match(
     Notes
     -----
     A stamp holds S + (B - L)/A: celestial surface brightness, background B and own level L per native pixel, pixel area A.
-    So the solution beta in surface brightness means the background b = L + beta A.
+    So the solution beta in surface brightness means the background b = L + beta A. Pixel areas differ by some tenths of a per cent
+    within a detector, where the solution takes one: a pedestal of emission in L times that is what this neglects.
     """
     files = np.array([f"{row['Root']}_{row['EXTNAME']}" for row in detectors], dtype=str)
     given = np.array([fixed.get((str(r["Root"]), str(r["EXTNAME"])), np.nan) for r in detectors])
     solution = _solution(detectors, skies, pairs, (given - skies.level) / skies.area, config)
+    if config.zero_point == "darkest":
+        solution = _on_darkest_skies(solution, np.isfinite(given))
     b = np.where(np.isfinite(given), given, skies.level + solution.background * skies.area)
     original = (np.asarray(detectors["SUB_BACK"], dtype=np.float64) - skies.level) / skies.area
     area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])
@@ -152,6 +156,15 @@ def _solution(detectors: Table, skies: Skies, pairs: Pairs, fixed: np.ndarray, c
         exposures = np.unique([f"{row['Field']} {row['Root']}" for row in detectors], return_inverse=True)[1]
         shape = Shape(exposures, pairs.blocks, pairs.block_errors, pairs.block_places, config.shape, config.amplifier_steps)
     return solve(n, *graph, pairs.error, own_error=OWN_SKY_ERROR, fixed=fixed, shape=shape)
+
+
+def _on_darkest_skies(solution: Solution, fixed: np.ndarray) -> Solution:
+    """The same up to one constant for each component: what own skies have above the background is 0 where the sky is darkest."""
+    component = solution.component
+    shift = np.zeros(component.max(initial=0) + 1)
+    for number in np.unique(component[~np.isin(component, component[fixed])]):
+        shift[number] = np.quantile(-solution.background[component == number], DARKEST)
+    return replace(solution, background=solution.background + shift[component])
 
 
 def _of_older_scripts(

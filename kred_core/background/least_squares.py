@@ -22,6 +22,7 @@ HUBER = 1.345  # scaled errors up to which a residual counts in full: 95 % effic
 REJECT = 5.0  # scaled errors beyond which a residual does not count at all
 PRIOR_FREEDOM = 10.0  # the stated errors count as this many degrees of freedom when their scale is found
 AGREEING, AGREEING_SHARE = 2, 0.25  # pairs that a detector must agree with, in number and of all, to be believed at all
+LOOSE = 10.0  # factor on guessed sizes of slopes and steps while the data are asked for better ones
 LONGEST = 60  # steps of a reweighting; 5 to 25 are usual
 PATIENCE = 15  # steps after which a rejection is final: a few residuals at the limit must not go on for ever
 CLOSE = 1e-3  # a reweighting ends when no modelled difference changes by more than this part of its scaled error
@@ -131,7 +132,12 @@ class LeastSquares:
         """Huber's function to its one minimum, whatever the start; from there with rejection."""
         free = np.zeros(self.free.size)
         nothing = np.zeros(self.system.observed.size, dtype=bool)
-        free, *_ = self._reweight(free, nothing, np.inf, reject=False)  # an anchor that is too strong would hide that it is
+        # What is expected must not hide that more is there: at first own skies say nothing, and guessed sizes next to nothing.
+        expected = self.expected_variance
+        guessed = self.system.guessed[self.free]
+        self.expected_variance = np.where(guessed, LOOSE**2, 1.0) * expected
+        free, *_ = self._reweight(free, nothing, np.inf, reject=False)
+        self.expected_variance = np.where(guessed, np.maximum(expected, free**2), expected)  # one amplifier may jump alone
         own_error = max(self.own_error, self._scatter_of_own(free))
         free, weight, rejected, inflation, scale = self._reweight(free, nothing, own_error, reject=True)
         free, residual = self._finish(free, weight, scale, own_error)

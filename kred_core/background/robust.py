@@ -69,7 +69,8 @@ def solve(
         Planes and steps. Then D_k are the differences in the parts of the overlaps, the model of a background
         is that of `Shape`, and a term (g / s_g)^2 is added for each slope or step g, of expected size s_g. Where the caller
         gives none, it is the median error of a pair for slopes of exposures, half of that for what the slope of a detector
-        differs from that of its exposure, and twice that for steps.
+        differs from that of its exposure, and twice that for steps; or, for each of them, what the differences show where next
+        to nothing is expected, if that is larger: one amplifier of many may jump by a lot.
 
     Returns
     -------

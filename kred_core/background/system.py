@@ -111,6 +111,8 @@ class System:
         The pair that an observation belongs to; in rising order.
     expected : (P,) float
         Sizes that are expected of slopes and steps; inf for backgrounds.
+    guessed : (P,) bool
+        Expected sizes that the caller has not given: larger ones are accepted where the differences show them.
     exposure : (n,) int
         Number, from 0, of the exposure of each detector.
     n_exposures : int
@@ -123,6 +125,7 @@ class System:
     error: np.ndarray
     pair: np.ndarray
     expected: np.ndarray
+    guessed: np.ndarray
     exposure: np.ndarray
     n_exposures: int
     detector_slopes: bool
@@ -136,8 +139,8 @@ class System:
             rows = np.tile(np.arange(count), 2)
             values = np.repeat([-1.0, 1.0], count)
             design = csr_array((values, (rows, np.concatenate([pairs.first, pairs.second]))), shape=(count, n))
-            nothing = np.zeros(n, dtype=np.int64)
-            return cls(design, pairs.difference, pairs.error, np.arange(count), np.full(n, np.inf), nothing, 0, False, False)
+            facts = np.full(n, np.inf), np.zeros(n, dtype=bool), np.zeros(n, dtype=np.int64)
+            return cls(design, pairs.difference, pairs.error, np.arange(count), *facts, 0, False, False)
         return _shaped(pairs, shape, rank)
 
     def slopes(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -179,26 +182,24 @@ def _shaped(pairs: Pairs, shape: Shape, rank: np.ndarray) -> System:
     variances = 2 * sizes[0] ** 2 * of_exposure + 2 * sizes[1] ** 2 * of_detector + sizes[2] ** 2 / 4 * shape.amplifier_steps
     pair, observed, error, places = _parts(pairs, shape, 2 * variances)
     detectors = np.stack([pairs.first[pair], pairs.second[pair]])  # (2, R)
-    columns, values, expected = [detectors], [np.ones(detectors.shape)], [np.full(n, np.inf)]
-    base = n
-    for wanted, index, count, size in ((of_exposure, exposure, where.size, sizes[0]), (of_detector, np.arange(n), n, sizes[1])):
-        if wanted:
-            for axis in (0, 1):
-                columns.append(base + 2 * index[detectors] + axis)
-                values.append(places[:, :, axis].T)
-            expected.append(np.full(2 * count, size))
-            base += 2 * count
+    columns, values, numbers = [detectors], [np.ones(detectors.shape)], [n]
+    for wanted, index, count in ((of_exposure, exposure, where.size), (of_detector, np.arange(n), n)):
+        for axis in (0, 1) if wanted else ():
+            columns.append(sum(numbers) + 2 * index[detectors] + axis)
+            values.append(places[:, :, axis].T)
+        numbers.append(2 * count * wanted)
     if shape.amplifier_steps:
-        columns.append(base + detectors)
+        columns.append(sum(numbers) + detectors)
         values.append(places[:, :, 2].T / 2)
-        expected.append(np.full(n, sizes[2]))
+    numbers.append(n * shape.amplifier_steps)
+    kind = np.repeat(np.arange(4), numbers)
+    expected = np.array([np.inf, *sizes])[kind]
+    guessed = np.array([False, shape.exposure_slope is None, shape.detector_slope is None, shape.amplifier_step is None])[kind]
     values = np.stack(values) * np.array([-1.0, 1.0])[:, None]  # (terms, 2, R)
     rows = np.broadcast_to(np.arange(pair.size), values.shape)
-    expected = np.concatenate(expected)
     design = csr_array((values.ravel(), (rows.ravel(), np.stack(columns).ravel())), shape=(pair.size, expected.size))
-    return System(
-        design, observed, error, pair, expected, exposure, where.size * of_exposure, of_detector, bool(shape.amplifier_steps)
-    )
+    kinds = exposure, where.size * of_exposure, of_detector, bool(shape.amplifier_steps)
+    return System(design, observed, error, pair, expected, guessed, *kinds)
 
 
 def _parts(pairs: Pairs, shape: Shape, unknown_variance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -61,8 +61,9 @@ def surface(first, second) -> np.ndarray:
     return beta[second] - beta[first]
 
 
-def match(pairs: Pairs, n: int = 4, stamped=True, fixed=None, **options) -> matching.Matched:
-    return matching.match("N662", detectors(n), skies(n, stamped), pairs, fixed or {}, MatchConfig(**options))
+def match(pairs: Pairs, n: int = 4, stamped=True, fixed=None, zero_point="mean", **options) -> matching.Matched:
+    config = MatchConfig(zero_point=zero_point, **options)
+    return matching.match("N662", detectors(n), skies(n, stamped), pairs, fixed or {}, config)
 
 
 def test_backgrounds_are_in_counts_per_pixel_up_to_the_common_level():
@@ -71,6 +72,21 @@ def test_backgrounds_are_in_counts_per_pixel_up_to_the_common_level():
     assert np.ptp(error) < 1e-7
     assert abs(np.mean((np.asarray(found["b"]) - LEVELS)[:3] / AREAS[:3])) < 1e-6  # on the level of their own skies
     assert list(found.colnames) == [c.name for c in tables.BACKGROUNDS]
+
+
+def test_the_zero_point_is_where_the_sky_is_darkest():
+    """Emission of 0 to 99 in 100 detectors that all have the same background: their own skies hold all of it."""
+    n = 100
+    emission = np.arange(n, dtype=np.float64)[np.random.default_rng(1).permutation(n)]
+    sky = Skies(45.0 + emission, np.full(n, 0.07), np.ones(n, bool), 2.0)
+    i = np.arange(n - 1)
+    pairs = pairs_of(i, i + 1, (emission[:-1] - emission[1:]) / 0.07)
+    darkest, mean = (
+        np.asarray(matching.match("r", detectors(n), sky, pairs, {}, MatchConfig(zero_point=zero)).backgrounds["b"])
+        for zero in ("darkest", "mean")
+    )
+    assert np.allclose(darkest, 45.0 + 9.9, atol=1e-3)
+    assert np.allclose(mean, 45.0 + 49.5, atol=1e-3)
 
 
 @pytest.mark.parametrize("method", ["huber", "svd"])
