@@ -23,7 +23,7 @@ def last_log(root: Path, field: str = "LMC_c42") -> str:
 def products(root: Path) -> dict[str, bytes]:
     """Contents of all products by name, links as their goals."""
     found = {}
-    for top in ("Summary", "DECam_PREP", "DECam_SWARP"):
+    for top in ("Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP"):
         for path in sorted((root / top).rglob("*")):
             if path.is_symlink():
                 found[str(path.relative_to(root))] = os.readlink(path).encode()

@@ -153,7 +153,7 @@ class TestWhatOnlyTheRunCanFind:
         swarp.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         assert "the disk ate it" in log_of("T07", "--coadd.engine", "swarp", "--until", "coadd")
-        assert not list((root / "DECam_SWARP").rglob("*.fits*"))
+        assert not list((root / "DECam_SWARP").rglob("T07_b/*.fits*"))
 
 
 @pytest.fixture

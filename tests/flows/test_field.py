@@ -20,7 +20,7 @@ from kred_core.simulate import FAULTS, simulate_field
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-EVERYTHING = {"check": 4, "summarize": 4, "prepare": 4, "tiles": 1, "coadd": 2, "evaluate": 4}
+EVERYTHING = {"check": 4, "summarize": 4, "prepare": 4, "tiles": 1, "match": 11, "coadd": 2, "evaluate": 4}
 
 
 def config(root: Path, *tiles: str, **sections: dict) -> FieldConfig:
@@ -46,10 +46,11 @@ class TestFirstRun:
     def test_makes_every_product(self, reduced):
         paths = FieldPaths(reduced, "LMC_c42")
         for image in ("N662", "r"):
-            assert fits.getdata(paths.mosaic("T07", image)).any()
-            assert fits.getdata(paths.coverage("T07", image), 1).max() >= 2
-            for figure in (paths.mosaic_figure("T07", image), paths.coverage_figure("T07", image), paths.field_figure(image)):
+            assert fits.getdata(paths.mosaic("T07", image, matched=True)).any()
+            assert fits.getdata(paths.coverage("T07", image, matched=True), 1).max() >= 2
+            for figure in (paths.mosaic_figure("T07", image, True), paths.coverage_figure("T07", image, True)):
                 assert figure.read_bytes().startswith(b"\x89PNG")
+            assert paths.field_figure(image, matched=True).read_bytes().startswith(b"\x89PNG")
         for table in (paths.quality_table, paths.exposure_table, paths.detector_table, paths.tile_table("T07"), paths.mosaic_table):
             assert len(Table.read(table, format="ascii.ecsv")) > 0
 
@@ -80,10 +81,11 @@ class TestSecondRun:
     @pytest.mark.parametrize(
         ("product", "stages_done"),
         [
-            ("DECam_SWARP/LMC_c42/eval/LMC_c42_T07.r.png", {"evaluate": 1}),
-            ("DECam_SWARP/LMC_c42/eval/LMC_c42.r.png", {"evaluate": 1}),
-            ("DECam_SWARP/LMC_c42/T07/LMC_c42_T07.r.fits", {"coadd": 1, "evaluate": 1}),
-            ("DECam_SWARP/LMC_c42/T07/LMC_c42_T07.r.coverage.fits.fz", {"coadd": 1, "evaluate": 1}),
+            ("DECam_SWARP/LMC_c42/eval/LMC_c42_T07_b.r.png", {"evaluate": 1}),
+            ("DECam_SWARP/LMC_c42/eval/LMC_c42_b.r.png", {"evaluate": 1}),
+            ("DECam_SWARP/LMC_c42/T07_b/LMC_c42_T07.r.fits", {"coadd": 1, "evaluate": 1}),
+            ("DECam_SWARP/LMC_c42/T07_b/LMC_c42_T07.r.coverage.fits.fz", {"coadd": 1, "evaluate": 1}),
+            ("Summary/LMC_c42_backgrounds.tab", {"match": 1}),
             ("Summary/LMC_c42_T07.tab", {"tiles": 1}),
             ("Summary/LMC_c42_det.tab", {"tiles": 1}),
             ("Summary/LMC_c42_mosaics.tab", {}),
@@ -108,7 +110,7 @@ class TestSecondRun:
         exposure = next(p for p in FieldPaths(again, "LMC_c42").exposures() if "_r_" in p.name)
         os.utime(exposure)
         assert reduce(config(again, "T07"))
-        assert done(again) == {"check": 1, "summarize": 1, "prepare": 1, "coadd": 1, "evaluate": 1}
+        assert done(again) == {"check": 1, "summarize": 1, "prepare": 1, "match": 3, "coadd": 1, "evaluate": 1}
         assert products(again) == before
 
     def test_redo_does_everything(self, root):
@@ -125,8 +127,9 @@ class TestSecondRun:
     [
         ({"evaluate": {"stretch": 0.2}}, {"evaluate": 2}),
         ({"coadd": {"combine": "weighted"}}, {"coadd": 2, "evaluate": 4}),
-        ({"prepare": {"background": "none"}}, {"prepare": 4, "tiles": 1, "coadd": 2, "evaluate": 4}),
-        ({"summarize": {"clipped": True}}, {"summarize": 4, "tiles": 1}),
+        # matched mosaics do not depend on the backgrounds of the exposures
+        ({"prepare": {"background": "none"}}, {"prepare": 4, "tiles": 1, "match": 5}),
+        ({"summarize": {"clipped": True}}, {"summarize": 4, "tiles": 1, "match": 6}),
     ],
     ids=lambda value: str(value),
 )
@@ -139,9 +142,47 @@ def test_a_changed_option_redoes_what_depends_on_it(again, sections, stages_done
     assert products(again) == before
 
 
+class TestMosaics:
+    def test_of_both_kinds_and_again_of_one(self, again):
+        before = products(again)
+        paths = FieldPaths(again, "LMC_c42")
+        assert reduce(config(again, "T07", coadd={"mosaics": "both"}))
+        assert done(again) == {"match": 2, "coadd": 2, "evaluate": 4}  # the overviews of the matched ones stay as they are
+        both = products(again)
+        changed = {name for name in before if both[name] != before[name]}
+        assert changed == {f"DECam_SWARP/LMC_c42/eval/LMC_c42_T07.{i}.before_after.png" for i in ("N662", "r")} | {
+            "Summary/LMC_c42_mosaics.tab"
+        }
+        for image in ("N662", "r"):
+            assert fits.getdata(paths.mosaic("T07", image)).any()
+            assert paths.mosaic_figure("T07", image).is_file()
+            assert paths.field_figure(image).is_file()
+
+        assert reduce(config(again, "T07"))
+        assert "LMC_c42/T07: LMC_c42_T07.N662.fits, LMC_c42_T07.r.fits: of an earlier run" in last_log(again)
+        for name in both.keys() - before.keys():
+            (again / name).unlink()
+        assert products(again) == before
+
+    def test_none_of_any_kind(self, root):
+        assert reduce(config(root, "T07", coadd={"mosaics": "none"}))
+        paths = FieldPaths(root, "LMC_c42")
+        assert not paths.coadds("T07").exists()
+        assert not paths.coadds("T07", matched=True).exists()
+        assert paths.background_table.is_file()
+        assert "coadd      nothing to do" in last_log(root)
+        assert "evaluate   nothing to do" in last_log(root)
+
+    def test_with_the_backgrounds_of_the_exposures_need_no_matching(self, root):
+        without = [name for name in EVERYTHING if name != "match"]
+        assert reduce(config(root, "T07", coadd={"mosaics": "original"}, run={"only": without}))
+        assert done(root) == {name: EVERYTHING[name] for name in without}
+        assert fits.getdata(FieldPaths(root, "LMC_c42").mosaic("T07", "r")).any()
+
+
 class TestStages:
     def test_run_one_after_the_other(self, root, reduced):
-        for name in ("check", "summarize", "prepare", "tiles", "coadd", "evaluate"):
+        for name in ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate"):
             assert reduce(config(root, "T07", run={"only": [name]}))
             assert list(done(root)) == [name]
         assert products(root) == products(reduced)
@@ -151,6 +192,20 @@ class TestStages:
         assert "run the stage 'tiles' first" in last_log(root)
         assert not reduce(config(root, "T07", run={"only": ["summarize"]}))
         assert "it has not been checked; run the stage 'check'" in last_log(root)
+
+    def test_matched_mosaics_need_the_stage_match(self, again):
+        table = FieldPaths(again, "LMC_c42").background_table
+        text = table.read_text()
+        table.unlink()
+        assert not reduce(config(again, "T07", run={"first": "coadd"}))
+        assert "run the stage 'match' first (--from match)" in last_log(again)
+        lines = text.splitlines(keepends=True)
+        table.write_text("".join(lines[:-1]))
+        assert not reduce(config(again, "T07", run={"first": "coadd"}))
+        assert "is out of date: run the stage 'match' again" in last_log(again)
+        table.unlink()
+        assert reduce(config(again, "T07"))
+        assert table.read_text() == text
 
 
 def test_processes_and_threads_give_the_same_bytes(root, reduced):
@@ -203,7 +258,7 @@ class TestFaults:
                 assert f"detector {row['EXTNAME']} refused" in verdicts[root][1]
 
     def test_leave_the_rest_of_the_field_alone(self, faulty):
-        mosaic = fits.getheader(FieldPaths(faulty, "LMC_c42").mosaic("T07", "r"))
+        mosaic = fits.getheader(FieldPaths(faulty, "LMC_c42").mosaic("T07", "r", matched=True))
         assert mosaic["NEXP"] == 2 + len(FAULTS) - 4  # truncated, without MAGZERO, the duplicate, of an unknown filter
 
     def test_are_told_without_a_traceback(self, faulty):
@@ -214,7 +269,7 @@ def test_the_swarp_engine_makes_the_same_tiles(root, reduced):
     if not (shutil.which("SWarp") or shutil.which("swarp")):
         pytest.skip("SWarp is not installed")
     assert reduce(config(root, "T07", coadd={"engine": "swarp"}))
-    ours, theirs = (fits.getdata(FieldPaths(r, "LMC_c42").mosaic("T07", "r")) for r in (reduced, root))
+    ours, theirs = (fits.getdata(FieldPaths(r, "LMC_c42").mosaic("T07", "r", matched=True)) for r in (reduced, root))
     assert ours.shape == theirs.shape
     assert 0.95 < (ours != 0).sum() / (theirs != 0).sum() < 1.05
 
@@ -228,7 +283,7 @@ def test_real_cut_outs_become_a_z_band_mosaic(tmp_path):
     (tmp_path / "images.txt").write_text("Image FILTER EXPTIME\nz z 114\nz z 107\nz z 209\nz z 123\n")
     tables = {"tile_table": str(tmp_path / "tiles.txt"), "image_table": str(tmp_path / "images.txt")}
     assert reduce(FieldConfig(field="LS_T4", root=tmp_path, survey=tables, coadd={"size": 0.05}))
-    header = fits.getheader(FieldPaths(tmp_path, "LS_T4").mosaic("T01", "z"))
+    header = fits.getheader(FieldPaths(tmp_path, "LS_T4").mosaic("T01", "z", matched=True))
     assert header["NEXP"] == 3
     log = last_log(tmp_path, "LS_T4")
     assert "c4d_150411_035242_ooi_z_ls9: MAGZERO is missing" in log
