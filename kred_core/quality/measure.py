@@ -25,7 +25,9 @@ __all__ = ["measure_mosaic"]
 
 STRIP_PIXELS = 1 << 20
 NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
-SIGN = 1 << 31
+SIGN, NOTHING = 1 << 31, 0xFFFFFFFF
+PARTS = 4  # copies of a table of counters
+COVERAGE_STRIPS = 8
 
 
 def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[MosaicNumbers, ReducedImage]:
@@ -60,8 +62,8 @@ def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[Mo
     also sums the squared deviations from the mean that the first has found, in
     float64, so that nothing cancels. The same input gives the same bits.
 
-    Memory: strips of 10⁶ pixels, one bit for each mosaic pixel, 20 bytes for each
-    reduced pixel, and 3 MB of counters; never the mosaic.
+    Memory: strips of 10⁶ pixels, of the coverage eight of them, one bit for each
+    mosaic pixel, 20 bytes for each reduced pixel, and 8 MB of counters; never the mosaic.
     """
     with _opened(mosaic) as mosaic_file, _opened(coverage) as coverage_file:
         values = mosaic_file[0]
@@ -105,7 +107,7 @@ class _Passes:
         self.medians = np.empty((-(-rows // self.side), -(-columns // self.side)))
         self.depths = np.zeros(1 << 16, dtype=np.int64)  # how often each number of detectors occurs
         # values and differences of neighbours: counts by their upper, then for two ranks by their lower 16 bits
-        self.upper = np.zeros((2, 1 << 16), dtype=np.int64)
+        self.upper_parts = np.zeros((2, PARTS, 1 << 16), dtype=np.int64)
         self.lower = np.zeros((2, 2, 1 << 16), dtype=np.int64)
 
     def strips(self) -> Iterator[tuple[slice, np.ndarray]]:
@@ -116,6 +118,15 @@ class _Passes:
             where = slice(first, min(first + height, rows))
             yield where, self.read(self.values, where, np.float32)
 
+    def strips_with_coverage(self) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """The same with the number of detectors, of which several strips are read at a time: the opening of each costs most."""
+        known = slice(0, 0)
+        for where, strip in self.strips():
+            if where.stop > known.stop:
+                known = slice(where.start, min(where.start + COVERAGE_STRIPS * (where.stop - where.start), self.shape[0]))
+                n_detectors = self.read(self.detectors, known, np.int32)
+            yield where, strip, n_detectors[where.start - known.start : where.stop - known.start]
+
     @staticmethod
     def read(source, where: slice, dtype: type) -> np.ndarray:
         path, hdu = source
@@ -123,13 +134,14 @@ class _Passes:
             return np.ascontiguousarray(hdu.section[where], dtype=dtype)
 
     def run(self, wcs: WCS) -> tuple[MosaicNumbers, ReducedImage]:
-        for where, strip in self.strips():
-            n_detectors = self.read(self.detectors, where, np.int32)
-            good = (n_detectors > 0) & np.isfinite(strip)
-            strip[~good] = np.nan
+        for where, strip, n_detectors in self.strips_with_coverage():
+            good = np.empty(strip.shape, np.bool_)
+            averages = self.sums, self.counts, self.depth
+            _first_pass(strip, n_detectors, where.start, self.factor, good, *averages, self.depths, self.upper_parts)
             self.covered[where] = np.packbits(good, axis=1)
             fill_block_medians(strip, self.side, self.medians[where.start // self.side : -(-where.stop // self.side)])
-            _first_pass(strip, n_detectors, where.start, self.factor, self.sums, self.counts, self.depth, self.depths, self.upper)
+        self.upper = self.upper_parts.sum(axis=1)
+        self.upper[:, -1] = 0  # where the pixels and differences are that do not exist
 
         n_covered, n_pairs = (int(n) for n in self.upper.sum(axis=1))
         if n_covered == 0:
@@ -139,8 +151,8 @@ class _Passes:
         bins = np.array([np.searchsorted(np.cumsum(self.upper[i]), ranks[i], side="right") for i in range(2)])
         squares = 0.0
         for where, strip in self.strips():
-            strip[np.unpackbits(self.covered[where], axis=1, count=self.shape[1]) == 0] = np.nan
-            squares += _second_pass(strip, mean, bins, self.lower)
+            good = np.unpackbits(self.covered[where], axis=1, count=self.shape[1])
+            squares += _second_pass(strip, good, mean, bins, self.lower)
 
         level = self.median(0, bins[0], ranks[0])
         numbers = MosaicNumbers(
@@ -181,57 +193,100 @@ def _middle(n: int) -> tuple[int, int]:
     return max(n - 1, 0) // 2, n // 2
 
 
-@numba.njit(nogil=True, cache=True)
-def _ordered(bits):
-    """Bits of a float32 as an integer of the same order: IEEE 754 negative numbers count backwards."""
-    return ~bits if bits & np.uint32(SIGN) else bits | np.uint32(SIGN)
+# A row goes through several short loops without branches, which the compiler vectorises; the order of all sums is that of
+# the pixels. Successive values are counted in different copies of a table: they are often the same, and would wait for each other.
 
 
 @numba.njit(nogil=True, cache=True)
-def _first_pass(strip, n_detectors, first_row, factor, sums, counts, depth, depths, upper):
-    difference = np.zeros(1, dtype=np.float32)
-    difference_bits, strip_bits = difference.view(np.uint32), strip.view(np.uint32)
+def _first_pass(strip, n_detectors, first_row, factor, good, sums, counts, depth, depths, upper):
+    """Numbers of a strip, and which of its pixels are covered; the others become NaN."""
     rows, columns = strip.shape
+    values = np.empty(columns, np.float32)
     for y in range(rows):
+        row, number, known = strip[y], n_detectors[y], good[y]
         block_y = (first_row + y) // factor
         for x in range(columns):
-            block_x = x // factor
-            n = n_detectors[y, x]
-            if n > 0:
-                depth[block_y, block_x] += n
-            value = strip[y, x]
-            if np.isnan(value):
-                continue
-            depths[min(n, depths.size - 1)] += 1
-            sums[block_y, block_x] += value
-            counts[block_y, block_x] += 1
-            upper[0, _ordered(strip_bits[y, x]) >> np.uint32(16)] += 1
-            if x + 1 < columns and not np.isnan(strip[y, x + 1]):
-                difference[0] = abs(strip[y, x + 1] - value)
-                upper[1, _ordered(difference_bits[0]) >> np.uint32(16)] += 1
+            known[x] = (number[x] > 0) & (abs(row[x]) < np.inf)
+        for x in range(columns):
+            row[x] = row[x] if known[x] else np.float32(np.nan)
+            values[x] = row[x] if known[x] else np.float32(0)
+        for offset in range(min(factor, columns)):  # block by block in turn, so that no sum waits for itself
+            for block_x in range((columns - offset + factor - 1) // factor):
+                x = block_x * factor + offset
+                sums[block_y, block_x] += values[x]
+                counts[block_y, block_x] += known[x]
+                depth[block_y, block_x] += max(number[x], 0)
+        _count_depths(number, known, depths)
+        _count_upper(row, upper)
 
 
 @numba.njit(nogil=True, cache=True)
-def _second_pass(strip, mean, bins, lower):
-    difference = np.zeros(1, dtype=np.float32)
-    difference_bits, strip_bits = difference.view(np.uint32), strip.view(np.uint32)
+def _count_depths(number, known, depths):
+    """Add how often each number of detectors occurs, which is mostly that of the pixel before."""
+    n = 0
+    before = number[0]
+    for x in range(number.size):
+        if number[x] != before:
+            depths[min(max(before, 0), depths.size - 1)] += n
+            n = 0
+            before = number[x]
+        n += known[x]
+    depths[min(max(before, 0), depths.size - 1)] += n
+
+
+@numba.njit(nogil=True, cache=True)
+def _count_upper(row, upper):
+    """Count values and differences by their upper 16 bits."""
+    values, steps = _ordered(row)
+    for x in range(values.size):
+        upper[0, x % PARTS, values[x] >> np.uint32(16)] += 1
+        upper[1, x % PARTS, steps[x] >> np.uint32(16)] += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _ordered(row):
+    """Values, and differences to the next one, as integers of their order; NaN, and the difference of the last, above all.
+
+    IEEE 754 negative numbers count backwards.
+    """
+    n = row.size
+    difference = np.empty(n, np.float32)
+    for x in range(n - 1):
+        difference[x] = abs(row[x + 1] - row[x])
+    difference[n - 1] = np.nan
+    values, steps = np.empty(n, np.uint32), np.empty(n, np.uint32)
+    bits, step_bits = row.view(np.uint32), difference.view(np.uint32)
+    for x in range(n):
+        value = ~bits[x] if bits[x] & np.uint32(SIGN) else bits[x] | np.uint32(SIGN)
+        values[x] = value if row[x] == row[x] else np.uint32(NOTHING)
+        steps[x] = step_bits[x] | np.uint32(SIGN) if difference[x] == difference[x] else np.uint32(NOTHING)
+    return values, steps
+
+
+@numba.njit(nogil=True, cache=True)
+def _second_pass(strip, good, mean, bins, lower):
+    """Sum of the squared deviations of a strip; counts by their lower 16 bits the values and differences in the bins."""
     rows, columns = strip.shape
     squares = 0.0
     for y in range(rows):
+        row = strip[y]
         for x in range(columns):
-            value = strip[y, x]
-            if np.isnan(value):
-                continue
-            squares += (np.float64(value) - mean) ** 2
-            _count_lower(_ordered(strip_bits[y, x]), bins[0], lower[0])
-            if x + 1 < columns and not np.isnan(strip[y, x + 1]):
-                difference[0] = abs(strip[y, x + 1] - value)
-                _count_lower(_ordered(difference_bits[0]), bins[1], lower[1])
+            row[x] = row[x] if good[y, x] else np.float32(np.nan)
+        for x in range(columns):
+            deviation = np.float64(row[x]) - mean
+            squares += deviation**2 if row[x] == row[x] else 0.0
+        values, steps = _ordered(row)
+        _count_lower(values, bins[0], lower[0])
+        _count_lower(steps, bins[1], lower[1])
     return squares
 
 
 @numba.njit(nogil=True, cache=True)
-def _count_lower(bits, bins, lower):
-    for j in range(2):
-        if np.int64(bits >> np.uint32(16)) == bins[j]:
-            lower[j, bits & np.uint32(0xFFFF)] += 1
+def _count_lower(values, bins, lower):
+    first, second = np.uint32(bins[0]), np.uint32(bins[1])
+    for x in range(values.size):
+        upper = values[x] >> np.uint32(16)
+        if upper == first:
+            lower[0, values[x] & np.uint32(0xFFFF)] += 1
+        if upper == second:
+            lower[1, values[x] & np.uint32(0xFFFF)] += 1

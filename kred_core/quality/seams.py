@@ -14,6 +14,7 @@ __all__ = ["block_medians", "block_side", "fill_block_medians", "low_pass_rms", 
 LARGEST_BLOCK = 64
 SMALLEST_BLOCK = 8
 BLOCKS_ACROSS = 32
+SIGN, INFINITE, NOTHING = np.uint32(0x80000000), np.uint32(0x7F800000), np.uint32(0xFFFFFFFF)
 
 
 def block_side(shape: tuple[int, int]) -> int:
@@ -51,17 +52,76 @@ def block_medians(image: np.ndarray, side: int) -> np.ndarray:
 def fill_block_medians(image, side, medians):
     """`block_medians` into an existing array, for strips of a mosaic; ``image`` must be C-contiguous float32."""
     rows, columns = image.shape
-    block = np.empty(side * side, dtype=np.float32)
+    bits = image.view(np.uint32)
+    block = np.empty(side * side, np.uint32)
+    middle = np.empty(2, np.uint32)
     for block_y in range(medians.shape[0]):
         for block_x in range(medians.shape[1]):
-            n = 0
+            first, last = block_x * side, min((block_x + 1) * side, columns)
+            size = n = 0
             for y in range(block_y * side, min((block_y + 1) * side, rows)):
-                for x in range(block_x * side, min((block_x + 1) * side, columns)):
-                    value = image[y, x]
-                    if not np.isnan(value):
-                        block[n] = value
-                        n += 1
-            medians[block_y, block_x] = np.median(block[:n]) if 2 * n > side * side else np.nan
+                row = bits[y, first:last]
+                n += _fill_ordered(row, block[size : size + row.size])
+                size += row.size
+            if 2 * n <= side * side:
+                medians[block_y, block_x] = np.nan
+                continue
+            values = block[:size]
+            middle[0] = _of_rank(values, (n - 1) // 2)
+            middle[1] = middle[0] if _count(values, middle[0]) > n // 2 else _next(values, middle[0])
+            for k in range(2):  # from order to bits again
+                middle[k] = middle[k] ^ SIGN if middle[k] & SIGN else ~middle[k]
+            lower, upper = middle.view(np.float32)
+            medians[block_y, block_x] = lower if n & 1 else (lower + upper) / 2
+
+
+# The median is found by counting, which vector units do in no time, in integers that have the order of the values.
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_ordered(bits, ordered):
+    """Bits of float32 as integers of the same order, NaN above all, and how many are not NaN: negative ones count backwards."""
+    n = 0
+    for i in range(bits.size):
+        known = bits[i] & np.uint32(0x7FFFFFFF) <= INFINITE
+        value = ~bits[i] if bits[i] & SIGN else bits[i] | SIGN
+        ordered[i] = value if known else NOTHING
+        n += known
+    return n
+
+
+@numba.njit(nogil=True, cache=True)
+def _of_rank(values, rank):
+    """The smallest of the values that more than ``rank`` of them do not exceed."""
+    low, high = NOTHING, np.uint32(0)
+    for i in range(values.size):
+        low, high = min(low, values[i]), max(high, values[i])
+    first, last = np.int64(low), np.int64(high)
+    while first < last:
+        middle = (first + last) // 2
+        if _count(values, np.uint32(middle)) > rank:
+            last = middle
+        else:
+            first = middle + 1
+    return np.uint32(first)
+
+
+@numba.njit(nogil=True, cache=True)
+def _count(values, limit):
+    """How many values do not exceed a limit."""
+    n = np.uint32(0)
+    for i in range(values.size):
+        n = np.uint32(n + np.uint32(values[i] <= limit))  # in 32 bits throughout: numba would go to 64, for half the speed
+    return n
+
+
+@numba.njit(nogil=True, cache=True)
+def _next(values, limit):
+    """The smallest of the values above a limit."""
+    least = NOTHING
+    for i in range(values.size):
+        least = min(least, values[i] if values[i] > limit else NOTHING)
+    return least
 
 
 def seam_jump(medians: np.ndarray) -> float | None:
