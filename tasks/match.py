@@ -39,7 +39,8 @@ def _of_stamps(config: FieldConfig) -> list[BaseModel]:
 
 
 def _measure_work(config: FieldConfig, plan: MatchPlan) -> Work:
-    facts = {"detectors": plan.digest((*stages.MEASURED_FROM, "XFACTOR")), "min_cells": config.match.min_cells}
+    options = {"min_cells": config.match.min_cells, "amplifier_steps": config.match.amplifier_steps}
+    facts = {"detectors": plan.digest((*stages.MEASURED_FROM, "XFACTOR")), **options}
     return Work(plan.image, files=stages.stamp_sources(config, plan), options=_of_stamps(config), facts=facts)
 
 

@@ -53,7 +53,7 @@ def differences(first, second, first_level, second_level):
 
 
 @nb.njit(nogil=True, cache=True)
-def divide(values, x, y, first_map, second_map):
+def divide(values, x, y, first_map, second_map, by_amplifier=False):
     """Put the values of each part of an overlap next to each other.
 
     Parameters
@@ -62,6 +62,8 @@ def divide(values, x, y, first_map, second_map):
         See `differences`; at least one.
     first_map, second_map : (2, 3) float64
         From columns and rows to u, v on the detectors: ``u, v = map @ (x, y, 1)``.
+    by_amplifier : bool
+        Cut where u = 0 on one of the detectors: what one amplifier of each reads is a part.
 
     Returns
     -------
@@ -76,13 +78,15 @@ def divide(values, x, y, first_map, second_map):
 
     Notes
     -----
-    Compact parts of nearly equal numbers: a strip is cut into four along its longer principal axis, other
+    Compact parts of nearly equal numbers, if not by amplifier: a strip is cut into four along its longer principal axis, other
     overlaps into left and right, and each of these into lower and upper.
     """
     n = values.size
     part = np.empty(n, np.uint8)
     axis_x, axis_y, ratio = _principal_axis(x, y)
-    if ratio >= STRIP:
+    if by_amplifier:
+        _cut_between_amplifiers(x, y, first_map, second_map, part)
+    elif ratio >= STRIP:
         _cut_strip(x, y, axis_x, axis_y, part)
     else:
         _cut_crosswise(x, y, part)
@@ -148,6 +152,15 @@ def _principal_axis(x, y):
     half, root = 0.5 * (xx + yy), math.hypot(0.5 * (xx - yy), xy)
     angle = 0.5 * math.atan2(2 * xy, xx - yy)
     return math.cos(angle), math.sin(angle), math.sqrt((half + root) / max(half - root, 1e-9))
+
+
+@nb.njit(nogil=True, cache=True)
+def _cut_between_amplifiers(x, y, first_map, second_map, part):
+    """Lower halves of both, upper of the first, upper of the second, upper halves of both."""
+    for i in range(x.size):
+        first = first_map[0, 0] * x[i] + first_map[0, 1] * y[i] + first_map[0, 2]
+        second = second_map[0, 0] * x[i] + second_map[0, 1] * y[i] + second_map[0, 2]
+        part[i] = np.uint8(first > 0) + np.uint8(2) * np.uint8(second > 0)
 
 
 @nb.njit(nogil=True, cache=True)

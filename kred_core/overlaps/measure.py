@@ -112,14 +112,15 @@ def measure(
     -----
     The common good cells of two stamps (see `good_cells`) are subtracted and sorted once; all statistics come
     from these values. The four parts of an overlap are measured alike, if they have at least 25 cells and an
-    eighth of ``config.min_cells``. For the errors see `kred_core.overlaps.scatter`.
+    eighth of ``config.min_cells``. With ``config.amplifier_steps`` each part is what one amplifier of each detector reads:
+    of a part with a step in it the mode would be that of one side. For the errors see `kred_core.overlaps.scatter`.
     """
     first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
     boxes = np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
     fewest_in_part = max(FEWEST_IN_PART, config.min_cells / 8)
     rows = np.zeros(first.size, dtype=_ROW)
     for pair, one, other in _sweep(first, second, load, boxes):
-        _compare(one, other, config.min_cells, fewest_in_part, rows[pair])
+        _compare(one, other, config, fewest_in_part, rows[pair])
 
     order = np.lexsort((second, first))
     measured = rows["n_cells"][order] > 0
@@ -179,17 +180,18 @@ def _sweep(first: np.ndarray, second: np.ndarray, load: Callable[[int], Stamp], 
             del loaded[i]
 
 
-def _compare(first: _Sky, second: _Sky, min_cells: int, fewest_in_part: float, row: np.void) -> None:
+def _compare(first: _Sky, second: _Sky, config: MatchConfig, fewest_in_part: float, row: np.void) -> None:
     """Measure one pair; the row stays as it is if the two have too few good cells in common."""
     x0, y0 = max(first.x0, second.x0), max(first.y0, second.y0)
     x1, y1 = min(first.x1, second.x1), min(first.y1, second.y1)
     if x1 <= x0 or y1 <= y0:
         return
     values, x, y = compare.differences(first.part(x0, y0, x1, y1), second.part(x0, y0, x1, y1), first.level, second.level)
-    if values.size < min_cells:
+    if values.size < config.min_cells:
         return
     shift = second.level - first.level
-    divided, ends, places, middles = compare.divide(values, x, y, first.map_from(x0, y0), second.map_from(x0, y0))
+    maps = first.map_from(x0, y0), second.map_from(x0, y0)
+    divided, ends, places, middles = compare.divide(values, x, y, *maps, config.amplifier_steps)
     n = np.diff(ends)
     row["n_cells"] = values.size
     row["part_cells"] = n

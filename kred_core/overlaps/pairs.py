@@ -42,7 +42,8 @@ class Pairs:
         Difference and its standard error in four parts of the overlap; NaN where a part has too few cells.
     block_places : (K, 4, 2, 3) float
         Mean u, v and sign(u) of the cells of a part, on the first and on the second detector: u along NAXIS1
-        and v along NAXIS2 run from -1 to 1. NaN as ``blocks``. The parts are of nearly equal numbers of cells.
+        and v along NAXIS2 run from -1 to 1. NaN as ``blocks``. The parts are of nearly equal numbers of cells,
+        or those that one amplifier of each detector reads.
     floor : float
         What ``error`` has beyond noise, in the middle of all pairs (median, in quadrature), in counts28/arcsec2.
     small_first, small_second : (M,) int64
