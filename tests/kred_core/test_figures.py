@@ -309,3 +309,15 @@ def test_whoever_draws_nothing_does_not_load_matplotlib():
     code = "import sys, kred_core.figures; print('matplotlib' in sys.modules or 'PIL' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+def test_a_palette_keeps_frequent_colours_and_takes_the_nearest_for_the_others():
+    greys = np.repeat(np.arange(255, dtype=np.uint8), 8).reshape(-1, 8)
+    rgb = np.stack([greys, greys, greys], axis=-1)
+    rgb[0, :4], rgb[0, 4:6], rgb[0, 6], rgb[0, 7] = BLUE, (255, 0, 0), (250, 9, 0), (3, 4, 3)  # one each: too many
+    picture = Image.fromarray(rgb)
+    found = np.asarray(drawing.with_palette(picture).convert("RGB"))
+    assert np.array_equal(found[1:], rgb[1:])
+    assert [tuple(colour) for colour in found[0].tolist()] == [BLUE] * 4 + [(255, 0, 0)] * 3 + [(3, 3, 3)]
+    few = Image.fromarray(rgb[:100])
+    assert np.array_equal(np.asarray(drawing.with_palette(few).convert("RGB")), rgb[:100])
