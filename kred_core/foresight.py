@@ -194,7 +194,8 @@ def plan_mosaics(name: str, plans: Sequence[CoaddPlan], done: Sequence[CoaddPlan
     unit = "mosaics" if all(len(p.backgrounds) == 1 for p in plans) else "pairs"
     planned = _planned(name, unit, len(plans), len(to_do), output / 1e6)
     if name != "coadd":
-        return planned
+        second = sum(len(p.backgrounds) - 1 for p in to_do)
+        return replace(planned, seconds=planned.seconds + second * SECONDS_PER_UNIT[name])
     # a mosaic needs about as many input pixels as its own times its depth
     depth = sum(p.grid.nx * p.grid.ny * len({i.root for i in p.inputs}) for p in to_do)
     seconds = planned.seconds + (depth * SECONDS_PER_MPIX["coadd"] + output * COADD_SECONDS_PER_OUTPUT_MPIX) / 1e6
