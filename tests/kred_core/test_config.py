@@ -29,7 +29,7 @@ def plain(annotation):
 
 
 def test_every_option_of_every_section_is_described_and_shown_by_a_form():
-    assert len(all_sections()) == 11 + 1  # with their base
+    assert len(all_sections()) == 14 + 1  # with their base
     for section in all_sections():
         for name, info in section.model_fields.items():
             assert plain(info.annotation), f"{section.__name__}.{name} is {info.annotation}"
