@@ -45,12 +45,15 @@ class Skies:
         bool; False for a detector of which there is no stamp.
     cell : float
         Side of a cell of the stamps in arcsec.
+    area_terms : `~numpy.ndarray`
+        (n, 5): how the area changes over the detector; see `kred_core.stamp.Stamp`.
     """
 
     level: np.ndarray
     area: np.ndarray
     stamped: np.ndarray
     cell: float
+    area_terms: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +128,17 @@ def match(
     Notes
     -----
     A stamp holds S + (B - L)/A: celestial surface brightness, background B and own level L per native pixel, pixel area A.
-    So the solution beta in surface brightness means the background b = L + beta A. Pixel areas differ by some tenths of a per cent
-    within a detector, where the solution takes one: a pedestal of emission in L times that is what this neglects.
+    So the solution beta in surface brightness means the background b = L + beta A. Within a detector A differs by some tenths of
+    a per cent, and L contains emission: a first solution says how much, and the differences become those that detectors with
+    their central pixel area everywhere would show, before they are solved again.
     """
     files = np.array([f"{row['Root']}_{row['EXTNAME']}" for row in detectors], dtype=str)
     given = np.array([fixed.get((str(r["Root"]), str(r["EXTNAME"])), np.nan) for r in detectors])
-    solution = _solution(detectors, skies, pairs, (given - skies.level) / skies.area, config)
+    fixed_surface, known = (given - skies.level) / skies.area, np.isfinite(given)
+    first_guess = _on_darkest_skies(_solution(detectors, skies, pairs, fixed_surface, config), known)
+    solution = _solution(detectors, skies, _with_central_areas(pairs, skies, first_guess.background), fixed_surface, config)
     if config.zero_point == "darkest":
-        solution = _on_darkest_skies(solution, np.isfinite(given))
+        solution = _on_darkest_skies(solution, known)
     b = np.where(np.isfinite(given), given, skies.level + solution.background * skies.area)
     original = (np.asarray(detectors["SUB_BACK"], dtype=np.float64) - skies.level) / skies.area
     area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])
@@ -156,6 +162,18 @@ def _solution(detectors: Table, skies: Skies, pairs: Pairs, fixed: np.ndarray, c
         exposures = np.unique([f"{row['Field']} {row['Root']}" for row in detectors], return_inverse=True)[1]
         shape = Shape(exposures, pairs.blocks, pairs.block_errors, pairs.block_places, config.shape, config.amplifier_steps)
     return solve(n, *graph, pairs.error, own_error=OWN_SKY_ERROR, fixed=fixed, shape=shape)
+
+
+def _with_central_areas(pairs: Pairs, skies: Skies, background: np.ndarray) -> Pairs:
+    """Differences beta_j - beta_i, where beta_j/r_j - beta_i/r_i are measured: r is the area in the overlap over the central."""
+    u, v = pairs.block_places[..., 0], pairs.block_places[..., 1]  # (K, 4, 2)
+    terms = np.stack([u, v, u**2, u * v, v**2], axis=-1)
+    detectors = np.stack([pairs.first, pairs.second], axis=-1)
+    excess = 1.0 / (1.0 + np.einsum("kbdt,kdt->kbd", terms, skies.area_terms[detectors])) - 1.0
+    shift = (excess * background[detectors][:, None, :]) @ np.array([-1.0, 1.0])  # (K, 4)
+    measured = np.isfinite(shift)
+    mean = np.where(measured, shift, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
+    return replace(pairs, difference=pairs.difference - mean, blocks=pairs.blocks - shift)
 
 
 def _on_darkest_skies(solution: Solution, fixed: np.ndarray) -> Solution:

@@ -55,7 +55,7 @@ def _solve_work(config: FieldConfig, plan: MatchPlan) -> Work:
     files = [paths.pairs(plan.image), paths.record("match", f"{plan.image}.skies")]
     fixed = [Path(config.match.fixed).expanduser()] if config.match.fixed else []
     options = config.match.model_copy(update={"output": "none"})
-    return Work(plan.image, files=[*files, *fixed], options=[options], facts={"detectors": plan.digest(plan.detectors.colnames)})
+    return Work(plan.image, files=[*files, *fixed], options=[options], facts={"detectors": plan.digest(stages.SOLVED_FROM)})
 
 
 @stage_task("solve", version=1, work=_solve_work)

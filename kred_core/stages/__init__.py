@@ -24,6 +24,7 @@ from .exposures import (
 from .looks import draw_matching
 from .matching import (
     MEASURED_FROM,
+    SOLVED_FROM,
     MatchPlan,
     explain_matching,
     look_record,
@@ -53,6 +54,7 @@ from .mosaics import (
 
 __all__ = [
     "MEASURED_FROM",
+    "SOLVED_FROM",
     "MatchPlan",
     "MatchedCopies",
     "Preparation",

@@ -18,7 +18,7 @@ from ..overlaps import Pairs
 from ..products import FieldPaths, write_record
 from ..stamp import Stamp
 from ..survey import Tile
-from .matching import MatchPlan, PlannedStamps, look_record, read_skies, solved_files
+from .matching import SOLVED_FROM, MatchPlan, PlannedStamps, look_record, read_skies, solved_files
 from .mosaics import wanted_tiles
 
 __all__ = ["draw_matching"]
@@ -62,7 +62,7 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> lis
     write_record(record, {"Seam_bef": seams["before"], "Seam_aft": seams["after"], "Seam_off": seams["gone"]})
     made.append(record)
     parts = {"": look} | {t.name: quicklook.cut(look, stamps.grid, t) for t in wanted_tiles(config) if t.name in tiles}
-    digest = plan.digest(plan.detectors.colnames)
+    digest = plan.digest(SOLVED_FROM)
     for name, part in parts.items():
         made.append(paths.quick_look(plan.image, name))
         quicklook.write(made[-1], part, stamps.grid, config.field, plan.image, name, digest)

@@ -29,6 +29,7 @@ from .mosaics import joined_detectors, other_fields
 
 __all__ = [
     "MEASURED_FROM",
+    "SOLVED_FROM",
     "MatchPlan",
     "PlannedStamps",
     "explain_matching",
@@ -46,6 +47,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 CORNERS = tuple(f"COR{i}{axis}1" for i in (1, 2, 3, 4) for axis in ("RA", "DEC"))
+SOLVED_FROM = ("Field", "Root", "EXTNAME", "NAXIS1", "NAXIS2", "SUB_BACK")  # what the solution needs beside the overlaps
 MEASURED_FROM = ("Field", "Root", "EXTNAME", "NAXIS1", "NAXIS2", *CORNERS)  # what the measuring needs beside the stamps
 
 
@@ -154,11 +156,11 @@ def measure_overlaps(config: FieldConfig, plan: MatchPlan) -> list[Path]:
     """
     paths = FieldPaths.of(config)
     stamps = PlannedStamps(config, plan)
-    level, area = stamps.level, stamps.area
+    level, area, area_terms = stamps.level, stamps.area, np.zeros((len(plan.detectors), 5))
 
     def load(i: int) -> Stamp:
         loaded = stamps.load(i)
-        level[i], area[i] = loaded.level, loaded.area
+        level[i], area[i], area_terms[i] = loaded.level, loaded.area, loaded.area_terms
         return loaded
 
     used = np.flatnonzero(stamps.stamped)
@@ -172,8 +174,8 @@ def measure_overlaps(config: FieldConfig, plan: MatchPlan) -> list[Path]:
         load(i)  # detectors alone: their level counts too
     pairs.write(paths.pairs(plan.image))
     record = paths.record("match", f"{plan.image}.skies")
-    skies = {"level": level.tolist(), "area": area.tolist(), "stamped": stamps.stamped.tolist(), "cell": stamps.grid.cell}
-    write_record(record, skies)
+    skies = Skies(level, area, stamps.stamped, stamps.grid.cell, area_terms)
+    write_record(record, {name: np.asarray(value).tolist() for name, value in vars(skies).items()})
     return [paths.pairs(plan.image), record]
 
 
@@ -181,7 +183,7 @@ def read_skies(paths: FieldPaths, image: str) -> Skies:
     record = read_record(paths.record("match", f"{image}.skies"))
     if record is None:
         raise InputError(f"the overlaps of {image} have not been measured; run the stage 'match' again (--from match)")
-    return Skies(*(np.array(record[name]) for name in ("level", "area", "stamped")), record["cell"])
+    return Skies(**{name: value if name == "cell" else np.array(value) for name, value in record.items()})
 
 
 def solved_files(paths: FieldPaths, image: str) -> list[Path]:

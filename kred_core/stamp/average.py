@@ -7,7 +7,7 @@ is for `files`. The kernels release the interpreter lock and sum in a fixed orde
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numba as nb
 import numpy as np
@@ -52,6 +52,8 @@ class Stamp:
     to_detector : `~numpy.ndarray`
         float64 (2, 3): ``u, v = to_detector @ (x, y, 1)`` for the cell x, y of the grid; u along NAXIS1 and v along
         NAXIS2 run from -1 to 1 over the detector and are 0 in its middle.
+    area_terms : `~numpy.ndarray`
+        float64 (5,): a pixel at u, v has ``area * (1 + area_terms @ (u, v, u**2, u * v, v**2))`` square arcsec.
     """
 
     root: str
@@ -64,6 +66,7 @@ class Stamp:
     level: float
     area: float
     to_detector: np.ndarray
+    area_terms: np.ndarray = field(default_factory=lambda: np.zeros(5))
 
     @property
     def sum(self) -> np.ndarray:
@@ -173,12 +176,22 @@ def make_stamp(
         level=float(level_adu) * float(scale),
         area=central_area,
         to_detector=_to_detector(u, v, at_x, at_y, (ny, nx)),
+        area_terms=_area_terms(area / central_area, at_x, at_y, (ny, nx)),
     )
 
 
 def _farthest(grid: StampGrid) -> float:
     """Distance from the tangent point, in cells, of what is too far away."""
     return math.tan(math.radians(FARTHEST)) * math.degrees(3600) / grid.cell
+
+
+def _area_terms(relative: np.ndarray, at_x: np.ndarray, at_y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Least-squares terms of the area (`Stamp.area_terms`) through the control points; for DECam right to 1e-5."""
+    ny, nx = shape
+    u, v = np.meshgrid((at_x - (nx - 1) / 2) / (nx / 2), (at_y - (ny - 1) / 2) / (ny / 2))
+    known = np.isfinite(relative)
+    terms = np.stack([u, v, u**2, u * v, v**2], axis=-1)[known]
+    return np.linalg.lstsq(terms, relative[known] - 1.0, rcond=None)[0]
 
 
 def _to_detector(u: np.ndarray, v: np.ndarray, at_x: np.ndarray, at_y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

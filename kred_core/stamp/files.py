@@ -43,10 +43,11 @@ TABLE = np.dtype(
         ("LEVEL", ">f8"),
         ("AREA", ">f8"),
         ("TODET", ">f8", (6,)),
+        ("ATERMS", ">f8", (5,)),
     ]
 )
-FORMS = ("32A", "1K", "1K", "1J", "1J", "1J", "1J", "1D", "1D", "6D")
-UNITS = ("", "byte", "byte", "", "", "", "", "count", "arcsec2", "")
+FORMS = ("32A", "1K", "1K", "1J", "1J", "1J", "1J", "1D", "1D", "6D", "5D")
+UNITS = ("", "byte", "byte", "", "", "", "", "count", "arcsec2", "", "")
 MEANINGS = (
     "detector: images <EXTNAME>, _STD and _COUNT",
     "first byte of its images in this file",
@@ -58,6 +59,7 @@ MEANINGS = (
     "own sky subtracted, counts28 per native pixel",
     "native pixel at the detector's centre",
     "(u, v) = TODET[2, 3] (x, y, 1); u, v in [-1, 1]",
+    "area at u, v: AREA (1 + ATERMS (u, v, uu, uv, vv))",
 )
 
 
@@ -85,7 +87,8 @@ def write(path: Path, grid: StampGrid, stamps: Iterable[Stamp]) -> None:
         images = _images(grid, stamp)
         ny, nx = stamp.mean.shape
         box = stamp.x0, stamp.y0, nx, ny
-        rows.append((stamp.extname.encode(), at, len(images), *box, stamp.level, stamp.area, stamp.to_detector.ravel()))
+        places = stamp.to_detector.ravel(), stamp.area_terms
+        rows.append((stamp.extname.encode(), at, len(images), *box, stamp.level, stamp.area, *places))
         parts.append(images)
         at += len(images)
         root = stamp.root
@@ -258,6 +261,7 @@ def read(path: Path, extname: str) -> Stamp:
         level=float(row["LEVEL"]),
         area=float(row["AREA"]),
         to_detector=row["TODET"].astype(np.float64).reshape(2, 3),
+        area_terms=row["ATERMS"].astype(np.float64),
     )
 
 

@@ -32,7 +32,7 @@ def detectors(n: int = 4) -> Table:
 
 
 def skies(n: int = 4, stamped=True) -> Skies:
-    return Skies(LEVELS[:n], AREAS[:n], np.broadcast_to(np.asarray(stamped), n), 2.0)
+    return Skies(LEVELS[:n], AREAS[:n], np.broadcast_to(np.asarray(stamped), n), 2.0, np.zeros((n, 5)))
 
 
 def pairs_of(first, second, difference, error=1e-3, **values) -> Pairs:
@@ -78,7 +78,7 @@ def test_the_zero_point_is_where_the_sky_is_darkest():
     """Emission of 0 to 99 in 100 detectors that all have the same background: their own skies hold all of it."""
     n = 100
     emission = np.arange(n, dtype=np.float64)[np.random.default_rng(1).permutation(n)]
-    sky = Skies(45.0 + emission, np.full(n, 0.07), np.ones(n, bool), 2.0)
+    sky = Skies(45.0 + emission, np.full(n, 0.07), np.ones(n, bool), 2.0, np.zeros((n, 5)))
     i = np.arange(n - 1)
     pairs = pairs_of(i, i + 1, (emission[:-1] - emission[1:]) / 0.07)
     darkest, mean = (
@@ -161,7 +161,7 @@ def test_a_detector_that_contradicts_its_neighbours_is_named():
     table = detectors(n)
     areas, levels = np.full(n, 0.07), np.full(n, 45.0)
     pairs = pairs_of(i, j, wrong, 0.05)
-    found = matching.match("r", table, Skies(levels, areas, np.ones(n, bool), 2.0), pairs, {}, MatchConfig())
+    found = matching.match("r", table, Skies(levels, areas, np.ones(n, bool), 2.0, np.zeros((n, 5))), pairs, {}, MatchConfig())
     assert np.ptp(found.backgrounds["b"][:9]) < 0.05
     assert np.isfinite(found.backgrounds["b"][9])
     assert "contradict" in found.backgrounds["Remark"][9]
@@ -191,6 +191,28 @@ def test_a_wrong_table_of_fixed_backgrounds_is_explained(tmp_path, text, words):
         matching.fixed_backgrounds(str(tmp_path / "b.txt"))
 
 
+def test_pixels_that_differ_in_area_do_not_tilt_the_field():
+    """A row of detectors whose pixels are 1 % larger at one end; half of what their own skies hold is emission."""
+    n = 20
+    area, emission, background = 0.07, 100.0, 3.0  # square arcsec, counts28 per square arcsec, counts28 per pixel
+    terms = np.zeros((n, 5))
+    terms[:, 0] = 0.005
+    levels = np.full(n, background + emission * area)
+    i = np.arange(n - 1)
+    places = np.zeros((n - 1, 4, 2, 3))
+    places[:, :, 0, 0], places[:, :, 1, 0] = 0.9, -0.9  # the right end of one is the left end of the next
+    beta = (background - levels[0]) / area
+    seen = beta / (1 - 0.9 * 0.005) - beta / (1 + 0.9 * 0.005)  # what stamps with their own areas differ by
+    pairs = pairs_of(i, i + 1, seen, blocks=np.full((n - 1, 4), seen), block_places=places)
+    sky = Skies(levels, np.full(n, area), np.ones(n, bool), 2.0, terms)
+    # The zero is known, so that only the areas can tilt it.
+    fixed = {("c4d_0", "N4"): background}
+    b = matching.match("r", detectors(n), sky, pairs, fixed, MatchConfig()).backgrounds["b"]
+    tilt = abs(seen) * area * (n - 1)  # of the backgrounds, with one area for each detector
+    assert tilt > 1.0
+    assert np.ptp(b) < 0.1 * tilt
+
+
 def test_no_table_fixes_nothing():
     assert matching.fixed_backgrounds("") == {}
 
@@ -205,7 +227,7 @@ def test_slopes_and_steps_are_per_native_pixel():
     area = 0.07
     profile = (0.01 * places[:, :, 0, 0] + 0.02 * places[:, :, 0, 2]) / area  # counts28 per square arcsec
     pairs = pairs_of(i, j, 0.0, 0.02, blocks=-profile, block_places=places)
-    sky = Skies(np.full(n, 45.0), np.full(n, area), np.ones(n, bool), 2.0)
+    sky = Skies(np.full(n, 45.0), np.full(n, area), np.ones(n, bool), 2.0, np.zeros((n, 5)))
     config = MatchConfig(shape="detector-plane", amplifier_steps=True)
     found = matching.match("r", detectors(n), sky, pairs, {}, config)
     assert found.numbers["Method"] == "huber, detector-plane, amplifier steps"
