@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .components import component_means, components
 from .linear import conjugate_gradients
-from .system import Pairs, System
+from .system import System, UsedPairs
 
 __all__ = ["HUBER", "NORMAL_MAD", "PRIOR_FREEDOM", "REJECT", "Fit", "LeastSquares"]
 
@@ -21,8 +21,11 @@ NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a n
 HUBER = 1.345  # scaled errors up to which a residual counts in full: 95 % efficiency for normal errors
 REJECT = 5.0  # scaled errors beyond which a residual does not count at all
 PRIOR_FREEDOM = 10.0  # the stated errors count as this many degrees of freedom when their scale is found
-AGREEING, AGREEING_SHARE = 2, 0.25  # pairs that a detector must agree with, in number and of all, to be believed at all
-LOOSE = 10.0  # factor on guessed sizes of slopes and steps while the data are asked for better ones
+AGREEING = 2  # pairs that a detector must agree with to be believed at all
+CHANCE = 3.0  # standard deviations beyond the usual number of outliers that no detector has by chance
+WORST = 0.9  # of the largest share of rejected pairs: these detectors are taken together
+LOOSE = 10.0  # factor on guessed sizes of slopes and steps while the data are asked for larger ones
+JUMP = 3.0  # times the guessed size: larger ones are believed
 LONGEST = 60  # steps of a reweighting; 5 to 25 are usual
 PATIENCE = 15  # steps after which a rejection is final: a few residuals at the limit must not go on for ever
 CLOSE = 1e-3  # a reweighting ends when no modelled difference changes by more than this part of its scaled error
@@ -62,7 +65,7 @@ class LeastSquares:
 
     Parameters
     ----------
-    pairs : `~kred_core.background.system.Pairs`
+    pairs : `~kred_core.background.system.UsedPairs`
     system : `~kred_core.background.system.System`
     own, known : (n,) float
         Own skies, and fixed backgrounds (NaN: free), in the order of the pairs.
@@ -77,7 +80,7 @@ class LeastSquares:
         Detectors in a component whose zero point a fixed detector defines.
     """
 
-    def __init__(self, pairs: Pairs, system: System, own: np.ndarray, known: np.ndarray, own_error: float):
+    def __init__(self, pairs: UsedPairs, system: System, own: np.ndarray, known: np.ndarray, own_error: float):
         n, n_unknowns = pairs.n, system.design.shape[1]
         self.pairs, self.system, self.own, self.own_error = pairs, system, own, own_error
         is_fixed = np.isfinite(known)
@@ -122,11 +125,11 @@ class LeastSquares:
 
     def plain(self) -> Fit:
         """All observations count in full, and their errors as stated."""
-        weight = np.ones(self.system.observed.size)
+        weight, nothing = np.ones(self.system.observed.size), np.zeros(self.system.observed.size, dtype=bool)
         free = np.zeros(self.free.size)
         free, residual = self._finish(free, weight, 1.0, self.own_error)
         variance = (PRIOR_FREEDOM + np.sum(residual**2)) / (PRIOR_FREEDOM + self.freedom(weight))
-        return Fit(self._all(free), residual, weight, np.zeros(weight.size, dtype=bool), weight, float(np.sqrt(variance)))
+        return Fit(self._all(free), residual, weight, nothing, np.ones(weight.size), float(np.sqrt(variance)))
 
     def robust(self) -> Fit:
         """Huber's function to its one minimum, whatever the start; from there with rejection."""
@@ -137,7 +140,8 @@ class LeastSquares:
         guessed = self.system.guessed[self.free]
         self.expected_variance = np.where(guessed, LOOSE**2, 1.0) * expected
         free, *_ = self._reweight(free, nothing, np.inf, reject=False)
-        self.expected_variance = np.where(guessed, np.maximum(expected, free**2), expected)  # one amplifier may jump alone
+        jumps = guessed & (free**2 > JUMP**2 * expected)  # one amplifier of many
+        self.expected_variance = np.where(jumps, free**2, expected)
         own_error = max(self.own_error, self._scatter_of_own(free))
         free, weight, rejected, inflation, scale = self._reweight(free, nothing, own_error, reject=True)
         free, residual = self._finish(free, weight, scale, own_error)
@@ -200,9 +204,8 @@ class LeastSquares:
             return weight, rejected, inflation
         contradicting = self._contradicting(rejected)
         first, second = self.pairs.first[self.system.pair], self.pairs.second[self.system.pair]
-        for detector in np.flatnonzero(contradicting):
-            rows = (first == detector) | (second == detector)
-            inflation[rows] = np.maximum(inflation[rows], NORMAL_MAD * np.median(scaled[rows]))
+        spread = np.maximum(NORMAL_MAD * _medians(scaled, first, second, contradicting), 1.0)
+        inflation = np.maximum(spread[first], spread[second])
         doubtful = contradicting[first] | contradicting[second]
         weight[doubtful] = HUBER / np.maximum(scaled / inflation, HUBER)[doubtful] / inflation[doubtful] ** 2
         apart = rejected & ~doubtful
@@ -212,7 +215,7 @@ class LeastSquares:
         return weight, rejected | doubtful, inflation
 
     def _contradicting(self, rejected: np.ndarray) -> np.ndarray:
-        """Detectors (n,) hardly any of whose pairs are left; the worst first, whose pairs then say nothing about the others."""
+        """Detectors (n,) hardly any of whose pairs are left: the worst first, as their pairs say nothing about the others."""
         pairs, information = self.pairs, 1.0 / self.system.error**2
         total = np.bincount(self.system.pair, weights=information, minlength=pairs.first.size)
         bad = np.bincount(self.system.pair, weights=information * rejected, minlength=pairs.first.size) > 0.5 * total
@@ -220,12 +223,14 @@ class LeastSquares:
         contradicting = np.zeros(pairs.n, dtype=bool)
         while True:
             n_all, n_bad = pairs.count(considered), pairs.count(considered & bad)
-            # Of very few pairs, or out of many that contradict, one or two agree by chance.
-            candidates = (n_bad > 0) & (n_all - n_bad < np.maximum(AGREEING, AGREEING_SHARE * n_all))
+            usual = np.count_nonzero(considered & bad) / max(np.count_nonzero(considered), 1)
+            by_chance = usual * n_all + CHANCE * np.sqrt(usual * (1 - usual) * n_all)
+            # Of many pairs that contradict a few agree by chance.
+            candidates = (n_bad > 0) & ((n_all - n_bad < AGREEING) | ((n_bad > 0.5 * n_all) & (n_bad > by_chance)))
             if not candidates.any():
                 return contradicting
             share = np.where(candidates, n_bad / np.maximum(n_all, 1), 0.0)
-            contradicting |= share == share.max()
+            contradicting |= share >= WORST * share.max()
             considered &= ~(contradicting[pairs.first] | contradicting[pairs.second])
 
     def _scale(self, residual: np.ndarray, rejected: np.ndarray) -> float:
@@ -249,6 +254,20 @@ class LeastSquares:
         deviation = np.where(self._anchored, self._aim[: self.n_levels] - free[: self.n_levels], np.nan)
         deviation = (deviation - component_means(deviation, self.pairs.component[levels]))[self._anchored]
         return float(NORMAL_MAD * np.median(np.abs(deviation))) if deviation.size else 0.0
+
+
+def _medians(values: np.ndarray, first: np.ndarray, second: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Median of the values (R,) that each wanted detector is in, as first or as second; 0 for the others."""
+    detector, value = np.concatenate([first, second]), np.concatenate([values, values])
+    chosen = wanted[detector]
+    detector, value = detector[chosen], value[chosen]
+    order = np.lexsort((value, detector))
+    count = np.bincount(detector, minlength=wanted.size)
+    start, present = np.cumsum(count) - count, count > 0
+    low, high = start + (count - 1) // 2, start + count // 2
+    result = np.zeros(wanted.size)
+    result[present] = 0.5 * (value[order][low[present]] + value[order][high[present]])
+    return result
 
 
 def _groups(design: csr_array) -> np.ndarray:

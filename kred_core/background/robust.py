@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from .components import component_means
 from .least_squares import Fit, LeastSquares
 from .solution import Shape, Solution
-from .system import Pairs, System, canonical
+from .system import System, UsedPairs, canonical
 from .uncertainty import standard_errors
 
 __all__ = ["solve"]
@@ -69,8 +69,8 @@ def solve(
         Planes and steps. Then D_k are the differences in the parts of the overlaps, the model of a background
         is that of `Shape`, and a term (g / s_g)^2 is added for each slope or step g, of expected size s_g. Where the caller
         gives none, it is the median error of a pair for slopes of exposures, half of that for what the slope of a detector
-        differs from that of its exposure, and twice that for steps; or, for each of them, what the differences show where next
-        to nothing is expected, if that is larger: one amplifier of many may jump by a lot.
+        differs from that of its exposure, and twice that for steps. Of the last two kinds, one that turns out more than three
+        times as large where next to nothing is expected is believed: one amplifier of many may jump by a lot.
 
     Returns
     -------
@@ -100,9 +100,10 @@ def solve(
     No singular value is cut: smooth patterns over a field are kept as well as the overlaps determine them.
 
     *Rejected pairs.* Beyond 5 scaled errors a pair has no weight, unless a component would fall apart without the rejected pairs:
-    then those in between keep Huber's weight. A detector that agrees with less than two of its neighbours, or less than a quarter
-    of them, does so by chance: all its pairs count as rejected, and their errors are enlarged to the scatter that they show.
-    It lies in the middle of what its neighbours say without moving these, and is recognised by n_rejected = n_pairs.
+    then those in between keep Huber's weight. A detector that agrees with less than two of its neighbours, or contradicts more than
+    half of them and more than outliers explain, agrees by chance: all its pairs count as rejected, and their errors are enlarged to
+    the scatter that they show. It lies in the middle of what its neighbours say without moving these, and is recognised by
+    n_rejected = n_pairs.
 
     *Errors.* The square root of the diagonal of the pseudo-inverse of the final normal matrix, times the scatter of the residuals
     with Huber's correction (Huber 1981, section 7.6). Own skies do not enter: the common constant of a component is not observed.
@@ -126,18 +127,18 @@ def solve(
     problem = LeastSquares(pairs, system, own, known, own_error)
     fit = problem.robust() if robust else problem.plain()
 
-    background = _levels(problem, fit, own, known)
+    levels = _levels(problem, fit, own, known)[rank]
     gradient, step = system.slopes(fit.unknowns)
     error_of_background = standard_errors(problem, fit)
     weight, rejected = _by_pair(system, fit, pairs.first.size)
     return Solution(
-        background=background[rank],
+        background=levels,
         error=error_of_background[rank],
         component=pairs.component[rank],
         n_pairs=pairs.count()[rank],
         n_rejected=pairs.count(rejected)[rank],
         weight=_of_caller(weight, pairs, np.zeros(difference.size)),
-        residual=_residuals(pairs, system, fit, background[rank], first, second, difference),
+        residual=_residuals(pairs, system, fit, difference - (levels[second] - levels[first])),
         rejected=_of_caller(rejected, pairs, np.zeros(difference.size, dtype=bool)),
         scale=fit.scale,
         gradient=gradient[rank],
@@ -173,11 +174,8 @@ def _by_pair(system: System, fit: Fit, n_pairs: int) -> tuple[np.ndarray, np.nda
     return weight, np.bincount(system.pair, weights=information * fit.rejected, minlength=n_pairs) > 0.5 * total
 
 
-def _residuals(
-    pairs: Pairs, system: System, fit: Fit, background: np.ndarray, first: np.ndarray, second: np.ndarray, difference: np.ndarray
-) -> np.ndarray:
-    """Difference minus the solution (K,); with planes or steps the mean over the parts of an overlap."""
-    residual = difference - (background[second] - background[first])
+def _residuals(pairs: UsedPairs, system: System, fit: Fit, residual: np.ndarray) -> np.ndarray:
+    """Difference minus the solution (K,), from those of constant backgrounds; with planes or steps the mean over the parts."""
     if not (system.n_exposures or system.steps):
         return residual
     information = 1.0 / system.error**2
@@ -186,7 +184,7 @@ def _residuals(
     return _of_caller(pairs.sign * mean, pairs, residual)
 
 
-def _of_caller(values: np.ndarray, pairs: Pairs, others: np.ndarray) -> np.ndarray:
+def _of_caller(values: np.ndarray, pairs: UsedPairs, others: np.ndarray) -> np.ndarray:
     """Values of the canonical pairs in the places that these have in the caller's list; elsewhere ``others``."""
     result = others.copy()
     result[pairs.source] = values

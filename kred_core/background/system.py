@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from .components import components
 from .solution import Shape
 
-__all__ = ["Pairs", "System", "canonical"]
+__all__ = ["System", "UsedPairs", "canonical"]
 
 LARGEST = 1e100  # values beyond are not finite in what is made of them
 PRECISION = 1e-12  # errors below this part of the median difference cannot be meant
@@ -26,7 +26,7 @@ EXPOSURE_SLOPE, DETECTOR_SLOPE, AMPLIFIER_STEP = 1.0, 0.5, 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class UsedPairs:
     """Usable pairs, sorted, between detectors in their canonical order.
 
     Attributes
@@ -60,7 +60,9 @@ class Pairs:
         return np.bincount(self.first[chosen], minlength=self.n) + np.bincount(self.second[chosen], minlength=self.n)
 
 
-def canonical(n: int, first: np.ndarray, second: np.ndarray, difference: np.ndarray, error: ArrayLike, rank: np.ndarray) -> Pairs:
+def canonical(
+    n: int, first: np.ndarray, second: np.ndarray, difference: np.ndarray, error: ArrayLike, rank: np.ndarray
+) -> UsedPairs:
     """Usable pairs, the same in whatever order and sense they are given.
 
     Parameters
@@ -93,7 +95,7 @@ def canonical(n: int, first: np.ndarray, second: np.ndarray, difference: np.ndar
     if sigma.size:
         middle = max(np.median(sigma), PRECISION * np.median(np.abs(delta)), 1.0 / LARGEST)
         sigma = np.clip(sigma, middle / ERROR_RANGE, middle * ERROR_RANGE)
-    return Pairs(n, low[order], high[order], delta, sigma, usable[order], sign[order])
+    return UsedPairs(n, low[order], high[order], delta, sigma, usable[order], sign[order])
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +134,7 @@ class System:
     steps: bool
 
     @classmethod
-    def of(cls, pairs: Pairs, shape: Shape | None, rank: np.ndarray) -> System:
+    def of(cls, pairs: UsedPairs, shape: Shape | None, rank: np.ndarray) -> System:
         """Set up the system for backgrounds of a shape; ``rank`` (n,) is the canonical place of the caller's detectors."""
         n, count = pairs.n, pairs.first.size
         if shape is None or (shape.plane == "constant" and not shape.amplifier_steps) or count == 0:
@@ -158,7 +160,7 @@ class System:
         return gradient, step
 
 
-def _shaped(pairs: Pairs, shape: Shape, rank: np.ndarray) -> System:
+def _shaped(pairs: UsedPairs, shape: Shape, rank: np.ndarray) -> System:
     n = pairs.n
     typical = float(np.median(pairs.error))
     sizes = [
@@ -194,7 +196,8 @@ def _shaped(pairs: Pairs, shape: Shape, rank: np.ndarray) -> System:
     numbers.append(n * shape.amplifier_steps)
     kind = np.repeat(np.arange(4), numbers)
     expected = np.array([np.inf, *sizes])[kind]
-    guessed = np.array([False, shape.exposure_slope is None, shape.detector_slope is None, shape.amplifier_step is None])[kind]
+    # Not those of exposures: the slope that all share is seen by nothing else.
+    guessed = np.array([False, False, shape.detector_slope is None, shape.amplifier_step is None])[kind]
     values = np.stack(values) * np.array([-1.0, 1.0])[:, None]  # (terms, 2, R)
     rows = np.broadcast_to(np.arange(pair.size), values.shape)
     design = csr_array((values.ravel(), (rows.ravel(), np.stack(columns).ravel())), shape=(pair.size, expected.size))
@@ -202,7 +205,7 @@ def _shaped(pairs: Pairs, shape: Shape, rank: np.ndarray) -> System:
     return System(design, observed, error, pair, expected, guessed, *kinds)
 
 
-def _parts(pairs: Pairs, shape: Shape, unknown_variance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _parts(pairs: UsedPairs, shape: Shape, unknown_variance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Observations that show slopes: pair (R,), difference (R,), error (R,), and u, v, sign(u) on both detectors (R, 2, 3)."""
     blocks = np.asarray(shape.blocks, dtype=np.float64)[pairs.source] * pairs.sign[:, None]
     errors = np.asarray(shape.block_errors, dtype=np.float64)[pairs.source]

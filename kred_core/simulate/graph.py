@@ -13,7 +13,7 @@ import numba as nb
 import numpy as np
 
 from ..geometry import unit_vectors
-from ..geometry.sphere import position
+from ..geometry.sphere import mean_position, position
 from ..overlaps import N_BLOCKS, find_pairs
 from ..survey import field_centre
 from .camera import NATIVE_SCALE, DetectorGeometry, Pointing, ccds
@@ -115,7 +115,7 @@ class Graph:
     corners : (n, 4, 2) float
         RA and Dec of the corner pixels, in the order of COR1..COR4.
     place : (n, 2) float
-        East and north of the first centre, degrees.
+        East and north of the middle of the first exposure, degrees.
     """
 
     n: int
@@ -187,7 +187,7 @@ def simulate_graph(config: GraphConfig) -> Graph:
     wrong = np.where(spoiled, sign * rng.exponential(config.spoiled, first.size), 0.0)
     blocks = level_second - level_first + noise + wrong[:, None]
     share = cells / cells.sum(axis=1, keepdims=True)
-    middle = mean_direction(vectors[exposure == 0])
+    middle = mean_position(*np.moveaxis(corners[exposure == 0], -1, 0))
     return Graph(
         n=n,
         first=first,
@@ -209,12 +209,6 @@ def simulate_graph(config: GraphConfig) -> Graph:
     )
 
 
-def mean_direction(vectors: np.ndarray) -> np.ndarray:
-    """Unit vector of the mean of unit vectors, shape (..., 3)."""
-    mean = vectors.reshape(-1, 3).mean(axis=0)
-    return mean / np.linalg.norm(mean)
-
-
 def _frame(ra: float, dec: float) -> np.ndarray:
     """Rows: unit vectors towards a position, and east and north of it."""
     a, d = np.radians(ra), np.radians(dec)
@@ -227,9 +221,9 @@ def _frame(ra: float, dec: float) -> np.ndarray:
     )
 
 
-def _tangent(vectors: np.ndarray, middle: np.ndarray) -> np.ndarray:
-    """Gnomonic east and north, in degrees, of vectors (n, 3)."""
-    local = vectors @ _frame(*position(middle)).T
+def _tangent(vectors: np.ndarray, middle: tuple[float, float]) -> np.ndarray:
+    """Gnomonic east and north of a position, in degrees, of vectors (n, 3)."""
+    local = vectors @ _frame(*middle).T
     return np.degrees(local[:, 1:] / local[:, :1])
 
 

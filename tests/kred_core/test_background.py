@@ -345,6 +345,20 @@ def test_a_detector_that_contradicts_its_neighbours_moves_none_of_them(tile):
     assert 20 < solution.error[100] < 500
 
 
+def test_an_exposure_through_clouds_moves_no_other(tile):
+    """Each of its detectors contradicts its neighbours, by what the clouds did to each overlap."""
+    ill = tile.exposure == 3
+    clouded = ill[tile.first] | ill[tile.second]
+    difference = tile.difference + np.where(clouded, 200 * np.random.default_rng(9).normal(size=clouded.size), 0.0)
+    solution = solve(tile.n, tile.first, tile.second, difference, tile.error)
+    kept = ~clouded
+    without = solve(tile.n, tile.first[kept], tile.second[kept], tile.difference[kept], tile.error[kept])
+    moved = (solution.background - without.background)[~ill]
+    assert rms(moved - moved.mean()) < 0.1
+    assert (solution.n_rejected == solution.n_pairs)[ill].mean() > 0.8
+    assert rms(off(solution.background, tile)[ill] / solution.error[ill]) < 2
+
+
 def test_a_detector_with_a_sky_of_its_own_contradicts_nobody(tile):
     """A wrong level is what a background is for, however wrong it is."""
     wrong = np.where(np.arange(tile.n) == 100, 1e4, 0.0)
@@ -387,6 +401,33 @@ def test_input_that_cannot_be_meant_is_refused():
         solve(2, [0], [1], [1.0], [1.0], key=["a", "a"])
     with pytest.raises(ValueError, match="own_error"):
         solve(2, [0], [1], [1.0], [1.0], own_error=0.0)
+
+
+# --- own skies
+
+
+def test_own_skies_hold_what_overlaps_do_not(tile):
+    """One more detector, which a single bad overlap ties to the others."""
+    n = tile.n + 1
+    truth = np.append(tile.background, 0.0)
+    own = truth + np.random.default_rng(10).normal(0, 1, n)
+    first, second = np.append(tile.first, 0), np.append(tile.second, tile.n)
+    difference = np.append(tile.difference, truth[-1] - truth[0] + 2000.0)
+    error = np.append(tile.error, 2000.0)
+    held, free = (solve(n, first, second, difference, error, own=own, own_error=s) for s in (5.0, np.inf))
+    assert abs(held.background[-1] - own[-1]) < 0.1
+    assert abs(free.background[-1] - own[-1]) > 1000
+    assert rms(off(held.background[:-1], tile)) < 1.02 * rms(off(free.background[:-1], tile))
+
+
+def test_own_skies_that_scatter_are_believed_less(tile):
+    rng = np.random.default_rng(11)
+    close, wide = (tile.background + rng.normal(0, size, tile.n) for size in (0.1, 100.0))
+    exact = solve(tile.n, tile.first, tile.second, true_differences(tile), 30 * tile.error, own=close, own_error=5.0)
+    scattered = solve(tile.n, tile.first, tile.second, true_differences(tile), 30 * tile.error, own=wide, own_error=5.0)
+    assert rms(off(exact.background, tile)) < 0.1
+    assert rms(off(scattered.background, tile)) < 1.0  # not 100
+    assert abs((scattered.background - wide).mean()) < 1e-6  # but their mean is the zero point
 
 
 # --- fixed backgrounds
@@ -448,6 +489,17 @@ def test_steps_between_amplifiers_are_found(graph_of):
     assert rms(solution.step - graph.step) < 0.6
     assert rms(off(solution.background, graph)) < 0.5 * rms(off(solved(graph).background, graph))
     assert (solution.gradient == 0).all()
+
+
+def test_one_amplifier_that_jumps_is_not_held_back_by_the_others(graph_of):
+    graph = graph_of("tile 300", exposures=20, detectors=20)
+    jump = np.where(np.arange(graph.n) == 100, 60.0, 0.0)
+    sides = graph.block_places[:, :, :, 2] * jump[np.stack([graph.first, graph.second], axis=1)][:, None] / 2
+    blocks = graph.blocks + sides[..., 1] - sides[..., 0]
+    shape = replace(shape_of(graph, "constant", amplifier_steps=True), blocks=blocks)
+    solution = solved(graph, shape=shape)
+    assert solution.step[100] == pytest.approx(60.0, abs=3.0)
+    assert rms(solution.step[np.arange(graph.n) != 100]) < 0.6
 
 
 def test_without_noise_planes_and_steps_are_exact(graph_of):
