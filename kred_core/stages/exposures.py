@@ -115,12 +115,14 @@ def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: StampG
 
 
 def stampless(config: FieldConfig, usable: Iterable[ExposureReport], grid: StampGrid) -> list[ExposureReport]:
-    """Those exposures that have been measured and have no file of stamps, or one on another grid."""
+    """Those exposures that have been measured and have no file of stamps, an incomplete one, or one on another grid."""
     paths = FieldPaths.of(config)
 
     def lacks(report: ExposureReport) -> bool:
+        path = paths.stamp_file(report.root)
         try:
-            return stamp.grid_of(paths.stamp_file(report.root)) != grid
+            stamp.boxes(path)  # stand at the end of a whole file
+            return stamp.grid_of(path) != grid
         except InputError:
             return True
 

@@ -414,7 +414,8 @@ class TestStamps:
             path.write_bytes(content[:middle] + (b"" if damage == "truncated" else bytes(2880) + content[middle + 2880 :]))
         with pytest.raises(InputError, match=rf"{path.name}: .*; make it again with --from summarize"):
             match(config)
-        path.unlink(missing_ok=True)
+        if damage == "overwritten":  # the others are noticed without decoding
+            path.unlink()
         usable = [report for report in stages.check_field(config) if not report.refused]
         grid = stages.stamp_grid(config, usable)
         (lost,) = stages.stampless(config, usable, grid)
