@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ from pathlib import Path
 from .config import FieldConfig
 from .errors import InputError
 
-__all__ = ["FieldPaths", "atomic", "identity", "link", "read_record", "write_record", "write_text"]
+__all__ = ["FieldPaths", "atomic", "discard", "identity", "link", "read_record", "service_memory", "write_record", "write_text"]
 
 TEMPORARY = ".tmp"
 _UMASK = os.umask(0o022)  # can only be read by setting it; once, at import, because threads share it
@@ -47,9 +50,14 @@ class FieldPaths:
         return cls(config.root, config.field)
 
     # input, never written to
+    @staticmethod
+    def input(root: Path) -> Path:
+        """The directory that holds the directories of all fields."""
+        return root / "DECam_MEF"
+
     @property
     def mef(self) -> Path:
-        return self.root / "DECam_MEF" / self.field / "mef"
+        return self.input(self.root) / self.field / "mef"
 
     def exposures(self) -> list[Path]:
         """Science files of the field, sorted by name (ood masks and oow weights are not exposures)."""
@@ -217,9 +225,35 @@ class FieldPaths:
         """kred's own records of this field; whoever deletes it makes everything be done again."""
         return self.root / ".kred" / self.field
 
+    @property
+    def run_lock(self) -> Path:
+        """Held by the run that works on this field."""
+        return self.memory / "run.lock"
+
+    def heavy_locks(self, n: int) -> list[Path]:
+        """Places for the runs that need much memory on this machine, of all fields of the data root."""
+        return [service_memory(self.root) / f"heavy.{socket.gethostname()}.{place}.lock" for place in range(1, n + 1)]
+
+    def unfinished(self) -> list[Path]:
+        """What killed runs left half written: temporary files (`atomic`) and working directories of SWarp.
+
+        Only while `run_lock` is held can they be told from those of a run that is at work.
+        """
+        hidden = [path for top in (*self.directories.values(), self.memory) for path in top.rglob(".*")]
+        found = [p for p in hidden if p.name.endswith(TEMPORARY) or (p.name.startswith(f".{self.field}_") and p.is_dir())]
+        # The tables of all fields lie in one directory; a field's name may begin with another's.
+        ours = re.compile(rf"\.{re.escape(self.field)}_(mef_qual|[^_]+)\.tab\..+{re.escape(TEMPORARY)}")
+        summary = self.quality_table.parent
+        return found + [p for p in (summary.iterdir() if summary.is_dir() else ()) if ours.fullmatch(p.name)]
+
     def record(self, stage: str, unit: str) -> Path:
         """What a stage found out about one unit (an exposure, a mosaic), for the later stages."""
         return self.memory / stage / f"{unit}.json"
+
+
+def service_memory(root: Path) -> Path:
+    """What concerns no field but the whole data root; no field has such a name."""
+    return root / ".kred" / "_service"
 
 
 def _suffixed(name: str, matched: bool) -> str:
@@ -264,6 +298,14 @@ def atomic(path: Path, keep_same: bool = False) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a directory with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

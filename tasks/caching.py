@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import functools
 import hashlib
 import json
@@ -39,7 +38,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError
+from kred_core.locks import try_lock
 from kred_core.products import FieldPaths, identity
+
+from .interruption import interruptible
 
 __all__ = ["Manifest", "ProductCache", "UnitLocks", "Work", "can_pass", "for_run", "is_current", "stage_task"]
 
@@ -52,7 +54,6 @@ PASSING = frozenset(
     if hasattr(errno, name)
 )
 LOCK = "lock"  # in the directory of a unit; all other files there are records
-NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 
 
 class Manifest(BaseModel):
@@ -147,7 +148,7 @@ class UnitLocks(LockManager):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = open(path, "ab")
         deadline = time.monotonic() + (float("inf") if acquire_timeout is None else acquire_timeout)
-        while not _try_lock(file):
+        while not try_lock(file):
             if time.monotonic() >= deadline:
                 file.close()
                 return False
@@ -180,20 +181,6 @@ class UnitLocks(LockManager):
 
     async def await_for_lock(self, *args, **kwargs) -> bool:
         return await asyncio.to_thread(self.wait_for_lock, *args, **kwargs)
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as e:
-        if e.errno not in NO_LOCKS_HERE:
-            raise
-        # Some cluster file systems have no locks. Products are written whole or not at all, so the
-        # worst that can happen without is that two runs of one field do the same work.
-        log.debug("%s: no file locks on this file system", file.name)
-    return True
 
 
 @dataclass
@@ -317,7 +304,8 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
             # Prefect only logs what `work` raises while the key is computed, and runs without a cache: fail here instead.
             work(*args, **kwargs).digest()
             try:
-                manifest = function(*args, **kwargs)
+                with interruptible():
+                    manifest = function(*args, **kwargs)
             except (KredError, OSError):
                 raise
             except Exception:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import stat
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from kred_core.config import FieldConfig
 from kred_core.errors import InputError
-from kred_core.products import FieldPaths, atomic, identity, link, read_record, write_record, write_text
+from kred_core.products import FieldPaths, atomic, discard, identity, link, read_record, write_record, write_text
 
 
 @pytest.fixture
@@ -390,3 +391,42 @@ def test_a_file_that_was_touched_or_changed_is_another_version(tmp_path):
     assert identity(path) == (str(path), 4, 10**18)
     os.utime(path, ns=(10**18, 10**18 + 1))
     assert identity(path) == (str(path), 4, 10**18 + 1)
+
+
+# what killed runs leave behind
+
+
+def test_what_a_killed_run_left_half_written_is_found_and_nothing_else(paths):
+    left = [
+        paths.mosaic("T07", "N662").with_name(".LMC_c42_T07.N662.fits.a1b2c3d4.tmp"),
+        paths.prepared / ".x_S7.fits.fz.77.88.tmp",
+        paths.record("check", "x").with_name(".x.json.q.tmp"),
+        paths.stamp_file("x").with_name(".x.stamps.fits.q.tmp"),
+        paths.quality_table.with_name(".LMC_c42_mef_qual.tab.q.tmp"),
+        paths.tile_table("T07").with_name(".LMC_c42_T07.tab.q.tmp"),
+    ]
+    kept = [
+        paths.mosaic("T07", "N662"),
+        paths.coadds("T07") / ".hidden",
+        paths.quality_table.with_name(".LMC_c42_x_mef.tab.q.tmp"),  # of the field LMC_c42_x
+        paths.quality_table.with_name(".LMC_c41_mef.tab.q.tmp"),
+        paths.mef / ".x.tmp",
+        paths.run_lock,
+    ]
+    for path in left + kept:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    work = paths.coadds("T07") / ".LMC_c42_T07.N662.abc"  # SWarp's
+    (work / "deep").mkdir(parents=True)
+    assert sorted(paths.unfinished()) == sorted([*left, work])
+    for path in paths.unfinished():
+        discard(path)
+    assert paths.unfinished() == []
+    assert all(path.exists() for path in kept)
+
+
+def test_places_for_memory_are_those_of_one_machine(paths):
+    assert len(set(paths.heavy_locks(3))) == 3
+    assert paths.heavy_locks(2) == FieldPaths(paths.root, "LMC_c41").heavy_locks(2)
+    assert all(socket.gethostname() in lock.name for lock in paths.heavy_locks(2))
+    assert paths.heavy_locks(0) == []

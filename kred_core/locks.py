@@ -1,0 +1,97 @@
+"""Locks between processes: one run at a time on a field, few heavy stages at a time on a machine.
+
+The lock is the kernel's (``flock``): it ends with the process that holds it, however that ends, so nothing has to be
+cleaned up. The file that carries it tells, for those who wait, who holds it. Kept apart from Prefect's own limits because
+it holds for runs from the command line and without a server, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["held", "try_lock"]
+
+log = logging.getLogger(__name__)
+
+NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+PAUSE = 0.5  # s between two looks at a lock that somebody else holds
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Lock an open file unless somebody else has; closing it ends the lock.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for writing: some network file systems lock no others.
+
+    Returns
+    -------
+    bool
+        Whether the lock is held now. True also where the file system has no locks: products are written whole or
+        not at all, so the worst that can happen without is that two runs of one field do the same work.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        if e.errno not in NO_LOCKS_HERE:
+            raise
+        log.debug("%s: no file locks on this file system", file.name)
+    return True
+
+
+@contextmanager
+def held(paths: Sequence[Path], title: str, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold one of several locks for a while, and wait for one where all are taken.
+
+    Parameters
+    ----------
+    paths : sequence of `~pathlib.Path`
+        Files that carry the locks; made where they do not exist. One path is a lock, n are n places.
+    title : str
+        Who holds it, in words for those who wait.
+    waiting : callable
+        Called once before waiting, with the holders of all the locks.
+    """
+    file = _first_free(paths)
+    if file is None:
+        waiting("; ".join(_holder(path) for path in paths))
+        while (file := _first_free(paths)) is None:
+            time.sleep(PAUSE)
+    try:
+        file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"{title} (process {os.getpid()} on {socket.gethostname()}, since {since})".encode())
+        file.flush()
+        yield
+    finally:
+        file.truncate(0)
+        file.close()
+
+
+def _first_free(paths: Sequence[Path]) -> BinaryIO | None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab")
+        if try_lock(file):
+            return file
+        file.close()
+    return None
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") or "a run that just began"
+    except OSError:
+        return "a run that just ended"
