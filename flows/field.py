@@ -6,6 +6,7 @@ and kred_core.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -20,12 +21,15 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect import Task, flow
 from prefect.states import Completed, Failed, State
 
+from flows import messages
+from flows.orphan import end_with_worker
 from flows.plan import dry_run
 from flows.run import Run
-from flows.runners import task_runner
+from flows.runners import ConfiguredTaskRunner
 from flows.server import server
 from kred_core import check as checking
 from kred_core import stages
+from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig
 from kred_core.errors import ConfigError, KredError
 from tasks.caching import is_current
@@ -49,6 +53,8 @@ from tasks.tiles import tiles_field
 
 __all__ = ["explained", "main", "reduce", "reduce_field"]
 
+log = logging.getLogger("kred_core.run")
+
 
 def _check(run: Run) -> None:
     points = checking.zero_points(run.config.check.zero_points)
@@ -65,7 +71,7 @@ def _summarize(run: Run) -> None:
     run.each(summarize_exposure, [(r.root, {"report": r, "grid": grid}) for r in usable])
     run.outcome.reports = summarize_field(run.config)
     if run.config.stamps.keep:  # otherwise they are made again only when somebody needs them
-        _restore_stamps(run)
+        _restore_stamps(run, run.outcome.reports)
     publish_verdicts(run.config.field, run.outcome.reports)
 
 
@@ -94,12 +100,12 @@ def _match(run: Run) -> None:
 def _from_stamps(run: Run, task: Task, units: list[tuple[str, dict]]) -> list[str]:
     """Run a task that reads stamps; those that are not kept are made again first, if it has anything to do."""
     if not all(is_current(task, run.config, arguments) for _, arguments in units):
-        _restore_stamps(run)
+        _restore_stamps(run, run.outcome.reports or summarize_field(run.config))
     return run.each(task, units)
 
 
-def _restore_stamps(run: Run) -> None:
-    usable = [r for r in check_field(run.config) if not r.refused]
+def _restore_stamps(run: Run, reports: list[ExposureReport]) -> None:
+    usable = [r for r in reports if not r.refused]
     grid = stages.stamp_grid(run.config, usable)
     run.each(restore_stamps, [(r.root, {"report": r, "grid": grid}) for r in stages.stampless(run.config, usable, grid)])
 
@@ -136,7 +142,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 }
 
 
-@flow(name="reduce field", flow_run_name="{config.title}")
+@flow(name="reduce field", flow_run_name="{config.title}", task_runner=ConfiguredTaskRunner())
 def reduce_field(config: FieldConfig) -> State:
     """Reduce one field, from its exposures to co-added tiles and figures.
 
@@ -150,9 +156,14 @@ def reduce_field(config: FieldConfig) -> State:
     `~prefect.states.State`
         Completed where everything that was asked for exists, otherwise Failed; the message says it in one sentence.
     """
+    messages.to_ui()
+    end_with_worker()
     stages.preflight(config)
+    if config.run.dry_run:
+        log.info("%s", dry_run(config))
+        return Completed(message="dry run: the log says what would be done")
     run = Run(config)
-    with run.logged():
+    with run.alone(), run.logged():
         for name in config.run.stages:
             with run.stage(name):
                 STAGES[name](run)
@@ -166,9 +177,8 @@ def reduce_field(config: FieldConfig) -> State:
 
 
 def reduce(config: FieldConfig) -> bool:
-    """Run `reduce_field` with the task runner of its configuration; True where everything that was asked for exists."""
-    flow_with_runner = reduce_field.with_options(task_runner=task_runner(config.run))
-    return flow_with_runner(config, return_state=True).is_completed()
+    """Run `reduce_field`; True where everything that was asked for exists."""
+    return reduce_field(config, return_state=True).is_completed()
 
 
 def main(arguments: Sequence[str]) -> int:

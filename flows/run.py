@@ -11,10 +11,11 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from prefect import Task
+from prefect.exceptions import TerminationSignal
 from prefect.futures import as_completed
 from prefect.states import State
 from prefect.utilities.annotations import opaque
@@ -22,8 +23,9 @@ from prefect.utilities.annotations import opaque
 from kred_core import __version__, stages
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError, explain
+from kred_core.locks import held
 from kred_core.outcome import Outcome, StageOutcome, disk_usage
-from kred_core.products import FieldPaths, write_text
+from kred_core.products import FieldPaths, discard, write_text
 from kred_core.settings import to_toml
 from tasks.caching import for_run
 
@@ -31,6 +33,7 @@ __all__ = ["Run"]
 
 log = logging.getLogger("kred_core.run")
 
+HEAVY = ("match", "coadd")  # the stages that need most memory
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
@@ -53,6 +56,16 @@ class Run:
         self.config = config
         self.paths = FieldPaths.of(config)
         self.outcome = Outcome(config.field)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """One run at a time on a field; what runs that were killed left half done is removed."""
+        lock = self.paths.run_lock
+        with held([lock], self.config.title, lambda holder: log.info("waiting for the run that holds %s: %s", lock, holder)):
+            for path in self.paths.unfinished():
+                log.info("removing what a run that was killed left behind: %s", path)
+                discard(path)
+            yield
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -79,12 +92,24 @@ class Run:
         self.outcome.stages.append(StageOutcome(name))
         start = time.monotonic()
         try:
-            yield
+            with self._room(name):
+                start = time.monotonic()
+                yield
         except (KredError, OSError) as e:
             self.outcome.stopped = f"{name}: {explain(e)}"
-        finally:
-            self._stage.seconds = time.monotonic() - start
-            log.info("%s", self._stage.line())
+        except (KeyboardInterrupt, TerminationSignal):
+            log.warning("%s was stopped; the next run goes on where it was", name)
+            raise
+        self._stage.seconds = time.monotonic() - start
+        log.info("%s", self._stage.line())
+
+    def _room(self, stage: str) -> AbstractContextManager[None]:
+        places = self.paths.heavy_locks(self.config.run.heavy_at_once) if stage in HEAVY else []
+        if not places:
+            return nullcontext()
+        return held(
+            places, f"{self.config.title}, {stage}", lambda holders: log.info("%s waits: memory is taken by %s", stage, holders)
+        )
 
     @property
     def _stage(self) -> StageOutcome:
