@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -13,14 +14,43 @@ if __name__ == "__main__":  # --help and wrong options are answered before Prefe
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
 # isort: split
+from prefect import flow
+from prefect.states import Completed, Failed, State
+
+from flows import messages, start
 from flows.field import explained, reduce
 from flows.plan import dry_run
 from flows.server import server
-from kred_core import stages
-from kred_core.config import FieldConfig
+from kred_core import discovery, stages
+from kred_core.config import FieldConfig, SeveralConfig
 from kred_core.errors import KredError
 
-__all__ = ["main"]
+__all__ = ["main", "reduce_survey"]
+
+log = logging.getLogger("kred_core.survey")
+
+
+@flow(name="reduce survey", flow_run_name="several fields")
+def reduce_survey(config: SeveralConfig) -> State:
+    """Start a run of its own for each of several fields; as many at once as the work queue allows.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.SeveralConfig`
+        Which fields and tiles; all other options are those in kred.toml.
+
+    Returns
+    -------
+    `~prefect.states.State`
+        Completed where all runs were started; they are not waited for.
+    """
+    messages.to_ui()
+    fields = config.fields or discovery.fields(config.root)
+    for field in fields:
+        options = start.options(config.root, field)
+        start.start_field(options.model_copy(update={"tiles": config.tiles, "run": config.run}))
+        log.info("%s: started", field)
+    return Completed(message=f"started: {', '.join(fields)}") if fields else Failed(message="no field is there yet")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -34,10 +34,24 @@ from pydantic_settings import (
 )
 
 from . import __version__
-from .config import FieldConfig, Name
+from .config import (
+    CheckConfig,
+    CoaddConfig,
+    EvaluateConfig,
+    FieldConfig,
+    MatchConfig,
+    Name,
+    PrepareConfig,
+    RunConfig,
+    ServiceConfig,
+    StampConfig,
+    SummarizeConfig,
+    SurveyConfig,
+    TilingConfig,
+)
 from .errors import ConfigError
 
-__all__ = ["answer", "field_config", "survey_configs", "to_toml"]
+__all__ = ["answer", "field_config", "service_config", "survey_configs", "to_toml"]
 
 PREFIX = "KRED_"
 CONFIG_FILE = "kred.toml"
@@ -51,6 +65,17 @@ SHORTCUTS = {
     "run.dry-run": "dry-run",
     "run.workers": "workers",
     "run.runner": "runner",
+    "run.heavy-at-once": "heavy-at-once",
+}
+
+SERVICE_SHORTCUTS = {
+    "service.every": "every",
+    "service.fields-at-once": "fields-at-once",
+    "service.port": "port",
+    "service.discover.settle": "settle",
+    "service.discover.patience": "patience",
+    "service.discover.tries": "tries",
+    "service.discover.fields": "fields",
 }
 
 SOURCES = f"""\
@@ -77,6 +102,15 @@ examples:
   python flows/survey.py --all                         every field below DECam_MEF
 
 {SOURCES}"""
+
+SERVICE_EXAMPLES = f"""\
+examples:
+  python deployments/serve.py --root DIR               look for new fields every 10 minutes
+  python deployments/serve.py --root DIR --every 60 --fields-at-once 2
+
+Options of the reductions stand in {CONFIG_FILE} in the data root, those shown here too, as in
+    [service]
+    every = 60"""
 
 
 class _Environment(EnvSettingsSource):
@@ -109,15 +143,38 @@ class _CommandLine(BaseSettings):
         return init_settings, _Environment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
 
-class _FieldCommand(_CommandLine, FieldConfig):
+class _ReducingCommand(_CommandLine, FieldConfig):
+    service: CliSuppress[ServiceConfig] = ServiceConfig()  # may stand in the same file; means nothing to a single run
+
+
+class _FieldCommand(_ReducingCommand):
     field: CliPositionalArg[Name] = FieldConfig.model_fields["field"]
     tiles: CliPositionalArg[list[Name]] = FieldConfig.model_fields["tiles"]
 
 
-class _SurveyCommand(_CommandLine, FieldConfig):
+class _SurveyCommand(_ReducingCommand):
     field: CliSuppress[Name] = "fields"
     fields: CliPositionalArg[list[Name]] = Field(default=[], description="Fields to reduce, one after the other.")
     all: bool = Field(default=False, description="Reduce every field that has a directory below DECam_MEF.")
+
+
+class _ServiceCommand(_CommandLine, FieldConfig):
+    model_config = SettingsConfigDict(cli_shortcuts=SERVICE_SHORTCUTS)
+
+    service: ServiceConfig = ServiceConfig()
+    # Options of the reductions are for kred.toml: the runs read them there, at any time later.
+    field: CliSuppress[Name] = "field"
+    tiles: CliSuppress[list[Name]] = []
+    run: CliSuppress[RunConfig] = RunConfig()
+    survey: CliSuppress[SurveyConfig] = SurveyConfig()
+    check: CliSuppress[CheckConfig] = CheckConfig()
+    summarize: CliSuppress[SummarizeConfig] = SummarizeConfig()
+    stamps: CliSuppress[StampConfig] = StampConfig()
+    prepare: CliSuppress[PrepareConfig] = PrepareConfig()
+    tiling: CliSuppress[TilingConfig] = TilingConfig()
+    match: CliSuppress[MatchConfig] = MatchConfig()
+    coadd: CliSuppress[CoaddConfig] = CoaddConfig()
+    evaluate: CliSuppress[EvaluateConfig] = EvaluateConfig()
 
 
 PLAIN_WORDS = {"True": "yes", "False": "no", "0.0": "0"}
@@ -277,7 +334,7 @@ def field_config(arguments: Sequence[str], prog: str = "python flows/field.py") 
         "Reduce one field: check its exposures, measure and rescale them, co-add its tiles, and show what came out.",
         FIELD_EXAMPLES,
     )
-    return FieldConfig.model_validate(settings.model_dump())
+    return FieldConfig.model_validate(settings.model_dump(exclude={"service"}))
 
 
 def survey_configs(arguments: Sequence[str], prog: str = "python flows/survey.py") -> list[FieldConfig]:
@@ -296,11 +353,31 @@ def survey_configs(arguments: Sequence[str], prog: str = "python flows/survey.py
     if not fields:
         found = "none is there" if settings.all else "name at least one, or give --all"
         raise ConfigError(f"no field to reduce: {found} (looked below {settings.root / 'DECam_MEF'})")
-    values = settings.model_dump(exclude={"fields", "all"})
+    values = settings.model_dump(exclude={"service", "fields", "all"})
     try:
         return [FieldConfig.model_validate({**values, "field": field}) for field in fields]
     except ValidationError as e:
         raise ConfigError(_explain(e, FieldConfig)) from e
+
+
+def service_config(arguments: Sequence[str], prog: str = "python deployments/serve.py") -> tuple[ServiceConfig, FieldConfig]:
+    """The configuration of the service, and the options of all its runs; parameters and errors as in `field_config`.
+
+    Returns
+    -------
+    service : `~kred_core.config.ServiceConfig`
+    options : `~kred_core.config.FieldConfig`
+        Its field and tiles mean nothing.
+    """
+    settings = _load(
+        _ServiceCommand,
+        arguments,
+        prog,
+        f"{prog} [--root DIR] [options]",
+        "kred as a service: a Prefect server, a worker, and a look for new fields every few minutes.",
+        SERVICE_EXAMPLES,
+    )
+    return settings.service, FieldConfig.model_validate(settings.model_dump(exclude={"service"}))
 
 
 def answer(load: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:
@@ -309,7 +386,7 @@ def answer(load: Callable[[Sequence[str]], object], arguments: Sequence[str]) ->
     Parameters
     ----------
     load : callable
-        `field_config` or `survey_configs`.
+        `field_config`, `survey_configs` or `service_config`.
     arguments : sequence of str
 
     Raises

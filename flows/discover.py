@@ -1,0 +1,79 @@
+"""Look for fields that are new or have changed, and start their reduction: what the schedule of the service runs.
+
+Each content of a field is started once, whoever looks and how often. What is complete and what is to be done is decided
+in `kred_core.discovery`; this asks Prefect to do it, and tells what was found.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import flows  # noqa: F401 - before Prefect, which would report home at its first start
+
+# isort: split
+from prefect import flow
+from prefect.states import Completed, State
+
+from flows import messages, start
+from kred_core import discovery, locks
+from kred_core.config import DiscoverConfig
+from kred_core.discovery import Finding
+from kred_core.products import FieldPaths, read_record, service_memory, write_record
+from tasks.discover import publish_findings, publish_given_up
+
+__all__ = ["discover_fields"]
+
+log = logging.getLogger("kred_core.discovery")
+
+
+@flow(name="discover fields", flow_run_name="look for new fields")
+def discover_fields(root: Path, config: DiscoverConfig) -> State:
+    """Start the reduction of each field whose files are complete and have not been reduced as they are now.
+
+    Parameters
+    ----------
+    root : `~pathlib.Path`
+        Data root: the directory that holds DECam_MEF.
+    config : `~kred_core.config.DiscoverConfig`
+
+    Returns
+    -------
+    `~prefect.states.State`
+        Completed; the message counts the fields.
+    """
+    messages.to_ui()
+    memory = service_memory(root)
+    with locks.held([memory / "discover.lock"], "a look for new fields", lambda holder: log.info("waiting for %s", holder)):
+        now = discovery.clock(memory)
+        findings = [_look(FieldPaths(root, field), config, now) for field in discovery.fields(root, config.fields)]
+        _publish_news(memory / "findings.json", findings)
+    counts = Counter(f.state for f in findings)
+    return Completed(message=", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no field is there yet")
+
+
+def _look(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
+    found = discovery.examine(paths, config, now)
+    if found.state != "complete":
+        return found
+
+    def begin(attempt: int) -> str:
+        options = start.options(paths.root, paths.field)
+        return start.start_field(options, key=f"{options.root} {found.key(attempt)}")
+
+    return discovery.reduce_once(paths, found, config.tries, start.state_of, begin)
+
+
+def _publish_news(file: Path, findings: list[Finding]) -> None:
+    """Tell what is new since the last look; a look every few minutes that finds nothing new leaves nothing behind."""
+    before = read_record(file) or {}
+    states = {f.field: f.state for f in findings}
+    for found in findings:
+        if found.state != before.get(found.field):
+            log.info("%s: %s, %s", found.field, found.state, found.reason)
+            if found.state == "given up":
+                publish_given_up(found)
+    if states != before:
+        publish_findings(findings)
+        write_record(file, states)
