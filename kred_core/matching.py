@@ -144,7 +144,7 @@ def match(
     area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])
     before = (pairs.difference - (original[pairs.second] - original[pairs.first])) * area
     after = solution.residual * area
-    remarks = _remarks(skies, given, solution)
+    remarks = _remarks(skies, given, pairs, solution)
     return Matched(
         backgrounds=_background_table(image, files, detectors, skies, solution, b, remarks),
         overlaps=_overlap_table(image, files, skies, pairs, solution, area, before, after),
@@ -212,14 +212,16 @@ def _of_older_scripts(
     )
 
 
-def _remarks(skies: Skies, given: np.ndarray, solution: Solution) -> list[str]:
+def _remarks(skies: Skies, given: np.ndarray, pairs: Pairs, solution: Solution) -> list[str]:
     """What is special about each detector; empty for most."""
     remarks = []
+    touching = {*pairs.small_first.tolist(), *pairs.small_second.tolist()}
     for i, known in enumerate(np.isfinite(given)):
         n, n_rejected = int(solution.n_pairs[i]), int(solution.n_rejected[i])
         words = ["fixed by the user"] if known else []
         if n == 0:
-            why = "no overlap with another detector" if skies.stamped[i] else "no stamp could be made of it"
+            why = "too few good cells in its overlaps" if i in touching else "no overlap with another detector"
+            why = why if skies.stamped[i] else "no stamp could be made of it"
             words.append(why if known else f"{why}: own sky level kept")
         elif n_rejected == n:
             words.append("all its overlaps contradict the rest")
@@ -342,6 +344,7 @@ def _remark(remarks: list[str], pairs: Pairs, solution: Solution, sizes: np.ndar
         words.append(f"overlaps connect separate groups of {groups} detectors: each is on the level of its own skies")
     for what, how in (
         ("no overlap", "without an overlap, on their own sky levels"),
+        ("too few good cells", "with too few good cells in their overlaps, on their own sky levels"),
         ("no stamp", "without a stamp, on their own sky levels"),
         ("contradict", "contradict their neighbours"),
     ):
