@@ -28,6 +28,7 @@ LARGEST_BACKGROUND = 1e6  # counts28 per pixel; anything larger is a mistake
 NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
 OWN_SKY_ERROR = 73.0  # counts28 per square arcsec, 5 in a pixel of DECam: how far own skies may be from backgrounds, at least
 DARKEST = 0.1  # part of the detectors whose own skies are taken to be free of emission
+LARGE_SCALE = 3.0  # of the residuals in units of their errors; beyond, something is wrong that the model does not know
 MOST = 0.5  # of its overlaps: a detector that disagrees with more of them is called contradicting
 
 
@@ -350,8 +351,8 @@ def _remark(remarks: list[str], pairs: Pairs, solution: Solution, sizes: np.ndar
     ):
         n = sum(what in remark for remark in remarks)
         words += [f"{n} of {len(remarks)} detectors {how}"] if n else []
-    if len(pairs) and solution.rejected.all():
-        words.append("all overlaps contradict one another")
+    if solution.scale > LARGE_SCALE:
+        words.append(f"the overlaps disagree by {solution.scale:.1f} times their errors, which b_err contains")
     if pairs.n_small:
         words.append(f"{pairs.n_small} overlaps with too few good cells not used")
     return "; ".join(words)

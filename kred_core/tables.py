@@ -22,7 +22,21 @@ from numpy.typing import ArrayLike
 from .errors import InputError
 from .products import atomic
 
-__all__ = ["BACKGROUNDS", "DETECTORS", "EXPOSURES", "MATCHING", "OVERLAPS", "QUALITY", "TILE", "Column", "concatenate", "from_arrays", "make", "read", "write"]
+__all__ = [
+    "BACKGROUNDS",
+    "DETECTORS",
+    "EXPOSURES",
+    "MATCHING",
+    "OVERLAPS",
+    "QUALITY",
+    "TILE",
+    "Column",
+    "concatenate",
+    "from_arrays",
+    "make",
+    "read",
+    "write",
+]
 
 
 @dataclass(frozen=True)
@@ -118,11 +132,11 @@ OVERLAPS = (
     Column("Sep", np.float32, "arcsec", "Distance of the detectors' centres"),
     Column("Ncells", int, "", "Good cells in common"),
     Column("Npix", int, "pix", "The same area in native pixels"),
-    Column("Delta", np.float32, _C28, "Histogram mode of raw x XFACTOR of the second minus that of the first, where both see the same sky"),
+    Column("Delta", np.float32, _C28, "raw x XFACTOR of the second minus that of the first where both see the same sky: histogram mode"),
     Column("e_Delta", np.float32, _C28, "Its standard error"),
     Column("Before", np.float32, _C28, "Difference that is left after subtracting the exposures' backgrounds (SUB_BACK)"),
     Column("After", np.float32, _C28, "Difference that is left after subtracting the matched backgrounds"),
-    Column("Weight", np.float32, "", "Weight in the last step of the robust solution: 1 for a pair that agrees, 0 for one that is not used"),
+    Column("Weight", np.float32, "", "Weight in the robust solution: 1 for a pair that agrees, 0 for one that is not used"),
     Column("Rejected", bool, "", "The pair contradicts the solution; see Weight"),
     Column("Mode", np.float32, _C28, "Half-sample mode of the difference; this and all below in the way of Delta"),
     Column("Mean", np.float32, _C28, "Mean"),
@@ -143,7 +157,7 @@ BACKGROUNDS = (
     Column("EXTNAME", str, "", "Detector"),
     Column("Image", str, "", "Image in which this background holds"),
     Column("b", float, _C28, "Background at the detector's centre: matched image = raw x XFACTOR - b"),
-    Column("b_err", np.float32, _C28, "Its standard error, relative to the other detectors of the component; NaN: not known"),
+    Column("b_err", np.float32, _C28, "Its standard error, but for the constant (with planes, the plane) common to a component; NaN: none"),
     Column("component", int, "", "Detectors that overlaps connect have the same number, from 1"),
     Column("n_pairs", int, "", "Overlaps with other detectors that were used"),
     Column("n_rejected", int, "", "Overlaps that contradict the solution"),

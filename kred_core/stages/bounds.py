@@ -11,8 +11,9 @@ from ..coadd import swarp
 from ..config import FieldConfig
 from ..errors import InputError
 from ..products import FieldPaths
+from .copies import plan_copies
 from .exposures import plan_preparation
-from .mosaics import mosaic_names, tile_names, wanted_tiles
+from .mosaics import mosaic_names, read_backgrounds, tile_names, wanted_tiles
 
 __all__ = ["leftovers", "missing_products", "preflight"]
 
@@ -54,10 +55,28 @@ def missing_products(config: FieldConfig) -> list[Path]:
         wanted += sorted(_prepared(config))
     if "tiles" in config.run.stages:
         wanted += map(paths.tile_table, tile_names(config))
-    for stage, products in (("coadd", _mosaics), ("evaluate", _figures)):
+    for stage, products in (("match", _matching), ("coadd", _mosaics), ("evaluate", _figures)):
         if stage in config.run.stages:
             wanted += products(config)
     return [path for path in dict.fromkeys(wanted) if not path.is_file()]
+
+
+def _matching(config: FieldConfig) -> Iterator[Path]:
+    """Tables, quick looks, figures and copies that the stage match makes from the present tables."""
+    paths = FieldPaths.of(config)
+    yield from (paths.overlap_table, paths.background_table, paths.matching_table)
+    if not paths.background_table.is_file():
+        return
+    for image in sorted({image for *_, image in read_backgrounds(config)}):
+        yield from (paths.matching_figure(image, kind) for kind in ("overlaps", "backgrounds", "pairs"))
+        for tile in ("", *tile_names(config)):
+            yield paths.quick_look(image, tile)
+            if tile == "" or config.coadd.mosaics != "both":
+                yield paths.comparison_figure(image, tile)
+    if config.match.output != "none":
+        plain = config.match.output == "plain"
+        for copies in plan_copies(config):
+            yield from (paths.matched_detector(copies.root, name, plain, copies.image) for name, _ in copies.backgrounds)
 
 
 def _mosaics(config: FieldConfig) -> Iterator[Path]:
