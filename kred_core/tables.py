@@ -132,7 +132,7 @@ OVERLAPS = (
     Column("Sep", np.float32, "arcsec", "Distance of the detectors' centres"),
     Column("Ncells", int, "", "Good cells in common"),
     Column("Npix", int, "pix", "The same area in native pixels"),
-    Column("Delta", np.float32, _C28, "raw x XFACTOR of the second minus that of the first where both see the same sky: histogram mode"),
+    Column("Delta", np.float32, _C28, "raw x XFACTOR, second minus first where both see the same sky: histogram mode"),
     Column("e_Delta", np.float32, _C28, "Its standard error"),
     Column("Before", np.float32, _C28, "Difference that is left after subtracting the exposures' backgrounds (SUB_BACK)"),
     Column("After", np.float32, _C28, "Difference that is left after subtracting the matched backgrounds"),
@@ -147,7 +147,7 @@ OVERLAPS = (
     Column("ClipMean", np.float32, _C28, "Mean, clipped at 3 sigma"),
     Column("ClipMed", np.float32, _C28, "Median, clipped at 3 sigma"),
     Column("ClipSTD", np.float32, _C28, "Standard deviation, clipped at 3 sigma"),
-    *(Column(f"Block{k}", np.float32, _C28, f"Delta in part {k} of 4 of the overlap; NaN: too few cells") for k in (1, 2, 3, 4)),
+    *(Column(f"Block{k}", np.float32, _C28, f"Delta in part {k} of 4; NaN: too few cells") for k in (1, 2, 3, 4)),
 )
 
 BACKGROUNDS = (
@@ -157,7 +157,7 @@ BACKGROUNDS = (
     Column("EXTNAME", str, "", "Detector"),
     Column("Image", str, "", "Image in which this background holds"),
     Column("b", float, _C28, "Background at the detector's centre: matched image = raw x XFACTOR - b"),
-    Column("b_err", np.float32, _C28, "Its standard error, but for the constant (with planes, the plane) common to a component; NaN: none"),
+    Column("b_err", np.float32, _C28, "Standard error, but for a constant (with planes, a plane) common to a component; NaN: none"),
     Column("component", int, "", "Detectors that overlaps connect have the same number, from 1"),
     Column("n_pairs", int, "", "Overlaps with other detectors that were used"),
     Column("n_rejected", int, "", "Overlaps that contradict the solution"),

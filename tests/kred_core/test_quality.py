@@ -258,7 +258,8 @@ def test_the_numbers_survive_json_and_become_a_table_with_units(patchy, tmp_path
     again = MosaicNumbers(**json.loads(json.dumps(numbers.to_dict(), allow_nan=False)))
     assert again == numbers
     bare = MosaicNumbers(**{**numbers.to_dict(), "noise": None, "seams": None, "low_pass_rms": None})
-    table = mosaic_table("LMC_c42", [("T08", "N662", "matched", numbers), ("T07", "r", "original", bare), ("T07", "N662", "matched", numbers)])
+    rows = [("T08", "N662", "matched", numbers), ("T07", "r", "original", bare), ("T07", "N662", "matched", numbers)]
+    table = mosaic_table("LMC_c42", rows)
     tables.write(table, tmp_path / "mosaics.tab", "Numbers of the mosaics")
     back = tables.read(tmp_path / "mosaics.tab", MOSAICS, "evaluate")
     assert list(back["Tile"]) == ["T07", "T08", "T07"]
