@@ -78,8 +78,8 @@ def decode(header: fits.Header, raw: bytes, dtype: type | None = None) -> np.nda
     for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
         which[row] = place = like.setdefault(bytes(raw[start : start + length]), len(different))
         if place == len(different):
-            different.append(limited(unpack_row(raw, start, length, row, kind, nx), dtype))
-    return np.stack(different)[which]
+            different.append(unpack_row(raw, start, length, row, kind, nx))
+    return limited(np.stack(different), dtype)[which]
 
 
 def limited(values: np.ndarray, dtype: type) -> np.ndarray:

@@ -242,24 +242,47 @@ def _read_differences(raw, at, end, quantised):
                 quantised[k] = np.int32(last)
         else:
             split = code - U64(1)  # low bits, stored as they are; the high ones are coded as so many zeros before a one
-            mask = (U64(1) << split) - U64(1)
-            for k in range(first, stop):
+            k = first
+            while k < stop:
                 at, bits, n = _refill(raw, at, bits, n)
+                if k + 4 <= stop:  # four at once, which is right if the bits at hand were enough
+                    bits1, taken1, last1 = _next(bits, split, U64(0), last)
+                    bits2, taken2, last2 = _next(bits1, split, U64(0), last1)
+                    bits3, taken3, last3 = _next(bits2, split, U64(0), last2)
+                    bits4, taken4, last4 = _next(bits3, split, U64(0), last3)
+                    taken = taken1 + taken2 + taken3 + taken4
+                    if taken <= n:
+                        quantised[k], quantised[k + 1] = np.int32(last1), np.int32(last2)
+                        quantised[k + 2], quantised[k + 3] = np.int32(last3), np.int32(last4)
+                        bits, n, last = bits4, n - taken, last4
+                        k += 4
+                        continue
                 high = U64(0)
                 while bits < U64(1) << U64(32):  # a long run of zeros; what follows is sure of 32 - 1 + 1 + 24 bits
                     if at > end + U64(16):
                         return False
                     high += U64(24)
                     at, bits, n = _refill(raw, at, bits << U64(24), n - U64(24))
-                run = _leading_zeros(bits)
-                low = (bits >> (U64(63) - run - split)) & mask
-                bits <<= run + U64(1) + split
-                n -= run + U64(1) + split
-                last += _signed(np.uint32(((high + run) << split) | low))
+                bits, taken, last = _next(bits, split, high, last)
+                n -= taken
                 quantised[k] = np.int32(last)
+                k += 1
         if at > end + (n >> U64(3)):
             return False
     return True
+
+
+@nb.njit(nogil=True, inline="always")
+def _next(bits, split, high, last):
+    """The next value, and how many bits it took; ``high`` zeros have gone before.
+
+    Shifts are by less than 64 whatever the bits are: what is made of bits that are not there is not used.
+    """
+    run = _leading_zeros(bits | U64(1))
+    taken = run + U64(1) + split
+    low = bits >> ((U64(64) - taken) & U64(63))  # with the one before it
+    difference = _signed(np.uint32(((high + run) << split) + low - (U64(1) << split)))
+    return bits << (taken & U64(63)), taken, np.uint32(last + difference)
 
 
 @nb.njit(nogil=True, inline="always")
