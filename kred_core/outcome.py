@@ -57,8 +57,6 @@ class Outcome:
         In the order in which they ran.
     reports : list of ExposureReport
         The verdict on each exposure, where the run came to know it.
-    matching : list of str
-        How much better each image got by matching the backgrounds.
     notes : list of str
         What a user should know beside the verdicts.
     missing : list of `~pathlib.Path`
@@ -67,16 +65,18 @@ class Outcome:
         Why the run ended before its last stage; empty if it did not.
     disk : dict
         Bytes by directory below the data root.
+    matching : list of str
+        How much better each image got by matching the backgrounds.
     """
 
     field: str
     stages: list[StageOutcome] = field(default_factory=list)
     reports: list[ExposureReport] = field(default_factory=list)
-    matching: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     missing: list[Path] = field(default_factory=list)
     stopped: str = ""
     disk: dict[str, int] = field(default_factory=dict)
+    matching: list[str] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:

@@ -378,8 +378,10 @@ def test_a_resolved_configuration_does_not_depend_on_where_the_data_are(tmp_path
         "survey",
         "check",
         "summarize",
+        "stamps",
         "prepare",
         "tiling",
+        "match",
         "coadd",
         "evaluate",
     ]
