@@ -198,9 +198,9 @@ def _bad_pixels(source: Source, config: CoaddConfig) -> np.ndarray | None:
     codes = source.detector.mask_codes() if config.mask_codes else None
     if codes is None:
         return None
-    flagged = np.zeros(256, np.bool_)
-    flagged[config.mask_codes] = True
-    bad = flagged[codes]
+    bad = codes == config.mask_codes[0]
+    for code in config.mask_codes[1:]:
+        bad |= codes == code
     return bad if bad.any() else None
 
 
