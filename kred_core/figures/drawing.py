@@ -55,6 +55,7 @@ GREYS = 64  # more are not seen, and noise then compresses badly
 UNIT = "counts28/pixel"
 LABEL_INSIDE = 0.22  # of the diagonal, beyond the overlap of neighbouring tiles
 DPI = 100
+COMPRESSION = 3  # of 9: half the time of Pillow's 6, for 5 % more bytes
 MARGIN = 0.6  # inches
 LETTER = 116.0, 132.0  # a line of n letters, bold or not, is one inch long at LETTER / n points
 
@@ -194,7 +195,7 @@ def save(figure: Figure, path: Path, grey: bool) -> None:
     canvas.draw()
     picture = Image.fromarray(np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[:, :, :3]))
     with atomic(path) as temporary:
-        (with_palette(picture) if grey else picture).save(temporary, format="png")
+        (with_palette(picture) if grey else picture).save(temporary, format="png", compress_level=COMPRESSION)
 
 
 def with_palette(picture: Image.Image) -> Image.Image:
