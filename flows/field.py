@@ -6,6 +6,7 @@ and kred_core.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     settings.answer(settings.field_config, sys.argv[1:])
+    gc.disable()  # until `explained`: modules are no garbage, and to look for some among them takes a fifth of the time
 
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
@@ -198,6 +200,8 @@ def _field(arguments: Sequence[str]) -> bool:
 
 def explained(command: Callable[[Sequence[str]], bool], arguments: Sequence[str]) -> int:
     """Exit status of a command; what can be explained is one message and no traceback."""
+    gc.freeze()  # what has been imported stays; figures, which leave much to collect, would have it searched each time
+    gc.enable()
     try:
         return 0 if command(arguments) else 1
     except KredError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     settings.answer(settings.survey_configs, sys.argv[1:])
+    gc.disable()  # until `explained`: modules are no garbage, and to look for some among them takes a fifth of the time
 
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
