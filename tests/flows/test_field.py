@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from runs import done, last_log, products
 
 from flows.field import reduce
@@ -53,6 +57,20 @@ class TestFirstRun:
             assert paths.field_figure(image, matched=True).read_bytes().startswith(b"\x89PNG")
         for table in (paths.quality_table, paths.exposure_table, paths.detector_table, paths.tile_table("T07"), paths.mosaic_table):
             assert len(Table.read(table, format="ascii.ecsv")) > 0
+
+    def test_shows_how_much_better_each_image_got(self, reduced):
+        """One line for each image at the end of the log, and in the Prefect UI the line with the figure of before and after."""
+        log = last_log(reduced)
+        with get_client(sync_client=True) as client:
+            for image in ("N662", "r"):
+                line = next(line for line in log.splitlines() if f"matched {image}: " in line)
+                assert "differences" in line
+                key = ArtifactFilterKey(any_=[f"lmc-c42-{image.lower()}-matching"])
+                shown = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))[-1].data
+                assert shown.splitlines()[0] in line
+                picture = base64.b64decode(re.search(r"data:image/png;base64,([^)]*)", shown).group(1))
+                assert picture.startswith(b"\x89PNG")
+                assert len(picture) < 150_000
 
     def test_keeps_the_options_beside_the_products(self, reduced):
         text = FieldPaths(reduced, "LMC_c42").run_config.read_text()
