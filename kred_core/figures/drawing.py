@@ -50,7 +50,7 @@ __all__ = [
 UNCOVERED = "#31557a"  # blue, which no grey is and which the colours of the coverage do not reach
 OUTLINE = "#ffb347"
 BEFORE, AFTER, MARKED = "#d55e00", "#0072b2", "#000000"  # told apart by the colour-blind too (Okabe & Ito 2008)
-FEW_COLOURS = 2000
+KEPT_COLOURS, MOST_COLOURS = 192, 50_000
 GREYS = 64  # more are not seen, and noise then compresses badly
 UNIT = "counts28/pixel"
 LABEL_INSIDE = 0.22  # of the diagonal, beyond the overlap of neighbouring tiles
@@ -201,28 +201,41 @@ def save(figure: Figure, path: Path, grey: bool) -> None:
 def with_palette(picture: Image.Image) -> Image.Image:
     """The same picture with at most 256 colours: half the bytes, and nothing that is seen changes.
 
-    Where few colours are too many, as in a drawing in grey, where they are those at the edges of letters and lines, the most
-    frequent ones are kept and the others become the nearest of them; that takes a quarter of the time that Pillow takes.
+    A drawing has few colours that many pixels have, and some more where letters and lines end. The former are kept as they
+    are, the latter share the rest of the palette by median cut. That is nearer to the picture than the median cut of all, and takes
+    a third of the time. A picture with very many colours, such as a photograph, is left to Pillow.
     """
     from PIL import Image
 
     red, green, blue = np.moveaxis(np.asarray(picture, np.uint32), -1, 0)
     pixels = red << 16 | green << 8 | blue
     colours, counts = np.unique(pixels, return_counts=True)
-    if len(colours) > FEW_COLOURS:
-        return picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    kept, others = np.split(colours[np.argsort(-counts, kind="stable")], [256])
+    if len(colours) > MOST_COLOURS:
+        return _median_cut(picture, 256)
+    n_kept = 256 if len(colours) <= 256 else KEPT_COLOURS
+    kept, others = np.split(colours[np.argsort(-counts, kind="stable")], [n_kept])
     palette = _components(kept)
     places = np.zeros(1 << 24, np.uint8)  # in the palette, of each colour that there can be
     places[kept] = np.arange(len(kept))
-    places[others] = [((palette - other) ** 2).sum(axis=1).argmin() for other in _components(others)]
+    if len(others):
+        few = _median_cut(Image.fromarray(_components(others)[None]), 256 - n_kept).getpalette()
+        palette = np.concatenate([palette, np.array(few, np.uint8).reshape(-1, 3)])
+        ours, theirs = palette.astype(np.float32), _components(others).astype(np.float32)
+        places[others] = ((ours**2).sum(axis=1) - 2 * (theirs @ ours.T)).argmin(axis=1)  # least distance; all whole numbers, exact
     result = Image.frombytes("P", picture.size, places[pixels].tobytes())
-    result.putpalette(palette.astype(np.uint8).tobytes())
+    result.putpalette(palette.tobytes())
     return result
 
 
+def _median_cut(picture: Image.Image, n: int) -> Image.Image:
+    from PIL import Image
+
+    return picture.quantize(n, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+
+
 def _components(colours: np.ndarray) -> np.ndarray:
-    return np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1).astype(np.int64)
+    """Red, green and blue of colours, shape (n, 3)."""
+    return np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=-1).astype(np.uint8)
 
 
 def _plain(value: float, _position: int | None = None) -> str:

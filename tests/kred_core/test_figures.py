@@ -311,13 +311,20 @@ def test_whoever_draws_nothing_does_not_load_matplotlib():
     assert run.stdout.strip() == "False"
 
 
-def test_a_palette_keeps_frequent_colours_and_takes_the_nearest_for_the_others():
-    greys = np.repeat(np.arange(255, dtype=np.uint8), 8).reshape(-1, 8)
-    rgb = np.stack([greys, greys, greys], axis=-1)
-    rgb[0, :4], rgb[0, 4:6], rgb[0, 6], rgb[0, 7] = BLUE, (255, 0, 0), (250, 9, 0), (3, 4, 3)  # one each: too many
-    picture = Image.fromarray(rgb)
-    found = np.asarray(drawing.with_palette(picture).convert("RGB"))
-    assert np.array_equal(found[1:], rgb[1:])
-    assert [tuple(colour) for colour in found[0].tolist()] == [BLUE] * 4 + [(255, 0, 0)] * 3 + [(3, 3, 3)]
-    few = Image.fromarray(rgb[:100])
-    assert np.array_equal(np.asarray(drawing.with_palette(few).convert("RGB")), rgb[:100])
+def test_a_palette_of_few_colours_changes_nothing():
+    rgb = np.zeros((16, 16, 3), np.uint8)
+    rgb[..., 0], rgb[..., 1] = np.arange(256).reshape(16, 16), 7
+    assert np.array_equal(np.asarray(drawing.with_palette(Image.fromarray(rgb)).convert("RGB")), rgb)
+
+
+def test_a_palette_of_many_colours_keeps_the_frequent_ones_and_comes_near_the_others():
+    """64 greys over most of a picture, and around them one pixel each of 1600 colours from orange to white."""
+    rgb = np.repeat(np.arange(0, 256, 4, dtype=np.uint8), 200)[:, None] * np.ones(3, np.uint8)
+    red_to_white = [(255, 128 + y // 2, y) for y in range(0, 200, 5)]
+    others = np.array([np.add(colour, (-x, 0, 0)) for colour in red_to_white for x in range(40)], np.uint8)
+    picture = np.concatenate([rgb, others])[None]
+    found = np.asarray(drawing.with_palette(Image.fromarray(picture)).convert("RGB"))
+    assert np.array_equal(found[0, : len(rgb)], rgb)
+    assert np.abs(found[0, len(rgb) :].astype(int) - others).max() < 16
+    again = np.asarray(drawing.with_palette(Image.fromarray(picture)).convert("RGB"))
+    assert np.array_equal(again, found)
