@@ -6,6 +6,7 @@ Apart from the drawing because it works on any figure that is on disk.
 from __future__ import annotations
 
 import io
+import math
 from pathlib import Path
 
 from .drawing import with_palette
@@ -35,9 +36,9 @@ def shrunk(path: Path) -> bytes:
         picture = opened.convert("RGB")
     part = 1.0
     while len(raw) > EMBEDDED_BYTES:
-        part *= 0.8
+        part *= min(0.9, 0.95 * math.sqrt(EMBEDDED_BYTES / len(raw)))  # bytes go with the area, a little slower
         buffer = io.BytesIO()
         small = picture.resize([max(1, round(side * part)) for side in picture.size], Image.Resampling.LANCZOS)
-        with_palette(small).save(buffer, format="png", optimize=True)
+        with_palette(small).save(buffer, format="png")
         raw = buffer.getvalue()
     return raw

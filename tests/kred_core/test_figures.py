@@ -14,7 +14,7 @@ from PIL import Image, ImageColor
 
 from kred_core import figures
 from kred_core.coadd.plan import Grid
-from kred_core.figures import drawing
+from kred_core.figures import drawing, embedded
 from kred_core.figures import sky as sky_figures
 from kred_core.geometry import tan_wcs
 from kred_core.quality import MosaicNumbers, ReducedImage
@@ -328,3 +328,14 @@ def test_a_palette_of_many_colours_keeps_the_frequent_ones_and_comes_near_the_ot
     assert np.abs(found[0, len(rgb) :].astype(int) - others).max() < 16
     again = np.asarray(drawing.with_palette(Image.fromarray(picture)).convert("RGB"))
     assert np.array_equal(again, found)
+
+
+def test_a_figure_for_a_page_is_as_large_as_may_be(tmp_path):
+    noise = np.random.default_rng(5).integers(0, 256, (900, 1200)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    small = figures.shrunk(tmp_path / "large.png")
+    assert 0.5 * embedded.EMBEDDED_BYTES < len(small) <= embedded.EMBEDDED_BYTES
+    with Image.open(io.BytesIO(small)) as picture:
+        assert picture.width / picture.height == pytest.approx(4 / 3, abs=0.01)
+    Image.fromarray(noise[:200, :200]).save(tmp_path / "small.png")
+    assert figures.shrunk(tmp_path / "small.png") == (tmp_path / "small.png").read_bytes()
