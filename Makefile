@@ -1,15 +1,20 @@
 # make demo   a small simulated field, reduced, with pictures
+# make serve  kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
 # make test   all tests
 # make clean  remove the virtual environment and the demo
 #
 # PYTHON: interpreter to make the environment from (3.11 or newer). VENV: where. DEMO: data root of the demo.
+# ROOT: data root of the service. PORT: of its Prefect server. OPTIONS: others, see make serve OPTIONS=--help.
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+ROOT ?= .
+PORT ?=
+OPTIONS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo test clean
+.PHONY: demo serve test clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/pip:
@@ -34,6 +39,9 @@ demo: $(VENV)/.installed
 	@echo "Images (FITS):  $(DEMO)/DECam_SWARP/LMC_c42/T01_b ... T16_b"
 	@echo "Figures (PNG):  $(DEMO)/DECam_SWARP/LMC_c42/eval; begin with LMC_c42.N662.before_after.png"
 	@echo "Tables:         $(DEMO)/Summary"
+
+serve: $(VENV)/.installed
+	@exec $(BIN)/python deployments/serve.py --root "$(ROOT)" $(if $(PORT),--port $(PORT)) $(OPTIONS)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from typing import BinaryIO
@@ -35,7 +35,7 @@ from kred_core.errors import ToolError
 
 from . import messages, server_process
 
-__all__ = ["server"]
+__all__ = ["HOST", "address", "listen", "server", "started"]
 
 log = logging.getLogger("kred_core.server")
 
@@ -88,7 +88,9 @@ def server() -> Iterator[str]:
         _require_answer(configured)
         yield configured
         return
-    with _started() as port:
+    listening = listen(0)
+    port = listening.getsockname()[1]
+    with tempfile.TemporaryFile() as output, started(listening, os.environ | _SETTINGS, output):
         url = f"http://{HOST}:{port}/api"
         with _used_by_all(url):
             log.info("Prefect shows the run at http://%s:%d", HOST, port)
@@ -106,37 +108,78 @@ def _require_answer(url: str) -> None:
         )
 
 
+def listen(port: int) -> socket.socket:
+    """A socket that listens on a port of this machine; only programs on this machine can connect to it.
+
+    Parameters
+    ----------
+    port : int
+        0: any that is free.
+
+    Raises
+    ------
+    ToolError
+        The port is taken.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as e:
+        raise ToolError(
+            f"port {port} of this machine cannot be used: {os.strerror(e.errno)}. Is a Prefect server running already, or "
+            "kred as a service? Stop that, or choose another port"
+        ) from e
+
+
 @contextmanager
-def _started() -> Iterator[int]:
-    """A server in a process of its own; yields its port."""
-    with tempfile.TemporaryFile() as output:
-        with socket.create_server((HOST, 0)) as listening:
-            port = listening.getsockname()[1]
-            process = subprocess.Popen(
-                [sys.executable, "-P", server_process.__file__, str(listening.fileno())],
-                env=os.environ | _SETTINGS | {"PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"},
-                pass_fds=[listening.fileno()],
-                stdin=subprocess.PIPE,  # nothing is written to it; its end tells the server to stop
-                stdout=output,
-                stderr=output,
-                start_new_session=True,  # Ctrl-C in the terminal is for the run; the run then stops its server
+def started(listening: socket.socket, environment: Mapping[str, str], output: BinaryIO) -> Iterator[subprocess.Popen]:
+    """A server in a process of its own, which ends with this block, or with this process should that be killed.
+
+    Parameters
+    ----------
+    listening : socket
+        Where the server answers (`listen`); closed in this process.
+    environment : mapping
+        Environment of the server.
+    output : binary file
+        For what the server prints. Must be open for reading, too.
+
+    Yields
+    ------
+    `subprocess.Popen`
+        The server's process; the server answers.
+
+    Raises
+    ------
+    ToolError
+        The server does not start.
+    """
+    with listening:
+        port = listening.getsockname()[1]
+        process = subprocess.Popen(
+            [sys.executable, "-P", server_process.__file__, str(listening.fileno())],
+            env=environment | {"PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"},
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.PIPE,  # nothing is written to it; its end tells the server to stop
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C in the terminal is for the run; the run then stops its server
+        )
+    try:
+        began = time.monotonic()
+        log.info("starting Prefect")
+        if not _answers(port):
+            raise ToolError(
+                f"no Prefect server after {time.monotonic() - began:.0f} s: {_reason(output)}. "
+                "To see more, start one by hand: prefect server start"
             )
+        yield process
+    finally:
+        process.stdin.close()
         try:
-            began = time.monotonic()
-            log.info("starting Prefect")
-            if not _answers(port):
-                raise ToolError(
-                    f"no Prefect server after {time.monotonic() - began:.0f} s: {_reason(output)}. "
-                    "To see more, start one by hand: prefect server start"
-                )
-            yield port
-        finally:
-            process.stdin.close()
-            try:
-                process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _reason(output: BinaryIO) -> str:
@@ -158,15 +201,17 @@ def _answers(port: int) -> bool:
         connection.close()
 
 
+def address(url: str) -> dict[str, str]:
+    """Environment variables that make Prefect use a server on this machine, and no proxy on the way to it."""
+    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
+    return {"PREFECT_API_URL": url, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
+
+
 @contextmanager
 def _used_by_all(url: str) -> Iterator[None]:
     """Make all threads and child processes of this run use a server, and no proxy on the way to it."""
-    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
-    ours = {
-        "PREFECT_API_URL": url,
+    ours = address(url) | {
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # the last task, of `_wait_until_recorded`, belongs to no flow
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
     }
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)

@@ -1,0 +1,186 @@
+"""kred as a service on this machine, in one command: ``make serve ROOT=DIR``, or ``python deployments/serve.py --root DIR``.
+
+Starts a Prefect server that answers on this machine only, registers the flows, starts a worker, and keeps both running until
+Ctrl-C; then stops everything, runs included. Nothing stays behind, even when this process is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+
+from kred_core import settings
+
+if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
+    settings.answer(settings.service_config, sys.argv[1:])
+
+import flows  # noqa: F401 - before Prefect, which would report home at its first start
+
+# isort: split
+from prefect.settings import PREFECT_HOME
+
+from flows import messages, server
+from kred_core.config import ServiceConfig
+from kred_core.errors import ConfigError, InputError, KredError, ToolError
+from kred_core.locks import held
+from kred_core.products import FieldPaths, service_memory
+
+__all__ = ["main", "serve"]
+
+log = logging.getLogger("kred_core.service")
+
+HERE = Path(__file__).resolve().parent
+POOL = "kred"
+WORKER_STOP = 40  # s; Prefect grants a run 30 s to end, kred's need fewer than 20
+PAUSE = 1  # s
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit status."""
+    logging.getLogger("kred_core").setLevel(logging.INFO)
+    messages.kred_only()
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets what it starts in the background ignore the first
+        signal.signal(number, _stop)
+    try:
+        service, options = settings.service_config(arguments)
+        serve(service, options.root.absolute(), arguments)
+    except KredError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2 if isinstance(e, ConfigError) else 1
+    except KeyboardInterrupt:
+        log.info("stopped")
+    return 0
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def serve(service: ServiceConfig, root: Path, arguments: list[str]) -> None:
+    """Serve a data root until `KeyboardInterrupt`.
+
+    Parameters
+    ----------
+    service : `~kred_core.config.ServiceConfig`
+    root : `~pathlib.Path`
+        Data root.
+    arguments : list of str
+        The command line, for the registration.
+
+    Raises
+    ------
+    InputError
+        The data root cannot be used, or is served already.
+    ToolError
+        The port is taken, or Prefect does not start.
+    """
+    _require(root)
+    with held([service_memory(root) / "serve.lock"], "kred as a service", _refuse):
+        ours = _environment(root, service.port)
+        worker = _Worker(ours, service_memory(root) / "worker.log")
+        while True:
+            _serve_until_the_server_ends(service, root, arguments, ours, worker)
+
+
+def _serve_until_the_server_ends(
+    service: ServiceConfig, root: Path, arguments: list[str], ours: Mapping[str, str], worker: _Worker
+) -> None:
+    logs = service_memory(root)
+    listening = server.listen(service.port)
+    with open(logs / "server.log", "w+b") as output, server.started(listening, ours, output) as process:
+        try:
+            if not worker.started:
+                log.info("registering the flows")
+                _register(arguments, ours)
+                log.info("Prefect: http://%s:%d   data: %s", server.HOST, service.port, root)
+                log.info("a look for new fields every %d minutes; logs in %s; Ctrl-C stops everything", service.every, logs)
+            while process.poll() is None:
+                worker.keep()
+                time.sleep(PAUSE)
+        except BaseException:
+            worker.stop()  # while there is a server that can be told how its runs ended
+            raise
+        log.warning("the server has ended (status %d), see %s; starting another", process.returncode, logs / "server.log")
+
+
+def _require(root: Path) -> None:
+    if not root.is_dir():
+        raise InputError(f"the data root {root} is no directory; give the one that holds DECam_MEF: make serve ROOT=DIR")
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise InputError(f"the data root {root} cannot be written to; products go below it")
+    FieldPaths.input(root).mkdir(exist_ok=True)
+
+
+def _refuse(holder: str) -> None:
+    raise InputError(f"the data root is served already, by {holder}")
+
+
+def _environment(root: Path, port: int) -> dict[str, str]:
+    """That of server, worker and runs: kred.env, what a person has set, and what must be."""
+    lines = (HERE / "kred.env").read_text(encoding="utf-8").splitlines()
+    given = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
+    database = PREFECT_HOME.value() / f"kred-{root.name}-{digest}.db"  # on this machine: SQLite and network disks do not agree
+    defaults = {"PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(service_memory(root) / "results")}
+    if not {"PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL"} & set(os.environ):
+        defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
+        log.info("history of the runs: %s", database)
+    return given | defaults | os.environ | server.address(f"http://{server.HOST}:{port}/api") | {"PYTHONUNBUFFERED": "1"}
+
+
+def _register(arguments: list[str], environment: Mapping[str, str]) -> None:
+    command = [sys.executable, HERE / "register.py", *arguments]
+    if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, check=False).returncode:
+        raise ToolError("the flows could not be registered")
+
+
+class _Worker:
+    """A worker that is started again should it end by itself."""
+
+    def __init__(self, environment: Mapping[str, str], output: Path) -> None:
+        self._environment, self._output = environment, output
+        self._process: subprocess.Popen | None = None
+
+    @property
+    def started(self) -> bool:
+        return self._process is not None
+
+    def keep(self) -> None:
+        """Start the worker unless it is running."""
+        if self._process is not None:
+            if self._process.poll() is None:
+                return
+            log.warning("the worker has ended (status %d), see %s; starting another", self._process.returncode, self._output)
+        with open(self._output, "ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, HERE / "worker.py", POOL],
+                env=self._environment,
+                stdin=subprocess.PIPE,  # nothing is written to it; its end tells the worker to stop
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # Ctrl-C in the terminal is for this process, which then stops one after the other
+            )
+
+    def stop(self) -> None:
+        """Stop the worker and its runs."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        log.info("stopping")
+        self._process.stdin.close()
+        try:
+            self._process.wait(WORKER_STOP)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

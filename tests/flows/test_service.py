@@ -1,0 +1,340 @@
+"""kred as a service, as people run it: real server, real worker, real runs; and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.states import Cancelling
+from runs import PROJECT, done
+
+from kred_core.products import FieldPaths
+from kred_core.simulate import simulate_field
+
+LOOK = """
+import sys
+from pathlib import Path
+from flows.discover import discover_fields
+from kred_core.config import DiscoverConfig
+print(discover_fields(Path(sys.argv[1]), DiscoverConfig(settle=0.05), return_state=True).message)
+"""
+SERVE = PROJECT / "deployments" / "serve.py"
+
+# A co-add that takes minutes: the small detectors onto pixels of full size. It needs no backgrounds.
+LONG = {"tiles": ["T07"], "coadd": {"mosaics": "original", "pixel_scale": 0.27}, "run": {"only": ["tiles", "coadd"]}}
+
+
+class Service:
+    """kred as a service on a data root of its own."""
+
+    def __init__(self, root: Path, **environment: str):
+        self.root, self.paths = root, FieldPaths(root, "LMC_c42")
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self.environment = os.environ | {"PYTHONPATH": str(PROJECT), "PREFECT_WORKER_QUERY_SECONDS": "2"} | environment
+        self.client = SyncPrefectClient(self.url)
+        self.output = root / "serve.txt"
+        options = ["--root", str(root), "--port", str(self.port), "--every", "1", "--settle", "0.05"]
+        with open(self.output, "w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, SERVE, *options], env=self.environment, stdout=output, stderr=output, start_new_session=True
+            )
+        wait_for(lambda: "stops everything" in self.said or self.process.poll() is not None, 200)
+        assert self.process.poll() is None, self.said
+
+    @property
+    def said(self) -> str:
+        return self.output.read_text()
+
+    def call(self, *command: str) -> str:
+        """Run a command with this server; what it prints."""
+        environment = self.environment | {"PREFECT_API_URL": self.url}
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False, cwd="/")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        return finished.stdout
+
+    def look(self) -> str:
+        """Look for new fields, apart from the schedule; what the look says."""
+        return self.call(sys.executable, "-c", LOOK, str(self.root)).strip().splitlines()[-1]
+
+    def start(self, **config) -> UUID:
+        """Start the deployment "field", as the form in the UI does."""
+        deployment = self.client.read_deployment_by_name("reduce field/field")
+        parameters = {"config": {"field": "LMC_c42", "root": str(self.root)} | config}
+        return self.client.create_flow_run_from_deployment(deployment.id, parameters=parameters).id
+
+    def state(self, run: UUID) -> State:
+        return self.client.read_flow_run(run).state
+
+    def end_of(self, run: UUID, seconds: float = 120) -> State:
+        wait_for(lambda: self.state(run).is_final(), seconds)
+        return self.state(run)
+
+    def runs(self, flow: str) -> list[FlowRun]:
+        """All runs of a flow, the oldest first."""
+        found = self.client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[flow])), limit=200)
+        return sorted(found, key=lambda run: run.created)
+
+    def in_the_midst_of(self, run: UUID) -> int:
+        """Wait until a run is writing a mosaic; its process."""
+        wait_for(lambda: self.state(run).is_running() and self.paths.unfinished())
+        return int(re.search(r"\(process (\d+) on ", self.paths.run_lock.read_text())[1])
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(60)
+        finally:
+            self.process.kill()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> float:
+    """Wait until something is true; returns the seconds that it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "it did not happen in time"
+        time.sleep(0.2)
+    return time.monotonic() - began
+
+
+def processes_below(process: int) -> dict[int, str]:
+    """The processes that a process has started, directly or not, with their arguments."""
+    columns = ["-o", "pid=", "-o", "ppid=", "-o", "stat=", "-o", "args="]
+    listed = subprocess.run(["ps", "-A", "-ww", *columns], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=3) for line in listed.splitlines()]
+    below = {process}
+    for _ in rows:
+        below |= {int(pid) for pid, parent, _, _ in rows if int(parent) in below}
+    return {int(pid): args for pid, _, state, args in rows if int(pid) in below - {process} and "Z" not in state}
+
+
+def exists(process: int) -> bool:
+    state = subprocess.run(["ps", "-p", str(process), "-o", "stat="], capture_output=True, text=True, check=False).stdout
+    return state.strip()[:1] not in ("", "Z")
+
+
+@pytest.fixture(scope="module")
+def exposures(tmp_path_factory) -> Path:
+    """Three exposures of eight small detectors, with masks, not where the service looks."""
+    root = tmp_path_factory.mktemp("exposures")
+    simulate_field(root, field="LMC_c42", tiles=["T07"], binning=16, exposures=3, bands=["r"], n_detectors=8)
+    return FieldPaths(root, "LMC_c42").mef
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory) -> Iterator[Service]:
+    root = tmp_path_factory.mktemp("served")
+    (root / "kred.toml").write_text('[run]\nlast = "tiles"\n[service]\nfields_at_once = 1\n')
+    service = Service(root)
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="module")
+def reduced(service, exposures) -> list[str]:
+    """Two exposures have been copied slowly, and were found and reduced; what the looks said meanwhile."""
+    service.paths.mef.mkdir(parents=True)
+    said = []
+    for path in sorted(exposures.iterdir())[:4]:
+        said.append(None if said else service.look())
+        content = path.read_bytes()
+        with open(service.paths.mef / path.name, "wb") as copy:
+            for part in (content[: len(content) // 2], content[len(content) // 2 :]):
+                copy.write(part)
+                copy.flush()
+                time.sleep(0.5)
+    said += [service.look()]
+    time.sleep(3)
+    said += [service.look()]
+    wait_for(lambda: service.runs("reduce field"))
+    assert service.end_of(service.runs("reduce field")[0].id).is_completed()
+    return [look for look in said if look]
+
+
+def test_a_field_that_is_copied_slowly_is_reduced_once_when_it_is_complete(service, reduced):
+    assert reduced[:2] == ["1 no exposures", "1 changing"]
+    assert reduced[2] in ("1 started", "1 running")  # the schedule may have been first
+    assert len(service.runs("reduce field")) == 1
+    assert service.paths.tile_table("T07").exists()
+    assert done(service.root) == {"check": 2, "summarize": 2, "prepare": 2, "tiles": 1}
+
+
+def test_the_run_is_shown_with_its_name_log_tasks_and_artifacts(service, reduced):
+    run = service.runs("reduce field")[0]
+    assert run.name == "LMC_c42"
+    assert run.work_queue_name == "fields"
+    assert run.state.message == "LMC_c42: complete (2 exposures: 2 good)"
+    only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+    wait_for(lambda: any(re.match(r"summarize +2 done", entry.message) for entry in service.client.read_logs(only)), 30)
+    names = {task.name for task in service.client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))}
+    assert {f"summarize {service.paths.root_of(path)}" for path in service.paths.exposures()[:2]} <= names
+    keys = {artifact.key for artifact in service.client.read_artifacts()}
+    assert {"lmc-c42-exposures", "lmc-c42-summary", "fields"} <= keys
+
+
+@pytest.mark.long
+def test_one_more_exposure_is_found_and_nothing_else_is_done_again(service, reduced, exposures):
+    for path in sorted(exposures.iterdir())[4:]:
+        shutil.copy2(path, service.paths.mef)
+    service.look()
+    time.sleep(3)
+    service.look()
+    wait_for(lambda: len(service.runs("reduce field")) == 2)
+    assert service.end_of(service.runs("reduce field")[1].id).is_completed()
+    assert done(service.root) == {"check": 1, "summarize": 1, "prepare": 1, "tiles": 1}
+    assert service.look() == "1 done"
+
+
+def test_a_value_that_cannot_be_used_is_refused_with_words(service):
+    for wrong, words in [({"coadd": {"size": -1}}, "config.coadd.size"), ({"run": {"only": ["cook"]}}, "'cook' is not one of")]:
+        with pytest.raises(PrefectHTTPStatusError) as refused:
+            service.start(**wrong)
+        assert words in refused.value.response.text
+
+
+def test_cancel_leaves_no_process_and_no_partial_file(service, reduced):
+    run = service.start(**LONG)
+    engine = service.in_the_midst_of(run)
+    service.client.set_flow_run_state(run, Cancelling())
+    took = wait_for(lambda: not exists(engine) and not service.paths.unfinished(), 20)
+    assert took < 20
+    assert service.end_of(run, 30).is_cancelled()
+    assert not any("SWarp" in arguments for arguments in processes_below(service.process.pid).values())
+    assert not service.paths.mosaic("T07", "r").exists()
+
+
+def test_a_data_root_is_served_once_and_a_port_too(service, tmp_path):
+    def refused(*options: str) -> str:
+        command = [sys.executable, SERVE, *options]
+        second = subprocess.run(command, env=service.environment, capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 1
+        return second.stderr
+
+    assert f"is served already, by kred as a service (process {service.process.pid} on" in refused("--root", str(service.root))
+    assert f"port {service.port} of this machine cannot be used" in refused("--root", str(tmp_path), "--port", str(service.port))
+    assert "is no directory; give the one that holds DECam_MEF" in refused("--root", str(tmp_path / "nowhere"))
+
+
+def test_a_scheduled_look_is_run_by_the_worker(service):
+    wait_for(lambda: any(run.auto_scheduled and run.state.is_completed() for run in service.runs("discover fields")))
+
+
+@pytest.mark.long
+class TestWhatDies:
+    def test_a_killed_worker_takes_its_run_along_and_the_next_run_goes_on(self, service, reduced):
+        run = service.start(**LONG)
+        engine = service.in_the_midst_of(run)
+        [worker] = [pid for pid, arguments in processes_below(service.process.pid).items() if "worker.py kred" in arguments]
+        os.kill(worker, signal.SIGKILL)
+        assert service.end_of(run).is_crashed()
+        wait_for(lambda: not exists(engine) and not service.paths.unfinished(), 20)
+        again = service.start(**LONG | {"coadd": {"mosaics": "original"}})
+        assert service.end_of(again).is_completed()
+        assert done(service.root) == {"coadd": 1}
+
+    def test_a_run_survives_a_killed_server(self, service, reduced):
+        run = service.start(**LONG | {"coadd": {"mosaics": "original", "pixel_scale": 1.0}})
+        service.in_the_midst_of(run)
+        [server] = [pid for pid, arguments in processes_below(service.process.pid).items() if "server_process.py" in arguments]
+        os.kill(server, signal.SIGKILL)
+        wait_for(lambda: service.said.count("starting Prefect") == 2)
+        wait_for(lambda: answers(service))
+        assert service.end_of(run).is_completed()
+
+    def test_what_a_killed_run_left_behind_is_removed_by_the_next(self, service, reduced):
+        run = service.start(**LONG)
+        os.kill(service.in_the_midst_of(run), signal.SIGKILL)
+        assert service.end_of(run).is_crashed()
+        assert service.paths.unfinished()
+        assert service.end_of(service.start(run={"last": "check"})).is_completed()
+        assert not service.paths.unfinished()
+
+
+def answers(service: Service) -> bool:
+    with socket.socket() as s:
+        return s.connect_ex(("127.0.0.1", service.port)) == 0 and service.client.api_healthcheck() is None
+
+
+def test_ctrl_c_stops_everything_with_a_run_in_progress(service, reduced):
+    run = service.start(**LONG)
+    engine = service.in_the_midst_of(run)
+    below = processes_below(service.process.pid)
+    assert engine in below
+    service.stop()
+    assert "stopped" in service.said.splitlines()[-1]
+    assert [arguments for pid, arguments in below.items() if exists(pid)] == []
+    assert not service.paths.unfinished()
+    with socket.socket() as s:
+        assert s.connect_ex(("127.0.0.1", service.port)) != 0
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """URL of an empty PostgreSQL database."""
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name))
+    initdb = shutil.which("initdb", path=os.pathsep.join([*map(str, programs[-1:]), os.environ["PATH"]]))
+    if initdb is None:
+        pytest.skip("PostgreSQL is not installed (Debian and Ubuntu: apt install postgresql)")
+    directory = Path(tempfile.mkdtemp(prefix="kred-postgres-"))
+    user = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        shutil.chown(directory, "postgres")
+        user = {"user": "postgres"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": "/"}
+    data = directory / "data"
+    subprocess.run([initdb, "-D", data, "-A", "trust", "-U", "kred", "--no-sync"], check=True, **quiet, **user)
+    options = ["-p", str(port), "-k", directory, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"]
+    server = subprocess.Popen([Path(initdb).with_name("postgres"), "-D", data, *options], **quiet, **user)
+    try:
+        ready = [Path(initdb).with_name("pg_isready"), "-h", "127.0.0.1", "-p", str(port)]
+        wait_for(lambda: subprocess.run(ready, check=False, **quiet).returncode == 0, 60)
+        yield f"postgresql+asyncpg://kred@127.0.0.1:{port}/postgres"
+    finally:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+        shutil.rmtree(directory)
+
+
+@pytest.mark.long
+def test_the_same_with_postgresql(postgres, exposures, tmp_path):
+    paths = FieldPaths(tmp_path, "LMC_c42")
+    shutil.copytree(exposures, paths.mef)
+    (tmp_path / "kred.toml").write_text('[run]\nlast = "summarize"\n')
+    service = Service(tmp_path, PREFECT_SERVER_DATABASE_CONNECTION_URL=postgres)
+    try:
+        assert "history of the runs" not in service.said  # that would be SQLite
+        service.look()
+        time.sleep(3)
+        assert service.look() in ("1 started", "1 running")  # the schedule may have been first
+        assert service.end_of(service.runs("reduce field")[0].id).is_completed()
+        assert done(tmp_path) == {"check": 3, "summarize": 3}
+        looks = service.call(sys.executable, "-m", "prefect", "deployment", "run", "discover fields/discover", "--watch")
+        assert "Completed" in looks
+        wait_for(lambda: {"lmc-c42-exposures", "fields"} <= {artifact.key for artifact in service.client.read_artifacts()}, 30)
+    finally:
+        service.stop()
