@@ -38,6 +38,16 @@ from .sources import Box, Source, open_sources, overlapping, sampling_grid
 __all__ = ["coadd", "find_swarp"]
 
 ROWS = 64  # of the mosaic that are copied at a time
+
+# Run a script that ends with this process, should that be killed: then standard input ends, and the group is killed.
+WITH_ITS_PARENT = """
+exec 3<&0
+(cat <&3 >/dev/null; kill -KILL 0) & watch=$!
+/bin/sh "$@" </dev/null 3<&-
+status=$?
+kill $watch
+exit $status
+"""
 COMBINE_TYPES = {"median": "MEDIAN", "clipped": "CLIPPED", "weighted": "WEIGHTED"}
 LOWEST = -1e7  # counts28; no sky minus background comes near. SWarp reads NaN in a compressed image as -2**31 quantisation steps
 
@@ -254,15 +264,16 @@ def _run(files: _Files, made: Path, timeout: float) -> None:
     environment = os.environ | {"KRED_WORK": str(made.parent), "LC_ALL": "C"}
     with open(files.log, "wb") as log:
         process = subprocess.Popen(
-            ["/bin/sh", str(files.path("run")), str(made)],
-            stdin=subprocess.DEVNULL,
+            ["/bin/sh", "-c", WITH_ITS_PARENT, "sh", str(files.path("run")), str(made)],
+            stdin=subprocess.PIPE,  # nothing is written to it; its end tells that this process is gone
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,  # so that SWarp, too, can be stopped, not only the shell
         )
         try:
-            status = process.wait(timeout)
+            with process.stdin:
+                status = process.wait(timeout)
         except subprocess.TimeoutExpired as e:
             _kill(process)
             raise ToolError(

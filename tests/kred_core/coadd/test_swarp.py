@@ -1,5 +1,6 @@
 """The real SWarp, driven by kred; a stand-in only where SWarp should misbehave."""
 
+import multiprocessing
 import os
 import re
 import subprocess
@@ -276,3 +277,19 @@ class TestWhatCanGoWrong:
         assert time.monotonic() - started < 20
         status = subprocess.run(["ps", "-o", "stat=", "-p", (tmp_path / "pid").read_text().strip()], capture_output=True, text=True)
         assert re.fullmatch(r"(Z.*)?", status.stdout.strip())
+
+    def test_swarp_ends_with_a_run_that_is_killed(self, night, stand_in, tmp_path):
+        stand_in(f"echo $$ > {tmp_path}/pid; exec sleep 600")
+        several(night)
+        run = multiprocessing.get_context("fork").Process(target=night.coadd, args=(swarp,))
+        run.start()
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        run.kill()
+        run.join()
+        state = ["ps", "-o", "stat=", "-p", (tmp_path / "pid").read_text().strip()]
+        while not re.fullmatch(r"(Z.*)?", subprocess.run(state, capture_output=True, text=True, check=False).stdout.strip()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
