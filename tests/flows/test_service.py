@@ -218,12 +218,16 @@ def test_a_value_that_cannot_be_used_is_refused_with_words(service):
 def test_cancel_leaves_no_process_and_no_partial_file(service, reduced):
     run = service.start(**LONG)
     engine = service.in_the_midst_of(run)
+    waiting = service.start(run={"last": "check"})  # one field at once
+    time.sleep(3)
+    assert service.state(waiting).is_scheduled()
     service.client.set_flow_run_state(run, Cancelling())
     took = wait_for(lambda: not exists(engine) and not service.paths.unfinished(), 20)
     assert took < 20
     assert service.end_of(run, 30).is_cancelled()
     assert not any("SWarp" in arguments for arguments in processes_below(service.process.pid).values())
     assert not service.paths.mosaic("T07", "r").exists()
+    assert service.end_of(waiting).is_completed()
 
 
 def test_a_data_root_is_served_once_and_a_port_too(service, tmp_path):
