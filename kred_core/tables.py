@@ -11,6 +11,7 @@ import textwrap
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from astropy.table import Table
 from numpy.typing import ArrayLike
 
 from .errors import InputError
-from .products import atomic
+from .products import atomic, identity
 
 __all__ = [
     "BACKGROUNDS",
@@ -37,6 +38,9 @@ __all__ = [
     "read",
     "write",
 ]
+
+
+LARGEST_KEPT = 4_000_000  # bytes of a file; larger tables are not kept in memory
 
 
 @dataclass(frozen=True)
@@ -241,10 +245,10 @@ def read(path: Path, columns: Iterable[Column], made_by: str) -> Table:
     InputError
         The table is missing, unreadable, or lacks a column.
     """
+    columns = tuple(columns)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            table = Table.read(path, format="ascii.ecsv")
+        known = identity(path.absolute())
+        table = _read(*known, columns).copy() if known[1] <= LARGEST_KEPT else _read.__wrapped__(*known, columns)
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run the stage '{made_by}' first (--from {made_by})") from None
     except Exception as e:  # astropy's readers raise whatever the damage leads to
@@ -253,7 +257,18 @@ def read(path: Path, columns: Iterable[Column], made_by: str) -> Table:
     missing = [c.name for c in columns if c.name not in table.colnames]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}; delete it and run the stage '{made_by}' again")
+    return table
+
+
+@lru_cache(maxsize=32)
+def _read(path: str, size: int, time_ns: int, columns: tuple[Column, ...]) -> Table:
+    """A table as it is since it has this size and time of modification: a run reads the tables of its tiles six times."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = Table.read(path, format="ascii.ecsv")
     for c in columns:
+        if c.name not in table.colnames:
+            continue
         if c.type is str:  # blank texts come back masked
             texts = np.array(["" if v is np.ma.masked else str(v) for v in table[c.name]], dtype=str)
             table[c.name] = AstropyColumn(texts, description=c.description)

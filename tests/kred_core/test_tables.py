@@ -126,3 +126,18 @@ def test_missing_columns_are_named(tmp_path):
     with pytest.raises(InputError, match=r"has no column Npix, Mode; delete it and run the stage 'summarize' again"):
         tables.read(tmp_path / "x.tab", COLUMNS, "summarize")
     assert len(tables.read(tmp_path / "x.tab", COLUMNS[1:2], "summarize")) == len(ROWS)
+
+
+def test_a_table_that_was_read_before_is_read_again_when_it_has_changed_and_never_shared(tmp_path):
+    path = tmp_path / "t.tab"
+    rows = [{"Root": "a", "EXTNAME": "N1"}, {"Root": "b", "EXTNAME": "N2"}]
+    columns = [c for c in tables.DETECTORS if c.name in rows[0]]
+    tables.write(tables.make(rows, columns), path, "title")
+    first = tables.read(path, columns, "x")
+    first["Root"][0] = "z"
+    assert list(tables.read(path, columns, "x")["Root"]) == ["a", "b"]
+    tables.write(tables.make(rows[::-1], columns), path, "title")  # of the same size
+    assert list(tables.read(path, columns, "x")["Root"]) == ["b", "a"]
+    path.unlink()
+    with pytest.raises(InputError, match="is missing"):
+        tables.read(path, columns, "x")
