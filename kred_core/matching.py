@@ -372,7 +372,7 @@ def explain(row: Mapping) -> str:
     if np.isfinite(row["Seam_off"]):
         parts.append(f"seams of {_short(row['Seam_off'])} taken away")
     if np.isfinite(row["b_err"]):
-        parts.append(f"backgrounds to ±{_short(row['b_err'])}")
+        parts.append(f"standard error of a background {_short(row['b_err'])}")
     parts += [f"{_counted(int(row['N_reject']), 'overlap')} rejected"] if int(row["N_reject"]) else []
     parts += [str(row["Remark"])] if row["Remark"] else []
     return "; ".join(parts)

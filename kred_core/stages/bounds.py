@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import check, survey
+from .. import check, matching, survey
 from ..coadd import swarp
 from ..config import FieldConfig
 from ..errors import InputError
@@ -39,6 +39,7 @@ def preflight(config: FieldConfig) -> None:
     check.zero_points(config.check.zero_points)
     survey.tiles(config.field, config.survey, config.tiles)
     survey.images(config.survey)
+    matching.fixed_backgrounds(config.match.fixed)
     if config.coadd.engine == "swarp" and "coadd" in config.run.stages:
         swarp.find_swarp()
 

@@ -354,7 +354,7 @@ class TestUnusualInput:
         found, line = finished(wrong(lambda pairs: np.ones(len(pairs), dtype=bool)))
         assert len(found) == 15
         assert np.median(found["b_err"]) / BINNING**2 > 10
-        assert "backgrounds to ±" in line
+        assert "standard error of a background" in line
 
     def test_overlaps_that_are_too_small_are_counted(self, small, tmp_path):
         config = small.elsewhere(tmp_path, match={"min_cells": 100000}).config
