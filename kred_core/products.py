@@ -14,7 +14,7 @@ import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,18 @@ from pathlib import Path
 from .config import FieldConfig
 from .errors import InputError
 
-__all__ = ["FieldPaths", "atomic", "discard", "identity", "link", "read_record", "service_memory", "write_record", "write_text"]
+__all__ = [
+    "FieldPaths",
+    "atomic",
+    "discard",
+    "identity",
+    "link",
+    "link_all",
+    "read_record",
+    "service_memory",
+    "write_record",
+    "write_text",
+]
 
 TEMPORARY = ".tmp"
 _UMASK = os.umask(0o022)  # can only be read by setting it; once, at import, because threads share it
@@ -331,7 +342,24 @@ def link(path: Path, target: Path) -> None:
     """Make ``path`` a relative symbolic link to ``target``, replacing an older link."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # From where the directory really is: a field's directory may itself be a link to another disk.
-    goal = os.path.relpath(target.parent.resolve() / target.name, path.parent.resolve())
+    _link(path, os.path.relpath(target.parent.resolve() / target.name, path.parent.resolve()))
+
+
+def link_all(directory: Path, targets: Iterable[Path]) -> None:
+    """Make the links to FITS files in a directory those to the targets that exist, by their names, and no others."""
+    wanted = {target.name: target.parent for target in targets if target.exists()}
+    for old in directory.glob("*.fits*") if directory.is_dir() else ():
+        if old.name not in wanted and old.is_symlink():
+            old.unlink()
+    if wanted:
+        directory.mkdir(parents=True, exist_ok=True)
+    here = directory.resolve()
+    ways = {parent: os.path.relpath(parent.resolve(), here) for parent in set(wanted.values())}
+    for name, parent in wanted.items():
+        _link(directory / name, os.path.join(ways[parent], name))
+
+
+def _link(path: Path, goal: str) -> None:
     if path.is_symlink() and os.readlink(path) == goal:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{TEMPORARY}")

@@ -16,7 +16,7 @@ from ..coadd import native, swarp
 from ..coadd.plan import Background, CoaddPlan, make_plan
 from ..config import FieldConfig
 from ..errors import InputError
-from ..products import FieldPaths, link, read_record, write_record
+from ..products import FieldPaths, link_all, read_record, write_record
 from .exposures import preparations, read_summary
 
 __all__ = [
@@ -124,16 +124,10 @@ def joined_detectors(config: FieldConfig, paths: FieldPaths) -> Table:
 
 def _link_prepared(config: FieldConfig, tile: str, table: Table) -> None:
     """Links to the prepared detectors of a tile, as many as there are, and none from an earlier selection."""
-    directory = FieldPaths.of(config).prepared_tile(tile)
-    for old in directory.glob("*.fits*") if directory.is_dir() else ():
-        if old.is_symlink():
-            old.unlink()
-    for row in table:
-        paths = FieldPaths(config.root, str(row["Field"]))
-        for plain in (False, True):
-            target = paths.prepared_detector(str(row["Root"]), str(row["EXTNAME"]), plain)
-            if target.exists():
-                link(directory / target.name, target)
+    fields = {name: FieldPaths(config.root, name) for name in set(map(str, table["Field"]))}
+    names = list(zip(map(str, table["Field"]), map(str, table["Root"]), map(str, table["EXTNAME"]), strict=True))
+    targets = (fields[field].prepared_detector(root, extname, plain) for field, root, extname in names for plain in (False, True))
+    link_all(FieldPaths.of(config).prepared_tile(tile), targets)
 
 
 def tile_names(config: FieldConfig) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from kred_core.config import FieldConfig
 from kred_core.errors import InputError
-from kred_core.products import FieldPaths, atomic, discard, identity, link, read_record, write_record, write_text
+from kred_core.products import FieldPaths, atomic, discard, identity, link, link_all, read_record, write_record, write_text
 
 
 @pytest.fixture
@@ -430,3 +430,21 @@ def test_places_for_memory_are_those_of_one_machine(paths):
     assert paths.heavy_locks(2) == FieldPaths(paths.root, "LMC_c41").heavy_locks(2)
     assert all(socket.gethostname() in lock.name for lock in paths.heavy_locks(2))
     assert paths.heavy_locks(0) == []
+
+
+def test_a_directory_has_the_links_that_are_wanted_and_no_others(paths):
+    prepared, tile = paths.prepared, paths.prepared_tile("T07")
+    prepared.mkdir(parents=True)
+    for name in ("a_N1.fits.fz", "b_N1.fits.fz"):
+        (prepared / name).touch()
+    tile.mkdir(parents=True)
+    (tile / "old_N1.fits.fz").symlink_to("../data/old_N1.fits.fz")
+    (tile / "b_N1.fits.fz").symlink_to("../elsewhere/b_N1.fits.fz")
+    (tile / "by_hand.fits").write_text("a file of the user's")
+    link_all(tile, [prepared / name for name in ("a_N1.fits.fz", "b_N1.fits.fz", "never_made.fits.fz")])
+    assert sorted(p.name for p in tile.iterdir()) == ["a_N1.fits.fz", "b_N1.fits.fz", "by_hand.fits"]
+    assert os.readlink(tile / "b_N1.fits.fz") == "../data/b_N1.fits.fz"
+    before = (tile / "a_N1.fits.fz").lstat().st_ino
+    link_all(tile, [prepared / "a_N1.fits.fz"])
+    assert (tile / "a_N1.fits.fz").lstat().st_ino == before
+    assert not (tile / "b_N1.fits.fz").is_symlink()
