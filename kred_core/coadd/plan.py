@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -141,10 +141,11 @@ class CoaddPlan:
 
         The same, too, whether the mosaic with the other background is made with it or not.
         """
-        content = asdict(self) | {"backgrounds": background, "config": config.model_dump(mode="json", exclude=INCONSEQUENTIAL)}
-        for entry, item in zip(content["inputs"], self.inputs, strict=True):
+        inputs = [vars(item) | {"background": vars(item.background(background))} for item in self.inputs]
+        for entry in inputs:
             del entry["back"], entry["matched"]
-            entry["background"] = asdict(item.background(background))
+        options = config.model_dump(mode="json", exclude=INCONSEQUENTIAL)
+        content = vars(self) | {"grid": vars(self.grid), "inputs": inputs, "backgrounds": background, "config": options}
         text = json.dumps(content, sort_keys=True, default=lambda path: path.name)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
