@@ -6,7 +6,6 @@ and what it leaves can be counted.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
@@ -102,7 +101,7 @@ def make(root: Path, case: Case) -> Path:
     """
     directory = root / "cases" / case.name
     kept = directory / "case.json"
-    wanted = json.dumps(dataclasses.asdict(case) | {"field": FIELD}, indent=1)
+    wanted = json.dumps({"field": FIELD, **case.options}, indent=1)
     if not kept.exists() or kept.read_text() != wanted:
         shutil.rmtree(directory, ignore_errors=True)
         print(f"simulating {case.name} in {directory}", file=sys.stderr, flush=True)
