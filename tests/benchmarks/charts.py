@@ -92,9 +92,9 @@ def sizes_chart(result: Mapping[str, Any], path: Path) -> None:
         "p: exponent of a power law, and that of the last step",
     )
     for column, (what, series) in enumerate(result["series"].items()):
-        left = 0.08 + 0.48 * column
-        _growth(figure.add_axes((left, 0.47, 0.4, 0.4)), what, series)
-        axes = figure.add_axes((left, 0.1, 0.4, 0.25))
+        left = 0.07 + 0.48 * column
+        _growth(figure.add_axes((left, 0.47, 0.26, 0.4)), what, series)
+        axes = figure.add_axes((left, 0.1, 0.26, 0.25))
         axes.plot(series["sizes"], np.array(series["memory"]) / 1e6, "o-", color="black")
         axes.set_xscale("log")
         axes.set_xticks(series["sizes"], map(str, series["sizes"]))
@@ -120,4 +120,4 @@ def _growth(axes, what: str, series: Mapping[str, Any]) -> None:
     drawing.label_log(axes.yaxis)
     axes.set_xlabel(what)
     axes.set_ylabel("CPU s of the stages")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
