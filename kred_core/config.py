@@ -10,7 +10,7 @@ an empty text or list means "not set".
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -40,6 +40,13 @@ Stage = Literal["check", "summarize", "prepare", "tiles", "match", "coadd", "eva
 # Names become file names: letters, digits and a few signs, nothing that could lead elsewhere.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
+
+
+def _number(default: float, description: str, **bounds: float) -> Any:
+    """An option that is a number: its help says its bounds too, because the form in the Prefect UI does not."""
+    words = {"ge": "at least", "gt": "more than", "le": "at most"}
+    said = ", ".join(f"{words[name]} {bound:g}" for name, bound in bounds.items())
+    return Field(default=default, description=f"{description} {said.capitalize()}.", **bounds)
 
 
 class Section(BaseModel):
@@ -98,19 +105,19 @@ class SummarizeConfig(Section):
     clipped: bool = Field(
         default=False, description="Mean, Med and STD from sigma-clipped pixels. Mode is always that of all good pixels."
     )
-    clip_sigma: float = Field(default=3.0, ge=1, le=10, description="Clipping limit in standard deviations.")
+    clip_sigma: float = _number(3.0, "Clipping limit in standard deviations.", ge=1, le=10)
     use_masks: bool = Field(default=True, description="Leave out pixels flagged in the ood mask, where there is one.")
 
 
 class StampConfig(Section):
     """Detectors averaged onto the survey's grid of cells: what overlaps are measured from."""
 
-    cell_size: float = Field(
-        default=0.0,
+    cell_size: float = _number(
+        0.0,
+        "Side of a cell in arcsec, the same for all fields of a galaxy. 0: 2 arcsec, but at least 4 and at most 8 of "
+        "the detectors' pixels.",
         ge=0,
         le=600,
-        description="Side of a cell in arcsec, the same for all fields of a galaxy. 0: 2 arcsec, but at least 4 and at most 8 of "
-        "the detectors' pixels.",
     )
     centre: list[float] = Field(
         default=[],
@@ -148,7 +155,7 @@ class TilingConfig(Section):
     """Which detectors feed a tile."""
 
     leave_out: list[Name] = Field(default=[], description="Detectors to leave out, by EXTNAME, for example S7,S30.")
-    max_seeing: float = Field(default=0.0, ge=0, le=20, description="Leave out exposures with larger SEEING (arcsec). 0: keep all.")
+    max_seeing: float = _number(0.0, "Leave out exposures with larger SEEING (arcsec). 0: keep all.", ge=0, le=20)
     all_fields: bool = Field(
         default=False, description="Use every prepared field of the same galaxy (name prefix) that covers the tile."
     )
@@ -164,7 +171,7 @@ class MatchConfig(Section):
         default="huber",
         description="huber: robust weighted least squares. svd: as the older scripts did it, for comparison.",
     )
-    min_cells: int = Field(default=100, ge=10, le=100000, description="Least number of good cells that a pair has in common.")
+    min_cells: int = _number(100, "Least number of good cells that a pair has in common.", ge=10, le=100000)
     shape: Literal["constant", "exposure-plane", "detector-plane"] = Field(
         default="constant",
         description="A background is a constant for each detector; or a constant and a plane whose slope all detectors of an "
@@ -191,7 +198,7 @@ class MatchConfig(Section):
     )
     output: Literal["compressed", "plain", "none"] = Field(
         default="compressed",
-        description="Matched copies of the detectors in DECam_PREP/<field>/<tile>_b: compressed as the input (rescaled without "
+        description="Matched copies of the detectors in DECam_PREP/FIELD/TILE_b: compressed as the input (rescaled without "
         "decoding), plain FITS, or none. Co-adding does not need them.",
     )
 
@@ -201,8 +208,8 @@ class CoaddConfig(Section):
 
     mosaics: Literal["matched", "original", "both", "none"] = Field(
         default="matched",
-        description="Mosaics at full resolution: with matched backgrounds (<tile>_b), with one background for each exposure "
-        "(<tile>), both, or none (only the quick look that the stage match makes).",
+        description="Mosaics at full resolution: with matched backgrounds (TILE_b), with one background for each exposure "
+        "(TILE), both, or none (only the quick look that the stage match makes).",
     )
 
     engine: Literal["native", "swarp"] = Field(
@@ -211,18 +218,16 @@ class CoaddConfig(Section):
     combine: Literal["median", "clipped", "weighted"] = Field(
         default="median", description="Median, sigma-clipped mean, or mean weighted by 1/variance of the sky."
     )
-    clip_sigma: float = Field(default=4.0, ge=1, le=20, description="Limit of the clipped mean, in standard deviations.")
+    clip_sigma: float = _number(4.0, "Limit of the clipped mean, in standard deviations.", ge=1, le=20)
     mask_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(
         default=[1, 2, 5],
         description="Codes of the ood mask whose pixels are left out (native engine): 1 bad, 2 no value, 3 saturated, "
         "4 bleed, 5 cosmic ray, 6 low weight, 7 difference. Empty: use no masks.",
     )
-    pixel_scale: float = Field(
-        default=0.0, ge=0, le=60, description="Pixel size in arcsec. 0: the detectors' own, rounded up to 0.01 arcsec."
-    )
-    size: float = Field(default=0.6525, gt=0, le=5, description="Side of a mosaic in degrees.")
-    memory: float = Field(default=1.0, ge=0.25, le=64, description="Memory for one mosaic in the making, in GB (native engine).")
-    swarp_timeout: float = Field(default=7200, ge=10, description="Longest time for one SWarp run, in s.")
+    pixel_scale: float = _number(0.0, "Pixel size in arcsec. 0: the detectors' own, rounded up to 0.01 arcsec.", ge=0, le=60)
+    size: float = _number(0.6525, "Side of a mosaic in degrees.", gt=0, le=5)
+    memory: float = _number(1.0, "Memory for one mosaic in the making, in GB (native engine).", ge=0.25, le=64)
+    swarp_timeout: float = _number(7200, "Longest time for one SWarp run, in s.", ge=10)
 
     @property
     def backgrounds(self) -> tuple[str, ...]:
@@ -233,8 +238,8 @@ class CoaddConfig(Section):
 class EvaluateConfig(Section):
     """Figures and numbers of the mosaics."""
 
-    stretch: float = Field(default=0.1, gt=0, le=10, description="Grey scale of the figures: median +- this many std.")
-    figure_pixels: int = Field(default=1200, ge=200, le=8000, description="Pixels along a side of the image in a figure.")
+    stretch: float = _number(0.1, "Grey scale of the figures: median +- this many std.", gt=0, le=10)
+    figure_pixels: int = _number(1200, "Pixels along a side of the image in a figure.", ge=200, le=8000)
 
 
 class RunConfig(Section):
@@ -247,13 +252,13 @@ class RunConfig(Section):
         default=False, description="Redo the chosen stages, also what is complete. Otherwise only what is missing or out of date."
     )
     runner: Literal["threads", "processes"] = Field(default="threads", description="Run tasks in threads or in processes.")
-    workers: int = Field(default=0, ge=0, le=256, description="Tasks at once. 0: one for each core.")
-    heavy_at_once: int = Field(
-        default=1,
+    workers: int = _number(0, "Tasks at once. 0: one for each core.", ge=0, le=256)
+    heavy_at_once: int = _number(
+        1,
+        "Runs that may be in the stages that need most memory (match, coadd) at once, of all that use this data "
+        "root on this machine; the others wait. 0: any number.",
         ge=0,
         le=64,
-        description="Runs that may be in the stages that need most memory (match, coadd) at once, of all that use this data "
-        "root on this machine; the others wait. 0: any number.",
     )
     dry_run: bool = Field(default=False, description="Print the plan (stages, counts, disk, time) and do nothing.")
 
@@ -271,10 +276,19 @@ class RunConfig(Section):
         return STAGES[STAGES.index(self.first) : STAGES.index(self.last) + 1]
 
 
+def _tiles_of_the_survey(schema: dict[str, Any]) -> None:
+    """Let a form refuse tiles that no field has, unless there is a tile table of the user's own."""
+    table = {"properties": {"tile_table": {"minLength": 1}}, "required": ["tile_table"]}
+    schema["if"] = {"properties": {"survey": table}, "required": ["survey"]}
+    schema["else"] = {"properties": {"tiles": {"items": {"enum": [f"T{n:02d}" for n in range(1, 17)]}}}}
+
+
 class FieldConfig(Section):
     """The reduction of one field."""
 
-    field: Name = Field(description="Field to reduce: DECam_MEF/<field>/mef must hold its exposures.")
+    model_config = ConfigDict(json_schema_extra=_tiles_of_the_survey)
+
+    field: Name = Field(description="Field to reduce: DECam_MEF/FIELD/mef must hold its exposures.")
     tiles: list[Name] = Field(default=[], description="Tiles to make, for example T07 T08. Not given: all tiles of the field.")
     root: Path = Field(default=Path("."), description="Data root: the directory that holds DECam_MEF.")
     run: RunConfig = RunConfig()
@@ -315,24 +329,21 @@ class SeveralConfig(Section):
 class DiscoverConfig(Section):
     """When a field that has arrived is reduced by itself."""
 
-    settle: float = Field(
-        default=5, ge=0, le=1440, description="A field is complete when none of its files has changed for so many minutes."
-    )
-    patience: float = Field(
-        default=60,
+    settle: float = _number(5, "A field is complete when none of its files has changed for so many minutes.", ge=0, le=1440)
+    patience: float = _number(
+        60,
+        "Minutes to wait for another copy of files that are truncated or damaged; then the field is reduced without them.",
         ge=0,
         le=10080,
-        description="Minutes to wait for another copy of files that are truncated or damaged; then the field is reduced "
-        "without them.",
     )
-    tries: int = Field(default=3, ge=1, le=20, description="How often a field that fails is started until its files change.")
+    tries: int = _number(3, "How often a field that fails is started until its files change.", ge=1, le=20)
     fields: list[Name] = Field(default=[], description="Look only at these fields. Not given: at all below DECam_MEF.")
 
 
 class ServiceConfig(Section):
     """kred as a service: fields that arrive are reduced by themselves."""
 
-    every: int = Field(default=10, ge=1, le=1440, description="Look for new fields every so many minutes.")
-    fields_at_once: int = Field(default=1, ge=1, le=64, description="Fields that are reduced at once; the others wait.")
-    port: int = Field(default=4200, ge=1, le=65535, description="Port of the Prefect server, on this machine only.")
+    every: int = _number(10, "Look for new fields every so many minutes.", ge=1, le=1440)
+    fields_at_once: int = _number(1, "Fields that are reduced at once; the others wait.", ge=1, le=64)
+    port: int = _number(4200, "Port of the Prefect server, on this machine only.", ge=1, le=65535)
     discover: DiscoverConfig = DiscoverConfig()
