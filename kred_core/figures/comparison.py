@@ -140,14 +140,14 @@ class _Page:
         scale: Normalize,
         outlines: Sequence[tuple[str, np.ndarray]],
     ) -> AxesImage:
-        """The image number ``k`` from the left, with its name above it; only the first has labels of the declination."""
+        """The image number ``k`` from the left, with its name above it; only the first has RA and Dec, which hold for all."""
         place = self._place(self._left(k), self.image[0])
-        axes, shown = drawing.sky_axes(self.figure, place, image, self.wcs, drawing.grey_colours(), scale, outlines)
-        axes.coords[0].set_ticks(number=4)
-        axes.coords.grid(draw_grid=False)  # its lines look like seams
         if k:
-            axes.coords[1].set_axislabel(" ")
-            axes.coords[1].set_ticklabel_visible(False)
+            axes, shown = drawing.plain_axes(self.figure, place, image, drawing.grey_colours(), scale, outlines)
+        else:
+            axes, shown = drawing.sky_axes(self.figure, place, image, self.wcs, drawing.grey_colours(), scale, outlines)
+            axes.coords[0].set_ticks(number=4)
+            axes.coords.grid(draw_grid=False)  # its lines look like seams
         y = 1 + 0.06 * self.dpi / self.image[1]
         axes.text(0, y, name, transform=axes.transAxes, fontsize=14, fontweight="bold", color=colour, va="bottom")
         return shown

@@ -40,6 +40,7 @@ __all__ = [
     "outline",
     "page",
     "pixels_of",
+    "plain_axes",
     "save",
     "short",
     "sky_axes",
@@ -149,21 +150,39 @@ def sky_axes(
         Closed outlines in pixels, shape (2, n), drawn with their names: x and y, the first point again at the end.
         The name stands in the corner at point 3, which is the upper left of what `outline` returns.
     """
+    axes = figure.add_axes(place, projection=wcs)
+    shown = _show(axes, image, colours, scale, outlines)
+    _label_sky(axes)
+    return axes, shown
+
+
+def plain_axes(
+    figure: Figure,
+    place: tuple[float, float, float, float],
+    image: np.ndarray,
+    colours: Colormap,
+    scale: Normalize,
+    outlines: Sequence[tuple[str, np.ndarray]] = (),
+) -> tuple[Axes, AxesImage]:
+    """An image with nothing around it, for one beside another of the same sky: RA and Dec take most of the time; see `sky_axes`."""
+    axes = figure.add_axes(place, xticks=[], yticks=[])
+    return axes, _show(axes, image, colours, scale, outlines)
+
+
+def _show(axes: Axes, image: np.ndarray, colours: Colormap, scale: Normalize, outlines: Sequence) -> AxesImage:
     from matplotlib.patheffects import withStroke
 
-    axes = figure.add_axes(place, projection=wcs)
     shown = axes.imshow(
         np.ma.masked_invalid(image), cmap=colours, norm=scale, origin="lower", interpolation="nearest", aspect="auto"
     )
     axes.set_autoscale_on(False)
-    _label_sky(axes)
     for name, corners in outlines:
         axes.plot(*corners, color=OUTLINE, linewidth=0.7)
         north_east, south_west = corners[:, 3], corners[:, 1]
         where = north_east + LABEL_INSIDE * (south_west - north_east)
         words = axes.text(*where, name, color=OUTLINE, fontsize=11, ha="center", va="center", parse_math=False)
         words.set_path_effects([withStroke(linewidth=3, foreground="black")])
-    return axes, shown
+    return shown
 
 
 def outline(reduced: ReducedImage, wcs: WCS) -> np.ndarray:

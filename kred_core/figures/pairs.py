@@ -24,13 +24,14 @@ __all__ = ["PairCutout", "pair_figure"]
 MOST = 10
 WIDTH = 13.0  # inches
 HEAD, FOOT = 1.0, 0.5
-BLOCK_WIDTH, BLOCK_HEIGHT, TEXT_HEIGHT = 5.95, 2.75, 0.45  # of one pair: text above, three images below
-GAP = 0.08
-BAR, BAR_ROOM, SHORTEST_BAR = 0.1, 0.6, 0.9  # colour bar of a difference: width, with its numbers, height
+BLOCK_WIDTH, BLOCK_HEIGHT, TEXT_HEIGHT = 5.8, 2.55, 0.45  # of one pair, at most: text above, three images below
+GAP, ROOM = 0.08, 0.3  # between the images of a pair, and between pairs
+FRAME = (60, 60, 60, 255)
 CELLS = 400  # larger images are averaged, no more are seen
 BLOCKS = 80  # a difference is averaged to about this many blocks across: what is wrong is seldom seen in single cells
 GREY_RANGE = 4.0  # robust standard deviations on each side of the median that are black and white
 COLOUR_RANGE = 4.0  # robust standard deviations of a difference beyond its median
+Place = tuple[float, float, float, float]  # left, top, width and height in inches
 NORMAL_MAD = 1.482602218505602
 LEFT_OUT = "#8c8c8c"
 
@@ -77,19 +78,21 @@ def pair_figure(cutouts: Sequence[PairCutout], title: str, path: Path) -> None:
         PNG to write.
     """
     cutouts = list(cutouts)[:MOST]
-    rows = max(1, -(-len(cutouts) // 2))
-    height = HEAD + FOOT + rows * BLOCK_HEIGHT
+    places = [_places(cutout.image1.shape) for cutout in cutouts]
+    heights = [TEXT_HEIGHT + place[-1][1] + place[-1][3] + ROOM for place in places]
+    rows = [max(heights[k : k + 2]) for k in range(0, len(cutouts), 2)] or [BLOCK_HEIGHT]
+    height = HEAD + FOOT + sum(rows)
     figure = drawing.page(
         WIDTH,
         height,
         f"{title} · pairs that agree least",
         _summary(cutouts),
-        f"grey: median ± {GREY_RANGE:g} robust standard deviations, blue: no data; colours: second − first, only cells that were "
-        f"compared, averaged to about {BLOCKS} blocks across; north is up, east left",
+        f"grey: median ± {GREY_RANGE:g} robust standard deviations, blue: no data; red: second is brighter, blue: first is, only cells "
+        f"that were compared, averaged to about {BLOCKS} blocks across; north is up, east left",
     )
     for k, cutout in enumerate(cutouts):
-        left = 0.6 + (k % 2) * (BLOCK_WIDTH + 0.15)
-        _draw_pair(figure, cutout, k + 1, left, height - HEAD - (k // 2) * BLOCK_HEIGHT)
+        left = drawing.MARGIN + (k % 2) * (BLOCK_WIDTH + GAP)
+        _draw_pair(figure, cutout, k + 1, left, height - HEAD - sum(rows[: k // 2]), places[k])
     drawing.save(figure, path, grey=False)
 
 
@@ -105,52 +108,52 @@ def _summary(cutouts: Sequence[PairCutout]) -> str:
     return "      ".join(words)
 
 
-def _draw_pair(figure: Figure, cutout: PairCutout, number: int, left: float, top: float) -> None:
+def _draw_pair(figure: Figure, cutout: PairCutout, number: int, left: float, top: float, places: Sequence[Place]) -> None:
     """One pair in its block, whose upper left corner is given in inches."""
-    from matplotlib.cm import ScalarMappable
-
     width, height = figure.get_size_inches()
-    style = {"ha": "left", "va": "top", "parse_math": False}
-    names = f"{number}   first: {cutout.first}   second: {cutout.second}"
-    figure.text(left / width, top / height, names, fontsize=drawing.fit(names, 9, BLOCK_WIDTH - BAR_ROOM), **style)
-    colour = drawing.BEFORE if cutout.rejected else "#333333"
-    figure.text(left / width, (top - 0.18) / height, _numbers(cutout), fontsize=9, color=colour, **style)
-
     difference = np.where(cutout.good, cutout.image2.astype(np.float64) - cutout.image1, np.nan)
     largest = max(difference.shape)
     images = [_averaged(image, -(-largest // CELLS)) for image in (cutout.image1, cutout.image2)]
     difference = _averaged(difference, -(-largest // BLOCKS))
-    grey, colours, signed = drawing.grey_colours(), _diverging(), _difference_scale(difference)
-    shown = [(image, grey, _grey_scale(images)) for image in images] + [(difference, colours, signed)]
-    top -= TEXT_HEIGHT
-    places = _places(cutout.image1.shape)
-    for (image, cmap, norm), (x, y, w, h) in zip(shown, places, strict=True):
-        axes = figure.add_axes(((left + x) / width, (top - y - h) / height, w / width, h / height))
-        axes.imshow(np.ma.masked_invalid(image), cmap=cmap, norm=norm, origin="lower", interpolation="nearest", aspect="auto")
-        axes.set_xticks([])
-        axes.set_yticks([])
-    x, y, w, h = places[-1]
-    bar_height = max(y + h, SHORTEST_BAR)
-    place = ((left + x + w + GAP) / width, (top - bar_height) / height, BAR / width, bar_height / height)
-    bar = figure.colorbar(ScalarMappable(signed, colours), cax=figure.add_axes(place), extend="both", extendfrac=0.03)
-    bar.ax.tick_params(labelsize=8)
-    bar.ax.yaxis.get_major_locator().set_params(nbins=5)
+    grey, signed = _grey_scale(images), _difference_scale(difference)
+
+    style = {"ha": "left", "va": "top", "parse_math": False}
+    names = f"{number}   first: {cutout.first}   second: {cutout.second}"
+    figure.text(left / width, top / height, names, fontsize=drawing.fit(names, 9, 0.93 * BLOCK_WIDTH), **style)
+    colour = drawing.BEFORE if cutout.rejected else "#333333"
+    numbers = _numbers(cutout, signed.vmax)
+    size = drawing.fit(numbers, 9, 0.93 * BLOCK_WIDTH)
+    figure.text(left / width, (top - 0.18) / height, numbers, fontsize=size, color=colour, **style)
+    shown = [(image, drawing.grey_colours(), grey) for image in images] + [(difference, _diverging(), signed)]
+    for (image, colours, scale), (x, y, w, h) in zip(shown, places, strict=True):
+        picture = _picture(colours(scale(np.ma.masked_invalid(image)), bytes=True), round(w * figure.dpi), round(h * figure.dpi))
+        x0, y0 = (left + x) * figure.dpi, (top - TEXT_HEIGHT - y - h) * figure.dpi
+        figure.figimage(picture, round(x0), round(y0), origin="upper")  # not axes, which take ten times as long
 
 
-def _numbers(cutout: PairCutout) -> str:
+def _picture(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Colours of cells enlarged to so many pixels, the first row at the bottom, with a frame around them."""
+    rows, columns = pixels.shape[:2]
+    framed = pixels[::-1][np.arange(height)[:, None] * rows // height, np.arange(width) * columns // width]
+    framed[[0, -1]] = framed[:, [0, -1]] = FRAME
+    return framed
+
+
+def _numbers(cutout: PairCutout, colour_range: float) -> str:
     words = [
         f"difference {drawing.short(cutout.after)} ± {drawing.short(cutout.error)} {drawing.UNIT}",
         f"{int(np.count_nonzero(cutout.good)):,} cells",
+        f"colours ± {drawing.short(colour_range)}",
     ]
     if cutout.error > 0 and np.isfinite(cutout.after):
         words.insert(1, f"{abs(cutout.after) / cutout.error:.1f} standard errors")
-    return "     ".join([*words, *(["rejected"] if cutout.rejected else [])])
+    return "    ".join([*words, *(["rejected"] if cutout.rejected else [])])
 
 
-def _places(shape: tuple[int, int]) -> list[tuple[float, float, float, float]]:
+def _places(shape: tuple[int, int]) -> list[Place]:
     """Left, top, width, height in inches of three images of a shape, beside or below one another, as large as fits."""
     rows, columns = shape
-    room_x, room_y = BLOCK_WIDTH - BAR_ROOM, BLOCK_HEIGHT - TEXT_HEIGHT - 0.2
+    room_x, room_y = BLOCK_WIDTH, BLOCK_HEIGHT - TEXT_HEIGHT
     beside = min((room_x - 2 * GAP) / 3 / columns, room_y / rows)
     below = min(room_x / columns, (room_y - 2 * GAP) / 3 / rows)
     w, h = columns * max(beside, below), rows * max(beside, below)
