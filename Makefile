@@ -36,6 +36,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/python -m kred_core.simulate --field LMC_c42 --root $(DEMO) --binning 16 --bands N662 --exposures 4 --dither 300 --nebula 30 --continuum 10 --offsets 20 --cosmic-rays 0.02
 	$(BIN)/python flows/field.py LMC_c42 --root $(DEMO)
 	@echo
+	@echo "To look at, in a browser: $(DEMO)/DECam_SWARP/LMC_c42/index.html"
 	@echo "Images (FITS):  $(DEMO)/DECam_SWARP/LMC_c42/T01_b ... T16_b"
 	@echo "Figures (PNG):  $(DEMO)/DECam_SWARP/LMC_c42/eval; begin with LMC_c42.N662.before_after.png"
 	@echo "Tables:         $(DEMO)/Summary"

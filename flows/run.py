@@ -20,7 +20,7 @@ from prefect.futures import as_completed
 from prefect.states import State
 from prefect.utilities.annotations import opaque
 
-from kred_core import __version__, stages
+from kred_core import __version__, report, stages
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError, explain
 from kred_core.locks import held
@@ -28,6 +28,7 @@ from kred_core.outcome import Outcome, StageOutcome, disk_usage
 from kred_core.products import FieldPaths, discard, write_text
 from kred_core.settings import to_toml
 from tasks.caching import for_run
+from tasks.evaluate import write_page
 
 __all__ = ["Run"]
 
@@ -165,9 +166,22 @@ class Run:
         except KredError as e:
             self.outcome.stopped = explain(e)
         self.outcome.disk = disk_usage(self.paths.directories)
+        self._show_page()
         for line in self.outcome.details():
             log.info("%s", line)
         return self.outcome
+
+    def _show_page(self) -> None:
+        """Bring the page of the field up to date, whatever became of the run, and that of all fields."""
+        try:
+            self.outcome.remember(self.paths.record("run", "last"), self.config.root)
+            state = for_run(write_page, self.config)(config=opaque(self.config), return_state=True)
+            if not state.is_completed():
+                raise KredError(explain(state.result(raise_on_failure=False)))
+            report.write_fields_page(self.paths)
+            self.outcome.page = self.paths.page
+        except (KredError, OSError) as e:
+            self.outcome.stopped = self.outcome.stopped or f"report: {explain(e)}"
 
 
 def _opaque(arguments: dict[str, Any]) -> dict[str, Any]:

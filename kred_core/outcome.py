@@ -9,12 +9,15 @@ tried.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from . import __version__
 from .check import ExposureReport
+from .products import read_record, write_record
 
 __all__ = ["Outcome", "StageOutcome", "disk_usage", "human_size"]
 
@@ -40,12 +43,16 @@ class StageOutcome:
     failed: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def line(self) -> str:
-        """One line for a person."""
+    def counts(self) -> str:
+        """How many units, in words."""
         parts = [f"{self.done} done"] if self.done else []
         parts += [f"{self.current} up to date"] if self.current else []
         parts += [f"{len(self.failed)} failed"] if self.failed else []
-        return f"{self.name:<10} {', '.join(parts) or 'nothing to do':<34} {self.seconds:8.1f} s"
+        return ", ".join(parts) or "nothing to do"
+
+    def line(self) -> str:
+        """One line for a person."""
+        return f"{self.name:<10} {self.counts():<34} {self.seconds:8.1f} s"
 
 
 @dataclass
@@ -69,6 +76,8 @@ class Outcome:
         Bytes by directory below the data root.
     matching : list of str
         How much better each image got by matching the backgrounds.
+    page : `~pathlib.Path` or None
+        The page of the field, for people who only want to look.
     """
 
     field: str
@@ -79,6 +88,7 @@ class Outcome:
     stopped: str = ""
     disk: dict[str, int] = field(default_factory=dict)
     matching: list[str] = field(default_factory=list)
+    page: Path | None = None
 
     @property
     def complete(self) -> bool:
@@ -114,7 +124,36 @@ class Outcome:
         result += [f"  missing: {path}" for path in self.missing]
         if self.disk:
             result.append("disk       " + ", ".join(f"{name} {human_size(size)}" for name, size in self.disk.items()))
+        if self.page:
+            result.append(f"page       {self.page}")
         return [*result, self.headline()]
+
+    def remember(self, path: Path, root: Path) -> None:
+        """Keep what the run did for those who look at the field later.
+
+        Parameters
+        ----------
+        path : `~pathlib.Path`
+            The record. A stage that found everything up to date keeps what an earlier run says of it; a run that did
+            nothing and found nothing new leaves the record as it is, and so the page that is made from it.
+        root : `~pathlib.Path`
+            Data root; places of products are told from there.
+        """
+        earlier = read_record(path) or {}
+        stages, now = dict(earlier.get("stages", {})), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        for s in self.stages:
+            if s.done or s.failed or s.name not in stages or stages[s.name]["failed"]:
+                counts = {"done": s.done, "current": s.current, "failed": s.failed}
+                stages[s.name] = {**counts, "seconds": round(s.seconds, 1), "ended": now}
+        found = {
+            "complete": self.complete,
+            "stopped": self.stopped,
+            "missing": [str(product.relative_to(root)) for product in self.missing],
+            "notes": self.notes,
+            "stages": stages,
+        }
+        if found != {name: earlier.get(name) for name in found}:
+            write_record(path, {"version": __version__, "ended": now, **found, "disk": self.disk})
 
 
 def _counted(n: int, thing: str) -> str:

@@ -221,6 +221,25 @@ class FieldPaths:
         """A mosaic averaged down, from which the figure of the field is drawn."""
         return self.memory / "evaluate" / f"{_suffixed(tile, matched)}.{image}.fits"
 
+    # for people who only want to look
+    @property
+    def page(self) -> Path:
+        return self.root / "DECam_SWARP" / self.field / "index.html"
+
+    @property
+    def all_fields_page(self) -> Path:
+        """The page that leads to those of all fields."""
+        return self.root / "DECam_SWARP" / "index.html"
+
+    @property
+    def all_fields_lock(self) -> Path:
+        return service_memory(self.root) / "fields.lock"
+
+    def with_pages(self) -> list[FieldPaths]:
+        """The fields of the data root that have a page, by name."""
+        pages = sorted(self.all_fields_page.parent.glob("*/index.html"))
+        return [FieldPaths(self.root, page.parent.name) for page in pages]
+
     # what was done
     @property
     def log(self) -> Path:

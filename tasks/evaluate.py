@@ -1,16 +1,17 @@
-"""Evaluate: a figure, a coverage figure and numbers for each mosaic, and one figure of the field for each image and background."""
+"""Evaluate: a figure, a coverage figure and numbers for each mosaic, one figure of the field for each image and background, and
+the page that shows all of it."""
 
 from __future__ import annotations
 
 from prefect import task
 
-from kred_core import stages
+from kred_core import __version__, report, stages
 from kred_core.config import FieldConfig
 from kred_core.products import FieldPaths
 
 from .caching import Manifest, Work, stage_task
 
-__all__ = ["draw_field", "evaluate_mosaic", "tabulate_mosaics"]
+__all__ = ["draw_field", "evaluate_mosaic", "tabulate_mosaics", "write_page"]
 
 
 def _work(config: FieldConfig, tile: str, image: str) -> Work:
@@ -42,3 +43,14 @@ def draw_field(config: FieldConfig, image: str, background: str, tiles: list[str
 def tabulate_mosaics(config: FieldConfig) -> None:
     """Collect the numbers of all mosaics of the field."""
     stages.tabulate_mosaics(config)
+
+
+def _page_work(config: FieldConfig) -> Work:
+    files = [*report.inputs(FieldPaths.of(config)), *stages.tile_inputs(config)]
+    return Work(config.field, files=files, facts={"kred": __version__})
+
+
+@stage_task("report", version=1, work=_page_work)
+def write_page(config: FieldConfig) -> Manifest:
+    """Make the page for people who only want to look."""
+    return Manifest.of(report.write_field_page(FieldPaths.of(config)))

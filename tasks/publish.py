@@ -54,5 +54,7 @@ def _base64(picture: Path) -> str:
 
 def publish_outcome(outcome: Outcome) -> None:
     """What the run made and refused, as people read it in the terminal."""
-    text = "\n".join(outcome.lines())
-    create_markdown_artifact(key=_key(outcome.field, "summary"), markdown=f"```\n{text}\n```", description=outcome.headline())
+    text = "```\n" + "\n".join(outcome.lines()) + "\n```"
+    if outcome.page:  # browsers do not follow it from a page of a server, but copy it
+        text += f"\n\nPictures and numbers, for people who only want to look: [{outcome.page}]({outcome.page.absolute().as_uri()})"
+    create_markdown_artifact(key=_key(outcome.field, "summary"), markdown=text, description=outcome.headline())

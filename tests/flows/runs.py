@@ -21,12 +21,12 @@ def last_log(root: Path, field: str = "LMC_c42") -> str:
 
 
 def products(root: Path) -> dict[str, bytes]:
-    """Contents of all products by name, links as their goals."""
+    """Contents of all products by name, links as their goals; not what tells when it was made."""
     found = {}
     for top in ("Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP"):
         for path in sorted((root / top).rglob("*")):
             if path.is_symlink():
                 found[str(path.relative_to(root))] = os.readlink(path).encode()
-            elif path.is_file() and path.name != "kred.toml":
+            elif path.is_file() and path.name not in ("kred.toml", "index.html"):
                 found[str(path.relative_to(root))] = path.read_bytes()
     return found

@@ -1,0 +1,57 @@
+"""The page for people who only want to look: one static file for each field, and one that leads to all of them.
+
+Made from what is on disk, whoever made that and when; no run is needed for it (``python -m kred_core.report FIELD``).
+The same files give the same bytes: the times on it are those that the runs recorded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError
+from ..products import FieldPaths, write_record, write_text
+from .fields import write_fields_page
+
+__all__ = ["inputs", "write_field_page", "write_fields_page"]
+
+
+def inputs(paths: FieldPaths) -> list[Path]:
+    """The files that the page of a field depends on, as far as they exist: tables, records, everything beside the page."""
+    below = paths.page.parent
+    directories = sorted(path for path in below.iterdir() if path.is_dir()) if below.is_dir() else []
+    directories.append(paths.reduced("", "").parent)
+    found = [path for directory in directories if directory.is_dir() for path in sorted(directory.iterdir())]
+    tables = [
+        paths.quality_table,
+        paths.exposure_table,
+        paths.matching_table,
+        paths.overlap_table,
+        paths.mosaic_table,
+    ]
+    return [paths.run_config, paths.record("run", "last"), *tables, *found]
+
+
+def write_field_page(paths: FieldPaths) -> list[Path]:
+    """Make the page of a field from what is on disk.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+        The page, and what the page of all fields says of this one.
+
+    Raises
+    ------
+    InputError
+        There is nothing of this field, or nobody knows where it is.
+    """
+    from .contents import gather
+    from .fields import card
+    from .page import page
+
+    if not paths.mef.is_dir() and not paths.page.parent.is_dir():
+        raise InputError(f"there is nothing of a field {paths.field} in {paths.root}: neither {paths.mef} nor {paths.page.parent}")
+    contents = gather(paths)
+    write_text(paths.page, page(contents))
+    record = paths.record("report", "card")
+    write_record(record, card(contents))
+    return [paths.page, record]

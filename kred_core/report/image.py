@@ -1,0 +1,259 @@
+"""The part of a field's page that shows one image: the sky before and after matching, the tiles, how the matching went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..coadd.plan import Grid
+from ..figures.drawing import UNIT, short
+from ..geometry import mean_position, tan_wcs
+from .contents import Contents, ImageContents, TileContents
+from .document import counted, folded, links, number, picture, table
+from .markup import Content, Markup, address, element, joined
+from .pictures import Picture
+
+__all__ = ["image_panel"]
+
+SMALLEST_PART = 0.35  # of the side of a tile: tiles whose centres are nearer than that are drawn over one another
+BETWEEN = 0.955  # part of the distance of neighbouring tiles that is picture
+STAND_IN = "quick look"
+
+
+def image_panel(contents: Contents, image: ImageContents, place: int) -> Content:
+    """Everything that there is of one image, as HTML; ``place`` is its number among the images of the page."""
+    exposed = sum(row["EXPTIME"] for row in image.exposures)
+    filters = ", ".join(dict.fromkeys(f"{row['FILTER']} {short(row['EXPTIME'])} s" for row in image.exposures))
+    about = f"{counted(len(image.exposures), 'exposure')} ({filters}), {exposed:.0f} s in all" if image.exposures else ""
+    return (
+        element("h2", image.name, " ", element("small", about)),
+        element(
+            "div",
+            _sky(contents, image, place),
+            _matching(contents, image),
+            class_="field" if image.sky else "field without-sky",
+        ),
+        _tiles(contents, image),
+        _figures(contents, image),
+        _pairs(image),
+        _mosaics(contents, image),
+    )
+
+
+def _sky(contents: Contents, image: ImageContents, place: int) -> Markup | None:
+    """The field before and after matching: one of the two, or parts of both."""
+    if not image.sky:
+        return None
+    before, after = image.sky["before"], image.sky["after"]
+    choices = [
+        (
+            element(
+                "input",
+                type="radio",
+                name=f"version-{place}",
+                id=f"{version}-{place}",
+                class_=f"choice show-{version}",
+                checked=version == "after",
+                autocomplete="off",
+            ),
+            element("label", words, for_=f"{version}-{place}"),
+        )
+        for version, words in (("before", "Before matching"), ("after", "After"))
+    ]
+    what = f"{contents.paths.field} in {image.name}, north up, east left"
+    window = element(
+        "div",
+        picture(after, f"{what}, matched backgrounds subtracted"),
+        picture(before, f"{what}, one background subtracted from each exposure", class_="before"),
+        _outlines(image, after),
+        element("span", class_="line", aria_hidden="true"),
+        element(
+            "input",
+            type="range",
+            min=0,
+            max=100,
+            step=1,
+            value=0,
+            class_="slider",
+            autocomplete="off",
+            aria_label="How much of the picture, from the left, is before matching, in percent",
+        ),
+        class_="window",
+        style=f"aspect-ratio:{after.width}/{after.height};max-width:calc({after.width / after.height:.4f}*92vh)",
+    )
+    caption = element(
+        "figcaption",
+        "The whole field from its quick look, both with the same greys. North is up, east left. ",
+        element("span", "Drag across the picture to compare.", class_="scripted"),
+    )
+    return element("figure", element("div", choices, window, class_="comparison"), caption, class_="sky")
+
+
+def _outlines(image: ImageContents, picture: Picture) -> Markup:
+    """The tiles that have a picture, on the sky."""
+    size = max(picture.width, picture.height)
+    shapes = []
+    for name in (t.tile.name for t in image.shown):
+        corners = image.outlines[name]
+        left, top = np.maximum(corners[3], 0)  # the upper left one, as far as it is in the picture
+        shapes.append(element("polygon", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in corners)))
+        shapes.append(element("text", name, x=f"{left + 0.012 * size:.1f}", y=f"{top + 0.034 * size:.1f}"))
+    return element(
+        "svg",
+        shapes,
+        viewBox=f"0 0 {picture.width} {picture.height}",
+        aria_hidden="true",
+        style=f"font-size:{0.024 * size:.1f}px;stroke-width:{size / 900:.2f}",
+    )
+
+
+def _matching(contents: Contents, image: ImageContents) -> Markup | None:
+    """How much better matching made the image."""
+    row = image.matching
+    if image.failed:
+        return element(
+            "div", element("h3", "Backgrounds"), element("p", f"failed: {image.failed}", class_="box bad"), class_="side"
+        )
+    if not row:
+        return element("div", element("h3", "Backgrounds"), element("p", "not matched yet", class_="empty"), class_="side")
+    alone = f", {row['N_alone']} without any overlap" if row["N_alone"] else ""
+    fixed = f", {row['N_fixed']} given" if row["N_fixed"] else ""
+    facts = [
+        ("differences of overlapping detectors", _change(row["Before"], row["After"]), UNIT),
+        ("their rms", _change(row["rms_bef"], row["rms_aft"]), UNIT),
+        ("seams taken away", number(row["Seam_off"]), UNIT),
+        ("standard error of a background", number(row["b_err"]), UNIT),
+        ("detectors", f"{row['N_det']} in {counted(row['N_comp'], 'connected group')}{alone}{fixed}", ""),
+        ("overlaps", f"{row['N_pairs']}, {row['N_reject'] or 'none'} of them rejected", ""),
+        ("residuals / standard errors", number(row["Scale"]), "near 1 where the errors are right"),
+    ]
+    return element(
+        "div",
+        element("h3", "Backgrounds, before → after matching"),
+        element("dl", [(element("dt", name), element("dd", value, " ", element("small", unit))) for name, value, unit in facts]),
+        element("p", row["Remark"]) if row["Remark"] else None,
+        links(image.overviews, contents.paths.page),
+        class_="side",
+    )
+
+
+def _change(before: float, after: float) -> Markup:
+    return joined((number(before), " → ", element("b", number(after))))
+
+
+def _tiles(contents: Contents, image: ImageContents) -> Markup | None:
+    """The tiles where they are on the sky, each leading to its figure."""
+    if not image.shown and not any(t.failed for t in image.tiles):
+        return None
+    places, side, shape = _places(image.tiles)
+    pictures = []
+    for t, (left, top) in zip(image.tiles, places, strict=True):
+        style = f"left:{100 * left:.3f}%;top:{100 * top:.3f}%;width:{100 * side:.3f}%"
+        kind = "failed" if t.failed else "empty" if not t.picture else "stands-in" if t.source == STAND_IN else ""
+        word = {"failed": "failed", "empty": "no data", "stands-in": STAND_IN}.get(kind)
+        alt = f"{contents.paths.field} {t.tile.name} in {image.name}, {_source(t)}"
+        content = (
+            picture(t.picture, alt) if t.picture else None,
+            element("span", t.tile.name, element("em", word) if word else None),
+        )
+        target = next(iter(t.files.values()), None)
+        if t.picture and target:
+            link = address(target, contents.paths.page)
+            pictures.append(element("a", content, href=link, class_=f"tile {kind}", style=style, title=t.failed or None))
+        else:
+            pictures.append(element("div", content, class_=f"tile {kind}", style=style, title=t.failed or None))
+    stand_ins = sum(t.source == STAND_IN for t in image.shown)
+    words = f"{counted(len(image.shown), 'tile')} on the sky; each leads to its figure at full size."
+    if stand_ins:
+        words += f" The quick look stands in for {counted(stand_ins, 'mosaic')}."
+    columns = max(1, round(1 / side))
+    widest = columns * (max((t.picture.width for t in image.shown), default=220) + 4)
+    return joined(
+        (
+            element("h3", "Tiles"),
+            element("p", words, class_="hint"),
+            element("div", pictures, class_="tiles", style=f"aspect-ratio:{shape[0]:.4f}/{shape[1]:.4f};max-width:{widest}px"),
+        )
+    )
+
+
+def _source(t: TileContents) -> str:
+    words = {
+        "matched": "mosaic with matched backgrounds",
+        "original": "mosaic with the exposures' backgrounds",
+        STAND_IN: "quick look with matched backgrounds",
+    }
+    return words.get(t.source, "no picture")
+
+
+def _places(tiles: Sequence[TileContents]) -> tuple[list[tuple[float, float]], float, tuple[float, float]]:
+    """Left and top of each tile's picture, its width as part of the whole, and the shape of the whole; east is left.
+
+    Pictures are smaller than their tiles, so that neighbours, which overlap on the sky, do not hide one another.
+    """
+    ra, dec = (np.array([getattr(t.tile, name) for t in tiles]) for name in ("ra", "dec"))
+    middle = tan_wcs(Grid(*mean_position(ra, dec), 3600.0, 1, 1))  # degrees, west and north
+    x, y = np.array(middle.wcs_world2pix(np.stack([ra, dec], axis=1), 0)).T
+    size = min(t.tile.size for t in tiles)
+    distances = [
+        max(abs(x[i] - x[j]), abs(y[i] - y[j])) for i in range(len(tiles)) for j in range(i) if tiles[i].tile != tiles[j].tile
+    ]
+    step = max(min([size, *distances]), SMALLEST_PART * size)
+    side = BETWEEN * step
+    width, height = np.ptp(x) + side, np.ptp(y) + side
+    lefts, tops = (x - x.min()) / width, (y.max() - y) / height
+    return list(zip(lefts.tolist(), tops.tolist(), strict=True)), float(side / width), (float(width), float(height))
+
+
+def _figures(contents: Contents, image: ImageContents) -> Markup | None:
+    if not image.figures:
+        return None
+    shown = [
+        element(
+            "figure",
+            element("a", picture(small, f"{image.name}: {words}"), href=address(path, contents.paths.page)),
+            element("figcaption", words),
+        )
+        for words, path, small in image.figures
+    ]
+    return joined((element("h3", "How the backgrounds were matched"), element("div", shown, class_="figures")))
+
+
+def _pairs(image: ImageContents) -> Markup | None:
+    if not image.worst:
+        return None
+    head = ("first", "second", f"difference left, {UNIT}", "standard errors", "cells", "")
+    rows = [
+        (
+            pair["File1"],
+            pair["File2"],
+            f"{number(float(pair['After']))} ± {number(float(pair['e_Delta']))}",
+            f"{pair['errors']:.1f}",
+            pair["Ncells"],
+            "rejected" if pair["Rejected"] == "True" else "",
+        )
+        for pair in image.worst
+    ]
+    return folded(f"The {len(rows)} pairs of detectors that agree least", table(head, rows, numeric={2, 3, 4}))
+
+
+def _mosaics(contents: Contents, image: ImageContents) -> Markup | None:
+    rows = []
+    for t in image.tiles:
+        if not (t.numbers or t.files or t.failed):
+            continue
+        problem = element("span", f"failed: {t.failed}", class_="refused") if t.failed else None
+        files = joined((problem, links(t.files, contents.paths.page, "inline")))
+        rows.append((t.tile.name, *(_numbers(t) if t.numbers else [""] * 6), files))
+    if not rows:
+        return None
+    head = ("tile", "covered", "depth", "level", "noise", "seams", "low-pass rms", "files")
+    hint = element("p", f"Depth: median number of detectors in a pixel. The others in {UNIT}.", class_="hint")
+    numbers = table(head, rows, numeric=set(range(1, 7)))
+    return folded(f"Numbers and files of {counted(len(rows), 'tile')}", joined((hint, numbers)))
+
+
+def _numbers(t: TileContents) -> list[str]:
+    values = [number(t.numbers[name]) for name in ("Cov_med", "Level", "Noise", "Seams", "LowPass")]
+    return [f"{100 * t.numbers['Covered']:.0f} %", *values]
