@@ -1,6 +1,6 @@
 """Composition: which tasks run, in which order, for which field.
 
-Importing anything from here first sets what numpy and Prefect read from the environment when they
+Importing anything from here first sets what numpy, Prefect and Dask read from the environment when they
 are loaded; whoever sets these variables differently is left alone.
 """
 
@@ -12,3 +12,6 @@ for _limit in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NU
 
 # Prefect would report the first run of each user to its makers, and say so in the terminal.
 os.environ.setdefault("DO_NOT_TRACK", "1")
+
+# Each of Dask's workers would tell a dozen lines about itself.
+os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")

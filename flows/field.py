@@ -23,11 +23,10 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect import Task, flow
 from prefect.states import Completed, Failed, State
 
-from flows import messages
+from flows import messages, runners
 from flows.orphan import end_with_worker
 from flows.plan import dry_run
 from flows.run import Run
-from flows.runners import ConfiguredTaskRunner
 from flows.server import server
 from kred_core import check as checking
 from kred_core import stages
@@ -144,7 +143,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 }
 
 
-@flow(name="reduce field", flow_run_name="{config.title}", task_runner=ConfiguredTaskRunner())
+@flow(name="reduce field", flow_run_name="{config.title}", task_runner=runners.ConfiguredTaskRunner())
 def reduce_field(config: FieldConfig) -> State:
     """Reduce one field, from its exposures to co-added tiles and figures.
 
@@ -160,7 +159,7 @@ def reduce_field(config: FieldConfig) -> State:
     """
     messages.to_ui()
     end_with_worker()
-    stages.preflight(config)
+    runners.preflight(config)
     if config.run.dry_run:
         log.info("%s", dry_run(config))
         return Completed(message="dry run: the log says what would be done")
@@ -190,7 +189,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _field(arguments: Sequence[str]) -> bool:
     config = settings.field_config(arguments)
-    stages.preflight(config)
+    runners.preflight(config)
     if config.run.dry_run:
         print(dry_run(config))
         return True

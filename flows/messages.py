@@ -2,27 +2,33 @@
 
 kred says what it does through Python's logging, below the logger ``kred_core``. In the UI these
 records stand beside Prefect's own; in the terminal they stand alone: every change of state of
-every task would bury them.
+every task would bury them. Tasks that run in other processes send theirs to the run, which treats
+them as its own: one terminal, one log of the field, one UI.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 
-__all__ = ["kred_only", "to_ui"]
+__all__ = ["kred_only", "received", "send_to_run", "to_ui"]
 
 KRED = "kred_core"
 RUNS = ("prefect.flow_runs", "prefect.task_runs")
+LAST_MESSAGES = 5.0  # s
 
 
 class _RunLogHandler(APILogHandler):
     """Sends records to the log of the flow or task run in which they were made; there is no other place for them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if FlowRunContext.get() or TaskRunContext.get():
+        if hasattr(record, "flow_run_id") or FlowRunContext.get() or TaskRunContext.get():
             super().emit(record)
 
 
@@ -32,6 +38,78 @@ def to_ui() -> None:
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _RunLogHandler) for handler in logger.handlers):
         logger.addHandler(_RunLogHandler())
+
+
+class _Sender(logging.Handler):
+    """Sends records that a task makes to the process of its run, as plain values."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]):
+        super().__init__()
+        self._send = send
+
+    def emit(self, record: logging.LogRecord) -> None:
+        task = TaskRunContext.get()
+        if task is None:
+            return
+        try:
+            self._send(
+                {
+                    "name": record.name,
+                    "levelno": record.levelno,
+                    "levelname": record.levelname,
+                    "created": record.created,
+                    "msecs": record.msecs,
+                    "msg": record.getMessage(),
+                    "exc_text": logging.Formatter().formatException(record.exc_info) if record.exc_info else None,
+                    "flow_run_id": str(task.task_run.flow_run_id),
+                    "task_run_id": str(task.task_run.id),
+                }
+            )
+        except Exception:
+            self.handleError(record)
+
+
+def send_to_run(send: Callable[[dict[str, Any]], None]) -> None:
+    """In a process that only runs tasks: what these say goes to the run, and nowhere else. May be called again.
+
+    Parameters
+    ----------
+    send : callable
+        Brings a dictionary of plain values to the queue of `received`.
+    """
+    logger = logging.getLogger(KRED)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # the run shows it in its terminal
+    logger.handlers = [_Sender(send)]
+
+
+class _Queue(Protocol):
+    def get(self) -> dict[str, Any] | None: ...
+    def put(self, item: dict[str, Any] | None) -> None: ...
+
+
+@contextmanager
+def received(queue: _Queue) -> Iterator[None]:
+    """Say, in this block, what tasks in other processes have sent (`send_to_run`) as if it had been said here.
+
+    Parameters
+    ----------
+    queue : queue of dictionaries
+        Where they arrive, in the order of sending.
+    """
+
+    def say() -> None:
+        for values in iter(queue.get, None):
+            logging.getLogger(values["name"]).handle(logging.makeLogRecord(values))
+
+    saying = threading.Thread(target=say, daemon=True)
+    saying.start()
+    try:
+        yield
+    finally:
+        # A process that was killed while it sent something may have left the queue locked.
+        threading.Thread(target=queue.put, args=(None,), daemon=True).start()
+        saying.join(LAST_MESSAGES)
 
 
 def kred_only() -> None:

@@ -1,15 +1,19 @@
 """How tasks are run side by side: from the configuration to a Prefect task runner.
 
 Threads are the default. The heavy kernels release the interpreter lock, so threads keep all cores
-busy at a fraction of a process pool's cost. Processes are there for what does not.
+busy at a fraction of a process pool's cost. Processes are there for what does not; a Dask cluster
+(`flows.cluster`) for more than one machine.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 from prefect import Task
@@ -18,12 +22,14 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from kred_core.config import RunConfig
+from kred_core import stages
+from kred_core.config import FieldConfig
+from kred_core.errors import ToolError
 from tasks.interruption import interrupted, interruptible_process
 
 from . import messages
 
-__all__ = ["ConfiguredTaskRunner", "cores", "task_runner"]
+__all__ = ["ConfiguredTaskRunner", "cores", "preflight", "started"]
 
 
 def cores() -> int:
@@ -31,23 +37,59 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def task_runner(run: RunConfig) -> TaskRunner:
-    """Make the task runner that a configuration asks for.
+def preflight(config: FieldConfig) -> None:
+    """Find what would end a run before it begins: `kred_core.stages.preflight`, and whether its tasks can run.
+
+    Raises
+    ------
+    ConfigError, InputError
+        See `kred_core.stages.preflight`; also a description of a cluster that cannot be used.
+    ToolError
+        SWarp or Dask is wanted and not installed, or no scheduler answers at the address that was given.
+    """
+    stages.preflight(config)
+    if config.run.runner != "dask":
+        return
+    if importlib.util.find_spec("prefect_dask") is None:
+        raise ToolError("the runner dask needs packages that are not installed: pip install 'kred[dask]'")
+    from . import cluster
+
+    cluster.preflight(config.run)
+
+
+@contextmanager
+def started(config: FieldConfig) -> Iterator[TaskRunner]:
+    """The task runner that a configuration asks for, at work in this block.
 
     Parameters
     ----------
-    run : `~kred_core.config.RunConfig`
-        ``runner`` and ``workers``; 0 workers: one for each core.
+    config : `~kred_core.config.FieldConfig`
+        ``run.runner`` and ``run.workers``; 0 workers: one for each core.
 
-    Returns
-    -------
+    Yields
+    ------
     `~prefect.task_runners.TaskRunner`
         Never unbounded, as Prefect's default is: a field would hold all its exposures in memory at once.
     """
-    workers = run.workers or cores()
-    if run.runner == "processes":
-        return ProcessPoolTaskRunner(max_workers=workers, initializer=_begin_process)
-    return ThreadPoolTaskRunner(max_workers=workers)
+    workers = config.run.workers or cores()
+    if config.run.runner == "dask":
+        from . import cluster  # here, because Dask is not needed, and not installed, everywhere
+
+        with cluster.started(config, workers) as runner:
+            yield runner
+    elif config.run.runner == "processes":
+        said = multiprocessing.get_context("spawn").SimpleQueue()
+        pool = ProcessPoolTaskRunner(max_workers=workers, initializer=_begin_process, initargs=(said,))
+        with messages.received(said), pool as runner:
+            try:
+                yield runner
+            except BaseException as e:
+                if not isinstance(e, Exception):
+                    _stop_processes()
+                raise
+    else:
+        with ThreadPoolTaskRunner(max_workers=workers) as runner:
+            yield runner
 
 
 class ConfiguredTaskRunner(TaskRunner):
@@ -60,6 +102,7 @@ class ConfiguredTaskRunner(TaskRunner):
 
     def __init__(self) -> None:
         super().__init__()
+        self._stack = ExitStack()
         self._chosen: TaskRunner | None = None
 
     def duplicate(self) -> ConfiguredTaskRunner:
@@ -67,22 +110,21 @@ class ConfiguredTaskRunner(TaskRunner):
 
     def submit(self, task: Task, parameters: dict[str, Any], wait_for: Any = None, dependencies: Any = None) -> PrefectFuture:
         if self._chosen is None:
-            self._chosen = task_runner(FlowRunContext.get().parameters["config"].run).__enter__()
+            self._chosen = self._stack.enter_context(started(FlowRunContext.get().parameters["config"]))
         return self._chosen.submit(task, parameters, wait_for, dependencies)
 
     def __exit__(self, exc_type: type[BaseException] | None, exc_value: Any, traceback: Any) -> None:
         with ExitStack() as stack:
-            if exc_type is not None and not issubclass(exc_type, Exception):
+            if self._chosen is not None and exc_type is not None and not issubclass(exc_type, Exception):
                 stack.enter_context(interrupted(end_process=issubclass(exc_type, TerminationSignal)))
-            if self._chosen is not None:
-                self._chosen.__exit__(exc_type, exc_value, traceback)
-                self._chosen = None
+            self._chosen = None
+            self._stack.__exit__(exc_type, exc_value, traceback)
         super().__exit__(exc_type, exc_value, traceback)
 
 
-def _begin_process() -> None:
+def _begin_process(said: SimpleQueue) -> None:
     interruptible_process()
-    messages.to_ui()
+    messages.send_to_run(said.put)
     messages.kred_only()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -90,3 +132,8 @@ def _begin_process() -> None:
 def _end_with_parent() -> None:
     multiprocessing.parent_process().join()
     os._exit(1)  # the run was killed; Python would leave its processes waiting for more work for ever
+
+
+def _stop_processes() -> None:
+    for process in multiprocessing.active_children():
+        process.terminate()  # the pool waits for them

@@ -19,11 +19,11 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
-from flows import messages, start
+from flows import messages, runners, start
 from flows.field import explained, reduce
 from flows.plan import dry_run
 from flows.server import server
-from kred_core import discovery, stages
+from kred_core import discovery
 from kred_core.config import FieldConfig, SeveralConfig
 from kred_core.errors import KredError
 
@@ -71,7 +71,7 @@ def _survey(arguments: Sequence[str]) -> bool:
 def _ready(config: FieldConfig) -> bool:
     """A field that cannot begin does not keep the others from it."""
     try:
-        stages.preflight(config)
+        runners.preflight(config)
     except KredError as e:
         print(f"error: {e}", file=sys.stderr)
         return False

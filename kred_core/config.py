@@ -251,8 +251,18 @@ class RunConfig(Section):
     redo: bool = Field(
         default=False, description="Redo the chosen stages, also what is complete. Otherwise only what is missing or out of date."
     )
-    runner: Literal["threads", "processes"] = Field(default="threads", description="Run tasks in threads or in processes.")
-    workers: int = _number(0, "Tasks at once. 0: one for each core.", ge=0, le=256)
+    runner: Literal["threads", "processes", "dask"] = Field(
+        default="threads", description="Run tasks in threads, in processes, or on the workers of a Dask cluster."
+    )
+    workers: int = _number(0, "Tasks at once. 0: one for each core; with dask_cluster: what that file says.", ge=0, le=256)
+    dask_address: str = Field(
+        default="", description="Runner dask: address of a scheduler that is running, for example tcp://HOST:8786."
+    )
+    dask_cluster: str = Field(
+        default="",
+        description="Runner dask: file that describes a cluster to start for the run; deployments/dask has examples. "
+        "With neither of the two: processes of this machine.",
+    )
     heavy_at_once: int = _number(
         1,
         "Runs that may be in the stages that need most memory (match, coadd) at once, of all that use this data "
@@ -266,6 +276,12 @@ class RunConfig(Section):
     def _stages_in_order(self):
         if STAGES.index(self.first) > STAGES.index(self.last):
             raise ValueError(f"no stage left to run: {self.first} comes after {self.last}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_cluster(self):
+        if self.dask_address and self.dask_cluster:
+            raise ValueError("give either dask_address or dask_cluster, not both")
         return self
 
     @property

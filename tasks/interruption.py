@@ -8,7 +8,6 @@ raises one in the main thread, and what they have open (unfinished files, SWarp)
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import signal
 import threading
@@ -16,8 +15,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from uuid import UUID
 
-__all__ = ["Interrupted", "interrupted", "interruptible", "interruptible_process"]
+from prefect.context import TaskRunContext
+
+__all__ = ["Interrupted", "interrupt_run", "interrupted", "interruptible", "interruptible_process", "is_at_work"]
 
 PATIENCE = 8.0  # s; a kernel cannot be interrupted, and some take seconds
 LAST_RESORT = 4.0  # s more; batch systems and Prefect kill after 10 to 30
@@ -32,8 +34,9 @@ class Interrupted(BaseException):
         return "the run was stopped"
 
 
-_working: set[int] = set()  # threads
+_working: dict[int, UUID | None] = {}  # threads, and the run for which each works
 _stopping = threading.Event()
+_stopped: set[UUID] = set()  # runs that shall do nothing more in this process
 _ending = threading.Event()  # this is a worker process, and it was told to terminate
 _lock = threading.Lock()
 
@@ -47,10 +50,12 @@ def interruptible() -> Iterator[None]:
     Interrupted
     """
     thread = threading.get_ident()
+    task = TaskRunContext.get()
+    run = task.task_run.flow_run_id if task else None
     with _lock:
-        if _stopping.is_set():
+        if _stopping.is_set() or run in _stopped:
             raise Interrupted
-        _working.add(thread)
+        _working[thread] = run
     try:
         yield
     except Interrupted:
@@ -59,12 +64,12 @@ def interruptible() -> Iterator[None]:
         raise
     finally:
         with _lock:
-            _working.discard(thread)
+            del _working[thread]
 
 
 @contextmanager
 def interrupted(end_process: bool) -> Iterator[None]:
-    """Stop all `interruptible` blocks of this process and of its worker processes, and let none begin in this block.
+    """Stop all `interruptible` blocks of this process, and let none begin in this block.
 
     Parameters
     ----------
@@ -76,9 +81,7 @@ def interrupted(end_process: bool) -> Iterator[None]:
     with _lock:
         _stopping.set()
         for thread in _working:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Interrupted))
-    for process in multiprocessing.active_children():
-        process.terminate()  # these are waited for by the pool that they belong to
+            _interrupt(thread)
     deadline = time.monotonic() + PATIENCE
     while _working and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -86,6 +89,24 @@ def interrupted(end_process: bool) -> Iterator[None]:
         yield
     finally:
         _stopping.clear()
+
+
+def _interrupt(thread: int) -> None:
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Interrupted))
+
+
+def interrupt_run(run: UUID) -> None:
+    """Stop the `interruptible` blocks of one run in this process, and let none begin: in workers that runs share."""
+    with _lock:
+        _stopped.add(run)
+        for thread, works_for in _working.items():
+            if works_for == run:
+                _interrupt(thread)
+
+
+def is_at_work(run: UUID) -> bool:
+    """Whether this process still works for a run."""
+    return run in _working.values()
 
 
 def _end_after(seconds: float) -> None:

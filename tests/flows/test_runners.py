@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from flows.runners import cores, task_runner
+from flows.runners import ConfiguredTaskRunner, cores, started
 from kred_core.config import FieldConfig, RunConfig
 from tasks.caching import Manifest, Work, for_run, stage_task
 
@@ -41,7 +41,7 @@ def look_around(config: FieldConfig, unit: str) -> Manifest:
     )
 
 
-@flow
+@flow(task_runner=ConfiguredTaskRunner())
 def look(config: FieldConfig, units: int) -> list[Manifest]:
     ready = for_run(look_around, config)
     return [future.result() for future in [ready.submit(config=config, unit=f"exposure {i}") for i in range(units)]]
@@ -49,21 +49,21 @@ def look(config: FieldConfig, units: int) -> list[Manifest]:
 
 def run(root: Path, units: int, run: RunConfig):
     """Run the flow as a configuration says; its final state."""
-    config = FieldConfig(field="LMC_c42", root=root, run=run)
-    return look.with_options(task_runner=task_runner(run))(config, units, return_state=True)
+    return look(FieldConfig(field="LMC_c42", root=root, run=run), units, return_state=True)
 
 
 def test_threads_are_the_default_and_as_many_as_cores():
-    runner = task_runner(RunConfig())
-    assert isinstance(runner, ThreadPoolTaskRunner)
-    assert runner == ThreadPoolTaskRunner(max_workers=cores())
+    with started(FieldConfig(field="LMC_c42")) as runner:
+        assert isinstance(runner, ThreadPoolTaskRunner)
+        assert runner == ThreadPoolTaskRunner(max_workers=cores())
     assert 1 <= cores() <= os.cpu_count()
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_the_number_of_workers_is_the_one_asked_for(kind):
     expected = {"threads": ThreadPoolTaskRunner, "processes": ProcessPoolTaskRunner}[kind](max_workers=3)
-    assert task_runner(RunConfig(runner=kind, workers=3)) == expected
+    with started(FieldConfig(field="LMC_c42", run=RunConfig(runner=kind, workers=3))) as runner:
+        assert runner == expected
 
 
 def test_threads_never_exceed_the_number_asked_for(tmp_path, prefect_server):
@@ -72,7 +72,7 @@ def test_threads_never_exceed_the_number_asked_for(tmp_path, prefect_server):
     assert len({m.values["thread"] for m in manifests}) == 2
 
 
-def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_server):
+def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_server, caplog):
     state = run(tmp_path, 3, RunConfig(runner="processes", workers=1))
     manifests = state.result()
     assert {m.values["process"] for m in manifests} & {os.getpid()} == set()
@@ -81,6 +81,7 @@ def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_se
     assert run(tmp_path, 3, RunConfig(workers=2)).result() == manifests  # found by threads, so remembered by processes
 
     expected = {f"exposure {i} is being looked at" for i in range(3)}
+    assert sorted(m for m in caplog.messages if "looked at" in m) == sorted(expected)  # in the terminal and the field's log
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
     messages: set[str] = set()
     deadline = time.monotonic() + 30  # messages travel in parcels
@@ -94,15 +95,15 @@ def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_se
 IDLE_POOL = """
 import os, time
 from prefect import task
-from flows.runners import task_runner
-from kred_core.config import RunConfig
+from flows.runners import started
+from kred_core.config import FieldConfig, RunConfig
 
 @task
 def process():
     return os.getpid()
 
 if __name__ == "__main__":
-    with task_runner(RunConfig(runner="processes", workers=1)) as runner:
+    with started(FieldConfig(field="LMC_c42", run=RunConfig(runner="processes", workers=1))) as runner:
         print(runner.submit(process, {}).result(), flush=True)
         time.sleep(600)
 """
