@@ -10,6 +10,8 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 from kred_core import settings
 
@@ -20,8 +22,11 @@ if __name__ == "__main__":  # --help and wrong options are answered before Prefe
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
 # isort: split
-from prefect import Task, flow
+from prefect import Task, flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import FailedRun
 from prefect.states import Completed, Failed, State
+from prefect.utilities.annotations import allow_failure, opaque
 
 from flows import messages, runners
 from flows.orphan import end_with_worker
@@ -143,6 +148,14 @@ STAGES: dict[str, Callable[[Run], None]] = {
 }
 
 
+@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE)
+def _stage(name: str, run: Run) -> State:
+    """One stage, with its tasks inside, so that the graph of a run with a thousand tasks is that of its stages."""
+    with run.stage(name):
+        STAGES[name](run)
+    return run.state()
+
+
 @flow(name="reduce field", flow_run_name="{config.title}", task_runner=runners.ConfiguredTaskRunner())
 def reduce_field(config: FieldConfig) -> State:
     """Reduce one field, from its exposures to co-added tiles and figures.
@@ -159,15 +172,23 @@ def reduce_field(config: FieldConfig) -> State:
     """
     messages.to_ui()
     end_with_worker()
-    runners.preflight(config)
-    if config.run.dry_run:
-        log.info("%s", dry_run(config))
+    try:
+        runners.preflight(config)
+        plan = dry_run(config) if config.run.dry_run else ""
+    except KredError as e:
+        log.error("%s", e)
+        return Failed(message=str(e))
+    if plan:
+        log.info("%s", plan)
         return Completed(message="dry run: the log says what would be done")
     run = Run(config)
     with run.alone(), run.logged():
+        before: list[Any] = []
         for name in config.run.stages:
-            with run.stage(name):
-                STAGES[name](run)
+            state = _stage(name, opaque(run), return_state=True, wait_for=before)
+            with suppress(FailedRun):  # which the outcome knows; anything else is a defect
+                state.result()
+            before = [allow_failure(state)]
             if run.outcome.stopped:
                 break
         if "match" in config.run.stages and not config.stamps.keep:

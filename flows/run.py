@@ -17,7 +17,7 @@ from typing import Any
 from prefect import Task
 from prefect.exceptions import TerminationSignal
 from prefect.futures import as_completed
-from prefect.states import State
+from prefect.states import Completed, Failed, State
 from prefect.utilities.annotations import opaque
 
 from kred_core import __version__, report, stages
@@ -103,6 +103,11 @@ class Run:
             raise
         self._stage.seconds = time.monotonic() - start
         log.info("%s", self._stage.line())
+
+    def state(self) -> State:
+        """How the last stage ended."""
+        complete = not (self._stage.failed or self.outcome.stopped)
+        return (Completed if complete else Failed)(message=self.outcome.stopped or self._stage.counts())
 
     def _room(self, stage: str) -> AbstractContextManager[None]:
         places = self.paths.heavy_locks(self.config.run.heavy_at_once) if stage in HEAVY else []
