@@ -9,15 +9,17 @@ import numpy as np
 from ..coadd.plan import Grid
 from ..figures.drawing import UNIT, short
 from ..geometry import mean_position, tan_wcs
+from ..survey import Tile
 from .contents import Contents, ImageContents, TileContents
 from .document import counted, folded, links, number, picture, table
 from .markup import Content, Markup, address, element, joined
 from .pictures import Picture
 
-__all__ = ["image_panel"]
+__all__ = ["image_panel", "tile_places"]
 
 SMALLEST_PART = 0.35  # of the side of a tile: tiles whose centres are nearer than that are drawn over one another
 BETWEEN = 0.955  # part of the distance of neighbouring tiles that is picture
+NAME_PLACE = 0.012, 0.034  # of a tile's name from its upper left corner, in the side of the picture
 STAND_IN = "quick look"
 
 
@@ -96,9 +98,11 @@ def _outlines(image: ImageContents, picture: Picture) -> Markup:
     shapes = []
     for name in (t.tile.name for t in image.shown):
         corners = image.outlines[name]
-        left, top = np.maximum(corners[3], 0)  # the upper left one, as far as it is in the picture
         shapes.append(element("polygon", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in corners)))
-        shapes.append(element("text", name, x=f"{left + 0.012 * size:.1f}", y=f"{top + 0.034 * size:.1f}"))
+        seen = np.clip([corners.min(axis=0), corners.max(axis=0)], 0, [picture.width, picture.height])
+        if (np.ptp(seen, axis=0) > 0.3 * np.ptp(corners, axis=0)).all():  # names of the others would be on one another
+            x, y = seen[0] + size * np.array(NAME_PLACE)
+            shapes.append(element("text", name, x=f"{x:.1f}", y=f"{y:.1f}"))
     return element(
         "svg",
         shapes,
@@ -146,7 +150,7 @@ def _tiles(contents: Contents, image: ImageContents) -> Markup | None:
     """The tiles where they are on the sky, each leading to its figure."""
     if not image.shown and not any(t.failed for t in image.tiles):
         return None
-    places, side, shape = _places(image.tiles)
+    places, side, shape = tile_places([t.tile for t in image.tiles])
     pictures = []
     for t, (left, top) in zip(image.tiles, places, strict=True):
         style = f"left:{100 * left:.3f}%;top:{100 * top:.3f}%;width:{100 * side:.3f}%"
@@ -164,7 +168,7 @@ def _tiles(contents: Contents, image: ImageContents) -> Markup | None:
         else:
             pictures.append(element("div", content, class_=f"tile {kind}", style=style, title=t.failed or None))
     stand_ins = sum(t.source == STAND_IN for t in image.shown)
-    words = f"{counted(len(image.shown), 'tile')} on the sky; each leads to its figure at full size."
+    words = f"{counted(len(image.shown), 'tile')} on the sky; a mosaic leads to its figure at full size."
     if stand_ins:
         words += f" The quick look stands in for {counted(stand_ins, 'mosaic')}."
     columns = max(1, round(1 / side))
@@ -187,20 +191,29 @@ def _source(t: TileContents) -> str:
     return words.get(t.source, "no picture")
 
 
-def _places(tiles: Sequence[TileContents]) -> tuple[list[tuple[float, float]], float, tuple[float, float]]:
-    """Left and top of each tile's picture, its width as part of the whole, and the shape of the whole; east is left.
+def tile_places(tiles: Sequence[Tile]) -> tuple[list[tuple[float, float]], float, tuple[float, float]]:
+    """Where the pictures of tiles stand, so that they lie as on the sky: north is up, east left.
 
-    Pictures are smaller than their tiles, so that neighbours, which overlap on the sky, do not hide one another.
+    Parameters
+    ----------
+    tiles : sequence of `~kred_core.survey.Tile`
+
+    Returns
+    -------
+    places : list of (float, float)
+        Left and top of each picture, as parts of the width and height of the whole.
+    side : float
+        Of each picture, as part of the width. Pictures are smaller than their tiles, so that neighbours, which overlap on the
+        sky, do not hide one another.
+    shape : (float, float)
+        Width and height of the whole in degrees.
     """
-    ra, dec = (np.array([getattr(t.tile, name) for t in tiles]) for name in ("ra", "dec"))
+    ra, dec = (np.array([getattr(t, name) for t in tiles]) for name in ("ra", "dec"))
     middle = tan_wcs(Grid(*mean_position(ra, dec), 3600.0, 1, 1))  # degrees, west and north
     x, y = np.array(middle.wcs_world2pix(np.stack([ra, dec], axis=1), 0)).T
-    size = min(t.tile.size for t in tiles)
-    distances = [
-        max(abs(x[i] - x[j]), abs(y[i] - y[j])) for i in range(len(tiles)) for j in range(i) if tiles[i].tile != tiles[j].tile
-    ]
-    step = max(min([size, *distances]), SMALLEST_PART * size)
-    side = BETWEEN * step
+    size = min(t.size for t in tiles)
+    distances = [max(abs(x[i] - x[j]), abs(y[i] - y[j])) for i in range(len(tiles)) for j in range(i)]
+    side = BETWEEN * max(min([size, *distances]), SMALLEST_PART * size)
     width, height = np.ptp(x) + side, np.ptp(y) + side
     lefts, tops = (x - x.min()) / width, (y.max() - y) / height
     return list(zip(lefts.tolist(), tops.tolist(), strict=True)), float(side / width), (float(width), float(height))

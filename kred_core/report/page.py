@@ -55,9 +55,11 @@ def summary(contents: Contents) -> list[str]:
     verdicts = [row["Verdict"] for row in contents.verdicts]
     parts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in reversed(VERDICTS) if verdict in verdicts)
     words = [f"{counted(len(verdicts), 'exposure')}: {parts}"] if verdicts else ["no exposures checked yet"]
+    coadded = {t.tile.name for image in contents.images for t in image.mosaics}
     seen = {t.tile.name for image in contents.images for t in image.shown}
-    if seen:
-        words.append(f"{len(seen)} of {counted(len(contents.tiles), 'tile')}")
+    if coadded or seen:
+        how = "co-added" if coadded else "in the quick look"
+        words.append(f"{len(coadded or seen)} of {counted(len(contents.tiles), 'tile')} {how}")
         words.append(", ".join(image.name for image in contents.images if image.shown or image.sky))
     return words
 
@@ -128,13 +130,13 @@ def _exposures(contents: Contents) -> Markup | None:
             continue
         head = ("exposure", "filter", "time, s", "seeing, ″", "zero point", "detectors", "image", "reasons")
         n = len(head) if any(row["Reasons"] for row in rows) else len(head) - 1
-        cells = table(head[:n], [_exposure(row)[:n] for row in rows], numeric={2, 3, 4, 5})
+        cells = table(head[:n], [_exposure(contents, row)[:n] for row in rows], numeric={2, 3, 4, 5})
         mark = element("span", str(len(rows)), " ", VERDICTS[verdict], class_=verdict)
         parts.append(folded(mark, cells, is_open=verdict != "good" or len(rows) <= FEW_EXPOSURES))
     return element("section", element("h2", "Exposures"), parts)
 
 
-def _exposure(row: dict[str, Any]) -> tuple[Content, ...]:
+def _exposure(contents: Contents, row: dict[str, Any]) -> tuple[Content, ...]:
     return (
         row["Root"],
         row["FILTER"],
@@ -143,7 +145,7 @@ def _exposure(row: dict[str, Any]) -> tuple[Content, ...]:
         f"{row['MAGZERO']:.3f}" if math.isfinite(row.get("MAGZERO", math.nan)) else "–",
         f"{row['N_used']} of {row['N_det']}",
         row.get("Image", ""),
-        element("ul", [element("li", reason) for reason in row["Reasons"].split("; ")], class_="reasons") if row["Reasons"] else "",
+        element("p", contents.plain(row["Reasons"]), class_="reasons"),
     )
 
 

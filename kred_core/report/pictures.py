@@ -35,8 +35,10 @@ __all__ = ["Picture", "Sky", "card_picture", "figure_picture", "read_sky", "sky_
 SKY_SIDE = 900  # pixels of the longer side of a field
 SKY_BYTES, TILE_BYTES = 200_000, 12_000  # at most; with 3 images of 16 tiles 2.4 MB in base64
 CARD_SIDE, CARD_BYTES = 320, 16_000
-QUALITIES = (84, 76, 68, 58, 46, 34)  # of JPEG, until it is small enough
+SMALLEST_SIDE = 64
+QUALITIES = (84, 72, 60, 48)  # of JPEG, until it is small enough; then the picture becomes smaller
 DARKEST, BRIGHTEST, SOFTENING = 0.5, 99.6, 0.1  # percentiles, and the linear part of the range between them
+LEAST_COVERED = 0.05  # of a tile; less comes from the exposures of its neighbours
 NO_DATA, BLACK = 14, 30  # grey levels; the sky's darkest is told from where there is no data
 
 
@@ -197,12 +199,12 @@ def tile_pictures(tiles: dict[str, ReducedImage], side: int) -> dict[str, Pictur
 
 
 def tile_picture(sky: Sky, tile: str, side: int) -> Picture | None:
-    """A tile cut out of the quick look after matching; None where it has no data there."""
+    """A tile cut out of the quick look after matching; None where that knows next to nothing of it."""
     after = sky.versions["after"]
     low, high = np.rint(sky.outlines[tile].min(axis=0)).astype(int), np.rint(sky.outlines[tile].max(axis=0)).astype(int)
     (left, top), (right, bottom) = np.maximum(low, 0), np.maximum(high, 0)
     part = after[top:bottom, left:right]
-    if not np.isfinite(part).any():
+    if np.isfinite(part).sum() < LEAST_COVERED * np.prod(high - low):
         return None
     image = np.full((high[1] - low[1], high[0] - low[0]), np.nan, np.float32)
     image[top - low[1] :, left - low[0] :][: part.shape[0], : part.shape[1]] = part
@@ -254,12 +256,13 @@ def _encoded(greys: np.ndarray, largest: int) -> Picture:
 
 def _jpeg(image: Image.Image, largest: int) -> Picture:
     """A JPEG as good as the number of bytes allows."""
-    for quality in QUALITIES:
-        buffer = io.BytesIO()
-        image.save(buffer, format="jpeg", quality=quality, optimize=True)
-        if buffer.tell() <= largest:
-            break
-    return Picture(buffer.getvalue(), *image.size)
+    while True:
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            image.save(buffer, format="jpeg", quality=quality, optimize=True)
+            if buffer.tell() <= largest or max(image.size) < SMALLEST_SIDE:
+                return Picture(buffer.getvalue(), *image.size)
+        image = image.resize([max(1, round(0.85 * side)) for side in image.size], reducing_gap=2.0)
 
 
 def card_picture(picture: Picture) -> Picture:
