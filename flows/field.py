@@ -53,7 +53,7 @@ from tasks.match import (
     tabulate_matching,
 )
 from tasks.prepare import plan_preparation, prepare_exposure
-from tasks.publish import publish_matching, publish_outcome, publish_verdicts
+from tasks.publish import publish_backgrounds, publish_report, publish_verdicts
 from tasks.summarize import restore_stamps, summarize_exposure, summarize_field
 from tasks.tiles import tiles_field
 
@@ -97,7 +97,7 @@ def _match(run: Run) -> None:
     _from_stamps(run, draw_matching, [(image, {"plan": plans[image], "tiles": tiles}) for image in solved])
     run.each(tabulate_matching, [(run.config.field, {"images": solved})], required=True)
     run.outcome.matching = stages.explain_matching(run.config)
-    publish_matching(run.config)
+    publish_backgrounds(run.config)
     copies = plan_copies(run.config)
     run.each(copy_matched, [(c.unit, {"plan": c}) for c in copies])
     link_matched(run.config, copies)
@@ -194,7 +194,7 @@ def reduce_field(config: FieldConfig) -> State:
         if "match" in config.run.stages and not config.stamps.keep:
             stages.remove_stamps(config)
         outcome = run.finish()
-    publish_outcome(outcome)
+    publish_report(config, outcome)
     return (Completed if outcome.complete else Failed)(message=outcome.headline())
 
 

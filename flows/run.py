@@ -29,6 +29,7 @@ from kred_core.products import FieldPaths, discard, write_text
 from kred_core.settings import to_toml
 from tasks.caching import for_run
 from tasks.evaluate import write_page
+from tasks.publish import Progress
 
 __all__ = ["Run"]
 
@@ -79,6 +80,7 @@ class Run:
         try:
             log.info("kred %s: %s, stages %s", __version__, self.config.title, ", ".join(self.config.run.stages))
             write_text(self.paths.run_config, to_toml(self.config))
+            self._progress = Progress(self.config)
             yield
         except Exception as e:
             log.exception("unexpected error, a defect of kred (%s: %s); details in %s", type(e).__name__, e, self.paths.log)
@@ -148,6 +150,7 @@ class Run:
         for n, future in enumerate(as_completed(list(futures)), 1):
             future.wait()  # it has ended; only now does it know its last state without asking the server
             self._count(futures[future], future.state)
+            self._progress.show(self._stage.name, n, len(futures), futures[future])
             _show(f"{self._stage.name:<10} {n:>5}/{len(futures)}  {futures[future]}", last=n == len(futures))
         if required and self._stage.failed:
             raise KredError("; ".join(self._stage.failed.values()))
@@ -172,6 +175,7 @@ class Run:
             self.outcome.stopped = explain(e)
         self.outcome.disk = disk_usage(self.paths.directories)
         self._show_page()
+        self._progress.end(self.outcome)
         for line in self.outcome.details():
             log.info("%s", line)
         return self.outcome

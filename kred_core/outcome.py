@@ -123,10 +123,14 @@ class Outcome:
         result += [f"  note: {note}" for note in self.notes]
         result += [f"  missing: {path}" for path in self.missing]
         if self.disk:
-            result.append("disk       " + ", ".join(f"{name} {human_size(size)}" for name, size in self.disk.items()))
+            result.append(f"disk       {self.disk_words()}")
         if self.page:
             result.append(f"page       {self.page}")
         return [*result, self.headline()]
+
+    def disk_words(self) -> str:
+        """How much disk the products take, by directory."""
+        return ", ".join(f"{name} {human_size(size)}" for name, size in self.disk.items())
 
     def remember(self, path: Path, root: Path) -> None:
         """Keep what the run did for those who look at the field later.

@@ -33,7 +33,7 @@ from prefect.client.schemas import TaskRun
 from prefect.context import TaskRunContext
 from prefect.locking.protocol import LockManager
 from prefect.results import ResultRecord
-from prefect.states import State
+from prefect.states import Completed, State
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from kred_core.config import FieldConfig
@@ -43,7 +43,7 @@ from kred_core.products import FieldPaths, identity
 
 from .interruption import interruptible
 
-__all__ = ["Manifest", "ProductCache", "UnitLocks", "Work", "can_pass", "for_run", "is_current", "stage_task"]
+__all__ = ["REFUSED", "Manifest", "ProductCache", "UnitLocks", "Work", "can_pass", "for_run", "is_current", "stage_task"]
 
 log = logging.getLogger("kred_core.tasks")  # below kred_core, whose records Prefect shows in the UI
 
@@ -53,6 +53,7 @@ PASSING = frozenset(
     for name in "EIO EAGAIN EINTR EBUSY ESTALE ETIMEDOUT ECONNRESET ECONNABORTED ENETRESET ENFILE EMFILE EREMOTEIO".split()
     if hasattr(errno, name)
 )
+REFUSED = "refused"  # among the values of a manifest: why nobody can go on with this unit; the state of the task says so
 LOCK = "lock"  # in the directory of a unit; all other files there are records
 
 
@@ -300,7 +301,7 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
 
     def decorate(function: Callable[..., Manifest]) -> Task:
         @functools.wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Manifest:
+        def run(*args: Any, **kwargs: Any) -> Manifest | State:
             # Prefect only logs what `work` raises while the key is computed, and runs without a cache: fail here instead.
             work(*args, **kwargs).digest()
             try:
@@ -313,7 +314,8 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
                 raise
             if not isinstance(manifest, Manifest):
                 raise TypeError(f"{function.__name__} returned {type(manifest).__name__}, expected a Manifest")
-            return manifest
+            refused = manifest.values.get(REFUSED)
+            return Completed(name="Refused", message=refused, data=manifest) if refused else manifest
 
         return task(
             run,

@@ -9,9 +9,9 @@ from prefect import task
 from kred_core import stages
 from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig
-from kred_core.products import FieldPaths
+from kred_core.products import FieldPaths, read_record
 
-from .caching import Manifest, Work, stage_task
+from .caching import REFUSED, Manifest, Work, stage_task
 
 __all__ = ["check_exposure", "check_field"]
 
@@ -25,7 +25,8 @@ def _work(config: FieldConfig, path: Path, zero_point: float | None) -> Work:
 @stage_task("check", version=1, work=_work)
 def check_exposure(config: FieldConfig, path: Path, zero_point: float | None) -> Manifest:
     """Judge one exposure by its headers, lengths and checksums."""
-    return Manifest.of([stages.check_exposure(config, path, zero_point)])
+    record = stages.check_exposure(config, path, zero_point)
+    return Manifest.of([record], **{REFUSED: "; ".join((read_record(record) or {}).get("refused", ()))})
 
 
 @task(name="check field", task_run_name="check {config.field}")

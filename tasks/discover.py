@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from uuid import UUID
 
@@ -11,28 +10,25 @@ from prefect.utilities.urls import url_for
 
 from kred_core.discovery import Finding
 
+from .markdown import key, plain, table
+
 __all__ = ["publish_findings", "publish_given_up"]
 
 
 def publish_findings(findings: Iterable[Finding]) -> None:
     """All fields and what is known of them, as a table."""
-    rows = [f"| {f.field} | {f.state} | {_cell(f.reason)} | {_link(f.run)} |" for f in findings]
-    table = "\n".join(["| field | state | | run |", "|---|---|---|---|", *rows])
-    create_markdown_artifact(key="fields", markdown=table, description="Fields below DECam_MEF, and what became of them")
+    rows = ([plain(f.field), f.state, plain(f.reason), _link(f.run)] for f in findings)
+    text = table(["field", "state", "", "run"], rows)
+    create_markdown_artifact(key="fields", markdown=text, description="Fields below DECam_MEF, and what became of them")
 
 
 def publish_given_up(found: Finding) -> None:
     """A notice that a field needs a person."""
     text = (
-        f"**{found.field}** {found.reason}. Why, is in the log of its last run ({_link(found.run)}) and in "
+        f"**{plain(found.field)}** {plain(found.reason)}. Why, is in the log of its last run ({_link(found.run)}) and in "
         f"`Log/{found.field}.log`. When that is mended, start the deployment *field* for it, or change its files."
     )
-    key = re.sub(r"[^a-z0-9]+", "-", found.field.lower()).strip("-")
-    create_markdown_artifact(key=f"{key}-given-up", markdown=text, description=f"{found.field} {found.reason}")
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    create_markdown_artifact(key=key(found.field, "given-up"), markdown=text, description=f"{found.field} {found.reason}")
 
 
 def _link(run: str) -> str:

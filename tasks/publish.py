@@ -1,13 +1,26 @@
-"""Publish: what the Prefect UI shows of a field beside the states of its tasks."""
+"""Publish: what the Prefect UI shows of a field beside the states of its tasks.
+
+A bar that moves, a table of the exposures and one of their backgrounds, and at the end a report: what was made, what was
+refused and why, how much better each image got, in numbers and small pictures.
+"""
 
 from __future__ import annotations
 
 import base64
+import logging
 import math
-import re
-from pathlib import Path
+import time
+from collections.abc import Callable, Iterable
+from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+import httpx
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectHTTPStatusError
 
 from kred_core import figures, stages, tables
 from kred_core.check import ExposureReport, quality_rows
@@ -15,46 +28,153 @@ from kred_core.config import FieldConfig
 from kred_core.outcome import Outcome
 from kred_core.products import FieldPaths
 
-__all__ = ["publish_matching", "publish_outcome", "publish_verdicts"]
+from .markdown import key, plain, table
+
+__all__ = ["Progress", "publish_backgrounds", "publish_report", "publish_verdicts"]
+
+log = logging.getLogger("kred_core.run")
+
+PAUSE = 2.0  # s between two steps of the bar; each is a request to the server
 
 
-def _key(*parts: str) -> str:
-    """Prefect's keys have lower-case letters, digits and dashes only."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+class Progress:
+    """The bar of a run: each stage has the same share of it.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.FieldConfig`
+    """
+
+    def __init__(self, config: FieldConfig) -> None:
+        self._stages = config.run.stages
+        self._percent = 0.0
+        self._shown = time.monotonic()
+        self._bar: UUID | None = None
+        self._tell(lambda: create_progress_artifact(0.0, key=key(config.field, "progress"), description=config.title))
+
+    def show(self, stage: str, ended: int, units: int, unit: str) -> None:
+        """So many units of a stage have ended, this one last."""
+        done = 100 * (self._stages.index(stage) + ended / units) / len(self._stages)
+        self._percent = max(self._percent, done)  # a stage may have units of several kinds, one kind after the other
+        if time.monotonic() - self._shown >= PAUSE:
+            self._update(f"{stage} {ended} of {units}: {unit}")
+
+    def end(self, outcome: Outcome) -> None:
+        """The run has ended; where it is not complete, the bar stays where it was."""
+        self._percent = 100.0 if outcome.complete else self._percent
+        self._update(outcome.headline())
+
+    def _update(self, words: str) -> None:
+        self._shown = time.monotonic()
+        if self._bar:
+            self._tell(lambda: update_progress_artifact(self._bar, self._percent, words))
+
+    def _tell(self, request: Callable[[], UUID]) -> None:
+        try:
+            self._bar = request()
+        except (httpx.HTTPError, PrefectHTTPStatusError) as e:
+            log.warning("the Prefect UI shows no progress of this run from here on: %s", e)
+            self._bar = None
 
 
 def publish_verdicts(field: str, reports: list[ExposureReport]) -> None:
     """The verdict on each exposure, with reasons, as a table."""
-    rows = [{name: _json(value) for name, value in row.items()} for row in quality_rows(reports)]
-    create_table_artifact(key=_key(field, "exposures"), table=rows, description=f"Verdict on each exposure of {field}")
+    names = ("Root", "Verdict", "Reasons", "FILTER", "EXPTIME", "N_used", "N_det")
+    rows = [{name: _json(row[name]) for name in names} for row in quality_rows(reports)]
+    create_table_artifact(key=key(field, "exposures"), table=rows, description=f"Verdict on each exposure of {field}")
 
 
-def publish_matching(config: FieldConfig) -> None:
-    """How much better each image got: a table, and for each image a line and the figure of before and after."""
+def publish_backgrounds(config: FieldConfig) -> None:
+    """The matched backgrounds, as a table with a row for each exposure in each image."""
+    rows = [{name: _json(value) for name, value in row.items()} for row in stages.background_rows(config)]
+    words = (
+        f"Matched backgrounds of {config.field}, in counts28 per pixel: SUB_BACK is that of the exposure; Lowest, Median and "
+        "Highest are those of its detectors minus SUB_BACK"
+    )
+    create_table_artifact(key=key(config.field, "backgrounds"), table=rows, description=words)
+
+
+def publish_report(config: FieldConfig, outcome: Outcome) -> None:
+    """What the run made and refused, and why, and how much better each image got."""
+    matched = bool(outcome.matching)
+    parts = [
+        _problems(outcome),
+        _section("Background matching", _matching(config) if matched else ""),
+        *(_pictures(config) if matched else ()),
+        _section("Exposures to look at", _verdicts(outcome.reports)),
+        _section("What was done", _stages(outcome)),
+        _where(outcome),
+    ]
+    text = "\n\n".join(filter(None, parts))
+    create_markdown_artifact(key=key(outcome.field, "report"), markdown=text, description=outcome.headline())
+
+
+def _section(title: str, text: str) -> str:
+    return f"## {title}\n\n{text}" if text else ""
+
+
+def _problems(outcome: Outcome) -> str:
+    failed = [f"{s.name} {unit} failed: {reason}" for s in outcome.stages for unit, reason in s.failed.items()]
+    missing = [f"missing: {path}" for path in outcome.missing]
+    stopped = [outcome.stopped] if outcome.stopped else []
+    return _section("What is wrong", _items([*stopped, *failed, *missing]))
+
+
+def _items(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {plain(line)}" for line in lines)
+
+
+def _matching(config: FieldConfig) -> str:
+    """Numbers of each image before and after, and what was special."""
+    rows = list(tables.read(FieldPaths.of(config).matching_table, tables.MATCHING, "match"))
+    columns = ["image", "detectors", "overlaps", "differences before", "after", "seams taken away", "error of a background"]
+    numbers = (
+        [plain(str(row["Image"])), str(row["N_det"]), str(row["N_pairs"])]
+        + [_short(row[name]) for name in ("Before", "After", "Seam_off", "b_err")]
+        for row in rows
+    )
+    words = "In counts28 per pixel; differences are those of overlapping detectors."
+    remarks = _items(f"{row['Image']}: {row['Remark']}" for row in rows if row["Remark"])
+    return "\n\n".join(filter(None, [words, table(columns, numbers), remarks]))
+
+
+def _pictures(config: FieldConfig) -> Iterable[str]:
+    """Each image before and after."""
     paths = FieldPaths.of(config)
-    table = tables.read(paths.matching_table, tables.MATCHING, "match")
-    rows = [{name: _json(row[name]) for name in table.colnames} for row in table]
-    create_table_artifact(key=_key(config.field, "matching"), table=rows, description=f"Background matching of {config.field}")
-    for row, line in zip(rows, stages.explain_matching(config), strict=True):
-        picture = paths.comparison_figure(row["Image"])
+    for row in tables.read(paths.matching_table, tables.MATCHING, "match"):
+        picture = paths.comparison_figure(str(row["Image"]))
         if picture.exists():
-            text = f"{line}\n\n![{row['Image']}, before and after](data:image/png;base64,{_base64(picture)})"
-            create_markdown_artifact(key=_key(config.field, row["Image"], "matching"), markdown=text, description=line)
+            data = base64.b64encode(figures.shrunk(picture)).decode("ascii")
+            yield f"![{row['Image']}, before and after](data:image/png;base64,{data})"
+
+
+def _verdicts(reports: Iterable[ExposureReport]) -> str:
+    odd = [r for verdict in ("refused", "usable") for r in reports if r.verdict == verdict]
+    return table(
+        ["exposure", "verdict", "why"], ([plain(r.root), r.verdict, plain("; ".join((*r.refused, *r.remarks)))] for r in odd)
+    )
+
+
+def _stages(outcome: Outcome) -> str:
+    return table(["stage", "units", "s"], ([s.name, s.counts(), f"{s.seconds:.1f}"] for s in outcome.stages))
+
+
+def _where(outcome: Outcome) -> str:
+    """Notes, disk, and the page."""
+    lines = [*(plain(f"note: {note}") for note in outcome.notes)]
+    lines += [f"disk: {outcome.disk_words()}"] if outcome.disk else []
+    if outcome.page:  # browsers do not follow it from a page of a server, but copy it
+        lines.append(f"pictures and numbers of the field, for people who only want to look: [{plain(str(outcome.page))}]"
+                     f"({outcome.page.absolute().as_uri()})")  # fmt: skip
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _short(value: float) -> str:
+    """Two digits, as a person says it."""
+    return f"{float(f'{float(value):.2g}'):g}" if math.isfinite(value) else ""
 
 
 def _json(value: object) -> object:
     """A value of a table as JSON can hold it."""
-    plain = value.item() if hasattr(value, "item") else value
-    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
-
-
-def _base64(picture: Path) -> str:
-    return base64.b64encode(figures.shrunk(picture)).decode("ascii")
-
-
-def publish_outcome(outcome: Outcome) -> None:
-    """What the run made and refused, as people read it in the terminal."""
-    text = "```\n" + "\n".join(outcome.lines()) + "\n```"
-    if outcome.page:  # browsers do not follow it from a page of a server, but copy it
-        text += f"\n\nPictures and numbers, for people who only want to look: [{outcome.page}]({outcome.page.absolute().as_uri()})"
-    create_markdown_artifact(key=_key(outcome.field, "summary"), markdown=text, description=outcome.headline())
+    plainly = value.item() if hasattr(value, "item") else value
+    return None if isinstance(plainly, float) and not math.isfinite(plainly) else plainly

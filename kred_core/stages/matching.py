@@ -32,6 +32,7 @@ __all__ = [
     "SOLVED_FROM",
     "MatchPlan",
     "PlannedStamps",
+    "background_rows",
     "explain_matching",
     "look_record",
     "measure_overlaps",
@@ -244,6 +245,45 @@ def _numbers(paths: FieldPaths, image: str) -> dict:
 def explain_matching(config: FieldConfig) -> list[str]:
     """How much better each image got, a line for each."""
     return [matching.explain(row) for row in tables.read(FieldPaths.of(config).matching_table, tables.MATCHING, "match")]
+
+
+def background_rows(config: FieldConfig) -> list[dict]:
+    """The matched backgrounds, a row for each exposure in each image, with what stands out among its detectors.
+
+    Returns
+    -------
+    list of dict
+        Image, Root; N_det; SUB_BACK; Lowest, Median and Highest of its detectors' b - SUB_BACK, and their median b_err
+        (all in counts28 per native pixel); N_reject, the overlaps that contradict the solution; Remarks.
+    """
+    table = tables.read(FieldPaths.of(config).background_table, tables.BACKGROUNDS, "match")
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, exposure in enumerate(zip(table["Image"], table["Root"], strict=True)):
+        found.setdefault(exposure, []).append(i)
+    return [{"Image": image, "Root": root} | _of_exposure(table[rows]) for (image, root), rows in found.items()]
+
+
+def _of_exposure(detectors: Table) -> dict:
+    above = np.asarray(detectors["b"] - detectors["SUB_BACK"])
+    errors = np.asarray(detectors["b_err"])
+    known = errors[np.isfinite(errors)]
+    remarks: dict[str, list[str]] = {}
+    for name, remark in zip(detectors["EXTNAME"], detectors["Remark"], strict=True):
+        if remark:
+            remarks.setdefault(str(remark), []).append(str(name))
+    numbers = {
+        "SUB_BACK": detectors["SUB_BACK"][0],
+        "Lowest": above.min(),
+        "Median": np.median(above),
+        "Highest": above.max(),
+        "b_err": np.median(known) if len(known) else math.nan,
+    }
+    return {
+        "N_det": len(detectors),
+        **{name: float(f"{value:.4g}") for name, value in numbers.items()},
+        "N_reject": int(np.sum(detectors["n_rejected"])),
+        "Remarks": "; ".join(f"{remark}: {', '.join(names)}" for remark, names in remarks.items()),
+    }
 
 
 def remove_stamps(config: FieldConfig) -> int:

@@ -59,18 +59,17 @@ class TestFirstRun:
             assert len(Table.read(table, format="ascii.ecsv")) > 0
 
     def test_shows_how_much_better_each_image_got(self, reduced):
-        """One line for each image at the end of the log, and in the Prefect UI the line with the figure of before and after."""
+        """A line for each image at the end of the log; in the Prefect UI a report with numbers and figures."""
         log = last_log(reduced)
         with get_client(sync_client=True) as client:
-            for image in ("N662", "r"):
-                line = next(line for line in log.splitlines() if f"matched {image}: " in line)
-                assert "differences" in line
-                key = ArtifactFilterKey(any_=[f"lmc-c42-{image.lower()}-matching"])
-                shown = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))[-1].data
-                assert shown.splitlines()[0] in line
-                picture = base64.b64decode(re.search(r"data:image/png;base64,([^)]*)", shown).group(1))
-                assert picture.startswith(b"\x89PNG")
-                assert len(picture) < 150_000
+            key = ArtifactFilterKey(any_=["lmc-c42-report"])
+            shown = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))[-1].data
+        for image in ("N662", "r"):
+            before, after = re.search(rf"matched {image}: .*differences (\S+) -> (\S+) ", log).groups()
+            assert re.search(rf"^\| {image} \| 16 \| \d+ \| {before} \| {after} \| ", shown, re.MULTILINE)
+            picture = base64.b64decode(re.search(rf"!\[{image}, before and after\]\(data:image/png;base64,([^)]*)", shown).group(1))
+            assert picture.startswith(b"\x89PNG")
+            assert len(picture) < 150_000
 
     def test_keeps_the_options_beside_the_products(self, reduced):
         text = FieldPaths(reduced, "LMC_c42").run_config.read_text()

@@ -202,7 +202,7 @@ def test_the_run_is_shown_with_its_name_log_tasks_and_artifacts(service, reduced
     names = {task.name for task in service.client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))}
     assert {f"summarize {service.paths.root_of(path)}" for path in service.paths.exposures()[:2]} <= names
     keys = {artifact.key for artifact in service.client.read_artifacts()}
-    assert {"lmc-c42-exposures", "lmc-c42-summary", "fields"} <= keys
+    assert {"lmc-c42-exposures", "lmc-c42-report", "fields"} <= keys
 
 
 @pytest.mark.long
