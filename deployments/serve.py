@@ -27,7 +27,7 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 # isort: split
 from prefect.settings import PREFECT_HOME
 
-from flows import messages, server
+from flows import local_server, messages, server
 from kred_core.config import ServiceConfig
 from kred_core.errors import ConfigError, InputError, KredError, ToolError
 from kred_core.locks import held
@@ -94,13 +94,13 @@ def _serve_until_the_server_ends(
     service: ServiceConfig, root: Path, arguments: list[str], ours: Mapping[str, str], worker: _Worker
 ) -> None:
     logs = service_memory(root)
-    listening = server.listen(service.port)
-    with open(logs / "server.log", "w+b") as output, server.started(listening, ours, output) as process:
+    listening = local_server.listen(service.port)
+    with open(logs / "server.log", "w+b") as output, local_server.started(listening, ours, output) as process:
         try:
             if not worker.started:
                 log.info("registering the flows")
                 _register(arguments, ours)
-                log.info("Prefect: http://%s:%d   data: %s", server.HOST, service.port, root)
+                log.info("Prefect: http://%s:%d   data: %s", local_server.HOST, service.port, root)
                 log.info("a look for new fields every %d minutes; logs in %s; Ctrl-C stops everything", service.every, logs)
             while process.poll() is None:
                 worker.keep()
@@ -133,7 +133,7 @@ def _environment(root: Path, port: int) -> dict[str, str]:
     if not {"PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL"} & set(os.environ):
         defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         log.info("history of the runs: %s", database)
-    return given | defaults | os.environ | server.address(f"http://{server.HOST}:{port}/api") | {"PYTHONUNBUFFERED": "1"}
+    return given | defaults | os.environ | server.address(f"http://{local_server.HOST}:{port}/api") | {"PYTHONUNBUFFERED": "1"}
 
 
 def _register(arguments: list[str], environment: Mapping[str, str]) -> None:

@@ -16,7 +16,10 @@ from typing import Any
 from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
-    settings.answer(settings.field_config, sys.argv[1:])
+    from flows import local_server
+
+    if not settings.answer(settings.field_config, sys.argv[1:]).run.dry_run:
+        local_server.begin()
     gc.disable()  # until `explained`: modules are no garbage, and to look for some among them takes a fifth of the time
 
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
@@ -46,6 +49,7 @@ from tasks.match import (
     copy_matched,
     draw_matching,
     link_matched,
+    make_quick_looks,
     measure_overlaps,
     plan_copies,
     plan_matching,
@@ -94,20 +98,29 @@ def _match(run: Run) -> None:
     measured = _from_stamps(run, measure_overlaps, [(image, {"plan": plan}) for image, plan in plans.items()])
     solved = run.each(solve_backgrounds, [(image, {"plan": plans[image]}) for image in measured])
     tiles = stages.tile_names(run.config)
-    _from_stamps(run, draw_matching, [(image, {"plan": plans[image], "tiles": tiles}) for image in solved])
+    looks = [(image, {"plan": plans[image], "tiles": tiles}) for image in solved]
+    looked = _from_stamps(run, make_quick_looks, looks)
     run.each(tabulate_matching, [(run.config.field, {"images": solved})], required=True)
     run.outcome.matching = stages.explain_matching(run.config)
     publish_backgrounds(run.config)
     copies = plan_copies(run.config)
     run.each(copy_matched, [(c.unit, {"plan": c}) for c in copies])
     link_matched(run.config, copies)
+    figures = [(f"{image}, figures", arguments) for image, arguments in looks if image in looked]
+    _need_stamps(run, draw_matching, figures)
+    run.beside("figures", draw_matching, figures)
 
 
 def _from_stamps(run: Run, task: Task, units: list[tuple[str, dict]]) -> list[str]:
-    """Run a task that reads stamps; those that are not kept are made again first, if it has anything to do."""
+    """Run a task that reads stamps."""
+    _need_stamps(run, task, units)
+    return run.each(task, units)
+
+
+def _need_stamps(run: Run, task: Task, units: list[tuple[str, dict]]) -> None:
+    """Stamps that are not kept are made again, if a task that reads them has anything to do."""
     if not all(is_current(task, run.config, arguments) for _, arguments in units):
         _restore_stamps(run, run.outcome.reports or summarize_field(run.config))
-    return run.each(task, units)
 
 
 def _restore_stamps(run: Run, reports: list[ExposureReport]) -> None:
@@ -191,6 +204,7 @@ def reduce_field(config: FieldConfig) -> State:
             before = [allow_failure(state)]
             if run.outcome.stopped:
                 break
+        run.finish_besides()
         if "match" in config.run.stages and not config.stamps.keep:
             stages.remove_stamps(config)
         outcome = run.finish()

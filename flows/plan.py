@@ -20,7 +20,14 @@ from tasks.caching import is_current
 from tasks.check import check_exposure
 from tasks.coadd import coadd_mosaic
 from tasks.evaluate import draw_field, evaluate_mosaic
-from tasks.match import copy_matched, draw_matching, measure_overlaps, solve_backgrounds, tabulate_matching
+from tasks.match import (
+    copy_matched,
+    draw_matching,
+    make_quick_looks,
+    measure_overlaps,
+    solve_backgrounds,
+    tabulate_matching,
+)
 from tasks.prepare import prepare_exposure
 from tasks.summarize import summarize_exposure
 from tasks.tiles import tiles_field
@@ -73,7 +80,7 @@ def _match(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> P
     fed = foresight.coadds(config.model_copy(update={"coadd": config.coadd.model_copy(update={"mosaics": "original"})}), reports)
     if not fed:
         raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
-    steps = 3 * foresight.count_images(config, usable) + 1
+    steps = 4 * foresight.count_images(config, usable) + 1
     copies = len({(p.image, i.root) for p in fed for i in p.inputs})
     to_do = _steps_to_do(config) if fresh else steps
     copies_to_do = copies if to_do else sum(not is_current(copy_matched, config, {"plan": c}) for c in stages.plan_copies(config))
@@ -85,7 +92,7 @@ def _steps_to_do(config: FieldConfig) -> int:
     """Steps of the stage match, without the copies, that are missing or out of date."""
     plans, tiles = stages.plan_matching(config), stages.tile_names(config)
     steps = [(task, {"plan": p}) for p in plans for task in (measure_overlaps, solve_backgrounds)]
-    steps += [(draw_matching, {"plan": p, "tiles": tiles}) for p in plans]
+    steps += [(task, {"plan": p, "tiles": tiles}) for p in plans for task in (make_quick_looks, draw_matching)]
     steps.append((tabulate_matching, {"images": [p.image for p in plans]}))
     return sum(not is_current(task, config, arguments) for task, arguments in steps)
 

@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 from prefect import Task
@@ -39,6 +41,28 @@ HEAVY = ("match", "coadd")  # the stages that need most memory
 LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
 
 
+@dataclass
+class _Batch:
+    """Units that run side by side, and where they are counted."""
+
+    stage: StageOutcome
+    task: Task
+    units: list[tuple[str, dict[str, Any]]]
+
+    @property
+    def ended(self) -> bool:
+        return self.stage.done + self.stage.current + len(self.stage.failed) == len(self.units)
+
+    def count(self, unit: str, state: State) -> None:
+        if not state.is_completed():
+            self.stage.failed[unit] = explain(state.result(raise_on_failure=False))
+            log.error("%s %s failed: %s", self.stage.name, unit, self.stage.failed[unit])
+        elif state.name == "Cached":
+            self.stage.current += 1
+        else:
+            self.stage.done += 1
+
+
 class Run:
     """The work of one flow run.
 
@@ -55,19 +79,26 @@ class Run:
     """
 
     def __init__(self, config: FieldConfig):
-        self.config = config
-        self.paths = FieldPaths.of(config)
+        self.config = config.with_absolute_paths() if config.run.runner == "dask" else config
+        self.paths = FieldPaths.of(self.config)
         self.outcome = Outcome(config.field)
+        self._stage = StageOutcome("start")  # the one that is running
+        self._besides: list[_Batch] = []
 
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One run at a time on a field; what runs that were killed left half done is removed."""
         lock = self.paths.run_lock
         with held([lock], self.config.title, lambda holder: log.info("waiting for the run that holds %s: %s", lock, holder)):
-            for path in self.paths.unfinished():
-                log.info("removing what a run that was killed left behind: %s", path)
-                discard(path)
+            self._tidy("a run that was killed")
             yield
+            if self.config.run.runner == "dask":
+                self._tidy("a worker that is gone")
+
+    def _tidy(self, culprit: str) -> None:
+        for path in self.paths.unfinished():
+            log.info("removing what %s left behind: %s", culprit, path)
+            discard(path)
 
     @contextmanager
     def logged(self) -> Iterator[None]:
@@ -92,7 +123,8 @@ class Run:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count what happens in this block as one stage; what a person can mend ends the run, not the program."""
-        self.outcome.stages.append(StageOutcome(name))
+        self._stage = StageOutcome(name)
+        self.outcome.stages.append(self._stage)
         start = time.monotonic()
         try:
             with self._room(name):
@@ -119,10 +151,6 @@ class Run:
             places, f"{self.config.title}, {stage}", lambda holders: log.info("%s waits: memory is taken by %s", stage, holders)
         )
 
-    @property
-    def _stage(self) -> StageOutcome:
-        return self.outcome.stages[-1]
-
     def each(self, task: Task, units: Iterable[tuple[str, dict[str, Any]]], required: bool = False) -> list[str]:
         """Run a stage's task for all units, side by side; one that fails does not stop the others.
 
@@ -145,25 +173,51 @@ class Run:
         KredError
             A required unit has failed.
         """
-        ready = for_run(task, self.config)
-        futures = {ready.submit(config=opaque(self.config), **_opaque(arguments)): name for name, arguments in units}
-        for n, future in enumerate(as_completed(list(futures)), 1):
-            future.wait()  # it has ended; only now does it know its last state without asking the server
-            self._count(futures[future], future.state)
-            self._progress.show(self._stage.name, n, len(futures), futures[future])
-            _show(f"{self._stage.name:<10} {n:>5}/{len(futures)}  {futures[future]}", last=n == len(futures))
+        besides, self._besides = self._besides, []
+        batch = _Batch(self._stage, task, list(units))
+        self._run([batch, *besides])
         if required and self._stage.failed:
             raise KredError("; ".join(self._stage.failed.values()))
-        return [name for name in futures.values() if name not in self._stage.failed]
+        return [name for name, _ in batch.units if name not in self._stage.failed]
 
-    def _count(self, unit: str, state: State) -> None:
-        if not state.is_completed():
-            self._stage.failed[unit] = explain(state.result(raise_on_failure=False))
-            log.error("%s %s failed: %s", self._stage.name, unit, self._stage.failed[unit])
-        elif state.name == "Cached":
-            self._stage.current += 1
-        else:
-            self._stage.done += 1
+    def beside(self, name: str, task: Task, units: Iterable[tuple[str, dict[str, Any]]]) -> None:
+        """Units that nothing waits for: they run beside those of the next stage, and are counted apart.
+
+        For figures above all: the drawing of one keeps the interpreter to itself, and so keeps one core busy, whatever the
+        number of threads; kernels that release it, as those of co-adds, use the others meanwhile.
+
+        Parameters
+        ----------
+        name : str
+            What they are, for the log.
+        task, units
+            As of `each`.
+        """
+        self.outcome.stages.append(StageOutcome(name))
+        self._besides.append(_Batch(self.outcome.stages[-1], task, list(units)))
+
+    def finish_besides(self) -> None:
+        """Run what would have run beside a stage that does not follow."""
+        besides, self._besides = self._besides, []
+        self._run(besides)
+
+    def _run(self, batches: list[_Batch]) -> None:
+        """Run the units of some batches side by side, in turns from each."""
+        start = time.monotonic()
+        submitted = {}
+        turns = zip_longest(*([(batch, *unit) for unit in batch.units] for batch in batches))
+        for batch, name, arguments in (unit for turn in turns for unit in turn if unit is not None):
+            ready = for_run(batch.task, self.config)
+            submitted[ready.submit(config=opaque(self.config), **_opaque(arguments))] = batch, name
+        for n, future in enumerate(as_completed(list(submitted)), 1):
+            future.wait()  # it has ended; only now does it know its last state without asking the server
+            batch, name = submitted[future]
+            batch.count(name, future.state)
+            if batch.stage is not self._stage and batch.ended:
+                batch.stage.seconds = time.monotonic() - start
+                log.info("%s", batch.stage.line())
+            self._progress.show(self._stage.name, n, len(submitted), name)
+            _show(f"{batch.stage.name:<10} {n:>5}/{len(submitted)}  {name}", last=n == len(submitted))
 
     def finish(self) -> Outcome:
         """Compare what was asked for with what is on disk, and say it all in the log."""

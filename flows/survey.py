@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
-    settings.answer(settings.survey_configs, sys.argv[1:])
+    from flows import local_server
+
+    if not settings.answer(settings.survey_configs, sys.argv[1:])[0].run.dry_run:
+        local_server.begin()
     gc.disable()  # until `explained`: modules are no garbage, and to look for some among them takes a fifth of the time
 
 import flows  # noqa: F401 - before Prefect, which would report home at its first start

@@ -332,6 +332,22 @@ class FieldConfig(Section):
         """Field and tiles, as people call a run."""
         return " ".join([self.field, *self.tiles])
 
+    def with_absolute_paths(self) -> FieldConfig:
+        """The same options for processes that may have another current directory."""
+
+        def absolute(section: Section, *options: str) -> Section:
+            given = {option: getattr(section, option) for option in options}
+            return section.model_copy(update={o: str(Path(path).expanduser().absolute()) for o, path in given.items() if path})
+
+        return self.model_copy(
+            update={
+                "root": self.root.absolute(),
+                "survey": absolute(self.survey, "tile_table", "image_table"),
+                "check": absolute(self.check, "zero_points"),
+                "match": absolute(self.match, "fixed"),
+            }
+        )
+
 
 class SeveralConfig(Section):
     """Several fields, each in a run of its own, with the options that stand in kred.toml."""

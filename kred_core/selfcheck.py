@@ -242,6 +242,7 @@ def _reduce(root: Path) -> float:
     for matching in matchings:
         stages.measure_overlaps(config, matching)
         stages.solve_backgrounds(config, matching)
+        stages.make_quick_looks(config, matching, tiles)
         stages.draw_matching(config, matching, tiles)
     stages.tabulate_matching(config, [matching.image for matching in matchings])
     for plan in stages.plan_coadds(config):

@@ -17,7 +17,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, TypeVar, get_origin
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError
@@ -380,8 +380,11 @@ def service_config(arguments: Sequence[str], prog: str = "python deployments/ser
     return settings.service, FieldConfig.model_validate(settings.model_dump(exclude={"service"}))
 
 
-def answer(load: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> None:
-    """End the program where a command line asks for help only, or cannot be used.
+Given = TypeVar("Given")
+
+
+def answer(load: Callable[[Sequence[str]], Given], arguments: Sequence[str]) -> Given:
+    """What a command line asks for; ends the program where a command line asks for help only, or cannot be used.
 
     Parameters
     ----------
@@ -389,13 +392,17 @@ def answer(load: Callable[[Sequence[str]], object], arguments: Sequence[str]) ->
         `field_config`, `survey_configs` or `service_config`.
     arguments : sequence of str
 
+    Returns
+    -------
+    What ``load`` returns.
+
     Raises
     ------
     SystemExit
         Status 0 after ``--help``; 2 for what cannot be used, after a message.
     """
     try:
-        load(arguments)
+        return load(arguments)
     except ConfigError as e:
         print(f"error: {e}", file=sys.stderr)
         raise SystemExit(2) from None

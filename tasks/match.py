@@ -19,6 +19,7 @@ __all__ = [
     "copy_matched",
     "draw_matching",
     "link_matched",
+    "make_quick_looks",
     "measure_overlaps",
     "plan_copies",
     "plan_matching",
@@ -64,17 +65,31 @@ def solve_backgrounds(config: FieldConfig, plan: MatchPlan) -> Manifest:
     return Manifest.of(stages.solve_backgrounds(config, plan))
 
 
+def _look_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
+    paths = FieldPaths.of(config)
+    files = [*stages.stamp_sources(config, plan), *stages.solved_files(paths, plan.image)]
+    places = [[tile.name, tile.ra, tile.dec, tile.size] for tile in stages.wanted_tiles(config) if tile.name in tiles]
+    return Work(plan.image, files=files, options=_of_stamps(config), facts={"tiles": places})
+
+
+@stage_task("look", version=2, work=_look_work)
+def make_quick_looks(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Manifest:
+    """Make the quick looks of an image."""
+    return Manifest.of(stages.make_quick_looks(config, plan, tiles))
+
+
 def _draw_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
     paths = FieldPaths.of(config)
-    files = [*stages.stamp_sources(config, plan), *stages.solved_files(paths, plan.image), paths.pairs(plan.image)]
-    places = [[tile.name, tile.ra, tile.dec, tile.size] for tile in stages.wanted_tiles(config) if tile.name in tiles]
-    facts = {"tiles": places, "both": config.coadd.mosaics == "both", "pixels": config.evaluate.figure_pixels}
-    return Work(plan.image, files=files, options=_of_stamps(config), facts=facts)
+    compared = stages.compared_tiles(config, tiles)
+    looks = [paths.quick_look(plan.image, tile) for tile in ("", *compared)]
+    files = [*stages.stamp_sources(config, plan), *stages.solved_files(paths, plan.image), paths.pairs(plan.image), *looks]
+    facts = {"tiles": tiles, "compared": compared, "pixels": config.evaluate.figure_pixels}
+    return Work(f"{plan.image}, figures", files=files, options=_of_stamps(config), facts=facts)
 
 
-@stage_task("look", version=1, work=_draw_work)
+@stage_task("draw", version=1, work=_draw_work)
 def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Manifest:
-    """Make the quick look and the figures of an image."""
+    """Draw the figures of an image."""
     return Manifest.of(stages.draw_matching(config, plan, tiles))
 
 

@@ -97,7 +97,7 @@ def coadd(
             mosaic, coverage = (stack.enter_context(atomic(path)) for path in products[background])
             draft = mosaic_header(plan, background, config, sources, CoaddResult("native", (1,) * len(sources), 1))
             outputs[background] = stack.enter_context(MosaicFile(mosaic, draft)), coverage
-        counts = stack.enter_context(CoverageMap(shape, mosaic.parent))
+        counts = CoverageMap(shape)
         layers = stack.enter_context(_Layers(config.memory * 1e9 - _working_bytes(sources, shape), mosaic.parent))
         fine_wcs = tan_wcs(grid)
         waiting = sorted(overlapping(sources), key=lambda entry: entry[2][1])

@@ -102,8 +102,8 @@ def coadd(
     with ExitStack() as stack:
         directory = products[plan.backgrounds[0]][0].parent
         directory.mkdir(parents=True, exist_ok=True)
-        map_file = stack.enter_context(CoverageMap((plan.grid.ny, plan.grid.nx), directory))
-        counts = map_file.counts()
+        shape = plan.grid.ny, plan.grid.nx
+        counts = np.memmap(stack.enter_context(tempfile.TemporaryFile(dir=directory)), np.int16, "w+", shape=shape)
         pixels = [0] * len(sources)
         fine_wcs = tan_wcs(grid)
         for number, source, box in used:
@@ -111,6 +111,9 @@ def coadd(
             pixels[number] = int(np.count_nonzero(covered))
             x0, y0, x1, y1 = box
             counts[y0:y1, x0:x1] += covered
+        coverage_map = CoverageMap(shape)
+        for first in range(0, shape[0], ROWS):
+            coverage_map.append(counts[first : first + ROWS])
         result = CoaddResult("swarp", tuple(pixels), int(np.count_nonzero(counts)))
         for done, background in enumerate(plan.backgrounds, 1):
             mosaic, coverage = products[background]
@@ -125,7 +128,7 @@ def coadd(
                 output = finished.enter_context(MosaicFile(mosaic_path, header))
                 _copy(_swarp_image(made, plan, files), counts, output, files)
                 output.finish(header, inputs_table(background, sources, result))
-                map_file.write(coverage_path, coverage_header(plan, background, config))
+                coverage_map.write(coverage_path, coverage_header(plan, background, config))
             if progress is not None:
                 progress(done / len(plan.backgrounds))
     return result

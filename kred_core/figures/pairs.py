@@ -87,8 +87,8 @@ def pair_figure(cutouts: Sequence[PairCutout], title: str, path: Path) -> None:
         height,
         f"{title} · pairs that agree least",
         _summary(cutouts),
-        f"grey: median ± {GREY_RANGE:g} robust standard deviations, blue: no data; red: second is brighter, blue: first is, only cells "
-        f"that were compared, averaged to about {BLOCKS} blocks across; north is up, east left",
+        f"grey: median ± {GREY_RANGE:g} robust standard deviations, blue: no data; red: second is brighter, blue: first is, only "
+        f"cells that were compared, averaged to about {BLOCKS} blocks across; north is up, east left",
     )
     for k, cutout in enumerate(cutouts):
         left = drawing.MARGIN + (k % 2) * (BLOCK_WIDTH + GAP)

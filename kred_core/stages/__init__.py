@@ -21,7 +21,7 @@ from .exposures import (
     summarize_exposure,
     summarize_field,
 )
-from .looks import draw_matching
+from .looks import compared_tiles, draw_matching, make_quick_looks
 from .matching import (
     MEASURED_FROM,
     SOLVED_FROM,
@@ -63,6 +63,7 @@ __all__ = [
     "check_exposure",
     "check_field",
     "coadd",
+    "compared_tiles",
     "copy_matched",
     "draw_field",
     "draw_matching",
@@ -72,6 +73,7 @@ __all__ = [
     "leftovers",
     "link_matched",
     "look_record",
+    "make_quick_looks",
     "measure_overlaps",
     "missing_products",
     "mosaic_names",

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..products import FieldPaths
 from .copies import plan_copies
 from .exposures import plan_preparation
+from .looks import compared_tiles
 from .mosaics import mosaic_names, read_backgrounds, tile_names, wanted_tiles
 
 __all__ = ["leftovers", "missing_products", "preflight"]
@@ -70,10 +71,9 @@ def _matching(config: FieldConfig) -> Iterator[Path]:
         return
     for image in sorted({image for *_, image in read_backgrounds(config)}):
         yield from (paths.matching_figure(image, kind) for kind in ("overlaps", "backgrounds", "pairs"))
-        for tile in ("", *tile_names(config)):
-            yield paths.quick_look(image, tile)
-            if tile == "" or config.coadd.mosaics != "both":
-                yield paths.comparison_figure(image, tile)
+        tiles = tile_names(config)
+        yield from (paths.quick_look(image, tile) for tile in ("", *tiles))
+        yield from (paths.comparison_figure(image, tile) for tile in ("", *compared_tiles(config, tiles)))
     if config.match.output != "none":
         plain = config.match.output == "plain"
         for copies in plan_copies(config):

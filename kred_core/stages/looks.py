@@ -21,58 +21,77 @@ from ..survey import Tile
 from .matching import SOLVED_FROM, MatchPlan, PlannedStamps, look_record, read_skies, solved_files
 from .mosaics import wanted_tiles
 
-__all__ = ["draw_matching"]
+__all__ = ["compared_tiles", "draw_matching", "make_quick_looks"]
 
 WORST = 10  # pairs that are shown
 CUTOUT_CELLS = 400  # larger overlaps are shown in part
 
 
-def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> list[Path]:
-    """Quick look and figures of one image: what people look at first.
+def make_quick_looks(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> list[Path]:
+    """Quick looks of one image, before and after: of the whole field and of tiles.
 
     Returns
     -------
     list of `~pathlib.Path`
-        Mosaics of the stamps and figures, and the record of the seams.
+        Mosaics of the stamps, and the record of the seams.
     """
     paths = FieldPaths.of(config)
-    pairs, skies = Pairs.read(paths.pairs(plan.image)), read_skies(paths, plan.image)
-    overlap_file, background_file, _ = solved_files(paths, plan.image)
-    backgrounds = tables.read(background_file, tables.BACKGROUNDS, "match")
-    pair_table = tables.read(overlap_file, tables.OVERLAPS, "match")
+    skies = read_skies(paths, plan.image)
     stamps = PlannedStamps(config, plan)
-    title = f"{config.field} {plan.image}"
-    made = [paths.matching_figure(plan.image, kind) for kind in ("overlaps", "backgrounds", "pairs")]
-    exptimes = {str(row["Root"]): float(row["EXPTIME"]) for row in plan.detectors}
-    figures.overlap_figure(pair_table, exptimes, title, made[0])
-    figures.background_figure(backgrounds, plan.detectors, title, made[1])
-    subtract = _subtracted(plan, skies, backgrounds)
-    figures.pair_figure(_worst(pairs, pair_table, stamps, subtract["after"]), title, made[2])
-
     used = np.flatnonzero(stamps.stamped)
     look = quicklook.quick_look(
         stamps.boxes[used],
         lambda i: stamps.load(int(used[i])),
-        {name: values[used] for name, values in subtract.items()},
+        {name: values[used] for name, values in _subtracted(plan, skies, _backgrounds(paths, plan)).items()},
         float(np.median(skies.area[used])),
     )
     record = look_record(paths, plan.image)
     gone = replace(look, images={"gone": look.images["before"] - look.images["after"]})
     seams = quicklook.seams(look) | quicklook.seams(gone)
     write_record(record, {"Seam_bef": seams["before"], "Seam_aft": seams["after"], "Seam_off": seams["gone"]})
-    made.append(record)
+    made = [record]
     parts = {"": look} | {t.name: quicklook.cut(look, stamps.grid, t) for t in wanted_tiles(config) if t.name in tiles}
     digest = plan.digest(SOLVED_FROM)
     for name, part in parts.items():
         made.append(paths.quick_look(plan.image, name))
         quicklook.write(made[-1], part, stamps.grid, config.field, plan.image, name, digest)
-        if name == "" or config.coadd.mosaics != "both":  # from mosaics at full resolution, evaluate draws the tiles better
-            made.append(paths.comparison_figure(plan.image, name))
-            pixels = config.evaluate.figure_pixels
-            before, after = (quicklook.reduced(part, stamps.grid, version, pixels) for version in ("before", "after"))
-            outlines = _outlines(wanted_tiles(config), tiles) if name == "" else ()
-            figures.comparison_figure(before, after, " ".join(filter(None, (config.field, name, plan.image))), made[-1], outlines)
     return made
+
+
+def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> list[Path]:
+    """Figures of one image: its overlaps, its backgrounds, the worst pairs, and the quick looks before and after.
+
+    Returns
+    -------
+    list of `~pathlib.Path`
+    """
+    paths = FieldPaths.of(config)
+    pairs, skies = Pairs.read(paths.pairs(plan.image)), read_skies(paths, plan.image)
+    backgrounds = _backgrounds(paths, plan)
+    pair_table = tables.read(solved_files(paths, plan.image)[0], tables.OVERLAPS, "match")
+    title = f"{config.field} {plan.image}"
+    made = [paths.matching_figure(plan.image, kind) for kind in ("overlaps", "backgrounds", "pairs")]
+    exptimes = {str(row["Root"]): float(row["EXPTIME"]) for row in plan.detectors}
+    figures.overlap_figure(pair_table, exptimes, title, made[0])
+    figures.background_figure(backgrounds, plan.detectors, title, made[1])
+    after = _subtracted(plan, skies, backgrounds)["after"]
+    figures.pair_figure(_worst(pairs, pair_table, PlannedStamps(config, plan), after), title, made[2])
+    for name in ["", *compared_tiles(config, tiles)]:
+        grid, look = quicklook.read(paths.quick_look(plan.image, name))
+        versions = (quicklook.reduced(look, grid, version, config.evaluate.figure_pixels) for version in ("before", "after"))
+        outlines = () if name else _outlines(wanted_tiles(config), tiles)
+        made.append(paths.comparison_figure(plan.image, name))
+        figures.comparison_figure(*versions, " ".join(filter(None, (config.field, name, plan.image))), made[-1], outlines)
+    return made
+
+
+def compared_tiles(config: FieldConfig, tiles: list[str]) -> list[str]:
+    """The tiles whose quick looks are drawn: none where evaluate draws them better, from mosaics of both kinds."""
+    return [] if config.coadd.mosaics == "both" else tiles
+
+
+def _backgrounds(paths: FieldPaths, plan: MatchPlan) -> Table:
+    return tables.read(solved_files(paths, plan.image)[1], tables.BACKGROUNDS, "match")
 
 
 def _outlines(wanted: Iterable[Tile], names: list[str]) -> list[tuple[str, np.ndarray]]:

@@ -94,6 +94,7 @@ def reduce(config: FieldConfig, clock: Clock) -> None:
     for plan in plans:
         clock.measure("pairs", stages.measure_overlaps, config, plan)
         clock.measure("solution", stages.solve_backgrounds, config, plan)
+        clock.measure("quick look and figures", stages.make_quick_looks, config, plan, [TILE])
         clock.measure("quick look and figures", stages.draw_matching, config, plan, [TILE])
     clock.measure("solution", stages.tabulate_matching, config, [p.image for p in plans])
     for plan in stages.plan_coadds(config):

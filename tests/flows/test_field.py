@@ -18,13 +18,13 @@ from runs import done, last_log, products
 
 from flows.field import reduce
 from kred_core import stages
-from kred_core.config import FieldConfig
+from kred_core.config import STAGES, FieldConfig
 from kred_core.products import FieldPaths
 from kred_core.simulate import FAULTS, simulate_field
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-EVERYTHING = {"check": 4, "summarize": 4, "prepare": 4, "tiles": 1, "match": 11, "coadd": 2, "evaluate": 4}
+EVERYTHING = {"check": 4, "summarize": 4, "prepare": 4, "tiles": 1, "match": 11, "figures": 2, "coadd": 2, "evaluate": 4}
 
 
 def config(root: Path, *tiles: str, **sections: dict) -> FieldConfig:
@@ -127,7 +127,7 @@ class TestSecondRun:
         exposure = next(p for p in FieldPaths(again, "LMC_c42").exposures() if "_r_" in p.name)
         os.utime(exposure)
         assert reduce(config(again, "T07"))
-        assert done(again) == {"check": 1, "summarize": 1, "prepare": 1, "match": 3, "coadd": 1, "evaluate": 1}
+        assert done(again) == {"check": 1, "summarize": 1, "prepare": 1, "match": 3, "figures": 1, "coadd": 1, "evaluate": 1}
         assert products(again) == before
 
     def test_redo_does_everything(self, root):
@@ -145,8 +145,8 @@ class TestSecondRun:
         ({"evaluate": {"stretch": 0.2}}, {"evaluate": 2}),
         ({"coadd": {"combine": "weighted"}}, {"coadd": 2, "evaluate": 4}),
         # matched mosaics do not depend on the backgrounds of the exposures
-        ({"prepare": {"background": "none"}}, {"prepare": 4, "tiles": 1, "match": 5}),
-        ({"summarize": {"clipped": True}}, {"summarize": 4, "tiles": 1, "match": 4}),
+        ({"prepare": {"background": "none"}}, {"prepare": 4, "tiles": 1, "match": 5, "figures": 2}),
+        ({"summarize": {"clipped": True}}, {"summarize": 4, "tiles": 1, "match": 4, "figures": 2}),
     ],
     ids=lambda value: str(value),
 )
@@ -164,7 +164,7 @@ class TestMosaics:
         before = products(again)
         paths = FieldPaths(again, "LMC_c42")
         assert reduce(config(again, "T07", coadd={"mosaics": "both"}))
-        assert done(again) == {"match": 2, "coadd": 2, "evaluate": 4}  # the overviews of the matched ones stay as they are
+        assert done(again) == {"figures": 2, "coadd": 2, "evaluate": 4}  # the overviews of the matched ones stay as they are
         both = products(again)
         changed = {name for name in before if both[name] != before[name]}
         assert changed == {f"DECam_SWARP/LMC_c42/eval/LMC_c42_T07.{i}.before_after.png" for i in ("N662", "r")} | {
@@ -191,7 +191,7 @@ class TestMosaics:
         assert "evaluate   nothing to do" in last_log(root)
 
     def test_with_the_backgrounds_of_the_exposures_need_no_matching(self, root):
-        without = [name for name in EVERYTHING if name != "match"]
+        without = [name for name in STAGES if name != "match"]
         assert reduce(config(root, "T07", coadd={"mosaics": "original"}, run={"only": without}))
         assert done(root) == {name: EVERYTHING[name] for name in without}
         assert fits.getdata(FieldPaths(root, "LMC_c42").mosaic("T07", "r")).any()
@@ -201,7 +201,7 @@ class TestStages:
     def test_run_one_after_the_other(self, root, reduced):
         for name in ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate"):
             assert reduce(config(root, "T07", run={"only": [name]}))
-            assert list(done(root)) == [name]
+            assert list(done(root)) == [name, *(["figures"] if name == "match" else [])]
         assert products(root) == products(reduced)
 
     def test_say_which_stage_has_to_come_before(self, root):

@@ -99,6 +99,7 @@ def finish(config: FieldConfig) -> Table:
     solve(config)
     plans = stages.plan_matching(config)
     for plan in plans:
+        stages.make_quick_looks(config, plan, stages.tile_names(config))
         stages.draw_matching(config, plan, stages.tile_names(config))
     stages.tabulate_matching(config, [plan.image for plan in plans])
     coadd(config)

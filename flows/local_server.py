@@ -1,0 +1,213 @@
+"""A Prefect server in a process of its own, on this machine; nothing here needs Prefect itself.
+
+So a command can start its server before it imports Prefect: both take seconds, and on two cores
+they take them at the same time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from typing import BinaryIO
+
+from kred_core.errors import ToolError
+
+from . import server_process
+
+__all__ = ["HOST", "SETTINGS", "begin", "listen", "own_server", "started"]
+
+log = logging.getLogger("kred_core.server")
+
+HOST = "127.0.0.1"
+STARTUP_TIMEOUT = 300  # s; 10-20 are normal, a new database or a busy machine takes several times that
+STOP_TIMEOUT = 15  # s
+
+_SERVICES = "PREFECT_SERVER_SERVICES_"
+SETTINGS = {
+    # Prefect would report to its makers, and log an error at each start where there is no network.
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # By default each change of state of each task is a transaction of its own: three times the work, and the end of a
+    # run has to wait for it.
+    f"{_SERVICES}TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    f"{_SERVICES}TASK_RUN_RECORDER_BATCH_SIZE": "500",
+    f"{_SERVICES}TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.25",
+    # Schedules, workers and automations that the user's database may hold are not the business of this server.
+    f"{_SERVICES}CANCELLATION_CLEANUP_ENABLED": "false",
+    f"{_SERVICES}CLEANUP_RECONCILER_ENABLED": "false",
+    f"{_SERVICES}EVENT_PERSISTER_ENABLED": "false",
+    f"{_SERVICES}FOREMAN_ENABLED": "false",
+    f"{_SERVICES}LATE_RUNS_ENABLED": "false",
+    f"{_SERVICES}PAUSE_EXPIRATIONS_ENABLED": "false",
+    f"{_SERVICES}REPOSSESSOR_ENABLED": "false",
+    f"{_SERVICES}SCHEDULER_ENABLED": "false",
+    f"{_SERVICES}TRIGGERS_ENABLED": "false",
+}
+
+
+class _Own:
+    """The server of this command, from its launch on."""
+
+    def __init__(self) -> None:
+        listening = listen(0)
+        self.port = listening.getsockname()[1]
+        self.output = tempfile.TemporaryFile()
+        self.process = _launch(listening, os.environ | SETTINGS, self.output)
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        atexit.unregister(self.stop)
+        self.process.kill()
+        self.process.wait()
+        self.output.close()
+
+
+_begun: list[_Own] = []
+
+
+def begin() -> None:
+    """Launch the server that `own_server` will want, without waiting for it, unless the environment names another one."""
+    if not os.environ.get("PREFECT_API_URL"):
+        _begun.append(_Own())
+
+
+@contextmanager
+def own_server(wanted: bool) -> Iterator[int | None]:
+    """The port of a server for this block: the one that was begun, or a new one.
+
+    Parameters
+    ----------
+    wanted : bool
+        Otherwise one that was begun is stopped; None instead of its port.
+
+    Raises
+    ------
+    ToolError
+        The server does not start.
+    """
+    own = _begun.pop() if _begun else _Own() if wanted else None
+    if own is None:
+        yield None
+        return
+    try:
+        if wanted:
+            with _running(own.process, own.port, own.output):
+                yield own.port
+        else:
+            yield None
+    finally:
+        own.stop()
+
+
+def listen(port: int) -> socket.socket:
+    """A socket that listens on a port of this machine; only programs on this machine can connect to it.
+
+    Parameters
+    ----------
+    port : int
+        0: any that is free.
+
+    Raises
+    ------
+    ToolError
+        The port is taken.
+    """
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as e:
+        raise ToolError(
+            f"port {port} of this machine cannot be used: {os.strerror(e.errno)}. Is a Prefect server running already, or "
+            "kred as a service? Stop that, or choose another port"
+        ) from e
+
+
+@contextmanager
+def started(listening: socket.socket, environment: Mapping[str, str], output: BinaryIO) -> Iterator[subprocess.Popen]:
+    """A server in a process of its own, which ends with this block, or with this process should that be killed.
+
+    Parameters
+    ----------
+    listening : socket
+        Where the server answers (`listen`); closed in this process.
+    environment : mapping
+        Environment of the server.
+    output : binary file
+        For what the server prints. Must be open for reading, too.
+
+    Yields
+    ------
+    `subprocess.Popen`
+        The server's process; the server answers.
+
+    Raises
+    ------
+    ToolError
+        The server does not start.
+    """
+    port = listening.getsockname()[1]
+    with _running(_launch(listening, environment, output), port, output) as process:
+        yield process
+
+
+def _launch(listening: socket.socket, environment: Mapping[str, str], output: BinaryIO) -> subprocess.Popen:
+    with listening:
+        port = listening.getsockname()[1]
+        return subprocess.Popen(
+            [sys.executable, "-P", server_process.__file__, str(listening.fileno())],
+            env=environment | {"PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"},
+            pass_fds=[listening.fileno()],
+            stdin=subprocess.PIPE,  # nothing is written to it; its end tells the server to stop
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C in the terminal is for the run; the run then stops its server
+        )
+
+
+@contextmanager
+def _running(process: subprocess.Popen, port: int, output: BinaryIO) -> Iterator[subprocess.Popen]:
+    """Wait until a server answers, and stop it at the end of the block."""
+    try:
+        began = time.monotonic()
+        log.info("starting Prefect")
+        if not _answers(port):
+            raise ToolError(
+                f"no Prefect server after {time.monotonic() - began:.0f} s: {_reason(output)}. "
+                "To see more, start one by hand: prefect server start"
+            )
+        yield process
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _reason(output: BinaryIO) -> str:
+    """What went wrong in the server, from what it printed: the last exception, otherwise the last line."""
+    output.seek(0)
+    said = output.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+    return next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception)\b", line)), said[-1]).strip()
+
+
+def _answers(port: int) -> bool:
+    """Wait until the server answers; False where it never will."""
+    connection = HTTPConnection(HOST, port, timeout=STARTUP_TIMEOUT)  # the socket listens already: one request is enough
+    try:
+        connection.request("GET", "/api/health")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
