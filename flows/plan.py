@@ -42,11 +42,12 @@ def dry_run(config: FieldConfig) -> str:
     summarize = _summarize(config, usable)
     prepare = _prepare(config, usable, fresh=summarize.to_do == 0)
     tiles = foresight.plan_tiles(summarize.to_do == 0 and is_current(tiles_field, config, {}))
-    match = _match(config, reports, fresh=tiles.to_do == 0)
+    match, figures = _match(config, reports, fresh=tiles.to_do == 0)
     solved = match.to_do == 0 or "matched" not in config.coadd.backgrounds
     coadd, evaluate = _mosaics(config, reports, fresh=tiles.to_do == 0 and solved)
-    planned = [check, summarize, prepare, tiles, match, coadd, evaluate]
-    return foresight.describe(config, reports, [p for p in planned if p.name in config.run.stages])
+    planned = {p.name: [p] for p in (check, summarize, prepare, tiles, match, coadd, evaluate)}
+    planned["match"].append(figures)
+    return foresight.describe(config, reports, [p for name in config.run.stages for p in planned[name]])
 
 
 def _check(config: FieldConfig) -> tuple[list[ExposureReport], PlannedStage]:
@@ -75,26 +76,29 @@ def _prepare(config: FieldConfig, usable: list[ExposureReport], fresh: bool) -> 
     return replace(planned, disk=foresight.prepared_disk(config, usable, current))
 
 
-def _match(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> PlannedStage:
+def _match(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> tuple[PlannedStage, PlannedStage]:
+    """The stage, and its figures."""
     usable = [r for r in reports if not r.refused]
     fed = foresight.coadds(config.model_copy(update={"coadd": config.coadd.model_copy(update={"mosaics": "original"})}), reports)
     if not fed:
         raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
-    steps = 4 * foresight.count_images(config, usable) + 1
-    copies = len({(p.image, i.root) for p in fed for i in p.inputs})
-    to_do = _steps_to_do(config) if fresh else steps
+    images = foresight.count_images(config, usable)
+    steps, copies = 3 * images + 1, len({(p.image, i.root) for p in fed for i in p.inputs})
+    to_do, to_draw = _steps_to_do(config) if fresh else (steps, images)
     copies_to_do = copies if to_do else sum(not is_current(copy_matched, config, {"plan": c}) for c in stages.plan_copies(config))
     disk = foresight.copies_disk(config, usable, fed) if copies_to_do else 0.0
-    return foresight.plan_match(usable, steps + copies, to_do, copies_to_do, disk)
+    match = foresight.plan_match(usable, steps + copies, to_do, copies_to_do, disk)
+    return match, foresight.plan_figures(images, images if to_do else to_draw)
 
 
-def _steps_to_do(config: FieldConfig) -> int:
-    """Steps of the stage match, without the copies, that are missing or out of date."""
+def _steps_to_do(config: FieldConfig) -> tuple[int, int]:
+    """Steps of the stage match without the copies, and images whose figures, are missing or out of date."""
     plans, tiles = stages.plan_matching(config), stages.tile_names(config)
     steps = [(task, {"plan": p}) for p in plans for task in (measure_overlaps, solve_backgrounds)]
-    steps += [(task, {"plan": p, "tiles": tiles}) for p in plans for task in (make_quick_looks, draw_matching)]
+    steps += [(make_quick_looks, {"plan": p, "tiles": tiles}) for p in plans]
     steps.append((tabulate_matching, {"images": [p.image for p in plans]}))
-    return sum(not is_current(task, config, arguments) for task, arguments in steps)
+    drawn = [is_current(draw_matching, config, {"plan": p, "tiles": tiles}) for p in plans]
+    return sum(not is_current(task, config, arguments) for task, arguments in steps), drawn.count(False)
 
 
 def _mosaics(config: FieldConfig, reports: list[ExposureReport], fresh: bool) -> tuple[PlannedStage, PlannedStage]:

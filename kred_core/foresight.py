@@ -33,6 +33,7 @@ __all__ = [
     "describe",
     "plan_check",
     "plan_exposures",
+    "plan_figures",
     "plan_match",
     "plan_mosaics",
     "plan_tiles",
@@ -41,11 +42,13 @@ __all__ = [
     "stamp_disk",
 ]
 
-# CPU seconds on one core: for a million pixels (of the input; of a mosaic for evaluate), added up from the measured times of
-# decoding, statistics, resampling and so on; for a unit of work (an exposure, a mosaic), estimated from small simulated fields.
-SECONDS_PER_MPIX = {"check": 0.0005, "summarize": 0.03, "prepare": 0.003, "coadd": 0.02, "evaluate": 0.06}
-SECONDS_PER_UNIT = {"check": 0.6, "summarize": 0.6, "prepare": 0.6, "tiles": 2.0, "match": 1.0, "coadd": 1.5, "evaluate": 2.5}
-MATCH_SECONDS_PER_DETECTOR = 0.05  # pairs, solution, quick look and figures
+# CPU seconds on one core, fitted to what tests/benchmarks/chain.py prints for full-size and for small detectors: for a million
+# pixels (of the input; of a mosaic for evaluate), and for a unit of work (an exposure, a mosaic, an image).
+SECONDS_PER_MPIX = {"check": 0.0005, "summarize": 0.021, "prepare": 0.0014, "coadd": 0.017, "evaluate": 0.01}
+SECONDS_PER_UNIT = {
+    "check": 0.04, "summarize": 0.12, "prepare": 0.03, "tiles": 0.1, "match": 0.07, "figures": 2.3, "coadd": 0.3, "evaluate": 0.7,
+}  # fmt: skip
+MATCH_SECONDS_PER_DETECTOR = 0.04  # pairs, solution, quick look
 COADD_SECONDS_PER_OUTPUT_MPIX = 0.016
 COVERAGE_BYTES_PER_PIXEL = 0.15  # compressed
 STAMP_BYTES_PER_CELL, STAMP_BYTES = 2.2, 20_000  # compressed; headers
@@ -171,6 +174,11 @@ def plan_match(usable: Sequence[ExposureReport], steps: int, to_do: int, copies_
     seconds = sum(len(r.detectors) for r in usable) * MATCH_SECONDS_PER_DETECTOR if to_do else 0.0
     planned = _planned("match", "steps", steps, to_do + copies_to_do, 0)
     return replace(planned, seconds=planned.seconds + seconds, disk=disk)
+
+
+def plan_figures(images: int, to_do: int) -> PlannedStage:
+    """The figures of the stage match, which are drawn beside the stage that follows; its unit is an image."""
+    return _planned("figures", "images", images, to_do, 0)
 
 
 def count_images(config: FieldConfig, usable: Iterable[ExposureReport]) -> int:

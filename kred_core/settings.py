@@ -66,6 +66,8 @@ SHORTCUTS = {
     "run.workers": "workers",
     "run.runner": "runner",
     "run.heavy-at-once": "heavy-at-once",
+    "run.dask-address": "dask-address",
+    "run.dask-cluster": "dask-cluster",
 }
 
 SERVICE_SHORTCUTS = {

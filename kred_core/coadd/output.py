@@ -117,5 +117,6 @@ class CoverageMap:
         header : `~astropy.io.fits.Header`
         """
         primary: Cards = {"SIMPLE": (True, "FITS standard"), "BITPIX": (8, ""), "NAXIS": (0, ""), "EXTEND": (True, "")}
-        cards: Cards = {"EXTNAME": ("COVERAGE", ""), **{key: (header[key], header.comments[key]) for key in header}}
+        written = fits.Header.fromstring(header.tostring())  # with the digits that the mosaic's header has
+        cards: Cards = {"EXTNAME": ("COVERAGE", ""), **{key: (written[key], written.comments[key]) for key in written}}
         path.write_bytes(b"".join([*hdu_bytes(primary), *self._heap.hdu(cards)]))

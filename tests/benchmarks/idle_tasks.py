@@ -16,9 +16,9 @@ from prefect import flow
 from prefect.futures import as_completed
 from prefect.utilities.annotations import opaque
 
-from flows.runners import task_runner
+from flows.runners import ConfiguredTaskRunner
 from flows.server import server
-from kred_core.config import FieldConfig, RunConfig
+from kred_core.config import FieldConfig
 from tasks.caching import Manifest, Work, for_run, stage_task
 
 __all__ = ["main"]
@@ -33,7 +33,7 @@ def idle(config: FieldConfig, unit: str) -> Manifest:
     return Manifest.of()
 
 
-@flow
+@flow(task_runner=ConfiguredTaskRunner())
 def many(config: FieldConfig, n: int) -> None:
     ready = for_run(idle, config)
     for future in as_completed([ready.submit(config=opaque(config), unit=str(i)) for i in range(n)]):
@@ -44,7 +44,7 @@ def main(n: int) -> None:
     """Run tasks side by side as those of a stage are."""
     start = time.process_time()
     with tempfile.TemporaryDirectory() as root, server():
-        many.with_options(task_runner=task_runner(RunConfig()))(FieldConfig(field="LMC_c42", root=Path(root)), n)
+        many(FieldConfig(field="LMC_c42", root=Path(root)), n)
     own = time.process_time() - start
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(json.dumps([own, ended.ru_utime + ended.ru_stime]))

@@ -23,9 +23,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 RUN = """
 import logging, sys, time
 from prefect import flow, task
-from flows.runners import task_runner
+from prefect.task_runners import ThreadPoolTaskRunner
 from flows.server import server
-from kred_core.config import RunConfig
 from kred_core.errors import ExposureError
 
 log = logging.getLogger("kred_core.test")
@@ -36,7 +35,7 @@ def measure(number):
     if number == 7:
         raise ExposureError("exposure 7: truncated")
 
-@flow(name="field of a test", task_runner=task_runner(RunConfig(workers=4)))
+@flow(name="field of a test", task_runner=ThreadPoolTaskRunner(max_workers=4))
 def measure_all():
     futures = measure.map(range(40))
     return sum(not future.state.is_completed() for future in futures if future.wait() is None)
