@@ -29,6 +29,7 @@ from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import FailedRun
 from prefect.states import Completed, Failed, State
+from prefect.transactions import CommitMode, transaction
 from prefect.utilities.annotations import allow_failure, opaque
 
 from flows import messages, runners
@@ -164,7 +165,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE)
 def _stage(name: str, run: Run) -> State:
     """One stage, with its tasks inside, so that the graph of a run with a thousand tasks is that of its stages."""
-    with run.stage(name):
+    with run.stage(name), transaction(commit_mode=CommitMode.EAGER):  # a unit that is done is remembered at once
         STAGES[name](run)
     return run.state()
 

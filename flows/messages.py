@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import FailedRun
 from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 
 __all__ = ["kred_only", "received", "send_to_run", "to_ui"]
@@ -34,10 +35,17 @@ class _RunLogHandler(APILogHandler):
 
 def to_ui() -> None:
     """Show kred's messages in the UI, with the run that they belong to. May be called again."""
+    for name in RUNS:
+        logging.getLogger(name).addFilter(_is_news)
     logger = logging.getLogger(KRED)
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _RunLogHandler) for handler in logger.handlers):
         logger.addHandler(_RunLogHandler())
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Of a run that says itself that it failed Prefect tells once more, as of an unexpected error, with a traceback."""
+    return not record.exc_info or not isinstance(record.exc_info[1], FailedRun | None)
 
 
 class _Sender(logging.Handler):
