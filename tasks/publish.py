@@ -20,7 +20,7 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.exceptions import PrefectHTTPStatusError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from kred_core import figures, stages, tables
 from kred_core.check import ExposureReport, quality_rows
@@ -50,6 +50,7 @@ class Progress:
         self._percent = 0.0
         self._shown = time.monotonic()
         self._bar: UUID | None = None
+        self._troubled = False
         self._tell(lambda: create_progress_artifact(0.0, key=key(config.field, "progress"), description=config.title))
 
     def show(self, stage: str, ended: int, units: int, unit: str) -> None:
@@ -72,9 +73,10 @@ class Progress:
     def _tell(self, request: Callable[[], UUID]) -> None:
         try:
             self._bar = request()
-        except (httpx.HTTPError, PrefectHTTPStatusError) as e:
-            log.warning("the Prefect UI shows no progress of this run from here on: %s", e)
-            self._bar = None
+        except (httpx.HTTPError, ObjectNotFound, PrefectHTTPStatusError) as e:
+            if not self._troubled:
+                log.warning("the Prefect server does not take how far this run is: %s", e)
+            self._troubled = True
 
 
 def publish_verdicts(field: str, reports: list[ExposureReport]) -> None:

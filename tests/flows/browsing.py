@@ -1,7 +1,7 @@
 """A browser without a window, for tests that look at pages as people see them.
 
 The Chromium of the system, because the one that Playwright would download is not to be had everywhere. Pages are slow to
-draw on a busy machine, so waiting is long here and nowhere else. With KRED_SCREENSHOTS=DIR pictures of the pages are kept.
+draw on a busy machine, so waiting is long here and nowhere else. With SCREENSHOTS=DIR pictures of the pages are kept.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def chromium(width: int = 1400, height: int = 1000) -> Iterator:
 
 
 def picture(page, name: str, directory: Path, whole: bool = False) -> Path:
-    """Keep a picture of what the page shows, or of the whole page, as PNG: in KRED_SCREENSHOTS, otherwise in a directory."""
-    path = Path(os.environ.get("KRED_SCREENSHOTS", directory)) / f"{name}.png"
+    """Keep a picture of what the page shows, or of the whole page, as PNG: in SCREENSHOTS, otherwise in a directory."""
+    path = Path(os.environ.get("SCREENSHOTS", directory)) / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=path, full_page=whole)
     return path

@@ -63,7 +63,7 @@ class TestFirstRun:
         log = last_log(reduced)
         with get_client(sync_client=True) as client:
             key = ArtifactFilterKey(any_=["lmc-c42-report"])
-            shown = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))[-1].data
+            shown = max(client.read_artifacts(artifact_filter=ArtifactFilter(key=key)), key=lambda artifact: artifact.created).data
         for image in ("N662", "r"):
             before, after = re.search(rf"matched {image}: .*differences (\S+) -> (\S+) ", log).groups()
             assert re.search(rf"^\| {image} \| 16 \| \d+ \| {before} \| {after} \| ", shown, re.MULTILINE)

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from kred_core.config import CoaddConfig, FieldConfig, RunConfig, SummarizeConfig
 from kred_core.errors import ExposureError
-from tasks.caching import Manifest, UnitLocks, Work, for_run, is_current, stage_task
+from tasks.caching import REFUSED, Manifest, UnitLocks, Work, for_run, is_current, stage_task
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -43,6 +43,8 @@ def _summarize(config: FieldConfig, exposure: Path) -> Manifest:
         raise OSError(errno.EIO, "Input/output error")
     product = exposure.with_suffix(".summary")
     product.write_text(text.upper())
+    if text == "unknown filter":
+        return Manifest.of([product], **{REFUSED: text})
     return Manifest.of([product], mode=1.5)
 
 
@@ -180,6 +182,16 @@ def test_an_exposure_that_fails_stops_no_other_and_is_not_remembered(field):
     assert field.worked_on() == ["a.mef", "b.mef", "c.mef"]  # once: a damaged file does not get better by trying again
     (field.root / "b.mef").write_text("repaired")
     assert field.run() == {"a.mef": "Cached", "b.mef": "Completed", "c.mef": "Cached"}
+
+
+def test_an_exposure_that_is_refused_is_told_from_the_others_and_remembered(field):
+    (field.root / "b.mef").write_text("unknown filter")
+    states = field.states()
+    assert {name: state.name for name, state in states.items()} == {"a.mef": "Completed", "b.mef": "Refused", "c.mef": "Completed"}
+    assert states["b.mef"].is_completed()
+    assert states["b.mef"].message == "unknown filter"
+    assert states["b.mef"].result().paths == (field.root / "b.summary",)
+    assert set(field.run().values()) == {"Cached"}
 
 
 def test_failures_leave_nothing_behind_in_the_memory_of_the_field(field):
