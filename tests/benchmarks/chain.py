@@ -142,7 +142,7 @@ def _kinds(run: CaseRun) -> dict[str, str]:
         top, _, *rest = Path(name).parts
         if top == "DECam_PREP":
             kinds[name] = "matched copies" if rest[0] == "data_b" else "prepared copies"
-        elif top == "DECam_SWARP" and re.match(r"T\d", rest[0]):
+        elif top == "DECam_SWARP" and rest and re.match(r"T\d", rest[0]):
             kinds[name] = "mosaics"
         else:
             kinds[name] = "all else"
@@ -214,6 +214,9 @@ def _judgement(result: Mapping[str, Any]) -> str:
         ["Prefect: CPU of a task, ms in the run", f"{1e3 * prefect['task']:.1f}", ""],
         ["Prefect: CPU of a task, ms on the server", f"{1e3 * prefect['task_on_server']:.1f}", ""],
     ]
+    if whole["swarp"]:
+        others = (whole["cpu"] - whole["swarp"]) / decode["cpu"]
+        rows.append(["CPU of all but SWarp, in decodings of the input", f"{others:.2f}", "<= 4"])
     if result["swarp"]:
         rows.append(["CPU of SWarp / CPU of the stage coadd", f"{sum(c['cpu'] for c in result['swarp']) / coadd:.2f}", ">= 4"])
     return report.table(["what", "measured", "wanted"], rows)

@@ -24,7 +24,7 @@ INTERVAL = 0.1  # s between two looks
 TICK = 1 / os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SERVER = b"server_process.py"  # in the command line of kred's Prefect server
-COUNTED = ("cpu", "server", "read", "written")  # what only grows
+COUNTED = ("cpu", "server", "swarp", "read", "written")  # what only grows
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Cost:
     ----------
     wall, cpu : float
         Seconds; CPU of all processes.
-    server : float
-        CPU seconds of the Prefect server, which ``cpu`` holds too.
+    server, swarp : float
+        CPU seconds of the Prefect server and of SWarp, which ``cpu`` holds too.
     memory : int
         Bytes: largest sum of the resident sets of all processes at one moment. Pages that they share count for each.
     read, written : int
@@ -46,6 +46,7 @@ class Cost:
     wall: float
     cpu: float
     server: float = 0.0
+    swarp: float = 0.0
     memory: int = 0
     read: int = 0
     written: int = 0
@@ -57,6 +58,7 @@ class _Look(NamedTuple):
     time: float
     cpu: float = 0.0
     server: float = 0.0
+    swarp: float = 0.0
     memory: int = 0
     read: int = 0
     written: int = 0
@@ -89,6 +91,7 @@ class Measured:
             wall=end - start,
             cpu=grown["cpu"],
             server=grown["server"],
+            swarp=grown["swarp"],
             memory=int(max([*during, *np.interp([start, end], times, memory)])),
             read=round(grown["read"]),
             written=round(grown["written"]),
@@ -122,11 +125,12 @@ def run(command: Sequence[str], environment: Mapping[str, str], directory: Path)
         Where it runs.
     """
     looks = [_Look(time.time())]
+    swarps: dict[int, float] = {}  # CPU seconds by process, also of those that have ended
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, env=dict(environment), cwd=directory, stdout=output, stderr=output)
         try:
             while not (ended := os.wait4(process.pid, os.WNOHANG))[0]:
-                looks.append(_look(process.pid))
+                looks.append(_look(process.pid, swarps))
                 time.sleep(INTERVAL)
         except BaseException:
             process.kill()
@@ -144,7 +148,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], directory: Path)
     return Measured(process.returncode, said, columns)
 
 
-def _look(pid: int) -> _Look:
+def _look(pid: int, swarps: dict[int, float]) -> _Look:
     """Sums over a process and all below it. Parents are read before their children, so that none is counted twice."""
     total = _Look(time.time())
     generation = [pid]
@@ -152,9 +156,9 @@ def _look(pid: int) -> _Look:
     while generation:
         for one in generation:
             with suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
-                total = _add(total, one)
+                total = _add(total, one, swarps)
         generation = [child for one in generation for child in children.get(one, ())]
-    return total
+    return total._replace(swarp=sum(swarps.values()))
 
 
 def _children() -> dict[int, list[int]]:
@@ -170,14 +174,17 @@ def _status(pid: int) -> list[bytes]:
     return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
 
 
-def _add(total: _Look, pid: int) -> _Look:
+def _add(total: _Look, pid: int, swarps: dict[int, float]) -> _Look:
     process = Path("/proc", str(pid))
     status = _status(pid)
     cpu = sum(map(int, status[11:15])) * TICK  # its own and that of ended children, each in programs and in the kernel
     moved = dict(line.split(b": ") for line in (process / "io").read_bytes().splitlines())
+    command = (process / "cmdline").read_bytes()
+    if Path(os.fsdecode(command.partition(b"\0")[0])).name.lower() == "swarp":
+        swarps[pid] = cpu
     return total._replace(
         cpu=total.cpu + cpu,
-        server=total.server + (cpu if SERVER in (process / "cmdline").read_bytes() else 0),
+        server=total.server + (cpu if SERVER in command else 0),
         memory=total.memory + int(status[21]) * PAGE,
         read=total.read + int(moved[b"rchar"]),
         written=total.written + int(moved[b"wchar"]),
