@@ -128,9 +128,8 @@ def _exposures(contents: Contents) -> Markup | None:
     for verdict, rows in by_verdict.items():
         if not rows:
             continue
-        head = ("exposure", "filter", "time, s", "seeing, ″", "zero point", "detectors", "image", "reasons")
-        n = len(head) if any(row["Reasons"] for row in rows) else len(head) - 1
-        cells = table(head[:n], [_exposure(contents, row)[:n] for row in rows], numeric={2, 3, 4, 5})
+        head = ("exposure", "filter", "time, s", "seeing, ″", "zero point", "detectors", "image")
+        cells = table(head, [_exposure(contents, row) for row in rows], numeric={2, 3, 4, 5})
         mark = element("span", str(len(rows)), " ", VERDICTS[verdict], class_=verdict)
         parts.append(folded(mark, cells, is_open=verdict != "good" or len(rows) <= FEW_EXPOSURES))
     return element("section", element("h2", "Exposures"), parts)
@@ -138,14 +137,13 @@ def _exposures(contents: Contents) -> Markup | None:
 
 def _exposure(contents: Contents, row: dict[str, Any]) -> tuple[Content, ...]:
     return (
-        row["Root"],
+        (row["Root"], element("p", contents.plain(row["Reasons"]), class_="reasons") if row["Reasons"] else None),
         row["FILTER"],
         number(row["EXPTIME"]),
         number(row.get("SEEING", math.nan)),
         f"{row['MAGZERO']:.3f}" if math.isfinite(row.get("MAGZERO", math.nan)) else "–",
         f"{row['N_used']} of {row['N_det']}",
         row.get("Image", ""),
-        element("p", contents.plain(row["Reasons"]), class_="reasons"),
     )
 
 
