@@ -8,7 +8,9 @@ needed, and installed, only by some.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
+import os
 import queue
 import signal
 import time
@@ -37,7 +39,7 @@ from prefect_dask.task_runners import PrefectDaskFuture
 from kred_core import __version__
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import ToolError
-from tasks.interruption import PATIENCE, interrupt_run, is_at_work
+from tasks.interruption import PATIENCE, interrupt_run
 
 from . import cluster_file, messages
 from .cluster_file import ClusterFile
@@ -47,6 +49,7 @@ __all__ = ["preflight", "started"]
 log = logging.getLogger("kred_core.cluster")
 
 CONNECTION_TIMEOUT = 10.0  # s
+REPORT_TIMEOUT = 10.0  # s
 TOPIC = "kred"  # of the messages that workers send
 
 
@@ -67,11 +70,13 @@ def preflight(run: RunConfig) -> None:
             found = asyncio.run(_identity(run.dask_address))["type"]
         except TimeoutError:
             found = f"nobody answers within {CONNECTION_TIMEOUT:.0f} s"
-        except Exception as e:  # what answers may be anything: a web server, for example
+        except (ValueError, OSError) as e:
             found = str(e)
+        except Exception:
+            found = "what answers there is something else"
         if found != "Scheduler":
             raise ToolError(
-                f"there is no Dask scheduler at {run.dask_address} (--run.dask-address): {found}. Start one (dask scheduler), "
+                f"there is no Dask scheduler at {run.dask_address} (--dask-address): {found}. Start one (dask scheduler), "
                 "or correct the address; it looks like tcp://HOST:8786"
             )
 
@@ -105,7 +110,7 @@ def started(config: FieldConfig, workers: int) -> Iterator[DaskTaskRunner]:
         client = runner.client
         _require_usable_workers(client, config)
         client.register_plugin(_Worker(PREFECT_API_URL.value()))
-        client.subscribe_topic(TOPIC, lambda event: said.put(event[1]) if event[1]["flow_run_id"] == str(run) else None)
+        client.subscribe_topic(TOPIC, lambda event: _pass_on(event[1], said, run))
         client.subscribe_topic("all", runner.watch)
         try:
             yield runner
@@ -113,9 +118,10 @@ def started(config: FieldConfig, workers: int) -> Iterator[DaskTaskRunner]:
             if not isinstance(e, Exception):
                 _stop(runner, run)
             raise
-        client.run(_finish_reports)
-        for topic in (TOPIC, "all"):
-            client.unsubscribe_topic(topic)
+        finally:
+            client.run(_finish_reports)
+            for topic in (TOPIC, "all"):
+                client.unsubscribe_topic(topic)
 
 
 @contextmanager
@@ -137,7 +143,7 @@ def _require_usable_workers(client: distributed.Client, config: FieldConfig) -> 
     """Wait for the first worker, and ask it whether it could do the work of this run."""
     if not client.nthreads():
         log.info("the Dask cluster %s has no worker yet", client.scheduler.address)
-    asked = client.submit(_problem, config.root, __version__, serialize_context()["settings_context"], pure=False)
+    asked = client.submit(_problem, config.root.absolute(), __version__, serialize_context()["settings_context"], pure=False)
     try:
         problem = asked.result()
     except Exception as e:
@@ -162,6 +168,13 @@ def _problem(root: Path, version: str, settings: dict[str, Any]) -> str | None:
     return None
 
 
+def _pass_on(event: list[dict[str, Any]], said: queue.SimpleQueue, run: UUID) -> None:
+    """Take from all that is said in the cluster what is said by tasks of this run."""
+    for values in event:
+        if values["flow_run_id"] == str(run):
+            said.put(values)
+
+
 class _Worker(distributed.WorkerPlugin):
     """What a worker needs to know of the run, also one that comes later.
 
@@ -177,39 +190,47 @@ class _Worker(distributed.WorkerPlugin):
         self.server = server
 
     def setup(self, worker: distributed.Worker) -> None:
-        messages.send_to_run(lambda values: worker.log_event(TOPIC, values))
+        messages.send_to_run(lambda values: worker.log_event(TOPIC, [values]))  # Dask adds to what is not in a list
         messages.kred_only()
         EventsWorker.set_client_override(PrefectEventsClient, api_url=self.server)  # a cluster may outlive a server
-        for number in (signal.SIGINT, signal.SIGTERM):  # the run ends what it is to end, and its workers with their parents
-            if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+        if worker.nanny:  # which ends it; Ctrl-C in the terminal of the run is for the run
+            for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
+            atexit.register(os._exit, 0)  # to take Python's modules apart would be seconds of work for nothing
 
 
 async def _finish_reports() -> None:
-    """On a worker: wait until Prefect knows how all tasks ended."""
-    await asyncio.to_thread(EventsWorker.instance().wait_until_empty)
+    """On a worker: wait until Prefect knows how all tasks ended, if it can be told."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(EventsWorker.instance().wait_until_empty), REPORT_TIMEOUT)
 
 
 def _stop(runner: _TaskRunner, run: UUID) -> None:
     """Stop the tasks of this run, and no others: the workers may be those of several runs."""
-    client = runner.client
-    client.cancel(runner.waiting, force=True)
+    client, waiting = runner.client, runner.waiting
     client.run(interrupt_run, run)
+    client.cancel(list(waiting.values()), force=True)
     deadline = time.monotonic() + PATIENCE
-    while any(client.run(is_at_work, run).values()) and time.monotonic() < deadline:
+    while any(client.run(_works_at, set(waiting)).values()) and time.monotonic() < deadline:
         time.sleep(0.1)
 
 
+def _works_at(tasks: set[str], dask_worker: distributed.Worker) -> bool:
+    """On a worker: whether it is still busy with one of these tasks."""
+    return not tasks.isdisjoint(dask_worker.active_threads.values())
+
+
 class _TaskRunner(DaskTaskRunner):
-    """Prefect's, which also knows what a worker takes with it."""
+    """Prefect's, which also knows what it waits for."""
 
     def __init__(self, **how: Any):
         super().__init__(**how)
         self._futures: dict[str, _Future] = {}
 
     @property
-    def waiting(self) -> list[distributed.Future]:
-        return [f.wrapped_future for f in self._futures.values() if not f.wrapped_future.done()]
+    def waiting(self) -> dict[str, distributed.Future]:
+        """The tasks that have not ended, as far as is known here."""
+        return {key: future.wrapped_future for key, future in self._futures.items() if not future.ended}
 
     def submit(self, task: Task, parameters: dict[str, Any], wait_for: Any = None, dependencies: Any = None) -> _Future:
         # Prefect's marks around arguments are of no use here, and do not survive the journey.
@@ -223,24 +244,30 @@ class _TaskRunner(DaskTaskRunner):
         """Say that work was lost with a worker. Called for whatever happens in the cluster."""
         happened = event[1]
         if happened.get("action") == "remove-worker" and not happened["expected"]:
-            lost = [key for key in happened["processing-tasks"] if key in self._futures]
+            lost = set(happened["processing-tasks"]) & set(self.waiting)
             if lost:
-                log.warning("a worker is gone, %s; %d tasks that it had are done again", happened["worker"], len(lost))
+                log.warning("a worker is gone, %s; tasks that it had are done again: %d", happened["worker"], len(lost))
 
 
 class _Future(PrefectDaskFuture):
     """Prefect's, which knows how it ended also where no worker lived long enough to tell."""
 
+    @property
+    def ended(self) -> bool:
+        return self._final_state is not None
+
     def wait(self, timeout: float | None = None) -> None:
-        if self._final_state is None:
-            try:
-                self._final_state = self._wrapped_future.result(timeout)
-            except distributed.TimeoutError:
-                return
-            except distributed.KilledWorker as e:
-                self._crash(f"{e.allowed_failures + 1} workers died while they did it; do they have enough memory?")
-            except Exception as e:
-                self._crash(f"the cluster could not do it: {type(e).__name__}: {e}")
+        if self.ended:
+            return
+        try:
+            self._final_state = self._wrapped_future.result(timeout)
+        except distributed.TimeoutError:
+            return
+        except distributed.KilledWorker as e:
+            self._crash(f"{e.allowed_failures + 1} workers died while they did it; do they have enough memory?")
+        except Exception as e:
+            self._crash(f"the cluster could not do it: {type(e).__name__}: {e}")
+        self._wrapped_future.release()  # otherwise what a worker has told would be done again should that worker die later
 
     def _crash(self, reason: str) -> None:
         self._final_state = Crashed(message=reason, data=ToolError(reason))

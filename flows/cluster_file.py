@@ -76,10 +76,10 @@ def read(path: Path) -> ClusterFile:
     try:
         found = ClusterFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
-        raise ConfigError(f"{path} (--run.dask-cluster) cannot be read: {e}") from e
+        raise ConfigError(f"{path} (--dask-cluster) cannot be read: {e}") from e
     except ValidationError as e:
         problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}, not {p['input']!r}" for p in e.errors())
-        raise ConfigError(f"{path} (--run.dask-cluster): {problems}") from e
+        raise ConfigError(f"{path} (--dask-cluster): {problems}") from e
     try:
         known = _arguments(found.cluster_class)
     except ImportError as e:
@@ -88,7 +88,7 @@ def read(path: Path) -> ClusterFile:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
-            raise ConfigError(f"{path} (--run.dask-cluster): arguments.{name}: {found.kind} has no such argument{hint}")
+            raise ConfigError(f"{path} (--dask-cluster): arguments.{name}: {found.kind} has no such argument{hint}")
     return found
 
 

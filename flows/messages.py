@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import FailedRun
-from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler, emit_api_log, set_api_log_sink
 
 __all__ = ["kred_only", "received", "send_to_run", "to_ui"]
 
@@ -78,7 +78,7 @@ class _Sender(logging.Handler):
 
 
 def send_to_run(send: Callable[[dict[str, Any]], None]) -> None:
-    """In a process that only runs tasks: what these say goes to the run, and nowhere else. May be called again.
+    """In a process that only runs tasks: what these say, and Prefect about them, goes to the run. May be called again.
 
     Parameters
     ----------
@@ -89,6 +89,7 @@ def send_to_run(send: Callable[[dict[str, Any]], None]) -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False  # the run shows it in its terminal
     logger.handlers = [_Sender(send)]
+    set_api_log_sink(send)  # Prefect's own
 
 
 class _Queue(Protocol):
@@ -108,7 +109,10 @@ def received(queue: _Queue) -> Iterator[None]:
 
     def say() -> None:
         for values in iter(queue.get, None):
-            logging.getLogger(values["name"]).handle(logging.makeLogRecord(values))
+            if "levelno" in values:
+                logging.getLogger(values["name"]).handle(logging.makeLogRecord(values))
+            else:
+                emit_api_log(values)
 
     saying = threading.Thread(target=say, daemon=True)
     saying.start()

@@ -62,8 +62,12 @@ def server() -> Iterator[str]:
         url = f"http://{HOST}:{port}/api"
         with _used_by_all(url):
             log.info("Prefect shows the run at http://%s:%d", HOST, port)
-            yield url
-            _wait_until_recorded()
+            try:
+                yield url
+                _wait_until_recorded()
+            finally:  # also of a run that was stopped; later there is no server that they could reach
+                for worker in (EventsWorker, APILogWorker):
+                    worker.drain_all(timeout=STOP_TIMEOUT, at_exit=False)
 
 
 def _require_answer(url: str) -> None:
@@ -122,8 +126,6 @@ def _wait_until_recorded() -> None:
             client.delete_task_run(mark)
     except (httpx.HTTPError, TimeoutError) as e:
         log.warning("Prefect's record of this run may lack some tasks (%s); the products are not affected", e)
-    for worker in (EventsWorker, APILogWorker):
-        worker.drain_all(timeout=STOP_TIMEOUT, at_exit=False)
 
 
 def _recorded(client, task_run_id) -> bool:

@@ -19,7 +19,7 @@ from uuid import UUID
 
 from prefect.context import TaskRunContext
 
-__all__ = ["Interrupted", "interrupt_run", "interrupted", "interruptible", "interruptible_process", "is_at_work"]
+__all__ = ["Interrupted", "interrupt_run", "interrupted", "interruptible", "interruptible_process"]
 
 PATIENCE = 8.0  # s; a kernel cannot be interrupted, and some take seconds
 LAST_RESORT = 4.0  # s more; batch systems and Prefect kill after 10 to 30
@@ -62,6 +62,10 @@ def interruptible() -> Iterator[None]:
         if _ending.is_set():
             os._exit(TERMINATED)
         raise
+    except Exception as e:
+        if _stopping.is_set() or run in _stopped:
+            raise Interrupted from e  # some libraries make an error of their own of it
+        raise
     finally:
         with _lock:
             del _working[thread]
@@ -102,11 +106,6 @@ def interrupt_run(run: UUID) -> None:
         for thread, works_for in _working.items():
             if works_for == run:
                 _interrupt(thread)
-
-
-def is_at_work(run: UUID) -> bool:
-    """Whether this process still works for a run."""
-    return run in _working.values()
 
 
 def _end_after(seconds: float) -> None:
