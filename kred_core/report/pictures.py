@@ -74,19 +74,30 @@ class Sky:
 
 @nb.njit(nogil=True, cache=True)
 def _block_means(image, factor):
-    """Means of the finite pixels of blocks, and which part of a block is finite; those at the far edges may be cut."""
+    """Means of the finite pixels of blocks, and which part of a block is finite; those at the far edges may be cut.
+
+    Rows of blocks are summed column by column first, which the compiler vectorises.
+    """
     rows, columns = image.shape
-    sums = np.zeros((-(-rows // factor), -(-columns // factor)))
-    counts = np.zeros(sums.shape)
-    for y in range(rows):
-        for x in range(columns):
-            known = abs(image[y, x]) < np.inf
-            sums[y // factor, x // factor] += image[y, x] if known else 0.0
-            counts[y // factor, x // factor] += known
-    means, weights = np.zeros(sums.shape, np.float32), (counts / factor**2).astype(np.float32)
-    for y in range(sums.shape[0]):
-        for x in range(sums.shape[1]):
-            means[y, x] = sums[y, x] / max(counts[y, x], 1.0)
+    shape = (-(-rows // factor), -(-columns // factor))
+    means, weights = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    sums, counts = np.empty(columns, np.float32), np.empty(columns, np.int32)
+    for block_y in range(shape[0]):
+        sums[:] = 0
+        counts[:] = 0
+        for y in range(block_y * factor, min(rows, (block_y + 1) * factor)):
+            row = image[y]
+            for x in range(columns):
+                known = abs(row[x]) < np.inf
+                sums[x] += row[x] if known else np.float32(0)
+                counts[x] += known
+        for block_x in range(shape[1]):
+            total, n = 0.0, 0
+            for x in range(block_x * factor, min(columns, (block_x + 1) * factor)):
+                total += sums[x]
+                n += counts[x]
+            means[block_y, block_x] = total / max(n, 1)
+            weights[block_y, block_x] = n / factor**2
     return means, weights
 
 
