@@ -29,7 +29,6 @@ from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.exceptions import FailedRun
 from prefect.states import Completed, Failed, State
-from prefect.transactions import CommitMode, transaction
 from prefect.utilities.annotations import allow_failure, opaque
 
 from flows import messages, runners
@@ -42,7 +41,7 @@ from kred_core import stages
 from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig
 from kred_core.errors import ConfigError, KredError
-from tasks.caching import is_current
+from tasks.caching import each_by_itself, is_current
 from tasks.check import check_exposure, check_field
 from tasks.coadd import coadd_mosaic, plan_coadds
 from tasks.evaluate import draw_field, evaluate_mosaic, tabulate_mosaics
@@ -165,7 +164,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE)
 def _stage(name: str, run: Run) -> State:
     """One stage, with its tasks inside, so that the graph of a run with a thousand tasks is that of its stages."""
-    with run.stage(name), transaction(commit_mode=CommitMode.EAGER):  # a unit that is done is remembered at once
+    with run.stage(name), each_by_itself():
         STAGES[name](run)
     return run.state()
 

@@ -21,7 +21,8 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +35,7 @@ from prefect.context import TaskRunContext
 from prefect.locking.protocol import LockManager
 from prefect.results import ResultRecord
 from prefect.states import Completed, State
+from prefect.transactions import Transaction
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from kred_core.config import FieldConfig
@@ -43,7 +45,18 @@ from kred_core.products import FieldPaths, identity
 
 from .interruption import interruptible
 
-__all__ = ["REFUSED", "Manifest", "ProductCache", "UnitLocks", "Work", "can_pass", "for_run", "is_current", "stage_task"]
+__all__ = [
+    "REFUSED",
+    "Manifest",
+    "ProductCache",
+    "UnitLocks",
+    "Work",
+    "can_pass",
+    "each_by_itself",
+    "for_run",
+    "is_current",
+    "stage_task",
+]
 
 log = logging.getLogger("kred_core.tasks")  # below kred_core, whose records Prefect shows in the UI
 
@@ -331,6 +344,20 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
         )
 
     return decorate
+
+
+@contextmanager
+def each_by_itself() -> Iterator[None]:
+    """Let the tasks in a task remember what they did, each when it ends.
+
+    Prefect makes them one transaction with the outer one: nothing would be remembered before that ends, and nothing at all
+    where one of them has failed.
+    """
+    token = Transaction.__var__.set(None)
+    try:
+        yield
+    finally:
+        Transaction.__var__.reset(token)
 
 
 def for_run(task: Task, config: FieldConfig) -> Task:

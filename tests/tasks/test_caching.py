@@ -15,14 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prefect import Task, flow
+from prefect import task as prefect_task
 from prefect.client.orchestration import get_client
 from prefect.context import SyncClientContext
+from prefect.states import Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import ValidationError
 
 from kred_core.config import CoaddConfig, FieldConfig, RunConfig, SummarizeConfig
 from kred_core.errors import ExposureError
-from tasks.caching import REFUSED, Manifest, UnitLocks, Work, for_run, is_current, stage_task
+from tasks.caching import REFUSED, Manifest, UnitLocks, Work, each_by_itself, for_run, is_current, stage_task
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -192,6 +194,27 @@ def test_an_exposure_that_is_refused_is_told_from_the_others_and_remembered(fiel
     assert states["b.mef"].message == "unknown filter"
     assert states["b.mef"].result().paths == (field.root / "b.summary",)
     assert set(field.run().values()) == {"Cached"}
+
+
+def test_within_a_stage_each_unit_is_remembered_when_it_ends(field, caplog):
+    (field.root / "b.mef").write_text("damaged")
+
+    @prefect_task(name="stage")
+    def stage() -> State:
+        with each_by_itself():
+            states = reduce(field.config(), summarize)
+            remembered = [is_current(summarize, field.config(), {"exposure": field.root / f"{name}.mef"}) for name in "abc"]
+        assert remembered == [True, False, True]
+        assert {name: state.name for name, state in states.items()} == {
+            "a.mef": "Completed",
+            "b.mef": "Failed",
+            "c.mef": "Completed",
+        }
+        return Failed(message="1 failed")
+
+    flow(lambda: stage(return_state=True), name="run")(return_state=True)
+    assert field.run() == {"a.mef": "Cached", "b.mef": "Failed", "c.mef": "Cached"}
+    assert "committing" not in caplog.text
 
 
 def test_failures_leave_nothing_behind_in_the_memory_of_the_field(field):
