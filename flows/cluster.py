@@ -42,7 +42,7 @@ from kred_core.errors import ToolError
 from tasks.interruption import PATIENCE, interrupt_run
 
 from . import cluster_file, messages
-from .cluster_file import ClusterFile
+from .cluster_file import LOCAL_CLUSTER, ClusterFile
 
 __all__ = ["preflight", "started"]
 
@@ -130,7 +130,7 @@ def _runner(run: RunConfig, workers: int) -> Iterator[_TaskRunner]:
         with _TaskRunner(address=run.dask_address, client_kwargs={"timeout": CONNECTION_TIMEOUT}) as runner:
             yield runner
         return
-    described = ClusterFile(workers=workers)
+    described = ClusterFile(kind=LOCAL_CLUSTER, workers=workers)
     if run.dask_cluster:
         described = cluster_file.read(Path(run.dask_cluster))
         if run.workers:
@@ -142,7 +142,7 @@ def _runner(run: RunConfig, workers: int) -> Iterator[_TaskRunner]:
 def _require_usable_workers(client: distributed.Client, config: FieldConfig) -> None:
     """Wait for the first worker, and ask it whether it could do the work of this run."""
     if not client.nthreads():
-        log.info("the Dask cluster %s has no worker yet", client.scheduler.address)
+        log.info("the Dask cluster %s has no worker yet; if it stays so, look at its jobs and their logs", client.scheduler.address)
     asked = client.submit(_problem, config.root.absolute(), __version__, serialize_context()["settings_context"], pure=False)
     try:
         problem = asked.result()

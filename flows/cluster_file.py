@@ -11,7 +11,7 @@ import importlib
 import inspect
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kred_core.errors import ConfigError, ToolError
 
-__all__ = ["ClusterFile", "read", "started"]
+__all__ = ["LOCAL_CLUSTER", "ClusterFile", "read", "started"]
 
 Kind = Literal[
     "dask.distributed.LocalCluster",
@@ -32,9 +32,10 @@ Kind = Literal[
     "dask_jobqueue.SGECluster",
     "dask_jobqueue.SLURMCluster",
 ]
-# Processes of this machine: threads of one process would share the interpreter lock, and be the runner "threads". kred
+# Processes of this machine. Threads of one process would share the interpreter lock, and be the runner "threads". kred
 # bounds its memory itself (coadd.memory); Dask would kill what uses more than its share of the machine. No web page, which
 # the whole network could see.
+LOCAL_CLUSTER = "dask.distributed.LocalCluster"
 LOCAL: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
 
 
@@ -53,8 +54,8 @@ class ClusterFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    kind: Annotated[Kind, Field(alias="class")] = "dask.distributed.LocalCluster"
-    workers: int = Field(default=1, ge=1, le=10000)
+    kind: Annotated[Kind, Field(alias="class")]
+    workers: int = Field(ge=1, le=10000)
     arguments: dict[str, Any] = {}
 
     @property
@@ -78,8 +79,7 @@ def read(path: Path) -> ClusterFile:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise ConfigError(f"{path} (--dask-cluster) cannot be read: {e}") from e
     except ValidationError as e:
-        problems = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}, not {p['input']!r}" for p in e.errors())
-        raise ConfigError(f"{path} (--dask-cluster): {problems}") from e
+        raise ConfigError(f"{path} (--dask-cluster): {'; '.join(map(_explain, e.errors()))}") from e
     try:
         known = _arguments(found.cluster_class)
     except ImportError as e:
@@ -90,6 +90,13 @@ def read(path: Path) -> ClusterFile:
             hint = f"; did you mean {close[0]}?" if close else ""
             raise ConfigError(f"{path} (--dask-cluster): arguments.{name}: {found.kind} has no such argument{hint}")
     return found
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{name} is not known here; arguments of the class stand below [arguments]"
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
 
 
 def _arguments(cluster: type) -> set[str]:
@@ -110,27 +117,33 @@ def started(described: ClusterFile) -> Iterator[SpecCluster]:
     ToolError
         It cannot be started.
     """
-    local = described.kind == "dask.distributed.LocalCluster"
+    local = described.kind == LOCAL_CLUSTER
     given = LOCAL | {"n_workers": described.workers} if local else {}
     try:
         cluster = described.cluster_class(**given | described.arguments)
     except Exception as e:
         raise ToolError(f"the Dask cluster ({described.kind}) cannot be started: {e}") from e
-    with cluster:
+    try:
         if not local:
             _ask_for(cluster, described)
+    except ToolError:
+        with suppress(AssertionError):  # Dask fails to close what has not begun
+            cluster.close()
+        raise
+    with cluster:
         yield cluster
 
 
 def _ask_for(cluster: SpecCluster, described: ClusterFile) -> None:
     """Submit the jobs, and have others submitted when these end before the run does."""
 
-    async def submitted() -> None:
+    async def submit_one() -> None:
+        cluster.worker_spec.update(cluster.new_worker_spec())
         await cluster
 
-    cluster.scale(described.workers)
     try:
-        cluster.sync(submitted)
+        cluster.sync(submit_one)  # the others are submitted in the background, where nobody would see why that fails
     except Exception as e:
-        raise ToolError(f"the batch system does not take the jobs of {described.kind}: {e}") from e
+        said = " ".join(str(e).partition("stderr:")[2].split()) or str(e)
+        raise ToolError(f"the batch system does not take a job of {described.kind}: {said}") from e
     cluster.adapt(minimum=described.workers, maximum=described.workers)
