@@ -1,0 +1,138 @@
+"""A field as large as they come, of tiny detectors: the server keeps up, its pages stay usable, nothing is lost.
+
+With -s it prints what it measured: how much the server's database grew, and how soon pages and requests were answered.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from browsing import chromium, picture
+from serving import Service, wait_for
+
+from kred_core.products import FieldPaths, service_memory
+from kred_core.simulate import simulate_field
+
+pytestmark = pytest.mark.long
+
+BANDS = ("N662", "N673", "N708", "r")
+N_TILES, N_EXPOSURES = 16, 200
+DETECTORS = ["N2", "N20", "N24", "S15", "S18"]  # these five touch all tiles
+MB = 1e6
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory) -> Iterator[Service]:
+    root = tmp_path_factory.mktemp("large")
+    options = {"bands": BANDS, "exposures": N_EXPOSURES // len(BANDS), "detectors": DETECTORS, "binning": 32}
+    simulate_field(root, field="LMC_c42", star_density=0.0, noise=False, cosmic_rays=0.0, **options)
+    service = Service(root, settle=1000)
+    yield service
+    service.stop()
+
+
+class Database:
+    """The server's database, from outside."""
+
+    def __init__(self, service: Service):
+        self._file = re.search(r"history of the runs: (\S+)", service.said)[1]
+
+    def _ask(self, question: str) -> list[tuple]:
+        connection = sqlite3.connect(f"file:{self._file}?mode=ro", uri=True)
+        try:
+            return connection.execute(question).fetchall()
+        finally:
+            connection.close()
+
+    @property
+    def size(self) -> int:
+        return self._ask("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")[0][0]
+
+    @property
+    def events(self) -> int:
+        """Bytes of what the server keeps for a day only."""
+        parts = "(SELECT name FROM sqlite_master WHERE tbl_name IN ('events', 'event_resources'))"
+        return self._ask(f"SELECT sum(pgsize) FROM dbstat WHERE name IN {parts}")[0][0]
+
+
+@pytest.fixture(scope="module")
+def run(service, tmp_path_factory) -> dict:
+    """A run of the whole field, looked at with a browser while it is at work; what was measured."""
+    database = Database(service)
+    before = database.size, database.events
+    run = service.start(run={"last": "coadd"}, evaluate={"figure_pixels": 200})
+    measured = {"id": run, "seconds": {}}
+    wait_for(lambda: service.paths.log.exists() and "match " in service.paths.log.read_text(), 600)
+    with chromium() as page:
+        for name, address, there in (
+            ("runs", "/runs", "text=LMC_c42"),
+            ("run", f"/runs/flow-run/{run}", "canvas"),
+            ("task runs", None, "text=/\\d+ Completed/"),
+            ("artifacts", None, "text=lmc-c42-backgrounds"),
+        ):
+            began = time.monotonic()
+            if address:
+                page.goto(f"{service.ui}{address}")
+            else:
+                page.locator(f"li#{name.replace(' ', '-')}").click()
+            page.locator(there).last.wait_for()
+            measured["seconds"][f"page {name}"] = time.monotonic() - began
+            picture(page, f"large_{name}".replace(" ", "_"), tmp_path_factory.mktemp("pictures"))
+    for name, ask in (
+        ("run", lambda: httpx.get(f"{service.url}/flow_runs/{run}", timeout=60)),
+        ("graph", lambda: httpx.get(f"{service.url}/flow_runs/{run}/graph-v2", timeout=60)),
+        ("200 task runs", lambda: httpx.post(f"{service.url}/task_runs/filter", json={"limit": 200}, timeout=60)),
+    ):
+        began = time.monotonic()
+        assert ask().status_code == 200
+        measured["seconds"][f"request {name}"] = time.monotonic() - began
+    measured["state"] = service.end_of(run, 900)
+    wait_for(lambda: all(ended for _, _, ended in task_runs(service, run)), 60)
+    measured["growth"], measured["events"] = database.size - before[0], database.events - before[1]
+    print(f"\n{len(task_runs(service, run))} tasks; the database grew by {measured['growth'] / MB:.1f} MB,")
+    print(f"of which {measured['events'] / MB:.1f} MB are events")
+    print("\n".join(f"{name:<24} {seconds:.2f} s" for name, seconds in measured["seconds"].items()))
+    return measured
+
+
+def task_runs(service: Service, run) -> list[tuple[str, str, bool]]:
+    """Kind, name and whether it has ended, of all tasks of a run that the server knows."""
+    found, offset = [], 0
+    asked = {"flow_runs": {"id": {"any_": [str(run)]}}, "sort": "ID_DESC", "limit": 200}
+    while part := httpx.post(f"{service.url}/task_runs/filter", json=asked | {"offset": offset}, timeout=60).json():
+        found += [(task["name"].split()[0], task["name"], task["state_name"] == "Completed") for task in part]
+        offset += len(part)
+    return found
+
+
+def test_the_field_is_complete(service, run):
+    assert run["state"].is_completed()
+    assert run["state"].message == f"LMC_c42: complete ({N_EXPOSURES} exposures: {N_EXPOSURES} good)"
+
+
+def test_no_record_of_a_task_is_lost(service, run):
+    recorded = task_runs(service, run["id"])
+    kinds = Counter(kind for kind, _, _ in recorded)
+    names = {name for _, name, _ in recorded}
+    for exposure in service.paths.exposures():
+        root = FieldPaths.root_of(exposure)
+        assert {f"check {exposure.name}", f"summarize {root}", f"prepare {root}", f"copy {root}"} <= names
+    assert kinds["coadd"] == N_TILES * len(BANDS) + 1  # and the stage
+
+
+def test_the_database_was_never_locked(service, run):
+    for log in ("server.log", "worker.log"):
+        text = (service_memory(service.root) / log).read_text()
+        assert "locked" not in text
+        assert "Traceback" not in text
+
+
+def test_the_database_grows_within_bounds(run):
+    assert run["growth"] < 50 * MB
+    assert run["growth"] - run["events"] < 10 * MB  # what is kept for 90 days
