@@ -49,10 +49,15 @@ def _number(default: float, description: str, **bounds: float) -> Any:
     return Field(default=default, description=f"{description} {said.capitalize()}.", **bounds)
 
 
+def _title(section: type) -> str:
+    """What a form calls a section."""
+    return section.__name__.removesuffix("Config")
+
+
 class Section(BaseModel):
     """Base of all sections: unknown options are errors, values cannot be changed later."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, model_title_generator=_title)
 
 
 def _require_position(name: str, values: list[float]) -> None:
