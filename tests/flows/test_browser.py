@@ -127,6 +127,19 @@ def test_the_form_has_every_section_and_option_with_help_and_value(form, tmp_pat
                 assert (kind, value) == ("textarea", default)
 
 
+def test_the_newer_pages_of_prefect_name_the_sections_alike(page, service):
+    deployment = service.client.read_deployment_by_name("reduce field/field")
+    page.goto(f"{service.ui}/v2/deployments/deployment/{deployment.id}/run")
+    for name, field in FieldConfig.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            page.get_by_text(f"{title(name)} (Optional)", exact=True).first.wait_for()
+
+
+def test_the_pages_with_the_graph_of_the_stages_are_shown_first(page, service):
+    page.goto(service.ui)
+    page.wait_for_url(f"{service.ui}/dashboard**")
+
+
 def test_choices_are_in_a_drop_down(form):
     option(form, "Coadd", "Combine").get_by_role("button").press("ArrowDown")
     form.locator(".p-select-option").first.wait_for()
