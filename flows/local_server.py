@@ -43,7 +43,7 @@ SETTINGS = {
     # run has to wait for it.
     f"{_SERVICES}TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
     f"{_SERVICES}TASK_RUN_RECORDER_BATCH_SIZE": "500",
-    f"{_SERVICES}TASK_RUN_RECORDER_FLUSH_INTERVAL": "0.25",
+    f"{_SERVICES}TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # s; Prefect drops the part after the point, and 0 keeps a core busy
     # Schedules, workers and automations that the user's database may hold are not the business of this server.
     f"{_SERVICES}CANCELLATION_CLEANUP_ENABLED": "false",
     f"{_SERVICES}CLEANUP_RECONCILER_ENABLED": "false",
