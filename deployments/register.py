@@ -35,6 +35,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
+from flows.server import require_admission
 from kred_core.config import FieldConfig, ServiceConfig
 from kred_core.errors import ConfigError, KredError, ToolError
 
@@ -76,6 +77,7 @@ def register(service: ServiceConfig, options: FieldConfig) -> None:
         raise ToolError("PREFECT_API_URL is not set: which Prefect server is meant? For one on this machine alone: make serve")
     try:
         with get_client(sync_client=True) as client:
+            require_admission(client, url)
             _make_pool(client, service.fields_at_once)
             _deploy(_described(service, options, paused=_is_paused(client)), options.root.absolute())
         _watch_for_dead_runs()

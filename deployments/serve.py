@@ -25,7 +25,7 @@ if __name__ == "__main__":  # --help and wrong options are answered before Prefe
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
 # isort: split
-from prefect.settings import PREFECT_HOME
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING
 
 from flows import local_server, messages, server
 from kred_core.config import ServiceConfig
@@ -133,7 +133,20 @@ def _environment(root: Path, port: int) -> dict[str, str]:
     if not {"PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL"} & set(os.environ):
         defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         log.info("history of the runs: %s", database)
+    if password := _password():
+        defaults["PREFECT_API_AUTH_STRING"] = password
     return given | defaults | os.environ | server.address(f"http://{local_server.HOST}:{port}/api") | {"PYTHONUNBUFFERED": "1"}
+
+
+def _password() -> str:
+    """What the server wants to hear from worker, runs and people, where somebody has set that."""
+    wanted, given = PREFECT_SERVER_API_AUTH_STRING.value(), PREFECT_API_AUTH_STRING.value()
+    if wanted and given and wanted != given:
+        raise ConfigError(
+            "PREFECT_API_AUTH_STRING is not what PREFECT_SERVER_API_AUTH_STRING says: the server would refuse its own worker. "
+            "Set both alike, or the second alone"
+        )
+    return wanted or ""
 
 
 def _register(arguments: list[str], environment: Mapping[str, str]) -> None:

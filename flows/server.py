@@ -17,19 +17,19 @@ from contextlib import contextmanager
 import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.context import refresh_global_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
 
 from kred_core.errors import ToolError
 
 from . import messages
 from .local_server import HOST, STOP_TIMEOUT, own_server
 
-__all__ = ["address", "server"]
+__all__ = ["address", "require_admission", "server"]
 
 log = logging.getLogger("kred_core.server")
 
@@ -73,11 +73,31 @@ def server() -> Iterator[str]:
 def _require_answer(url: str) -> None:
     with get_client(sync_client=True) as client:
         problem = client.api_healthcheck()
+        if problem is None:
+            require_admission(client, url)
     if problem is not None:
         raise ToolError(
             f"the Prefect server {url} does not answer: {problem}. Start it (prefect server start) or correct "
             "PREFECT_API_URL; where it is not set (prefect config view), kred starts a server for each run."
         )
+
+
+def require_admission(client: SyncPrefectClient, url: str) -> None:
+    """Find out whether a server that answers lets us in.
+
+    Raises
+    ------
+    ToolError
+        It wants a password, or another one.
+    """
+    try:
+        client.api_version()
+    except httpx.HTTPStatusError as e:
+        if e.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise
+        raise ToolError(
+            f"the Prefect server {url} wants a password: set PREFECT_API_AUTH_STRING to its PREFECT_SERVER_API_AUTH_STRING"
+        ) from e
 
 
 def address(url: str) -> dict[str, str]:
@@ -92,6 +112,8 @@ def _used_by_all(url: str) -> Iterator[None]:
     ours = address(url) | {
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # the last task, of `_wait_until_recorded`, belongs to no flow
     }
+    if password := PREFECT_SERVER_API_AUTH_STRING.value():  # the server was started with that
+        ours["PREFECT_API_AUTH_STRING"] = password
     before = {name: os.environ.get(name) for name in ours}
     os.environ.update(ours)
     # Prefect read its settings when it was imported. Its `temporary_settings` reach only this thread and those of a thread

@@ -23,7 +23,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling
-from runs import done
+from runs import PROJECT, done
 from serving import LONG, SERVE, Service, wait_for
 
 from kred_core.products import FieldPaths
@@ -152,6 +152,19 @@ def test_a_data_root_is_served_once_and_a_port_too(service, tmp_path):
     assert "is no directory; give the one that holds DECam_MEF" in refused("--root", str(tmp_path / "nowhere"))
 
 
+def test_only_this_machine_can_connect(service):
+    with socket.socket() as s:  # an address that a server has which listens on all
+        assert s.connect_ex(("127.0.0.2", service.port)) != 0
+
+
+def test_passwords_that_contradict_each_other_are_refused(service, tmp_path):
+    passwords = {"PREFECT_SERVER_API_AUTH_STRING": "kred:a", "PREFECT_API_AUTH_STRING": "kred:b"}
+    command = [sys.executable, SERVE, "--root", str(tmp_path)]
+    refused = subprocess.run(command, env=service.environment | passwords, capture_output=True, text=True, timeout=60, check=False)
+    assert refused.returncode == 2
+    assert "PREFECT_API_AUTH_STRING is not what PREFECT_SERVER_API_AUTH_STRING says" in refused.stderr
+
+
 def test_a_scheduled_look_is_run_by_the_worker(service):
     wait_for(lambda: any(run.auto_scheduled and run.state.is_completed() for run in service.runs("discover fields")))
 
@@ -250,5 +263,27 @@ def test_the_same_with_postgresql(postgres, exposures, tmp_path):
         looks = service.call(sys.executable, "-m", "prefect", "deployment", "run", "discover fields/discover", "--watch")
         assert "Completed" in looks
         wait_for(lambda: {"lmc-c42-exposures", "fields"} <= {artifact.key for artifact in service.client.read_artifacts()}, 30)
+    finally:
+        service.stop()
+
+
+@pytest.mark.long
+def test_a_service_with_a_password_answers_only_those_who_know_it(exposures, tmp_path):
+    paths = FieldPaths(tmp_path, "LMC_c42")
+    shutil.copytree(exposures, paths.mef)
+    (tmp_path / "kred.toml").write_text('[run]\nlast = "check"\n')
+    service = Service(tmp_path, settle=1000, PREFECT_SERVER_API_AUTH_STRING="kred:secret")
+    try:
+        command = [sys.executable, PROJECT / "flows" / "field.py", "LMC_c42", "--root", str(tmp_path)]
+        ours = service.environment | {"PREFECT_API_URL": service.url}
+        stranger = subprocess.run(command, env=ours, capture_output=True, text=True, timeout=60, check=False)
+        assert stranger.returncode == 1
+        assert "wants a password: set PREFECT_API_AUTH_STRING" in stranger.stderr
+        assert "Traceback" not in stranger.stderr
+        service.environment["PREFECT_API_AUTH_STRING"] = "kred:secret"
+        service.call(*command)
+        assert done(tmp_path) == {"check": 3}
+        looks = service.call(sys.executable, "-m", "prefect", "deployment", "run", "discover fields/discover", "--watch")
+        assert "Completed" in looks  # by the worker, which knows the password too
     finally:
         service.stop()
