@@ -22,6 +22,7 @@ from uuid import UUID
 
 import distributed
 import httpx
+from distributed.client import FutureCancelledError
 from distributed.core import rpc
 from distributed.security import Security
 from prefect import Task
@@ -115,13 +116,14 @@ def started(config: FieldConfig, workers: int) -> Iterator[DaskTaskRunner]:
         try:
             yield runner
         except BaseException as e:
-            if not isinstance(e, Exception):
+            if not isinstance(e, Exception) and client.status == "running":
                 _stop(runner, run)
             raise
         finally:
-            client.run(_finish_reports)
-            for topic in (TOPIC, "all"):
-                client.unsubscribe_topic(topic)
+            if client.status == "running":  # the scheduler may be gone
+                client.run(_finish_reports)
+                for topic in (TOPIC, "all"):
+                    client.unsubscribe_topic(topic)
 
 
 @contextmanager
@@ -265,6 +267,8 @@ class _Future(PrefectDaskFuture):
             return
         except distributed.KilledWorker as e:
             self._crash(f"{e.allowed_failures + 1} workers died while they did it; do they have enough memory?")
+        except FutureCancelledError:
+            self._crash("the scheduler of the Dask cluster is gone; the same command goes on where this run was")
         except Exception as e:
             self._crash(f"the cluster could not do it: {type(e).__name__}: {e}")
         self._wrapped_future.release()  # otherwise what a worker has told would be done again should that worker die later

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from runs import PROJECT
 
+from kred_core.config import FieldConfig
 from kred_core.simulate import simulate_field
 
 
@@ -29,6 +30,17 @@ def root(simulated, tmp_path) -> Path:
     copy = tmp_path / "root"
     shutil.copytree(simulated, copy)
     return copy
+
+
+@pytest.fixture(scope="session")
+def reduced(simulated, tmp_path_factory, prefect_server) -> Path:
+    """`simulated`, reduced once for all tests that begin after a complete run."""
+    from flows.field import reduce  # conftest.py is read before Prefect has its own home
+
+    root = tmp_path_factory.mktemp("reduced") / "root"
+    shutil.copytree(simulated, root)
+    assert reduce(FieldConfig(field="LMC_c42", tiles=["T07"], root=root))
+    return root
 
 
 @pytest.fixture(scope="session")
