@@ -33,10 +33,10 @@ Kind = Literal[
     "dask_jobqueue.SLURMCluster",
 ]
 # Processes of this machine. Threads of one process would share the interpreter lock, and be the runner "threads". kred
-# bounds its memory itself (coadd.memory); Dask would kill what uses more than its share of the machine. No web page, which
-# the whole network could see.
+# bounds its memory itself (coadd.memory); Dask would kill what uses more than its share of the machine. Others on this
+# machine find neither a web page nor a scheduler that would run their programs.
 LOCAL_CLUSTER = "dask.distributed.LocalCluster"
-LOCAL: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None}
+LOCAL: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "security": True}
 
 
 class ClusterFile(BaseModel):
