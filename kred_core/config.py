@@ -117,6 +117,8 @@ class SummarizeConfig(Section):
 class StampConfig(Section):
     """Detectors averaged onto the survey's grid of cells: what overlaps are measured from."""
 
+    model_config = ConfigDict(title="Stamps")
+
     cell_size: float = _number(
         0.0,
         "Side of a cell in arcsec, the same for all fields of a galaxy. 0: 2 arcsec, but at least 4 and at most 8 of "
