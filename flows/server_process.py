@@ -28,9 +28,7 @@ def serve(descriptor: int) -> None:
     gc.disable()  # a fifth of the start would be spent in search of garbage among modules, which are none
     import prefect.server.api.server  # noqa: F401 - here, because the run itself imports this module and not the server
     import uvicorn
-    from prefect.server.database.configurations import AioSqliteConfiguration
 
-    _wait_for_other_writers(AioSqliteConfiguration)
     gc.freeze()
     gc.enable()
     config = uvicorn.Config(
@@ -43,16 +41,6 @@ def serve(descriptor: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if server.started else 1)
-
-
-def _wait_for_other_writers(sqlite: type) -> None:
-    """Let transactions on SQLite ask for the right to write when they begin, and wait for it.
-
-    By default they read first. If another one writes in between, SQLite cannot let the first write at all: "database is locked",
-    at once, whatever the time-out. A worker then loses its connection for a while.
-    """
-    begin = sqlite.begin_transaction
-    sqlite.begin_transaction = lambda self, session, with_for_update=False: begin(self, session, with_for_update=True)
 
 
 def _stop_when_alone(server: uvicorn.Server) -> None:
