@@ -13,10 +13,15 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datetime import datetime
+    from types import ModuleType
+
     import uvicorn
+    from sqlalchemy import TextClause
+    from sqlalchemy.ext.asyncio import AsyncSession
 
 __all__ = ["serve"]
 
@@ -28,7 +33,10 @@ def serve(descriptor: int) -> None:
     gc.disable()  # a fifth of the start would be spent in search of garbage among modules, which are none
     import prefect.server.api.server  # noqa: F401 - here, because the run itself imports this module and not the server
     import uvicorn
+    from prefect.server.utilities import worker_channel
+    from sqlalchemy import text
 
+    _wait_for_other_writers(worker_channel, text("UPDATE worker SET id = id WHERE false"))
     gc.freeze()
     gc.enable()
     config = uvicorn.Config(
@@ -41,6 +49,21 @@ def serve(descriptor: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if server.started else 1)
+
+
+def _wait_for_other_writers(worker_channel: ModuleType, nothing: TextClause) -> None:
+    """Let the heartbeat of a worker ask for the right to write before it reads, with a statement that writes nothing.
+
+    As it is, it reads first. If somebody else writes in between, SQLite cannot let it write any more: "database is locked" at
+    once, whatever the time-out, an error in the server's log, and the worker loses its connection for a while.
+    """
+    persist = worker_channel._persist_worker_channel_heartbeat
+
+    async def persist_at_once(session: AsyncSession, **heartbeat: Any) -> datetime:
+        await session.execute(nothing)
+        return await persist(session=session, **heartbeat)
+
+    worker_channel._persist_worker_channel_heartbeat = persist_at_once
 
 
 def _stop_when_alone(server: uvicorn.Server) -> None:
