@@ -19,7 +19,7 @@ from serving import Service, wait_for
 from kred_core.products import FieldPaths, service_memory
 from kred_core.simulate import simulate_field
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.large
 
 BANDS = ("N662", "N673", "N708", "r")
 N_TILES, N_EXPOSURES = 16, 200
