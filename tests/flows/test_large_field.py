@@ -73,7 +73,7 @@ def run(service, tmp_path_factory) -> dict:
         for name, address, there in (
             ("runs", "/runs", "text=LMC_c42"),
             ("run", f"/runs/flow-run/{run}", "canvas"),
-            ("task runs", None, "text=/\\d+ Completed/"),
+            ("task runs", None, "text=/\\d+ completed/i"),
             ("artifacts", None, "text=lmc-c42-backgrounds"),
         ):
             began = time.monotonic()
