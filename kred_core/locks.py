@@ -18,12 +18,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["held", "try_lock"]
+__all__ = ["held", "open_lock", "try_lock"]
 
 log = logging.getLogger(__name__)
 
 NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
 PAUSE = 0.5  # s between two looks at a lock that somebody else holds
+
+
+def open_lock(path: Path) -> BinaryIO:
+    """Open the file that carries a lock, and make it where there is none.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is a link: what a link leads to must not become a lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
 
 
 def try_lock(file: BinaryIO) -> bool:
@@ -82,8 +94,7 @@ def held(paths: Sequence[Path], title: str, waiting: Callable[[str], None]) -> I
 
 def _first_free(paths: Sequence[Path]) -> BinaryIO | None:
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab")
+        file = open_lock(path)
         if try_lock(file):
             return file
         file.close()

@@ -36,14 +36,15 @@ from prefect.locking.protocol import LockManager
 from prefect.results import ResultRecord
 from prefect.states import Completed, State
 from prefect.transactions import Transaction
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, JsonValue
 
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError
-from kred_core.locks import try_lock
+from kred_core.locks import open_lock, try_lock
 from kred_core.products import FieldPaths, identity
 
 from .interruption import interruptible
+from .records import Manifest, ManifestSerializer, RecordStorage, read_manifest
 
 __all__ = [
     "REFUSED",
@@ -67,37 +68,7 @@ PASSING = frozenset(
     if hasattr(errno, name)
 )
 REFUSED = "refused"  # among the values of a manifest: why nobody can go on with this unit; the state of the task says so
-LOCK = "lock"  # in the directory of a unit; all other files there are records
-
-
-class Manifest(BaseModel):
-    """What a stage made: its files as they were when it ended, and small facts for later stages.
-
-    Attributes
-    ----------
-    products : tuple of (path, size in bytes, time of modification in ns)
-    values : dict
-        Plain JSON values only.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    products: tuple[tuple[str, int, int], ...] = ()
-    values: dict[str, JsonValue] = {}
-
-    @classmethod
-    def of(cls, paths: Iterable[Path] = (), **values: JsonValue) -> Manifest:
-        """Manifest of files that have just been written."""
-        return cls(products=tuple(identity(path.absolute()) for path in paths), values=values)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The products' paths."""
-        return tuple(Path(path) for path, _, _ in self.products)
-
-    def matches_disk(self) -> bool:
-        """Whether every product is still the file that the stage wrote."""
-        return all(_identity(Path(product[0])) == product for product in self.products)
+LOCK = "lock"  # in the directory of a unit; all other files there are records, or hidden ones in the making
 
 
 @dataclass(frozen=True)
@@ -158,9 +129,7 @@ class UnitLocks(LockManager):
         return UnitLocks, (self.records,)  # a task that is sent to another process takes its own locks there
 
     def acquire_lock(self, key: str, holder: str, acquire_timeout: float | None = None, hold_timeout: float | None = None) -> bool:
-        path = (self.records / key).with_name(LOCK)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "ab")
+        file = open_lock((self.records / key).with_name(LOCK))
         deadline = time.monotonic() + (float("inf") if acquire_timeout is None else acquire_timeout)
         while not try_lock(file):
             if time.monotonic() >= deadline:
@@ -236,17 +205,14 @@ def _drop_outdated(wanted: Path) -> None:
     """Remove the records of a unit that speak of other inputs, or of products that are not on disk any more."""
     unit = wanted.parent
     for path in unit.iterdir() if unit.is_dir() else ():
-        if path.name != LOCK and (path != wanted or _holds(path) is False):
+        if path.name != LOCK and not path.name.startswith(".") and (path != wanted or not _holds(path)):
             path.unlink(missing_ok=True)
 
 
-def _holds(record: Path) -> bool | None:
-    """Whether the products are on disk as a record says; None where it cannot be read (or another run is writing it)."""
-    try:
-        manifest = ResultRecord.deserialize(record.read_bytes()).result
-    except (OSError, ValueError):
-        return None  # to Prefect it is no record either
-    return isinstance(manifest, Manifest) and manifest.matches_disk()
+def _holds(record: Path) -> bool:
+    """Whether the products are on disk as a record says."""
+    manifest = read_manifest(record)
+    return manifest is not None and manifest.matches_disk()
 
 
 def is_current(task: Task, config: FieldConfig, arguments: dict[str, Any]) -> bool:
@@ -261,7 +227,7 @@ def is_current(task: Task, config: FieldConfig, arguments: dict[str, Any]) -> bo
         The task's other arguments.
     """
     record = _cache(task, config).record({"config": config, **arguments})
-    return not config.run.redo and _holds(record) is True
+    return not config.run.redo and _holds(record)
 
 
 def can_pass(task: Task, run: TaskRun, state: State) -> bool:
@@ -340,7 +306,7 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
             retry_condition_fn=can_pass,
             cache_policy=ProductCache(isolation_level="SERIALIZABLE", stage=stage, version=version, work=work),
             persist_result=True,
-            result_serializer="json",
+            result_serializer=ManifestSerializer(),
         )
 
     return decorate
@@ -366,7 +332,9 @@ def for_run(task: Task, config: FieldConfig) -> Task:
     for leftover in cache.records.iterdir() if cache.records.is_dir() else ():
         if leftover.is_file():
             leftover.unlink(missing_ok=True)  # Prefect keeps the exception of a failed task under a random name; nobody asks for it
-    return task.with_options(result_storage=cache.records, cache_policy=cache, refresh_cache=config.run.redo)
+    ready = task.with_options(cache_policy=cache, refresh_cache=config.run.redo)
+    ready.result_storage = RecordStorage(basepath=str(cache.records))  # as an option Prefect wants it registered with a server
+    return ready
 
 
 def _cache(task: Task, config: FieldConfig) -> ProductCache:

@@ -158,8 +158,8 @@ def test_one_record_for_each_unit_however_often_options_change(done):
 def test_records_are_json_and_nothing_else(done):
     for path in done.records():
         record = json.loads(path.read_text())
-        assert record["metadata"]["serializer"]["type"] == "json"
-        assert json.loads(record["result"])["data"]["values"] == {"mode": 1.5}
+        assert record["metadata"]["serializer"]["type"] == "kred-manifest"
+        assert json.loads(record["result"])["values"] == {"mode": 1.5}
 
 
 def test_a_half_written_record_is_no_record(done):
