@@ -1,6 +1,7 @@
 # make demo   a small simulated field, reduced, with pictures
 # make serve  kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
 # make test   all tests
+# make lock   renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
 # make clean  remove the virtual environment and the demo
 #
 # PYTHON: interpreter to make the environment from (3.11 or newer). VENV: where. DEMO: data root of the demo.
@@ -14,7 +15,7 @@ PORT ?=
 OPTIONS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo serve test clean
+.PHONY: demo serve test lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/pip:
@@ -22,13 +23,19 @@ $(VENV)/bin/pip:
 		{ echo "kred needs Python 3.11 or newer; found: $$($(PYTHON) --version). Say which with: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 
+# All packages are those of the lock files, checked against their hashes; kred itself is built with the setuptools among them.
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check
+LOCK = $(VENV)-lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --no-header --quiet --upgrade
+KRED = $(PIP) --no-deps --no-build-isolation --editable .
+
 $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml requirements.lock
 	@echo "Installing kred and what it needs into $(VENV) (some minutes)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable .
+	@$(PIP) --require-hashes --requirement requirements.lock && $(KRED)
 	@touch $@
 
-$(VENV)/.installed-test: $(VENV)/.installed
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[test]'
+$(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
+	@$(PIP) --require-hashes --requirement requirements-test.lock && $(KRED)
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -46,6 +53,12 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+lock:
+	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet --disable-pip-version-check uv
+	$(LOCK) --output-file requirements.lock
+	$(LOCK) --output-file requirements-test.lock --extra test --constraint requirements.lock
+	@rm -rf $(VENV)-lock
 
 clean:
 	rm -rf $(VENV) $(DEMO)
