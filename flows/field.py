@@ -61,9 +61,11 @@ from tasks.publish import publish_backgrounds, publish_report, publish_verdicts
 from tasks.summarize import restore_stamps, summarize_exposure, summarize_field
 from tasks.tiles import tiles_field
 
-__all__ = ["explained", "main", "reduce", "reduce_field"]
+__all__ = ["EXIT_COMPLETE", "EXIT_NOT_COMPLETE", "explained", "main", "reduce", "reduce_field"]
 
 log = logging.getLogger("kred_core.run")
+
+EXIT_COMPLETE, EXIT_NOT_COMPLETE, EXIT_WRONG_OPTIONS, EXIT_SOME_REFUSED = range(4)
 
 
 def _check(run: Run) -> None:
@@ -165,6 +167,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 def _stage(name: str, run: Run) -> State:
     """One stage, with its tasks inside, so that the graph of a run with a thousand tasks is that of its stages."""
     with run.stage(name), each_by_itself():
+        run.require_room(name)
         STAGES[name](run)
     return run.state()
 
@@ -181,7 +184,8 @@ def reduce_field(config: FieldConfig) -> State:
     Returns
     -------
     `~prefect.states.State`
-        Completed where everything that was asked for exists, otherwise Failed; the message says it in one sentence.
+        Completed where everything that was asked for exists, otherwise Failed; the message says it in one sentence. The result
+        is the number of detectors, and of exposures as a whole, that cannot be used.
     """
     messages.to_ui()
     end_with_worker()
@@ -193,7 +197,7 @@ def reduce_field(config: FieldConfig) -> State:
         return Failed(message=str(e))
     if plan:
         log.info("%s", plan)
-        return Completed(message="dry run: the log says what would be done")
+        return Completed(message="dry run: the log says what would be done", data=0)
     run = Run(config)
     with run.alone(), run.logged():
         before: list[Any] = []
@@ -209,38 +213,43 @@ def reduce_field(config: FieldConfig) -> State:
             stages.remove_stamps(config)
         outcome = run.finish()
     publish_report(config, outcome)
-    return (Completed if outcome.complete else Failed)(message=outcome.headline())
+    if not outcome.complete:
+        return Failed(message=outcome.headline())
+    return Completed(message=outcome.headline(), data=outcome.n_refused)
 
 
-def reduce(config: FieldConfig) -> bool:
-    """Run `reduce_field`; True where everything that was asked for exists."""
-    return reduce_field(config, return_state=True).is_completed()
+def reduce(config: FieldConfig) -> int:
+    """Run `reduce_field`; returns the exit status that tells how it ended."""
+    state = reduce_field(config, return_state=True)
+    if not state.is_completed():
+        return EXIT_NOT_COMPLETE
+    return EXIT_SOME_REFUSED if state.result() else EXIT_COMPLETE
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; returns the exit status: 0 complete, 1 not complete, 2 wrong options."""
+    """The command line; returns the exit status: 0 complete, 1 not complete, 2 wrong options, 3 complete but for refusals."""
     return explained(_field, arguments)
 
 
-def _field(arguments: Sequence[str]) -> bool:
+def _field(arguments: Sequence[str]) -> int:
     config = settings.field_config(arguments)
     runners.preflight(config)
     if config.run.dry_run:
         print(dry_run(config))
-        return True
+        return EXIT_COMPLETE
     with server():
         return reduce(config)
 
 
-def explained(command: Callable[[Sequence[str]], bool], arguments: Sequence[str]) -> int:
+def explained(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """Exit status of a command; what can be explained is one message and no traceback."""
     gc.freeze()  # what has been imported stays; figures, which leave much to collect, would have it searched each time
     gc.enable()
     try:
-        return 0 if command(arguments) else 1
+        return command(arguments)
     except KredError as e:
         print(f"error: {e}", file=sys.stderr)
-        return 2 if isinstance(e, ConfigError) else 1
+        return EXIT_WRONG_OPTIONS if isinstance(e, ConfigError) else EXIT_NOT_COMPLETE
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The dry run: what a run would do, and what it would cost, without doing it.
+"""What a run would do, and what it would cost, without doing it: for the dry run, and for a run that might not fit on the disk.
 
 Works from what is on disk, as the run itself does: units that are complete and
 up to date are not counted. Where a stage has to be done first, what follows
@@ -32,11 +32,34 @@ from tasks.prepare import prepare_exposure
 from tasks.summarize import summarize_exposure
 from tasks.tiles import tiles_field
 
-__all__ = ["dry_run"]
+__all__ = ["dry_run", "require_room"]
 
 
 def dry_run(config: FieldConfig) -> str:
     """What a run with this configuration would do, for a person to read."""
+    return foresight.describe(config, *_plan(config))
+
+
+def require_room(config: FieldConfig) -> None:
+    """Find out whether there is room on the disk for what a run is going to make, once its exposures have been checked.
+
+    Raises
+    ------
+    InputError
+        There is not; the message says how much is lacking.
+    """
+    found = stages.judged(config)
+    usable = [r for r in found if not r.refused]
+    grid = stages.stamp_grid(config, usable) if usable else None
+    if not foresight.shortage(config, foresight.most_disk(config, found, grid)):
+        return  # where there is room for all of it, nobody needs to know how much of it is there already
+    lacking = foresight.shortage(config, foresight.disk_to_do(_plan(config)[1]))
+    if lacking:
+        raise InputError(lacking)
+
+
+def _plan(config: FieldConfig) -> tuple[list[ExposureReport], list[PlannedStage]]:
+    """The verdicts on the exposures, and what each stage would do."""
     reports, check = _check(config)
     usable = [r for r in reports if not r.refused]
     summarize = _summarize(config, usable)
@@ -47,7 +70,7 @@ def dry_run(config: FieldConfig) -> str:
     coadd, evaluate = _mosaics(config, reports, fresh=tiles.to_do == 0 and solved)
     planned = {p.name: [p] for p in (check, summarize, prepare, tiles, match, coadd, evaluate)}
     planned["match"].append(figures)
-    return foresight.describe(config, reports, [p for name in config.run.stages for p in planned[name]])
+    return reports, [p for name in config.run.stages for p in planned[name]]
 
 
 def _check(config: FieldConfig) -> tuple[list[ExposureReport], PlannedStage]:

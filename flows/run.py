@@ -22,6 +22,7 @@ from prefect.futures import as_completed
 from prefect.states import Completed, Failed, State
 from prefect.utilities.annotations import opaque
 
+from flows.plan import require_room
 from kred_core import __version__, report, stages
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError, explain
@@ -29,6 +30,7 @@ from kred_core.locks import held
 from kred_core.outcome import Outcome, StageOutcome, disk_usage
 from kred_core.products import FieldPaths, discard, write_text
 from kred_core.settings import to_toml
+from tasks.account import account_for_input
 from tasks.caching import for_run
 from tasks.evaluate import write_page
 from tasks.publish import Progress
@@ -84,6 +86,7 @@ class Run:
         self.outcome = Outcome(config.field)
         self._stage = StageOutcome("start")  # the one that is running
         self._besides: list[_Batch] = []
+        self._fits = False
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -142,6 +145,12 @@ class Run:
         """How the last stage ended."""
         complete = not (self._stage.failed or self.outcome.stopped)
         return (Completed if complete else Failed)(message=self.outcome.stopped or self._stage.counts())
+
+    def require_room(self, stage: str) -> None:
+        """Before anything large is written, and after the exposures are known: is there room for it on the disk?"""
+        if stage != "check" and not self._fits:
+            require_room(self.config)
+            self._fits = True
 
     def _room(self, stage: str) -> AbstractContextManager[None]:
         places = self.paths.heavy_locks(self.config.run.heavy_at_once) if stage in HEAVY else []
@@ -227,12 +236,31 @@ class Run:
                 self.outcome.notes += stages.leftovers(self.config)
         except KredError as e:
             self.outcome.stopped = explain(e)
+        self._account()
         self.outcome.disk = disk_usage(self.paths.directories)
         self._show_page()
         self._progress.end(self.outcome)
         for line in self.outcome.details():
             log.info("%s", line)
         return self.outcome
+
+    def _account(self) -> None:
+        """Compare the input with what became of it; of a run that was stopped, as far as its stages have ended."""
+        ended = [s.name for s in self.outcome.stages if s.name in self.config.run.stages]
+        if self.outcome.stopped:
+            ended.pop()
+        if not ended:
+            return
+        config = self.config.model_copy(update={"run": self.config.run.model_copy(update={"only": ended})})
+        try:
+            state = for_run(account_for_input, config)(config=opaque(config), return_state=True)
+            if not state.is_completed():
+                raise KredError(explain(state.result(raise_on_failure=False)))
+            found = state.result().values
+            self.outcome.input, self.outcome.unaccounted = list(found["sums"]), list(found["faults"])
+            self.outcome.n_refused = found["n_refused"]
+        except (KredError, OSError) as e:
+            self.outcome.unaccounted = [explain(e)]
 
     def _show_page(self) -> None:
         """Bring the page of the field up to date, whatever became of the run, and that of all fields."""

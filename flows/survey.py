@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from kred_core import settings
 
@@ -23,7 +23,7 @@ from prefect import flow
 from prefect.states import Completed, Failed, State
 
 from flows import messages, runners, start
-from flows.field import explained, reduce
+from flows.field import EXIT_COMPLETE, EXIT_NOT_COMPLETE, explained, reduce
 from flows.plan import dry_run
 from flows.server import server
 from kred_core import discovery
@@ -59,31 +59,38 @@ def reduce_survey(config: SeveralConfig) -> State:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; returns the exit status: 0 all complete, 1 not all, 2 wrong options."""
+    """The command line; returns the exit status: 0 all complete, 1 not all, 2 wrong options, 3 all but for what was refused."""
     return explained(_survey, arguments)
 
 
-def _survey(arguments: Sequence[str]) -> bool:
+def _survey(arguments: Sequence[str]) -> int:
     configs = settings.survey_configs(arguments)
     if configs[0].run.dry_run:
-        return all([_ready(config) and _print(dry_run(config)) for config in configs])
+        return _worst(_each(configs, _show_plan))
     with server():
-        return all([_ready(config) and reduce(config) for config in configs])
+        return _worst(_each(configs, reduce))
 
 
-def _ready(config: FieldConfig) -> bool:
+def _each(configs: Iterable[FieldConfig], do: Callable[[FieldConfig], int]) -> list[int]:
     """A field that cannot begin does not keep the others from it."""
-    try:
-        runners.preflight(config)
-    except KredError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return False
-    return True
+    statuses = []
+    for config in configs:
+        try:
+            runners.preflight(config)
+            statuses.append(do(config))
+        except KredError as e:
+            print(f"error: {e}", file=sys.stderr)
+            statuses.append(EXIT_NOT_COMPLETE)
+    return statuses
 
 
-def _print(text: str) -> bool:
-    print(text, end="\n\n")
-    return True
+def _worst(statuses: Sequence[int]) -> int:
+    return EXIT_NOT_COMPLETE if EXIT_NOT_COMPLETE in statuses else max(statuses, default=EXIT_COMPLETE)
+
+
+def _show_plan(config: FieldConfig) -> int:
+    print(dry_run(config), end="\n\n")
+    return EXIT_COMPLETE
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +78,11 @@ class ExposureReport:
         Why the exposure cannot be used; empty if it can.
     remarks : tuple of str
         What a user should know; among them the detectors that cannot be used.
+    lost : tuple of (str, str)
+        The detectors that cannot be used and the reason of each: by EXTNAME, or by EXTNAME and number of the extension where
+        the name alone would not tell.
+    taken : tuple of str
+        The detectors that are taken from another processing of the exposure.
     """
 
     root: str
@@ -93,7 +98,9 @@ class ExposureReport:
     detectors: tuple[DetectorPlace, ...] = ()
     n_detectors: int = 0
     refused: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
+    lost: tuple[tuple[str, str], ...] = ()
+    taken: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -108,6 +115,11 @@ class ExposureReport:
         """The same report with one more remark."""
         return replace(self, remarks=(*self.remarks, remark))
 
+    def lose(self, name: str, reason: str) -> ExposureReport:
+        """The same report with one detector that cannot be used."""
+        left = tuple(d for d in self.detectors if d.extname != name)
+        return replace(self.remark(f"detector {name} refused: {reason}"), detectors=left, lost=(*self.lost, (name, reason)))
+
     @classmethod
     def from_record(cls, record: Mapping) -> ExposureReport:
         """Back from the dictionary that `dataclasses.asdict` made, by way of JSON."""
@@ -116,7 +128,7 @@ class ExposureReport:
             DetectorPlace(**{**d, "centre": tuple(d["centre"]), "corners": tuple(map(tuple, d["corners"]))})
             for d in record["detectors"]
         )
-        return cls(**{**values, "detectors": places})
+        return cls(**{**values, "detectors": places, "lost": tuple(map(tuple, record["lost"]))})
 
     @property
     def extnames(self) -> tuple[str, ...]:
@@ -183,8 +195,8 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     if text(primary, "WCSCAL").lower() == "failed":
         remarks.append("WCSCAL is Failed: the astrometry may be off")
 
-    places, faults = _judge_detectors(exposure, config)
-    remarks += faults
+    places, lost, edited = _judge_detectors(exposure, config)
+    remarks += [f"detector {name} refused: {why}" for name, why in lost] + edited
     usable = [d for d in exposure.detectors if any(d.extname == p.extname for p in places)]
     seeing = _seeing(exposure, places)
     if math.isnan(seeing):
@@ -214,17 +226,19 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
         n_detectors=len(exposure.detectors),
         refused=tuple(refused),
         remarks=tuple(remarks),
+        lost=tuple(lost),
     )
 
 
-def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[DetectorPlace], list[str]]:
-    """Places of the usable detectors, and a sentence for each of the others."""
-    places: dict[str, DetectorPlace] = {}
+def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[DetectorPlace], list[tuple[str, str]], list[str]]:
+    """Places of the usable detectors; each of the others with the reason; and remarks."""
+    places: list[DetectorPlace] = []
+    lost: list[tuple[str, str]] = []
     remarks: list[str] = []
     usual, count = Counter(d.shape for d in exposure.detectors).most_common(1)[0]
     if count <= len(exposure.detectors) // 2:
         usual = ()  # no shape is the usual one: cut-outs, each of its own size
-    names = Counter(d.extname for d in exposure.detectors)
+    names = Counter(d.extname.upper() for d in exposure.detectors)
     for d in exposure.detectors:
         try:
             _require_name(d, names)
@@ -232,11 +246,12 @@ def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[Dete
             place = _place(d)
             edited = _verify_checksums(d) if config.verify_checksums else None
         except ExposureError as e:
-            remarks.append(f"detector {d.extname or f'[{d.hdu.index}]'} refused: {e}")
+            unique = d.extname and names[d.extname.upper()] == 1
+            lost.append((d.extname if unique else f"{d.extname}[{d.hdu.index}]", str(e)))
             continue
-        places[d.extname] = place
+        places.append(place)
         remarks += [f"detector {d.extname}: {edited}"] if edited else []
-    return list(places.values()), remarks
+    return places, lost, remarks
 
 
 def _require_name(d: Detector, names: Mapping[str, int]) -> None:
@@ -244,8 +259,8 @@ def _require_name(d: Detector, names: Mapping[str, int]) -> None:
         raise ExposureError("it has no EXTNAME")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,31}", d.extname):
         raise ExposureError(f"EXTNAME {d.extname!r} is no name of a detector")
-    if names[d.extname] > 1:
-        raise ExposureError(f"{names[d.extname]} extensions have this EXTNAME; which of them is it?")
+    if names[d.extname.upper()] > 1:
+        raise ExposureError(f"{names[d.extname.upper()]} extensions have this EXTNAME; which of them is it?")
 
 
 def _require_shape(d: Detector, usual: tuple[int, ...]) -> None:
@@ -353,7 +368,7 @@ def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
     for report in sorted(reports, key=lambda r: (_preference(r), r.file)):
         first = by_name.setdefault(report.root, report.file)
         if first != report.file:
-            result.append(replace(report, detectors=()).refuse(f"duplicate: the same exposure as {first}"))
+            result.append(replace(report, detectors=(), taken=report.extnames).refuse(f"duplicate: the same exposure as {first}"))
             continue
         if report.obsid:
             chosen = by_obsid.setdefault(report.obsid, report.root)
@@ -366,10 +381,11 @@ def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
 
 def _without(report: ExposureReport, taken: list[str], chosen: str) -> ExposureReport:
     left = tuple(d for d in report.detectors if d.extname not in taken)
+    report = replace(report, detectors=left, taken=(*report.taken, *taken))
     duplicate = f"duplicate: another processing of the exposure {chosen} (OBSID {report.obsid})"
     if report.refused or not left:
-        return replace(report, detectors=left).refuse(duplicate)
-    return replace(report, detectors=left).remark(f"{duplicate}; {_list(taken)} taken from there")
+        return report.refuse(duplicate)
+    return report.remark(f"{duplicate}; {_list(taken)} taken from there")
 
 
 def quality_rows(reports: Iterable[ExposureReport]) -> list[dict]:

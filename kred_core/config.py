@@ -270,6 +270,11 @@ class RunConfig(Section):
         description="Runner dask: file that describes a cluster to start for the run; deployments/dask has examples. "
         "With neither of the two: processes of this machine.",
     )
+    outside: list[str] = Field(
+        default=[],
+        description="Directories outside the data root to which links below it may lead, for products on other disks. Nothing is "
+        "written to others.",
+    )
     heavy_at_once: int = _number(
         1,
         "Runs that may be in the stages that need most memory (match, coadd) at once, of all that use this data "
@@ -349,6 +354,7 @@ class FieldConfig(Section):
         return self.model_copy(
             update={
                 "root": self.root.absolute(),
+                "run": self.run.model_copy(update={"outside": [str(Path(p).expanduser().absolute()) for p in self.run.outside]}),
                 "survey": absolute(self.survey, "tile_table", "image_table"),
                 "check": absolute(self.check, "zero_points"),
                 "match": absolute(self.match, "fixed"),

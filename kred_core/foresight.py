@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from .coadd.plan import CoaddPlan, make_plan
 from .config import FieldConfig
 from .outcome import human_size
 from .products import FieldPaths, read_record
+from .stages.exposures import with_pixels
 from .stages.mosaics import other_fields, wanted_tiles
 from .stamp import StampGrid
 
@@ -31,6 +32,8 @@ __all__ = [
     "copies_disk",
     "count_images",
     "describe",
+    "disk_to_do",
+    "most_disk",
     "plan_check",
     "plan_exposures",
     "plan_figures",
@@ -39,6 +42,7 @@ __all__ = [
     "plan_tiles",
     "prepared_disk",
     "reports",
+    "shortage",
     "stamp_disk",
 ]
 
@@ -51,6 +55,7 @@ SECONDS_PER_UNIT = {
 MATCH_SECONDS_PER_DETECTOR = 0.04  # pairs, solution, quick look
 COADD_SECONDS_PER_OUTPUT_MPIX = 0.016
 COVERAGE_BYTES_PER_PIXEL = 0.15  # compressed
+SPARE_DISK = 50e6  # bytes: tables, figures, logs, and the file that is being replaced
 STAMP_BYTES_PER_CELL, STAMP_BYTES = 2.2, 20_000  # compressed; headers
 
 
@@ -92,12 +97,7 @@ def reports(
     for path in exposures:
         record = read_record(paths.record("check", path.name)) if path in known else None
         result.append(ExposureReport.from_record(record) if record else check.judge(path, quick, points))
-    result = check.compare(result)
-    for i, report in enumerate(result):
-        record = read_record(paths.record("summarize", report.root)) if not report.refused else None
-        if record:
-            result[i] = summary.combine(report, summary.ExposureSummary.from_record(record))
-    return result
+    return [with_pixels(paths, report) for report in check.compare(result)]
 
 
 def coadds(config: FieldConfig, found: Sequence[ExposureReport]) -> list[CoaddPlan]:
@@ -164,6 +164,63 @@ def _pixels(report: ExposureReport) -> int:
     return sum(d.naxis1 * d.naxis2 for d in report.detectors)
 
 
+def most_disk(config: FieldConfig, found: Sequence[ExposureReport], grid: StampGrid | None) -> dict[str, float]:
+    """Bytes that each stage of a run writes where nothing has been made yet: at most, from headers alone and at once.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.FieldConfig`
+    found : sequence of ExposureReport
+        All exposures.
+    grid : `~kred_core.stamp.StampGrid` or None
+        Of the stamps.
+    """
+    usable = [r for r in found if not r.refused]
+    scales = [d.pixel_scale for r in usable for d in r.detectors]
+    n_images, n_tiles = count_images(config, usable), len(wanted_tiles(config))
+    side = config.coadd.size * 3600 / (config.coadd.pixel_scale or min(scales, default=math.inf))
+    mosaic = side**2 * (4 + COVERAGE_BYTES_PER_PIXEL)
+    disk = {
+        "summarize": stamp_disk(usable, [], grid),
+        "prepare": prepared_disk(config, usable, []),
+        "match": n_images * sum(_copies(config, config.match.output, r) for r in usable),
+        "coadd": n_tiles * n_images * len(config.coadd.backgrounds) * mosaic,
+    }
+    return {stage: size for stage, size in disk.items() if stage in config.run.stages}
+
+
+def shortage(config: FieldConfig, disk: Mapping[str, float]) -> str:
+    """Why products will not fit on their disks, in words, and what can be done; empty where they fit.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.FieldConfig`
+    disk : mapping
+        Bytes by stage.
+    """
+    paths = FieldPaths.of(config)
+    top = paths.directories
+    places = {"summarize": top["DECam_BACK"], "prepare": top["DECam_PREP"], "match": top["DECam_PREP"], "coadd": top["DECam_SWARP"]}
+    needed: dict[int, list[tuple[float, Path]]] = {}  # by disk: directories may be links to others
+    for stage, size in disk.items():
+        place = next(p for p in (places[stage], *places[stage].parents) if p.is_dir())
+        needed.setdefault(place.stat().st_dev, []).append((size, place))
+    lacking = []
+    for parts in needed.values():
+        size, free = sum(size for size, _ in parts), shutil.disk_usage(parts[0][1]).free
+        if size > free - SPARE_DISK:
+            lacking.append(
+                f"{human_size(size)} and room to work in are needed on the disk of {parts[0][1]}, {human_size(free)} are free"
+            )
+    if not lacking:
+        return ""
+    what = ", ".join(f"{stage} {human_size(size)}" for stage, size in disk.items() if size)
+    return (
+        f"the products do not fit: {'; '.join(lacking)} ({what}). Make room, or make less: copies of the detectors can be left "
+        "out (--prepare.output none --match.output none), or some tiles be made at a time"
+    )
+
+
 def plan_tiles(fresh: bool) -> PlannedStage:
     """The stage tiles: one unit, the field."""
     return _planned("tiles", "field", 1, 0 if fresh else 1, 0)
@@ -221,6 +278,11 @@ def _planned(name: str, unit: str, units: int, to_do: int, mega_pixels: float) -
     return PlannedStage(name, unit, units, to_do, seconds=mega_pixels * per_mpix + to_do * SECONDS_PER_UNIT[name])
 
 
+def disk_to_do(planned: Iterable[PlannedStage]) -> dict[str, float]:
+    """Bytes that stages will write, by stage."""
+    return {p.name: p.disk for p in planned if p.to_do and p.disk}
+
+
 def describe(config: FieldConfig, found: Sequence[ExposureReport], planned: Sequence[PlannedStage]) -> str:
     """The plan as text: stages, counts, time, disk, and what stands in the way."""
     workers = config.run.workers or os.cpu_count() or 1
@@ -229,12 +291,11 @@ def describe(config: FieldConfig, found: Sequence[ExposureReport], planned: Sequ
     for p in planned:
         time, disk = (_human_time(p.seconds), human_size(p.disk)) if p.to_do else ("-", "-")
         lines.append(f"{p.name:<10} {p.units:>6} {p.unit:<9} {p.to_do:>7} {time:>10} {disk if p.disk else '-':>10}")
-    seconds, disk = sum(p.seconds for p in planned if p.to_do), sum(p.disk for p in planned if p.to_do)
-    free = shutil.disk_usage(config.root).free
-    needed = f"{human_size(disk)} of disk ({human_size(free)} are free)"
+    seconds, disk = sum(p.seconds for p in planned if p.to_do), disk_to_do(planned)
+    needed = f"{human_size(sum(disk.values()))} of disk ({human_size(shutil.disk_usage(config.root).free)} are free)"
     lines += ["", f"about {_human_time(seconds / workers)} with {workers} tasks at once, {needed}"]
-    if disk > free:
-        lines.append("WARNING: this does not fit on the disk")
+    if lacking := shortage(config, disk):
+        lines.append(f"WARNING: {lacking}")
     for r in found:
         if r.refused:
             lines.append(f"refused {r.root}: {'; '.join(r.refused)}")

@@ -78,6 +78,12 @@ class Outcome:
         How much better each image got by matching the backgrounds.
     page : `~pathlib.Path` or None
         The page of the field, for people who only want to look.
+    input : list of str
+        What became of the detectors of the input: the sums, and why some were left out.
+    unaccounted : list of str
+        What of the input is not accounted for.
+    n_refused : int
+        Detectors that cannot be used, and exposures of which not even the detectors are known.
     """
 
     field: str
@@ -89,11 +95,14 @@ class Outcome:
     disk: dict[str, int] = field(default_factory=dict)
     matching: list[str] = field(default_factory=list)
     page: Path | None = None
+    input: list[str] = field(default_factory=list)
+    unaccounted: list[str] = field(default_factory=list)
+    n_refused: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was asked for exists."""
-        return not (self.missing or self.stopped or any(s.failed for s in self.stages))
+        """Whether everything that was asked for exists, and all of the input is accounted for."""
+        return not (self.missing or self.stopped or self.unaccounted or any(s.failed for s in self.stages))
 
     def headline(self) -> str:
         """The result in one sentence."""
@@ -106,6 +115,7 @@ class Outcome:
         parts = [self.stopped] if self.stopped else []
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{_counted(len(self.missing), 'product')} missing"] if self.missing else []
+        parts += ["not all of the input is accounted for"] if self.unaccounted else []
         return f"{self.field}: NOT complete{about}: {'; '.join(parts)}"
 
     def lines(self) -> list[str]:
@@ -122,6 +132,8 @@ class Outcome:
         result += [f"  matched {line}" for line in self.matching]
         result += [f"  note: {note}" for note in self.notes]
         result += [f"  missing: {path}" for path in self.missing]
+        result += [f"  not accounted for: {fault}" for fault in self.unaccounted]
+        result += [f"{'input' if i == 0 else '':<10} {line}" for i, line in enumerate(self.input)]
         if self.disk:
             result.append(f"disk       {self.disk_words()}")
         if self.page:
@@ -153,6 +165,8 @@ class Outcome:
             "complete": self.complete,
             "stopped": self.stopped,
             "missing": [str(product.relative_to(root)) for product in self.missing],
+            "input": self.input,
+            "unaccounted": self.unaccounted,
             "notes": self.notes,
             "stages": stages,
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -204,10 +204,9 @@ def combine(report: ExposureReport, summary: ExposureSummary) -> ExposureReport:
     """A report with what the pixels have shown."""
     if report.refused or not summary.refused:
         return report
-    remarks = tuple(f"detector {name} refused: {why}" for name, why in sorted(summary.refused.items()))
-    left = tuple(d for d in report.detectors if d.extname not in summary.refused)
-    refused = () if left else ("none of its detectors can be used",)
-    return replace(report, detectors=left, remarks=(*report.remarks, *remarks), refused=refused)
+    for name, why in sorted(summary.refused.items()):
+        report = report.lose(name, why)
+    return report if report.detectors else report.refuse("none of its detectors can be used")
 
 
 def exposure_rows(reports: Iterable[ExposureReport], images: ImageTable, field: str) -> list[dict]:

@@ -27,6 +27,7 @@ __all__ = [
     "BACKGROUNDS",
     "DETECTORS",
     "EXPOSURES",
+    "INPUT",
     "MATCHING",
     "OVERLAPS",
     "QUALITY",
@@ -63,6 +64,16 @@ QUALITY = (
     Column("N_det", int, "", "Detectors in the file"),
     Column("N_used", int, "", "Detectors that can be used"),
     Column("Reasons", str, "", "Remarks, or why the exposure or some of its detectors are refused"),
+)
+
+INPUT = (
+    Column("Root", str, "", "Exposure: file name without .fits.fz"),
+    Column("EXTNAME", str, "", "Detector; with the number of its extension where the name alone would not tell; empty: none known"),
+    Column("Fate", str, "", "used, left out (see Reason), refused (see Reason), or usable: nothing was chosen yet"),
+    Column("Image", str, "", "Images that it was used for"),
+    Column("Tiles", str, "", "Tiles that it was used for"),
+    Column("Reason", str, "", "Why it was left out or refused"),
+    Column("File", str, "", "File name"),
 )
 
 EXPOSURES = (

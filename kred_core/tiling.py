@@ -35,7 +35,7 @@ class Selection:
     n_elsewhere : int
         Detectors that do not.
     left_out : mapping
-        Number of detectors on the tile that are not used, by reason; each counts once.
+        Why detectors on the tile are not used, by Field, Root and EXTNAME.
     n_unknown_seeing : int
         Detectors that are used although a largest seeing is set, because theirs is not known.
     """
@@ -43,7 +43,7 @@ class Selection:
     detectors: Table
     n_on_tile: int
     n_elsewhere: int
-    left_out: Mapping[str, int]
+    left_out: Mapping[tuple[str, str, str], str]
     n_unknown_seeing: int = 0
 
     def explain(self) -> str:
@@ -54,7 +54,8 @@ class Selection:
         used = ", ".join(f"{image} {counts[image]}" for image in sorted(counts)) or "none"
         parts = [f"{_detectors(self.n_on_tile)} on it; used: {used}"]
         if self.left_out:
-            parts.append("left out: " + ", ".join(f"{n} ({reason})" for reason, n in self.left_out.items()))
+            reasons = sorted(Counter(self.left_out.values()).items())
+            parts.append("left out: " + ", ".join(f"{n} ({reason})" for reason, n in reasons))
         if self.n_unknown_seeing:
             parts.append(f"used without known seeing: {self.n_unknown_seeing}")
         return "; ".join(parts)
@@ -148,7 +149,7 @@ def _selection(rows: Table, n_elsewhere: int, field: str, images: ImageTable, co
         detectors=selected,
         n_on_tile=len(rows),
         n_elsewhere=n_elsewhere,
-        left_out=dict(sorted(Counter(r for r in reasons if r).items())),
+        left_out={tuple(str(rows[c][i]) for c in ("Field", "Root", "EXTNAME")): reasons[i] for i in np.flatnonzero(reasons != "")},
         n_unknown_seeing=int(np.isnan(seeing[used]).sum()) if config.max_seeing > 0 else 0,
     )
 

@@ -7,12 +7,14 @@ caller to decide (`tasks.caching`). Units of work are exposures and mosaics, so
 that thousands of detectors are a hundred calls.
 """
 
+from .accounts import account_for_input, account_inputs
 from .bounds import leftovers, missing_products, preflight
 from .copies import MatchedCopies, copy_matched, link_matched, plan_copies
 from .exposures import (
     Preparation,
     check_exposure,
     check_field,
+    judged,
     plan_preparation,
     prepare_exposure,
     restore_stamps,
@@ -59,6 +61,8 @@ __all__ = [
     "MatchPlan",
     "MatchedCopies",
     "Preparation",
+    "account_for_input",
+    "account_inputs",
     "background_rows",
     "check_exposure",
     "check_field",
@@ -70,6 +74,7 @@ __all__ = [
     "evaluate_mosaic",
     "evaluated_tiles",
     "explain_matching",
+    "judged",
     "leftovers",
     "link_matched",
     "look_record",

@@ -18,6 +18,7 @@ from .mosaics import mosaic_names, read_backgrounds, tile_names, wanted_tiles
 
 __all__ = ["leftovers", "missing_products", "preflight"]
 
+NAMED = 5  # files in a message
 BY_HAND = ".swarp.fits"  # what a person gets who runs the SWarp script beside a mosaic
 
 
@@ -36,6 +37,7 @@ def preflight(config: FieldConfig) -> None:
         raise InputError(f"the data root {config.root} is no directory; give the one that holds DECam_MEF with --root")
     if not os.access(config.root, os.W_OK | os.X_OK):
         raise InputError(f"the data root {config.root} cannot be written to; products go below it")
+    _stay_inside(config)
     paths.exposures()
     check.zero_points(config.check.zero_points)
     survey.tiles(config.field, config.survey, config.tiles)
@@ -43,6 +45,17 @@ def preflight(config: FieldConfig) -> None:
     matching.fixed_backgrounds(config.match.fixed)
     if config.coadd.engine == "swarp" and "coadd" in config.run.stages:
         swarp.find_swarp()
+
+
+def _stay_inside(config: FieldConfig) -> None:
+    """Let no link lead the products to where nobody wants them."""
+    wanted = [Path(directory).expanduser().resolve() for directory in config.run.outside]
+    for link, target in FieldPaths.of(config).ways_out():
+        if not any(target.is_relative_to(directory) for directory in wanted):
+            raise InputError(
+                f"{link} is a link to {target}, outside the data root; products are written there only if you say so, with "
+                f"--outside {target}"
+            )
 
 
 def missing_products(config: FieldConfig) -> list[Path]:
@@ -110,9 +123,12 @@ def _prepared(config: FieldConfig) -> set[Path]:
 
 
 def leftovers(config: FieldConfig) -> list[str]:
-    """A sentence for each kind of product of an earlier run that the present tables do not call for."""
+    """A sentence for each kind of file that was not used: beside the input, and of an earlier run with other options."""
     paths = FieldPaths.of(config)
     notes = []
+    if ignored := paths.not_looked_at():
+        names = ", ".join(ignored[:NAMED]) + (f" and {len(ignored) - NAMED} more" if len(ignored) > NAMED else "")
+        notes.append(f"not looked at in {paths.mef}: {names}; exposures are *.fits.fz and *.fits, masks have names as theirs")
     if "coadd" in config.run.stages:
         planned = set(_mosaics(config))
         for directory in (paths.coadds(tile.name, matched) for tile in wanted_tiles(config) for matched in (False, True)):

@@ -24,6 +24,7 @@ __all__ = [
     "Preparation",
     "check_exposure",
     "check_field",
+    "judged",
     "plan_preparation",
     "preparations",
     "prepare_exposure",
@@ -33,6 +34,7 @@ __all__ = [
     "stampless",
     "summarize_exposure",
     "summarize_field",
+    "with_pixels",
 ]
 
 
@@ -66,6 +68,19 @@ def check_field(config: FieldConfig) -> list[ExposureReport]:
     reports = check.compare(reports)
     _write_quality(paths, reports)
     return reports
+
+
+def judged(config: FieldConfig) -> list[ExposureReport]:
+    """What is known of each exposure that was checked: from headers and, where it was measured, from pixels."""
+    paths = FieldPaths.of(config)
+    known = [path for path in paths.exposures() if paths.record("check", path.name).is_file()]
+    return [with_pixels(paths, report) for report in check.compare(_checked(paths, path) for path in known)]
+
+
+def with_pixels(paths: FieldPaths, report: ExposureReport) -> ExposureReport:
+    """A report with what the pixels have shown, where they have been looked at."""
+    record = read_record(paths.record("summarize", report.root)) if not report.refused else None
+    return summary.combine(report, ExposureSummary.from_record(record)) if record else report
 
 
 def _checked(paths: FieldPaths, path: Path) -> ExposureReport:

@@ -33,6 +33,7 @@ __all__ = [
     "tabulate_mosaics",
     "tile_inputs",
     "tile_names",
+    "tile_tables",
     "tiles_field",
     "wanted_tiles",
 ]
@@ -146,7 +147,8 @@ def tile_names(config: FieldConfig) -> list[str]:
     return found
 
 
-def _tile_tables(config: FieldConfig) -> Iterator[tuple[survey.Tile, Table]]:
+def tile_tables(config: FieldConfig) -> Iterator[tuple[survey.Tile, Table]]:
+    """The tiles that the configuration asks for, each with its table; see `tile_names`."""
     names, paths = tile_names(config), FieldPaths.of(config)
     for tile in wanted_tiles(config):
         if tile.name in names:
@@ -169,7 +171,7 @@ def mosaic_names(config: FieldConfig) -> list[tuple[str, str]]:
     """
     if not config.coadd.backgrounds:
         return []
-    return [(tile.name, image) for tile, table in _tile_tables(config) for image in _images(config, table)]
+    return [(tile.name, image) for tile, table in tile_tables(config) for image in _images(config, table)]
 
 
 def mosaic_unit(tile: str, image: str, backgrounds: Iterable[str]) -> str:
@@ -188,10 +190,10 @@ def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
     """
     if not config.coadd.backgrounds:
         return []
-    tile_tables = list(_tile_tables(config))  # they are made before the backgrounds: say first what is missing first
+    of_tiles = list(tile_tables(config))  # they are made before the backgrounds: say first what is missing first
     backgrounds = read_backgrounds(config) if "matched" in config.coadd.backgrounds else None
     plans = []
-    for tile, table in tile_tables:
+    for tile, table in of_tiles:
         centre = tiling.mosaic_centre(tile, table, config.tiling)
         for image in _images(config, table):
             detectors = table[table["Image"] == image]

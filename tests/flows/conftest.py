@@ -39,7 +39,7 @@ def reduced(simulated, tmp_path_factory, prefect_server) -> Path:
 
     root = tmp_path_factory.mktemp("reduced") / "root"
     shutil.copytree(simulated, root)
-    assert reduce(FieldConfig(field="LMC_c42", tiles=["T07"], root=root))
+    assert reduce(FieldConfig(field="LMC_c42", tiles=["T07"], root=root)) == 0
     return root
 
 

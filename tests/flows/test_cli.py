@@ -172,7 +172,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(root, command, smal
     (small_disk / "DECam_MEF").symlink_to(root / "DECam_MEF")
     result = command("flows/field.py", "LMC_c42", "T07", "--root", str(small_disk))
     assert result.returncode == 1
-    assert "the disk is full; make room and run the same command again" in result.stderr + result.stdout
+    assert "the products do not fit" in result.stderr + result.stdout
     assert "Traceback" not in result.stderr + result.stdout
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     result = command("flows/field.py", "LMC_c42", "T07", "--root", str(small_disk))

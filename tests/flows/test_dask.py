@@ -90,7 +90,7 @@ class Killer(threading.Thread):
 
 def test_a_killed_worker_costs_time_and_nothing_else(root, reduced):
     with Killer("summarize", root) as killer:
-        assert reduce(config(root, workers=0, dask_cluster=str(EXAMPLES / "local.toml")))
+        assert reduce(config(root, workers=0, dask_cluster=str(EXAMPLES / "local.toml"))) == 0
     assert killer.killed
     assert "a worker is gone" in last_log(root)
     assert products(root) == products(reduced)
@@ -148,7 +148,7 @@ class TestAClusterThatIsRunning:
 
     def test_does_the_work_of_a_run_elsewhere(self, running, root, monkeypatch):
         monkeypatch.chdir(root)
-        assert reduce(config(Path("."), dask_address=running.scheduler_address, last="prepare"))
+        assert reduce(config(Path("."), dask_address=running.scheduler_address, last="prepare")) == 0
         assert len(list(Path("DECam_PREP/LMC_c42/data").iterdir())) == 32
 
     def test_goes_on_when_a_run_is_stopped_and_that_leaves_nothing_half_done(self, running, root, prefect_server):
@@ -170,7 +170,7 @@ class TestAClusterThatIsRunning:
         assert not works_at(worker, "look", root)
         assert unfinished(root) == []
         assert running.workers[0].pid == worker
-        assert reduce(config(root, dask_address=running.scheduler_address, last="match"))
+        assert reduce(config(root, dask_address=running.scheduler_address, last="match")) == 0
 
 
 @pytest.fixture
@@ -252,5 +252,5 @@ class TestSlurm:
             'class = "dask_jobqueue.SLURMCluster"\nworkers = 2\n[arguments]\ncores = 1\nmemory = "2GB"\nsecurity = true\n'
             f'shared_temp_directory = "{tmp_path}"\nlog_directory = "{tmp_path}"\n'
         )
-        assert reduce(config(root, workers=0, dask_cluster=str(file)))
+        assert reduce(config(root, workers=0, dask_cluster=str(file))) == 0
         assert products(root) == products(reduced)

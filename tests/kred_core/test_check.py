@@ -218,7 +218,9 @@ def test_a_detector_needs_a_name_that_can_be_part_of_a_file_name(name, message, 
 def test_of_two_detectors_with_one_name_neither_is_used(mef):
     r = judged(mef("x.fits.fz", [whole_detector("N1"), whole_detector("N2", 1), whole_detector("N1", 2)]))
     assert r.extnames == ("N2",)
-    assert r.remarks == ("detector N1 refused: 2 extensions have this EXTNAME; which of them is it?",) * 2
+    why = "2 extensions have this EXTNAME; which of them is it?"
+    assert r.lost == (("N1[1]", why), ("N1[3]", why))
+    assert r.remarks == tuple(f"detector {name} refused: {why}" for name, _ in r.lost)
 
 
 def test_images_that_are_no_planes_or_have_hardly_a_pixel_are_refused(mef):

@@ -421,7 +421,8 @@ def test_a_pair_is_shown_north_up_with_its_difference_in_the_cells_that_were_com
     pair = cutout(after=0.5)
     pair.good[-20:, -30:] = False
     pair_words([pair], saved, tmp_path)
-    first, second, difference = (np.asarray(picture.get_array())[1:-1, 1:-1].astype(int) for picture in saved[0].images)  # within its frame
+    pictures = (np.asarray(picture.get_array())[1:-1, 1:-1] for picture in saved[0].images)  # within their frames
+    first, second, difference = (picture.astype(int) for picture in pictures)
     rows, columns = (np.arange(1, n + 1) * size // (n + 2) for n, size in zip(first.shape[:2], pair.image1.shape, strict=True))
     shown = pair.image1[::-1][rows[:, None], columns]  # north is up
     known = np.isfinite(shown)

@@ -9,10 +9,9 @@ import re
 import pytest
 from pydantic import BaseModel
 
-from kred_core import settings
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import ConfigError
-from kred_core.settings import field_config, survey_configs, to_toml
+from kred_core.settings import appearance, field_config, survey_configs, to_toml
 
 
 @pytest.fixture(autouse=True)
@@ -312,7 +311,7 @@ def test_the_help_shows_no_python(command):
 
 
 def test_the_examples_in_the_help_are_right():
-    found = re.findall(r"python flows/field\.py (.*?)(?:   +|$)", settings.FIELD_EXAMPLES, re.MULTILINE)
+    found = re.findall(r"python flows/field\.py (.*?)(?:   +|$)", appearance.FIELD_EXAMPLES, re.MULTILINE)
     assert len(found) == 5
     for line in found:
         assert field_config(line.split()).field == "LMC_c42"

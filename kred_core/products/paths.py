@@ -1,43 +1,18 @@
-"""Every file and directory below the data root, and the one way to write them.
-
-Nobody else joins paths: a stage asks `FieldPaths` where a product is. A product
-appears under its final name only when it is whole (`atomic`), so whatever has a
-final name can be trusted after any crash.
-"""
+"""Every file and directory below the data root: a stage asks `FieldPaths` where a product is, and nobody else joins paths."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import shutil
 import socket
-import tempfile
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import FieldConfig
-from .errors import InputError
+from ..config import FieldConfig
+from ..errors import InputError
+from .writing import TEMPORARY
 
-__all__ = [
-    "FieldPaths",
-    "atomic",
-    "discard",
-    "identity",
-    "link",
-    "link_all",
-    "read_record",
-    "service_memory",
-    "write_record",
-    "write_text",
-]
-
-TEMPORARY = ".tmp"
-_UMASK = os.umask(0o022)  # can only be read by setting it; once, at import, because threads share it
-os.umask(_UMASK)
+__all__ = ["FieldPaths", "service_memory"]
 
 
 @dataclass(frozen=True)
@@ -72,16 +47,24 @@ class FieldPaths:
 
     def exposures(self) -> list[Path]:
         """Science files of the field, sorted by name (ood masks and oow weights are not exposures)."""
-        if not self.mef.is_dir():
-            raise InputError(f"field {self.field}: there is no directory {self.mef}; put or link the field's *.fits.fz files there")
-        try:
-            found = sorted(p for p in self.mef.iterdir() if p.name.endswith((".fits.fz", ".fits")) and not p.name.startswith("."))
-        except OSError as e:
-            raise InputError(f"field {self.field}: {self.mef} cannot be read: {e.strerror or e}") from e
-        science = [p for p in found if "_ood_" not in p.name and "_oow_" not in p.name]
+        science = [p for p in self._mef_files() if _is_image(p) and "_ood_" not in p.name and "_oow_" not in p.name]
         if not science:
             raise InputError(f"field {self.field}: no *.fits.fz exposure in {self.mef}")
         return science
+
+    def _mef_files(self) -> list[Path]:
+        if not self.mef.is_dir():
+            raise InputError(f"field {self.field}: there is no directory {self.mef}; put or link the field's *.fits.fz files there")
+        try:
+            return sorted(self.mef.iterdir())
+        except OSError as e:
+            raise InputError(f"field {self.field}: {self.mef} cannot be read: {e.strerror or e}") from e
+
+    def not_looked_at(self) -> list[str]:
+        """What lies beside the exposures and is no image, and masks that belong to none of them, by name."""
+        files = self._mef_files()
+        masks = {self.mask_of(p) for p in files if _is_image(p)}
+        return [p.name for p in files if not _is_image(p) or ("_ood_" in p.name and p not in masks)]
 
     @staticmethod
     def root_of(exposure: Path) -> str:
@@ -109,6 +92,11 @@ class FieldPaths:
     @property
     def quality_table(self) -> Path:
         return self._summary("mef_qual")
+
+    @property
+    def input_table(self) -> Path:
+        """What became of each detector of the input."""
+        return self._summary("input")
 
     @property
     def exposure_table(self) -> Path:
@@ -264,6 +252,18 @@ class FieldPaths:
         """Places for the runs that need much memory on this machine, of all fields of the data root."""
         return [service_memory(self.root) / f"heavy.{socket.gethostname()}.{place}.lock" for place in range(1, n + 1)]
 
+    def ways_out(self) -> list[tuple[Path, Path]]:
+        """Links among the directories and logs of this field's products that lead out of the data root, and where to."""
+        tops = [self._summary("").parent, self.log.parent, self.memory.parent, *(d.parent for d in self.directories.values())]
+        links = [p for p in (*tops, *self.directories.values(), self.log, self.memory, service_memory(self.root)) if p.is_symlink()]
+        for top in (*self.directories.values(), self.memory):
+            for directory, directories, _ in os.walk(top):
+                links += [p for p in (Path(directory, name) for name in directories) if p.is_symlink()]
+                if Path(directory) == self.directories["DECam_PREP"]:
+                    directories.clear()  # in these are thousands of links to detectors, which are replaced and never followed
+        root = self.root.resolve()
+        return [(p, target) for p in links if not (target := p.resolve()).is_relative_to(root)]
+
     def unfinished(self) -> list[Path]:
         """What killed runs left half written: temporary files (`atomic`) and working directories of SWarp.
 
@@ -281,6 +281,10 @@ class FieldPaths:
         return self.memory / stage / f"{unit}.json"
 
 
+def _is_image(path: Path) -> bool:
+    return path.name.endswith((".fits.fz", ".fits")) and not path.name.startswith(".")
+
+
 def service_memory(root: Path) -> Path:
     """What concerns no field but the whole data root; no field has such a name."""
     return root / ".kred" / "_service"
@@ -289,110 +293,3 @@ def service_memory(root: Path) -> Path:
 def _suffixed(name: str, matched: bool) -> str:
     """Products with matched backgrounds have the names of the others and _b, as people know them."""
     return f"{name}_b" if matched else name
-
-
-@contextmanager
-def atomic(path: Path, keep_same: bool = False) -> Iterator[Path]:
-    """Write a file so that its name appears only when it is complete.
-
-    Yields a temporary path beside the final one. When the block ends without
-    an error the data are synced to disk and renamed; otherwise they are removed.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        Final name; its directory is made when needed.
-    keep_same : bool
-        Leave an existing file with the same bytes untouched, so that its time
-        of modification says when the content last changed. For small files.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        if keep_same and path.is_file() and path.read_bytes() == temporary.read_bytes():
-            temporary.unlink()
-            return
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
-        temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-        raise
-
-
-def discard(path: Path) -> None:
-    """Remove a file or a directory with all that is in it, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file; an existing one with the same content keeps its time."""
-    with atomic(path, keep_same=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_record(path: Path, record: dict) -> None:
-    """Keep what a stage found out as JSON, for the later stages."""
-    write_text(path, json.dumps(record, indent=1) + "\n")
-
-
-def read_record(path: Path) -> dict | None:
-    """What `write_record` kept, or None where there is nothing or nothing readable."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def link(path: Path, target: Path) -> None:
-    """Make ``path`` a relative symbolic link to ``target``, replacing an older link."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # From where the directory really is: a field's directory may itself be a link to another disk.
-    _link(path, os.path.relpath(target.parent.resolve() / target.name, path.parent.resolve()))
-
-
-def link_all(directory: Path, targets: Iterable[Path]) -> None:
-    """Make the links to FITS files in a directory those to the targets that exist, by their names, and no others."""
-    wanted = {target.name: target.parent for target in targets if target.exists()}
-    for old in directory.glob("*.fits*") if directory.is_dir() else ():
-        if old.name not in wanted and old.is_symlink():
-            old.unlink()
-    if wanted:
-        directory.mkdir(parents=True, exist_ok=True)
-    here = directory.resolve()
-    ways = {parent: os.path.relpath(parent.resolve(), here) for parent in set(wanted.values())}
-    for name, parent in wanted.items():
-        _link(directory / name, os.path.join(ways[parent], name))
-
-
-def _link(path: Path, goal: str) -> None:
-    if path.is_symlink() and os.readlink(path) == goal:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{TEMPORARY}")
-    with suppress(FileNotFoundError):
-        temporary.unlink()
-    temporary.symlink_to(goal)
-    try:
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink()
-        raise
-
-
-def identity(path: Path) -> tuple[str, int, int]:
-    """What tells one version of a file from another: path, size in bytes, time of modification in ns."""
-    status = path.stat()
-    return str(path), status.st_size, status.st_mtime_ns

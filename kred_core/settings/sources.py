@@ -12,7 +12,6 @@ import argparse
 import difflib
 import os
 import re
-import shutil
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -33,8 +32,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from . import __version__
-from .config import (
+from .. import __version__
+from ..config import (
     CheckConfig,
     CoaddConfig,
     EvaluateConfig,
@@ -49,12 +48,10 @@ from .config import (
     SurveyConfig,
     TilingConfig,
 )
-from .errors import ConfigError
+from ..errors import ConfigError
+from .appearance import CONFIG_FILE, FIELD_EXAMPLES, PREFIX, SERVICE_EXAMPLES, SURVEY_EXAMPLES, add_argument, formatter, parse
 
 __all__ = ["answer", "field_config", "service_config", "survey_configs", "to_toml"]
-
-PREFIX = "KRED_"
-CONFIG_FILE = "kred.toml"
 
 # The options that people type daily, without the name of their section.
 SHORTCUTS = {
@@ -68,7 +65,11 @@ SHORTCUTS = {
     "run.heavy-at-once": "heavy-at-once",
     "run.dask-address": "dask-address",
     "run.dask-cluster": "dask-cluster",
+    "run.outside": "outside",
 }
+
+# Whoever can write the data root can write its kred.toml; it must not start programs or lead elsewhere in the name of others.
+NOT_IN_FILE = ("dask_address", "dask_cluster", "outside")
 
 SERVICE_SHORTCUTS = {
     "service.every": "every",
@@ -79,40 +80,6 @@ SERVICE_SHORTCUTS = {
     "service.discover.tries": "tries",
     "service.discover.fields": "fields",
 }
-
-SOURCES = f"""\
-Every option can also stand in {CONFIG_FILE} in the data root, as in
-    [coadd]
-    engine = "swarp"
-or in the environment, as {PREFIX}COADD__ENGINE=swarp. The command line wins over the
-environment, that over {CONFIG_FILE}. Paths of tables count from the current directory.
-Lists are written A,B,C there, an empty one []."""
-
-FIELD_EXAMPLES = f"""\
-examples:
-  python flows/field.py LMC_c42                        all tiles of a field below the current directory
-  python flows/field.py LMC_c42 T07 T08 --root DIR     two tiles, data below DIR
-  python flows/field.py LMC_c42 --dry-run              what would be done, and what it would cost
-  python flows/field.py LMC_c42 --until summarize      look at the exposures first
-  python flows/field.py LMC_c42 --from coadd --coadd.engine swarp
-
-{SOURCES}"""
-
-SURVEY_EXAMPLES = f"""\
-examples:
-  python flows/survey.py LMC_c41 LMC_c42 --root DIR    two fields, one after the other
-  python flows/survey.py --all                         every field below DECam_MEF
-
-{SOURCES}"""
-
-SERVICE_EXAMPLES = f"""\
-examples:
-  python deployments/serve.py --root DIR               look for new fields every 10 minutes
-  python deployments/serve.py --root DIR --every 60 --fields-at-once 2
-
-Options of the reductions stand in {CONFIG_FILE} in the data root, those shown here too, as in
-    [service]
-    every = 60"""
 
 
 class _Environment(EnvSettingsSource):
@@ -179,45 +146,6 @@ class _ServiceCommand(_CommandLine, FieldConfig):
     evaluate: CliSuppress[EvaluateConfig] = EvaluateConfig()
 
 
-PLAIN_WORDS = {"True": "yes", "False": "no", "0.0": "0"}
-METAVARS = {"str": "TEXT", "Path": "PATH", "float": "NUMBER", "int": "N"}
-
-
-def _add_argument(group, *names, **details):
-    """Show options as a person writes them, where pydantic-settings shows Python types."""
-    short = [name for name in names if not name.startswith(("--run.", "--no-run."))]
-    names = short or names
-    metavar = details.get("metavar")
-    if isinstance(metavar, str):
-        listed = re.fullmatch(r"(?i)list\[(.*)\]", metavar)
-        inner = listed[1] if listed else metavar
-        details["metavar"] = METAVARS.get(inner, inner) + (",..." if listed else "")
-    if isinstance(details.get("help"), str):
-        details["help"] = re.sub(r" \(default: (.*)\)$", lambda m: _default(m[1]), details["help"])
-    return argparse._ActionsContainer.add_argument(group, *names, **details)
-
-
-def _default(text: str) -> str:
-    text = PLAIN_WORDS.get(text, text.strip("[]").replace(", ", ","))
-    return f" (default: {text})" if text else ""
-
-
-def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse arguments; tiles may follow options, and an option that is not known is named with the one that was meant."""
-    values, unknown = parser.parse_known_intermixed_args(arguments)
-    if unknown:
-        given = unknown[0].split("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings]
-        close = difflib.get_close_matches(given, known, 1)
-        parser.error(f"option {given} is not known" + (f"; did you mean {close[0]}?" if close else ""))
-    return values
-
-
-def _formatter(prog: str) -> argparse.HelpFormatter:
-    width = min(110, shutil.get_terminal_size((110, 24)).columns)
-    return argparse.RawDescriptionHelpFormatter(prog, max_help_position=30, width=width)
-
-
 def _load(command: type[_CommandLine], arguments: Sequence[str], prog: str, usage: str, description: str, epilog: str):
     arguments = list(arguments)
     finder = argparse.ArgumentParser(prog=prog, usage=usage, add_help=False, allow_abbrev=False)
@@ -232,21 +160,29 @@ def _load(command: type[_CommandLine], arguments: Sequence[str], prog: str, usag
     if "root" in text:
         raise ConfigError(f"{file}: remove the line 'root'; the file configures the data root it lies in")
 
+    run = text.get("run")
+    if isinstance(run, dict) and (found := next((name for name in NOT_IN_FILE if run.get(name)), None)):
+        option = f"--{found.replace('_', '-')}"
+        raise ConfigError(
+            f"{file}: option run.{found} is not taken from there, because others may write that file; give {option} on the "
+            f"command line, or {PREFIX}RUN__{found.upper()} in the environment"
+        )
+
     class Settings(command):
         model_config = SettingsConfigDict(toml_file=file)
 
     parser = argparse.ArgumentParser(
-        prog=prog, usage=usage, description=description, epilog=epilog, formatter_class=_formatter, allow_abbrev=False
+        prog=prog, usage=usage, description=description, epilog=epilog, formatter_class=formatter, allow_abbrev=False
     )
     try:
         source = CliSettingsSource(
             Settings,
             root_parser=parser,
             cli_parse_args=arguments,
-            parse_args_method=_parse,
-            add_argument_method=_add_argument,
+            parse_args_method=parse,
+            add_argument_method=add_argument,
             add_argument_group_method=argparse._ActionsContainer.add_argument_group,
-            formatter_class=_formatter,
+            formatter_class=formatter,
         )
         return Settings(_cli_settings_source=source)
     except ValidationError as e:

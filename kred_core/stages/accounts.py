@@ -1,0 +1,128 @@
+"""After the stages: what became of each detector of the input, as the files at both ends tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+
+from .. import accounts, survey, tables, tiling
+from ..accounts import Accounts, Key
+from ..check import ExposureReport
+from ..config import FieldConfig
+from ..errors import InputError
+from ..geometry import SkyPolygon
+from ..products import FieldPaths
+from .exposures import judged
+from .mosaics import joined_detectors, mosaic_names, tile_inputs, tile_tables, wanted_tiles
+
+__all__ = ["account_for_input", "account_inputs"]
+
+Mosaic = tuple[str, str]  # tile, image
+
+
+def _has_chosen(config: FieldConfig) -> bool:
+    """Whether this run knows which detectors it wanted: it includes the stage tiles or one behind it."""
+    return not set(config.run.stages).isdisjoint(("tiles", "match", "coadd", "evaluate"))
+
+
+def _has_made(config: FieldConfig) -> bool:
+    return "coadd" in config.run.stages and bool(config.coadd.backgrounds)
+
+
+def account_inputs(config: FieldConfig) -> list[Path]:
+    """The files that the account depends on."""
+    paths = FieldPaths.of(config)
+    files = [*paths.exposures(), paths.quality_table]
+    if _has_chosen(config):
+        files += [*tile_inputs(config), *(paths.tile_table(tile.name) for tile in wanted_tiles(config))]
+    if _has_made(config):
+        files += _mosaics(config)
+    return files
+
+
+def account_for_input(config: FieldConfig) -> Accounts:
+    """Tell what became of each detector of the input, in the table of the input, and find what does not add up.
+
+    Raises
+    ------
+    InputError
+        A table or a mosaic is missing or cannot be read.
+    """
+    paths = FieldPaths.of(config)
+    reports = judged(config)
+    chosen, left_out, made, elsewhere, faults = None, None, None, "", []
+    if _has_chosen(config):
+        chosen = _chosen(config)
+        detectors = joined_detectors(config, paths)
+        left_out = _left_out(config, detectors)
+        asked = f"the tiles {', '.join(config.tiles)}" if config.tiles else "the field's tiles"
+        elsewhere = f"on none of {asked}"
+        faults = list(_overlooked(config, detectors, chosen, left_out))
+    if _has_made(config):
+        made = _made(config, reports)
+    found = accounts.account((p.name for p in paths.exposures()), reports, chosen, made, left_out, elsewhere)
+    found = Accounts(found.entries, (*found.faults, *faults))
+    rows = tables.make(accounts.input_rows(found), tables.INPUT)
+    tables.write(rows, paths.input_table, f"What became of the input of {config.field}")
+    return found
+
+
+def _chosen(config: FieldConfig) -> dict[Key, list[Mosaic]]:
+    """For which mosaics each detector of this field was chosen; those of other fields are in their accounts."""
+    chosen: dict[Key, list[Mosaic]] = {}
+    for tile, table in tile_tables(config):
+        for field, root, extname, image in zip(*(table[c].tolist() for c in ("Field", "Root", "EXTNAME", "Image")), strict=True):
+            if field == config.field:
+                chosen.setdefault((root, extname), []).append((tile.name, image))
+    return chosen
+
+
+def _left_out(config: FieldConfig, detectors: Table) -> dict[Key, str]:
+    """Why detectors were left out, whatever the tile."""
+    selection = tiling.select_all(detectors, config.field, survey.images(config.survey), config.tiling)
+    return {(root, extname): reason for (_, root, extname), reason in selection.left_out.items()}
+
+
+def _overlooked(
+    config: FieldConfig, detectors: Table, chosen: Mapping[Key, list[Mosaic]], left_out: Mapping[Key, str]
+) -> Iterator[str]:
+    """Detectors whose centre lies on a tile, by another way than that of `tiling`, and that were not chosen for it."""
+    keys = list(zip(map(str, detectors["Root"]), map(str, detectors["EXTNAME"]), strict=True))
+    for tile in wanted_tiles(config):
+        square = SkyPolygon.of_square(tile.ra, tile.dec, tile.size)
+        on_tile = square.contains(np.asarray(detectors["CENRA1"]), np.asarray(detectors["CENDEC1"]))
+        for i in np.flatnonzero(on_tile):
+            if keys[i] not in left_out and all(name != tile.name for name, _ in chosen.get(keys[i], ())):
+                yield f"{'_'.join(keys[i])} lies on tile {tile.name} and was not chosen for it"
+
+
+def _mosaics(config: FieldConfig) -> dict[Path, Mosaic]:
+    """The mosaics that the present tables call for."""
+    paths, kinds = FieldPaths.of(config), [background == "matched" for background in config.coadd.backgrounds]
+    return {paths.mosaic(tile, image, matched): (tile, image) for tile, image in mosaic_names(config) for matched in kinds}
+
+
+def _made(config: FieldConfig, reports: Iterable[ExposureReport]) -> dict[Mosaic, list[dict[Key, int]]]:
+    """Of the mosaics that exist, how many pixels each detector of this field contributed to each file."""
+    roots = {report.root for report in reports}
+    files: dict[Mosaic, list[Path]] = {}
+    for path, mosaic in _mosaics(config).items():
+        files.setdefault(mosaic, []).append(path)
+    return {
+        mosaic: [{key: n for key, n in _inputs(path).items() if key[0] in roots} for path in found]
+        for mosaic, found in files.items()
+        if all(path.is_file() for path in found)
+    }
+
+
+def _inputs(mosaic: Path) -> dict[Key, int]:
+    """The pixels that each input of a mosaic contributed."""
+    try:
+        table = fits.getdata(mosaic, "INPUTS")
+        return {(str(r), str(e)): int(n) for r, e, n in zip(table["ROOT"], table["EXTNAME"], table["PIXELS"], strict=True)}
+    except (OSError, KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{mosaic}: its table INPUTS cannot be read ({e}); delete it and run the stage 'coadd' again") from e
