@@ -170,10 +170,8 @@ def _stamp(
 ) -> list[Stamp]:
     """The detector's stamp, or nothing where none can be made."""
     try:
-        saturated = pixels >= stamp.saturation(detector.header)
-        bad = saturated if bad is None else bad | saturated
-        wcs = geometry.celestial_wcs(detector.header)
-        return [stamp.make_stamp(pixels, bad, wcs, grid, scale, level, detector.root, detector.extname)]
+        saturated, wcs = stamp.saturation(detector.header), geometry.celestial_wcs(detector.header)
+        return [stamp.make_stamp(pixels, bad, wcs, grid, scale, level, detector.root, detector.extname, saturated)]
     except ExposureError as e:
         log.warning("%s: detector %s has no stamp and cannot be matched: %s", detector.root, detector.extname, e)
         return []

@@ -21,6 +21,7 @@ TAPS = 6  # of Lanczos-3, along each axis
 LANES = 8  # of the vector unit that is asked for; the two spare lanes have weight 0
 PHASE_BITS = 12  # 4096 subpixel phases: a position is right to 1.2e-4 pixel
 LOST_WEIGHT = 0.25  # of the sum of the weights, which is 1; see resample
+TOGETHER = 64  # pixels of a row of which it is first seen whether any is masked: mostly none is
 FILL_RADIUS = 5  # pixel; no pixel farther from all good ones has a part in a pixel that is kept
 
 
@@ -282,21 +283,34 @@ def _change(points: np.ndarray, axis: int) -> float:
 def _fill(image, bad, near, level):
     ny, nx = image.shape
     for y in range(ny):
-        for x in range(nx):
-            if not bad[y, x]:
+        for first in range(0, nx, TOGETHER):
+            last = min(first + TOGETHER, nx)
+            n_bad = 0
+            for x in range(first, last):
+                n_bad += bad[y, x]
+            if n_bad == 0:
                 continue
-            near[max(y - TAPS + 1, 0) : y + 1, max(x - TAPS + 1, 0) : x + 1] = True
-            total, n = 0.0, 0
-            radius = 0
-            while n < 3 and radius < FILL_RADIUS:
-                radius += 1
-                total, n = 0.0, 0
-                for r in range(max(y - radius, 0), min(y + radius + 1, ny)):
-                    for c in range(max(x - radius, 0), min(x + radius + 1, nx)):
-                        if not bad[r, c]:
-                            total += image[r, c]
-                            n += 1
-            image[y, x] = total / n if n > 0 else level
+            for x in range(first, last):
+                if bad[y, x]:
+                    near[max(y - TAPS + 1, 0) : y + 1, max(x - TAPS + 1, 0) : x + 1] = True
+                    image[y, x] = _around(image, bad, y, x, level)
+
+
+@nb.njit(nogil=True, cache=True)
+def _around(image, bad, y, x, level):
+    """Mean of the good pixels in the smallest square around a masked one that holds three."""
+    ny, nx = image.shape
+    total, n = 0.0, 0
+    radius = 0
+    while n < 3 and radius < FILL_RADIUS:
+        radius += 1
+        total, n = 0.0, 0
+        for r in range(max(y - radius, 0), min(y + radius + 1, ny)):
+            for c in range(max(x - radius, 0), min(x + radius + 1, nx)):
+                if not bad[r, c]:
+                    total += image[r, c]
+                    n += 1
+    return total / n if n > 0 else level
 
 
 def fill_masked(image: np.ndarray, bad: np.ndarray, level: float) -> np.ndarray:

@@ -28,6 +28,7 @@ KERNEL_PER_STEP = 0.6  # least width in units of the quantisation step: 0.2 % ar
 COARSE = 1.25  # quantisation step in units of the noise from which on nothing is known between the steps
 N_BINS = 256  # a multiple of four
 SUMMED = 4096  # values that are added up before their sum is
+TOGETHER = 64  # values that are looked at together
 STRETCH = 256  # beginnings of windows that are judged together
 BINS_REACH = 4.0  # the bins go this many rough standard deviations to both sides
 HALF_WIDTH = 2 * 0.6744897501960817  # of the shortest half of a Gaussian distribution, in standard deviations
@@ -54,11 +55,21 @@ def finite_unmasked(values, bad):
     kept = np.empty(values.size, np.float32)
     n = 0
     n_nan = 0
-    for i in range(values.size):
-        finite = math.isfinite(values[i])
-        kept[n] = values[i]
-        n += finite and not bad[i]
-        n_nan += not finite
+    for first in range(0, values.size, TOGETHER):
+        last = min(first + TOGETHER, values.size)
+        left_out = 0
+        for i in range(first, last):
+            left_out += (not abs(values[i]) < np.inf) | bad[i]
+        if left_out == 0:  # mostly; these need no place of their own for each, which has to wait for the one before
+            for i in range(first, last):
+                kept[n + i - first] = values[i]
+            n += last - first
+            continue
+        for i in range(first, last):
+            finite = math.isfinite(values[i])
+            kept[n] = values[i]
+            n += finite and not bad[i]
+            n_nan += not finite
     return kept[:n], n_nan
 
 

@@ -85,7 +85,9 @@ def explained(path: Path, made_by: str) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise InputError(f"{path} is missing; run the stage '{made_by}' first (--from {made_by})") from None
-    except (OSError, ValueError, TypeError, KeyError, IndexError) as e:
+    except ExposureError as e:
+        raise InputError(f"{path} cannot be read ({e}); delete it and run the stage '{made_by}' again") from e
+    except (OSError, ValueError, TypeError, KeyError, IndexError, StopIteration) as e:
         raise InputError(f"{path} cannot be read ({type(e).__name__}: {e}); delete it and run the stage '{made_by}' again") from e
 
 

@@ -16,6 +16,7 @@ from ..cards import Cards, hdu_bytes
 from ..coadd.plan import Grid
 from ..compress import quantised_image
 from ..errors import InputError
+from ..exposure import read_pixels, scan
 from ..geometry import celestial_wcs, tan_header, tan_wcs
 from ..products import atomic
 from ..quality import ReducedImage, block_medians, seam_jump
@@ -197,11 +198,12 @@ def read(path: Path) -> tuple[StampGrid, QuickLook]:
     InputError
         The file is missing or not of this kind.
     """
-    with explained(path, "match"), fits.open(path, memmap=False) as hdus:
-        coverage = np.ascontiguousarray(hdus[COVERAGE].data, dtype=np.int16)
-        versions = [hdu for hdu in hdus[1:] if hdu.name != COVERAGE]
-        images = {hdu.name.lower(): np.ascontiguousarray(hdu.data, dtype=np.float32) for hdu in versions}
-        header = versions[0].header
+    with explained(path, "match"):
+        path.stat()
+        found = {hdu.extname: hdu for hdu in scan(path)[1:]}
+        coverage = read_pixels(found.pop(COVERAGE), np.int16)
+        images = {name.lower(): read_pixels(hdu) for name, hdu in found.items()}
+        header = next(iter(found.values())).header
         x0, y0 = (round(1 - header[f"CRPIX{axis}"]) for axis in (1, 2))
         grid = StampGrid(float(header["CRVAL1"]), float(header["CRVAL2"]), float(header["CELL"]))
         return grid, QuickLook(x0, y0, images, coverage, float(header["PIXAREA"]))

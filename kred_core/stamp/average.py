@@ -89,6 +89,7 @@ def make_stamp(
     level_adu: float,
     root: str,
     extname: str,
+    saturated: float = math.inf,
 ) -> Stamp:
     """Average a detector onto the grid.
 
@@ -107,6 +108,8 @@ def make_stamp(
         The detector's sky level, the same for all pixels, that is subtracted from each.
     root, extname : str
         Exposure and detector.
+    saturated : float
+        Pixels of this value in ADU and above are left out.
 
     Returns
     -------
@@ -151,7 +154,8 @@ def make_stamp(
             "is its WCS right? Large pixels need a larger --stamps.cell-size"
         )
     sums, squares, counts = np.zeros(shape), np.zeros(shape), np.zeros(shape, np.int32)
-    _accumulate(pixels, bad, u - (x0 - 0.5), v - (y0 - 0.5), 1 / area, float(scale), float(level_adu), sums, squares, counts)
+    places = u - (x0 - 0.5), v - (y0 - 0.5)
+    _accumulate(pixels, bad, np.float32(saturated), *places, 1 / area, float(scale), float(level_adu), sums, squares, counts)
     most = int(counts.max())
     if most == 0:
         raise ExposureError("none of its good pixels lies on the grid of stamps")
@@ -213,7 +217,7 @@ def _to_detector(u: np.ndarray, v: np.ndarray, at_x: np.ndarray, at_y: np.ndarra
 
 
 @nb.njit(nogil=True, cache=True)
-def _accumulate(pixels, bad, u, v, inverse_area, scale, level, sums, squares, counts):
+def _accumulate(pixels, bad, saturated, u, v, inverse_area, scale, level, sums, squares, counts):
     """Add each good pixel to its cell; u and v are places in cells from the outer edge of the first one, at control points.
 
     Values and cells of a stretch of pixels come first, in loops without branches that the compiler vectorises; then
@@ -242,10 +246,10 @@ def _accumulate(pixels, bad, u, v, inverse_area, scale, level, sums, squares, co
             part = pixels[y, i * STEP : i * STEP + n]
             for k in range(n):
                 cell[k] = np.int32(at_v + k * step_v) * width + np.int32(at_u + k * step_u)
-                finite = abs(part[k]) < np.inf
+                known = (abs(part[k]) < np.inf) & (part[k] < saturated)
                 x = (part[k] * scale - offset) * (at_a + k * step_a)
-                x = x if finite else 0.0
-                value[k], square[k], good[k] = x, x * x, finite
+                x = x if known else 0.0
+                value[k], square[k], good[k] = x, x * x, known
             if masked:
                 flagged = bad[y, i * STEP : i * STEP + n]
                 for k in range(n):
