@@ -22,8 +22,9 @@ from prefect.futures import as_completed
 from prefect.states import Completed, Failed, State
 from prefect.utilities.annotations import opaque
 
+from flows import runners
 from flows.plan import require_room
-from kred_core import __version__, report, stages
+from kred_core import __version__, memory, report, stages
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError, explain
 from kred_core.locks import held
@@ -81,7 +82,8 @@ class Run:
     """
 
     def __init__(self, config: FieldConfig):
-        self.config = config.with_absolute_paths() if config.run.runner == "dask" else config
+        self.config = config.with_absolute_paths() if config.run.runner == "dask" else runners.fitted(config)
+        self._shared = memory.explain(config, self.config)
         self.paths = FieldPaths.of(self.config)
         self.outcome = Outcome(config.field)
         self._stage = StageOutcome("start")  # the one that is running
@@ -113,6 +115,8 @@ class Run:
         logger.addHandler(handler)
         try:
             log.info("kred %s: %s, stages %s", __version__, self.config.title, ", ".join(self.config.run.stages))
+            if self._shared:
+                log.info("%s", self._shared)
             write_text(self.paths.run_config, to_toml(self.config))
             self._progress = Progress(self.config)
             yield
@@ -133,7 +137,7 @@ class Run:
             with self._room(name):
                 start = time.monotonic()
                 yield
-        except (KredError, OSError) as e:
+        except (KredError, OSError, MemoryError) as e:
             self.outcome.stopped = f"{name}: {explain(e)}"
         except (KeyboardInterrupt, TerminationSignal):
             log.warning("%s was stopped; the next run goes on where it was", name)
@@ -259,7 +263,7 @@ class Run:
             found = state.result().values
             self.outcome.input, self.outcome.unaccounted = list(found["sums"]), list(found["faults"])
             self.outcome.n_refused = found["n_refused"]
-        except (KredError, OSError) as e:
+        except (KredError, OSError, MemoryError) as e:
             self.outcome.unaccounted = [explain(e)]
 
     def _show_page(self) -> None:
@@ -271,7 +275,7 @@ class Run:
                 raise KredError(explain(state.result(raise_on_failure=False)))
             report.write_fields_page(self.paths)
             self.outcome.page = self.paths.page
-        except (KredError, OSError) as e:
+        except (KredError, OSError, MemoryError) as e:
             self.outcome.stopped = self.outcome.stopped or f"report: {explain(e)}"
 
 

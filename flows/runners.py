@@ -22,19 +22,30 @@ from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from kred_core import stages
+from kred_core import memory, stages
 from kred_core.config import FieldConfig
 from kred_core.errors import ToolError
 from tasks.interruption import interrupted, interruptible_process
 
 from . import messages
 
-__all__ = ["ConfiguredTaskRunner", "cores", "preflight", "started"]
+__all__ = ["ConfiguredTaskRunner", "cores", "fitted", "preflight", "started", "workers"]
 
 
 def cores() -> int:
     """Number of cores that this process may use; batch systems and containers often grant fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def workers(config: FieldConfig) -> int:
+    """Tasks at once."""
+    return config.run.workers or cores()
+
+
+def fitted(config: FieldConfig) -> FieldConfig:
+    """The same configuration with as much memory for each mosaic in the making as all tasks at once can have; see
+    `kred_core.memory.fitted`. The machines of a cluster are for its own description to know."""
+    return config if config.run.runner == "dask" else memory.fitted(config, workers(config))
 
 
 def preflight(config: FieldConfig) -> None:
@@ -43,11 +54,12 @@ def preflight(config: FieldConfig) -> None:
     Raises
     ------
     ConfigError, InputError
-        See `kred_core.stages.preflight`; also a description of a cluster that cannot be used.
+        See `kred_core.stages.preflight`; also a description of a cluster that cannot be used, and too little memory.
     ToolError
         SWarp or Dask is wanted and not installed, or no scheduler answers at the address that was given.
     """
     stages.preflight(config)
+    fitted(config)
     if config.run.runner != "dask":
         return
     if importlib.util.find_spec("prefect_dask") is None:
@@ -71,15 +83,15 @@ def started(config: FieldConfig) -> Iterator[TaskRunner]:
     `~prefect.task_runners.TaskRunner`
         Never unbounded, as Prefect's default is: a field would hold all its exposures in memory at once.
     """
-    workers = config.run.workers or cores()
+    at_once = workers(config)
     if config.run.runner == "dask":
         from . import cluster  # here, because Dask is not needed, and not installed, everywhere
 
-        with cluster.started(config, workers) as runner:
+        with cluster.started(config, at_once) as runner:
             yield runner
     elif config.run.runner == "processes":
         said = multiprocessing.get_context("spawn").SimpleQueue()
-        pool = ProcessPoolTaskRunner(max_workers=workers, initializer=_begin_process, initargs=(said,))
+        pool = ProcessPoolTaskRunner(max_workers=at_once, initializer=_begin_process, initargs=(said,))
         with messages.received(said), pool as runner:
             try:
                 yield runner
@@ -88,7 +100,7 @@ def started(config: FieldConfig) -> Iterator[TaskRunner]:
                     _stop_processes()
                 raise
     else:
-        with ThreadPoolTaskRunner(max_workers=workers) as runner:
+        with ThreadPoolTaskRunner(max_workers=at_once) as runner:
             yield runner
 
 

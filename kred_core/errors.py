@@ -50,11 +50,13 @@ def explain(error: BaseException) -> str:
     Returns
     -------
     str
-        The message of a `KredError`; for errors of the file system, which file and what to do; for
-        anything else, which is a defect of kred, its type and text.
+        The message of a `KredError`; for errors of the file system, which file and what to do; what to do where memory
+        is lacking; for anything else, which is a defect of kred, its type and text.
     """
     if isinstance(error, KredError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return "there is not enough memory; use fewer --workers or a smaller --coadd.memory, or close other programs"
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
         return f"{file}{_ADVICE.get(error.errno, error.strerror or str(error))}"

@@ -286,7 +286,7 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
             try:
                 with interruptible():
                     manifest = function(*args, **kwargs)
-            except (KredError, OSError):
+            except (KredError, OSError, MemoryError):
                 raise
             except Exception:
                 log.exception("%s: unexpected error", stage)  # a defect: Prefect alone would not show where
