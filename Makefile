@@ -20,7 +20,7 @@ BIN = $(VENV)/bin
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "kred needs Python 3.11 or newer; found: $$($(PYTHON) --version). Say which with: make PYTHON=/path/to/python3.11"; exit 1; }
+		{ echo "kred needs Python 3.11 or newer; found: $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Say which with: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 
 # All packages are those of the lock files, checked against their hashes; kred itself is built with the setuptools among them.

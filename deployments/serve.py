@@ -17,7 +17,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-from kred_core import settings
+try:
+    from kred_core import settings
+except ModuleNotFoundError as e:
+    if __name__ != "__main__":
+        raise
+    sys.exit(
+        f"error: {e.name} is not installed in this Python ({sys.executable}, {sys.version.split()[0]}): in kred's directory, "
+        "run `make demo` once (it needs Python 3.11 or newer), then `source .venv/bin/activate` in each new terminal"
+    )
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     settings.answer(settings.service_config, sys.argv[1:])

@@ -13,7 +13,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from kred_core import settings
+try:
+    from kred_core import settings
+except ModuleNotFoundError as e:
+    if __name__ != "__main__":
+        raise
+    sys.exit(
+        f"error: {e.name} is not installed in this Python ({sys.executable}, {sys.version.split()[0]}): in kred's directory, "
+        "run `make demo` once (it needs Python 3.11 or newer), then `source .venv/bin/activate` in each new terminal"
+    )
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     from flows import local_server
@@ -70,10 +78,8 @@ EXIT_COMPLETE, EXIT_NOT_COMPLETE, EXIT_WRONG_OPTIONS, EXIT_SOME_REFUSED = range(
 
 def _check(run: Run) -> None:
     points = checking.zero_points(run.config.check.zero_points)
-    run.each(
-        check_exposure,
-        [(p.name, {"path": p, "zero_point": points.get(run.paths.root_of(p))}) for p in run.paths.exposures()],
-    )
+    named = [p for p in run.paths.exposures() if run.paths.has_plain_name(p)]  # the others are refused for their names
+    run.each(check_exposure, [(p.name, {"path": p, "zero_point": points.get(run.paths.root_of(p))}) for p in named])
     run.outcome.reports = check_field(run.config)
 
 

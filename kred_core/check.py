@@ -174,6 +174,9 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
         Never raises for a bad file: the report says what is wrong.
     """
     root = FieldPaths.root_of(path)
+    if not FieldPaths.has_plain_name(path):
+        name = FieldPaths.shown(path)
+        return ExposureReport(FieldPaths.root_of(Path(name)), name, refused=("its file name has odd characters; give it another",))
     try:
         exposure = Exposure.open(path)
     except ExposureError as e:

@@ -178,7 +178,7 @@ def fields(root: Path, wanted: Iterable[str] = ()) -> list[str]:
     except OSError as e:
         raise InputError(f"new fields are looked for in {top}, which cannot be read: {e.strerror or e}") from e
     wanted = set(wanted)
-    return [name for name in found if re.match(NAME, name) and (not wanted or name in wanted)]
+    return [name for name in found if re.fullmatch(NAME, name) and (not wanted or name in wanted)]
 
 
 def clock(directory: Path) -> float:

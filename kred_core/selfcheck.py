@@ -17,7 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import tomllib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -117,6 +116,8 @@ def _requirements() -> tuple[list[str], str]:
         project = Path(__file__).resolve().parent.parent / "pyproject.toml"
         if not project.is_file():
             return [], ""
+        import tomllib  # which Python 3.10 does not have
+
         return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"], project.name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import socket
@@ -54,7 +55,10 @@ class FieldPaths:
 
     def _mef_files(self) -> list[Path]:
         if not self.mef.is_dir():
-            raise InputError(f"field {self.field}: there is no directory {self.mef}; put or link the field's *.fits.fz files there")
+            fields = {path.parent.name.lower(): path.parent.name for path in self.input(self.root).glob("*/mef")}
+            close = difflib.get_close_matches(self.field.lower(), fields, 1)
+            hint = f"did you mean {fields[close[0]]}?" if close else "put or link the field's *.fits.fz files there"
+            raise InputError(f"field {self.field}: there is no directory {self.mef}; {hint}")
         try:
             return sorted(self.mef.iterdir())
         except OSError as e:
@@ -65,6 +69,16 @@ class FieldPaths:
         files = self._mef_files()
         masks = {self.mask_of(p) for p in files if _is_image(p)}
         return [p.name for p in files if not _is_image(p) or ("_ood_" in p.name and p not in masks)]
+
+    @staticmethod
+    def has_plain_name(exposure: Path) -> bool:
+        """Whether tables and FITS headers can hold the name of a file: printable ASCII."""
+        return exposure.name.isascii() and exposure.name.isprintable()
+
+    @staticmethod
+    def shown(exposure: Path) -> str:
+        """The name of a file with all that is not plain escaped."""
+        return exposure.name if FieldPaths.has_plain_name(exposure) else ascii(exposure.name)[1:-1]
 
     @staticmethod
     def root_of(exposure: Path) -> str:

@@ -64,7 +64,7 @@ def account_for_input(config: FieldConfig) -> Accounts:
         faults = list(_overlooked(config, detectors, chosen, left_out))
     if _has_made(config):
         made = _made(config, reports)
-    found = accounts.account((p.name for p in paths.exposures()), reports, chosen, made, left_out, elsewhere)
+    found = accounts.account(map(paths.shown, paths.exposures()), reports, chosen, made, left_out, elsewhere)
     found = Accounts(found.entries, (*found.faults, *faults))
     rows = tables.make(accounts.input_rows(found), tables.INPUT)
     tables.write(rows, paths.input_table, f"What became of the input of {config.field}")

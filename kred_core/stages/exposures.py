@@ -64,7 +64,7 @@ def check_exposure(config: FieldConfig, path: Path, zero_point: float | None) ->
 def check_field(config: FieldConfig) -> list[ExposureReport]:
     """Collect the reports of all exposures, find duplicates, and write the quality table."""
     paths = FieldPaths.of(config)
-    reports = [_checked(paths, path) for path in paths.exposures()]
+    reports = [_checked(config, path) for path in paths.exposures()]
     reports = check.compare(reports)
     _write_quality(paths, reports)
     return reports
@@ -73,8 +73,8 @@ def check_field(config: FieldConfig) -> list[ExposureReport]:
 def judged(config: FieldConfig) -> list[ExposureReport]:
     """What is known of each exposure that was checked: from headers and, where it was measured, from pixels."""
     paths = FieldPaths.of(config)
-    known = [path for path in paths.exposures() if paths.record("check", path.name).is_file()]
-    return [with_pixels(paths, report) for report in check.compare(_checked(paths, path) for path in known)]
+    known = [path for path in paths.exposures() if not paths.has_plain_name(path) or paths.record("check", path.name).is_file()]
+    return [with_pixels(paths, report) for report in check.compare(_checked(config, path) for path in known)]
 
 
 def with_pixels(paths: FieldPaths, report: ExposureReport) -> ExposureReport:
@@ -83,7 +83,10 @@ def with_pixels(paths: FieldPaths, report: ExposureReport) -> ExposureReport:
     return summary.combine(report, ExposureSummary.from_record(record)) if record else report
 
 
-def _checked(paths: FieldPaths, path: Path) -> ExposureReport:
+def _checked(config: FieldConfig, path: Path) -> ExposureReport:
+    paths = FieldPaths.of(config)
+    if not paths.has_plain_name(path):  # no task, record or table could have that name, and no file says more
+        return check.judge(path, config.check, {})
     with suppress(KeyError, TypeError):
         record = read_record(paths.record("check", path.name))
         if record is not None:

@@ -83,8 +83,49 @@ class TestWrongSteps:
 
         return run
 
+    @pytest.mark.parametrize("script", ["flows/field.py", "flows/survey.py", "deployments/serve.py"])
+    def test_outside_the_virtual_environment(self, script):
+        self.is_told_what_to_install([sys.executable, "-S", script, "LMC_c42"])
+
+    def test_a_python_that_is_too_old(self):
+        old = shutil.which("pypy3")
+        version = [old, "-c", "import sys; sys.exit(sys.version_info >= (3, 11))"]
+        if old is None or subprocess.run(version, check=False).returncode:
+            pytest.skip("no Python older than 3.11 is there (Debian 12: apt install pypy3)")
+        self.is_told_what_to_install([old, "flows/field.py", "LMC_c42"])
+        made = subprocess.run(["make", "demo", f"PYTHON={old}", "VENV=/nowhere/venv"], cwd=PROJECT, capture_output=True, text=True)
+        assert made.returncode != 0
+        assert "kred needs Python 3.11 or newer; found: 3." in made.stdout + made.stderr
+
+    @staticmethod
+    def is_told_what_to_install(command: list[str]) -> None:
+        ended = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        assert ended.returncode == 1
+        assert ended.stderr.startswith("error: kred_core is not installed in this Python (")
+        assert ended.stderr.endswith("then `source .venv/bin/activate` in each new terminal\n")
+        assert ended.stderr.count("\n") == 1
+
     def test_field_without_a_directory(self, refused):
-        assert "error: field LMC_c99: there is no directory" in refused("LMC_c99")
+        assert "error: field XYZ_1: there is no directory" in refused("XYZ_1")
+
+    @pytest.mark.parametrize("typed", ["lmc_c42", "LMC_c24", "LMCc42"])
+    def test_a_field_that_is_mistyped(self, typed, refused):
+        assert refused(typed).endswith("; did you mean LMC_c42?\n")
+
+    def test_a_link_that_leads_elsewhere(self, refused, root, tmp_path, command):
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        (root / "DECam_SWARP").symlink_to(elsewhere)
+        said = subprocess.run(
+            [sys.executable, "flows/field.py", "LMC_c42", "T07", "--root", str(root), "--until", "check"],
+            cwd=PROJECT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert said.returncode == 1
+        assert f"{root}/DECam_SWARP is a link to {elsewhere}, outside the data root" in said.stderr
+        assert list(elsewhere.iterdir()) == []
+        allowed = command("flows/field.py", "LMC_c42", "T07", "--root", str(root), "--until", "check", "--outside", str(elsewhere))
+        assert allowed.returncode == 0, allowed.stderr
+        assert (elsewhere / "LMC_c42" / "index.html").is_file()
 
     def test_no_exposure_in_the_directory(self, refused, root):
         mef = root / "DECam_MEF" / "LMC_c42" / "mef"
