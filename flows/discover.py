@@ -20,7 +20,7 @@ from flows import messages, start
 from kred_core import discovery, locks
 from kred_core.config import DiscoverConfig
 from kred_core.discovery import Finding
-from kred_core.products import FieldPaths, read_record, service_memory, write_record
+from kred_core.products import FieldPaths, discard, read_record, service_memory, unfinished_looks, write_record
 from tasks.discover import publish_findings, publish_given_up
 
 __all__ = ["discover_fields"]
@@ -46,6 +46,8 @@ def discover_fields(root: Path, config: DiscoverConfig) -> State:
     messages.to_ui()
     memory = service_memory(root)
     with locks.held([memory / "discover.lock"], "a look for new fields", lambda holder: log.info("waiting for %s", holder)):
+        for leftover in unfinished_looks(root):
+            discard(leftover)
         now = discovery.clock(memory)
         findings = [_look(FieldPaths(root, field), config, now) for field in discovery.fields(root, config.fields)]
         _publish_news(memory / "findings.json", findings)

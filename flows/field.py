@@ -48,7 +48,7 @@ from kred_core import check as checking
 from kred_core import stages
 from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig
-from kred_core.errors import ConfigError, KredError
+from kred_core.errors import ConfigError, KredError, explain
 from tasks.caching import each_by_itself, is_current
 from tasks.check import check_exposure, check_field
 from tasks.coadd import coadd_mosaic, plan_coadds
@@ -172,7 +172,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
 @task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE)
 def _stage(name: str, run: Run) -> State:
     """One stage, with its tasks inside, so that the graph of a run with a thousand tasks is that of its stages."""
-    with run.stage(name), each_by_itself():
+    with run.stage(name), run.memory(name), each_by_itself():
         run.require_room(name)
         STAGES[name](run)
     return run.state()
@@ -198,27 +198,30 @@ def reduce_field(config: FieldConfig) -> State:
     try:
         runners.preflight(config)
         plan = dry_run(config) if config.run.dry_run else ""
-    except KredError as e:
-        log.error("%s", e)
-        return Failed(message=str(e))
+    except (KredError, OSError) as e:
+        log.error("%s", explain(e))
+        return Failed(message=explain(e))
     if plan:
         log.info("%s", plan)
         return Completed(message="dry run: the log says what would be done", data=0)
     run = Run(config)
-    with run.alone(), run.logged():
+    outcome = run.outcome
+    with run.explained(), run.alone(), run.logged(), run.explained():
+        run.begin()
         before: list[Any] = []
         for name in config.run.stages:
             state = _stage(name, opaque(run), return_state=True, wait_for=before)
             with suppress(FailedRun):  # which the outcome knows; anything else is a defect
                 state.result()
             before = [allow_failure(state)]
-            if run.outcome.stopped:
+            if outcome.stopped:
                 break
         run.finish_besides()
         if "match" in config.run.stages and not config.stamps.keep:
             stages.remove_stamps(config)
-        outcome = run.finish()
-    publish_report(config, outcome)
+        run.finish()
+    with run.explained():
+        publish_report(config, outcome)
     if not outcome.complete:
         return Failed(message=outcome.headline())
     return Completed(message=outcome.headline(), data=outcome.n_refused)
@@ -253,8 +256,8 @@ def explained(command: Callable[[Sequence[str]], int], arguments: Sequence[str])
     gc.enable()
     try:
         return command(arguments)
-    except KredError as e:
-        print(f"error: {e}", file=sys.stderr)
+    except (KredError, OSError) as e:
+        print(f"error: {explain(e)}", file=sys.stderr)
         return EXIT_WRONG_OPTIONS if isinstance(e, ConfigError) else EXIT_NOT_COMPLETE
 
 

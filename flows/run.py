@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -66,6 +66,13 @@ class _Batch:
             self.stage.done += 1
 
 
+class _LogFile(logging.FileHandler):
+    """The field's log. Where the disk is full it has gaps; the terminal and Prefect's pages have everything."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 class Run:
     """The work of one flow run.
 
@@ -103,13 +110,25 @@ class Run:
     def _tidy(self, culprit: str) -> None:
         for path in self.paths.unfinished():
             log.info("removing what %s left behind: %s", culprit, path)
-            discard(path)
+            try:
+                discard(path)
+            except OSError as e:  # it is somebody else's
+                log.warning("cannot be removed: %s", explain(e))
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What a person can mend ends the run here, with a message."""
+        try:
+            yield
+        except (KredError, OSError, MemoryError) as e:
+            self.outcome.stopped = self.outcome.stopped or explain(e)
+            log.error("%s", self.outcome.headline())
 
     @contextmanager
     def logged(self) -> Iterator[None]:
         """Everything that kred says goes into the field's log too."""
         self.paths.log.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(self.paths.log, encoding="utf-8")
+        handler = _LogFile(self.paths.log, encoding="utf-8")
         handler.setFormatter(logging.Formatter(LOG_FORMAT))
         logger = logging.getLogger("kred_core")
         logger.addHandler(handler)
@@ -117,32 +136,34 @@ class Run:
             log.info("kred %s: %s, stages %s", __version__, self.config.title, ", ".join(self.config.run.stages))
             if self._shared:
                 log.info("%s", self._shared)
-            write_text(self.paths.run_config, to_toml(self.config))
-            self._progress = Progress(self.config)
             yield
         except Exception as e:
             log.exception("unexpected error, a defect of kred (%s: %s); details in %s", type(e).__name__, e, self.paths.log)
             raise
         finally:
             logger.removeHandler(handler)
-            handler.close()
+            with suppress(OSError):  # the last lines on a full disk
+                handler.close()
+
+    def begin(self) -> None:
+        """Leave the options beside the products, and show how far the run is."""
+        write_text(self.paths.run_config, to_toml(self.config))
+        self._progress = Progress(self.config)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Count what happens in this block as one stage; what a person can mend ends the run, not the program."""
         self._stage = StageOutcome(name)
         self.outcome.stages.append(self._stage)
-        start = time.monotonic()
+        self._began = time.monotonic()
         try:
-            with self._room(name):
-                start = time.monotonic()
-                yield
+            yield
         except (KredError, OSError, MemoryError) as e:
             self.outcome.stopped = f"{name}: {explain(e)}"
         except (KeyboardInterrupt, TerminationSignal):
             log.warning("%s was stopped; the next run goes on where it was", name)
             raise
-        self._stage.seconds = time.monotonic() - start
+        self._stage.seconds = time.monotonic() - self._began
         log.info("%s", self._stage.line())
 
     def state(self) -> State:
@@ -156,13 +177,18 @@ class Run:
             require_room(self.config)
             self._fits = True
 
-    def _room(self, stage: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def memory(self, stage: str) -> Iterator[None]:
+        """In a stage that needs much memory: wait until there is a place for it. The wait is not counted as work."""
         places = self.paths.heavy_locks(self.config.run.heavy_at_once) if stage in HEAVY else []
         if not places:
-            return nullcontext()
-        return held(
+            yield
+            return
+        with held(
             places, f"{self.config.title}, {stage}", lambda holders: log.info("%s waits: memory is taken by %s", stage, holders)
-        )
+        ):
+            self._began = time.monotonic()
+            yield
 
     def each(self, task: Task, units: Iterable[tuple[str, dict[str, Any]]], required: bool = False) -> list[str]:
         """Run a stage's task for all units, side by side; one that fails does not stop the others.
@@ -232,7 +258,7 @@ class Run:
             self._progress.show(self._stage.name, n, len(submitted), name)
             _show(f"{batch.stage.name:<10} {n:>5}/{len(submitted)}  {name}", last=n == len(submitted))
 
-    def finish(self) -> Outcome:
+    def finish(self) -> None:
         """Compare what was asked for with what is on disk, and say it all in the log."""
         try:
             if not self.outcome.stopped:
@@ -246,7 +272,6 @@ class Run:
         self._progress.end(self.outcome)
         for line in self.outcome.details():
             log.info("%s", line)
-        return self.outcome
 
     def _account(self) -> None:
         """Compare the input with what became of it; of a run that was stopped, as far as its stages have ended."""

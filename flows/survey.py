@@ -36,7 +36,7 @@ from flows.plan import dry_run
 from flows.server import server
 from kred_core import discovery
 from kred_core.config import FieldConfig, SeveralConfig
-from kred_core.errors import KredError
+from kred_core.errors import KredError, explain
 
 __all__ = ["main", "reduce_survey"]
 
@@ -86,8 +86,8 @@ def _each(configs: Iterable[FieldConfig], do: Callable[[FieldConfig], int]) -> l
         try:
             runners.preflight(config)
             statuses.append(do(config))
-        except KredError as e:
-            print(f"error: {e}", file=sys.stderr)
+        except (KredError, OSError) as e:
+            print(f"error: {explain(e)}", file=sys.stderr)
             statuses.append(EXIT_NOT_COMPLETE)
     return statuses
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .check import ExposureReport
 
-__all__ = ["Accounts", "Entry", "Key", "account", "input_rows"]
+__all__ = ["Accounts", "Entry", "Key", "account", "input_rows", "some"]
 
 Key = tuple[str, str]  # Root, EXTNAME
 NAMED = 5  # detectors in a message
@@ -155,9 +155,9 @@ def _entries(
 def _files_differ(files: Iterable[str], reports: Sequence[ExposureReport]) -> Iterable[str]:
     there, judged = set(files), {r.file for r in reports}
     if there - judged:
-        yield f"there was no verdict on {_some(there - judged)}; the next run takes what has arrived during this one"
+        yield f"there was no verdict on {some(there - judged)}: arrived during this run, or could not be checked"
     if judged - there:
-        yield f"gone since the verdict: {_some(judged - there)}"
+        yield f"gone since the verdict: {some(judged - there)}"
 
 
 def _sums_differ(reports: Sequence[ExposureReport], entries: Sequence[Entry]) -> Iterable[str]:
@@ -177,17 +177,18 @@ def _mosaics_differ(
 ) -> Iterable[str]:
     known = {(e.root, e.extname) for e in entries if e.fate in ("used", "left out")}
     if unknown := {"_".join(key) for key in chosen if key not in known}:
-        yield f"chosen for tiles, but not among the usable detectors: {_some(unknown)}; run the stage 'tiles' again (--from tiles)"
+        yield f"chosen for tiles, but not among the usable detectors: {some(unknown)}; run the stage 'tiles' again (--from tiles)"
     for mosaic, inputs in ((mosaic, inputs) for mosaic, of_files in (made or {}).items() for inputs in of_files):
         wanted = {key for key, mosaics in chosen.items() if mosaic in mosaics}
         name = " ".join(mosaic)
         if missing := {"_".join(key) for key in wanted - set(inputs)}:
-            yield f"chosen for the mosaic {name}, but not in it: {_some(missing)}"
+            yield f"chosen for the mosaic {name}, but not in it: {some(missing)}"
         if surplus := {"_".join(key) for key in set(inputs) - wanted}:
-            yield f"in the mosaic {name}, but not chosen for it: {_some(surplus)}"
+            yield f"in the mosaic {name}, but not chosen for it: {some(surplus)}"
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """A few of the names for a message, and how many more there are."""
     ordered = sorted(names)
     return ", ".join(ordered[:NAMED]) + (f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
 

@@ -23,10 +23,10 @@ from . import checksum, geometry
 from .config import CheckConfig
 from .errors import ExposureError
 from .exposure import Detector, Exposure, number, text
-from .products import FieldPaths
+from .products import FieldPaths, identity
 from .usertable import UserTable
 
-__all__ = ["DetectorPlace", "ExposureReport", "compare", "judge", "quality_rows", "zero_points"]
+__all__ = ["DetectorPlace", "ExposureReport", "compare", "files_of", "judge", "quality_rows", "zero_points"]
 
 SMALLEST_SIDE = 16  # pixels; smaller images hold no sky level
 FAR_CORNER_ARCSEC = 5.0  # keywords are given to 1e-4 deg, and describe pixel centres or edges
@@ -83,6 +83,8 @@ class ExposureReport:
         the name alone would not tell.
     taken : tuple of str
         The detectors that are taken from another processing of the exposure.
+    read : tuple of (str, int, int)
+        The files that were judged as they were: exposure and mask, each by name, size in bytes, time of modification in ns.
     """
 
     root: str
@@ -101,6 +103,7 @@ class ExposureReport:
     remarks: tuple[str, ...] = ()
     lost: tuple[tuple[str, str], ...] = ()
     taken: tuple[str, ...] = ()
+    read: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -128,7 +131,8 @@ class ExposureReport:
             DetectorPlace(**{**d, "centre": tuple(d["centre"]), "corners": tuple(map(tuple, d["corners"]))})
             for d in record["detectors"]
         )
-        return cls(**{**values, "detectors": places, "lost": tuple(map(tuple, record["lost"]))})
+        pairs = {name: tuple(map(tuple, record[name])) for name in ("lost", "read")}
+        return cls(**{**values, "detectors": places, **pairs})
 
     @property
     def extnames(self) -> tuple[str, ...]:
@@ -157,6 +161,14 @@ def zero_points(table: str) -> dict[str, float]:
     return points
 
 
+def files_of(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """An exposure and its mask as they are now: see `ExposureReport`; none where the exposure has vanished."""
+    try:
+        return tuple((p.name, *identity(p)[1:]) for p in (path, FieldPaths.mask_of(path)) if p)
+    except OSError:
+        return ()
+
+
 def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> ExposureReport:
     """Judge one exposure by its headers, lengths and checksums.
 
@@ -173,14 +185,14 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     ExposureReport
         Never raises for a bad file: the report says what is wrong.
     """
-    root = FieldPaths.root_of(path)
+    root, read = FieldPaths.root_of(path), files_of(path)
     if not FieldPaths.has_plain_name(path):
         name = FieldPaths.shown(path)
         return ExposureReport(FieldPaths.root_of(Path(name)), name, refused=("its file name has odd characters; give it another",))
     try:
         exposure = Exposure.open(path)
     except ExposureError as e:
-        return ExposureReport(root, path.name, refused=(str(e),))
+        return ExposureReport(root, path.name, refused=(str(e),), read=read)
     primary = exposure.primary
     exptime, magzero = number(primary, "EXPTIME"), points.get(root, number(primary, "MAGZERO"))
     refused, remarks = [], []
@@ -230,6 +242,7 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
         refused=tuple(refused),
         remarks=tuple(remarks),
         lost=tuple(lost),
+        read=read,
     )
 
 

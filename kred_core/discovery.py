@@ -118,19 +118,15 @@ class Memory(BaseModel):
     def of(cls, paths: FieldPaths) -> Memory:
         """What is remembered of a field; empty where there is nothing that can be read."""
         try:
-            return cls.model_validate(read_record(_record(paths)) or {})
+            return cls.model_validate(read_record(paths.look_memory) or {})
         except ValidationError:
             return cls()
 
     def but(self, paths: FieldPaths, **changes) -> Memory:
         """The same with some things changed, and written down."""
         changed = self.model_copy(update=changes)
-        write_record(_record(paths), changed.model_dump(mode="json"))
+        write_record(paths.look_memory, changed.model_dump(mode="json"))
         return changed
-
-
-def _record(paths: FieldPaths) -> Path:
-    return paths.record("discover", "memory")
 
 
 @dataclass(frozen=True)
@@ -212,9 +208,10 @@ def examine(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
         return Finding(paths.field, "no exposures", str(e))
     found = Finding(paths.field, "complete", f"{len(exposures)} exposures", content.fingerprint, content.changed)
     memory = Memory.of(paths)
-    if content.snapshot != memory.snapshot:
+    if content.snapshot != memory.snapshot or memory.since > now:
         memory = memory.but(paths, snapshot=content.snapshot, since=now)
-    quiet = (now - max(memory.since, content.changed / 1e9)) / 60  # min
+    changed = content.changed / 1e9
+    quiet = (now - max(memory.since, changed if changed <= now else 0.0)) / 60  # min; a clock that was wrong tells nothing
     if quiet < config.settle:
         return replace(found, state="changing", reason=f"changed less than {config.settle:g} min ago, perhaps still being copied")
     if memory.scanned != content.snapshot:

@@ -33,9 +33,14 @@ class ToolError(KredError):
 _ADVICE = {
     errno.ENOSPC: "the disk is full; make room and run the same command again, it goes on where it was",
     errno.EDQUOT: "the disk quota is used up; make room and run the same command again, it goes on where it was",
+    errno.EFBIG: "files may not become that large here (ulimit -f)",
     errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
     errno.EROFS: "the file system cannot be written to",
     errno.ENOENT: "the file has vanished",
+    errno.EISDIR: "is a directory, and a file is to be there; move it away",
+    errno.EEXIST: "is a file, and a directory is to be there; move it away",
+    errno.ENOTDIR: "a directory on the way to it is a file; move that away",
     errno.EMFILE: "too many open files; use fewer --workers",
 }
 

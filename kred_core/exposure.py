@@ -51,17 +51,13 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
     if len(hdu.shape) != 2 or math.prod(hdu.shape) > MAX_PIXELS:
         raise ExposureError(f"{where}: expected a two-dimensional image, found the shape {hdu.shape}")
     try:
-        with open(hdu.path, "rb") as f:
-            if rice.can_decode(hdu.header):
-                f.seek(hdu.data_start)
-                data = rice.decode(hdu.header, f.read(hdu.data_length))
-            elif gzipped.can_decode(hdu.header):
-                f.seek(hdu.data_start)
-                data = gzipped.decode(hdu.header, f.read(hdu.data_length), dtype if whole else None)
-            else:
-                _require_sound_tiles(hdu)
-                f.seek(hdu.header_start)
-                data = _through_astropy(f.read(hdu.end - hdu.header_start))
+        if rice.can_decode(hdu.header):
+            data = rice.decode(hdu.header, hdu.read())
+        elif gzipped.can_decode(hdu.header):
+            data = gzipped.decode(hdu.header, hdu.read(), dtype if whole else None)
+        else:
+            _require_sound_tiles(hdu)
+            data = _through_astropy(hdu.raw_header + hdu.read().ljust(hdu.end - hdu.data_start, b"\0"))
     except OSError as e:
         raise ExposureError(f"{where}: cannot be read: {e}") from e
     except ExposureError as e:

@@ -97,6 +97,23 @@ class Hdu:
         """First byte after this HDU, padding included."""
         return self.data_start + -(-self.data_length // BLOCK) * BLOCK
 
+    def read(self) -> bytearray:
+        """The data as they are stored.
+
+        Raises
+        ------
+        ExposureError
+            The file is not any more as long as when it was scanned.
+        OSError
+            It cannot be read.
+        """
+        data = bytearray(self.data_length)
+        with open(self.path, "rb") as f:
+            f.seek(self.data_start)
+            if f.readinto(data) < len(data):
+                raise ExposureError("the file has become shorter while it was being read")
+        return data
+
     @cached_property
     def header(self) -> fits.Header:
         """The header as stored: of a compressed image, that of its binary table."""

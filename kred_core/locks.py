@@ -14,7 +14,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,7 +35,7 @@ def open_lock(path: Path) -> BinaryIO:
         It cannot be opened, or is a link: what a link leads to must not become a lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    return open(path, "ab", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
+    return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
 
 
 def try_lock(file: BinaryIO) -> bool:
@@ -81,15 +81,20 @@ def held(paths: Sequence[Path], title: str, waiting: Callable[[str], None]) -> I
         waiting("; ".join(_holder(path) for path in paths))
         while (file := _first_free(paths)) is None:
             time.sleep(PAUSE)
-    try:
-        file.truncate(0)
+    with file:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"{title} (process {os.getpid()} on {socket.gethostname()}, since {since})".encode())
-        file.flush()
-        yield
-    finally:
+        _say(file, f"{title} (process {os.getpid()} on {socket.gethostname()}, since {since})")
+        try:
+            yield
+        finally:
+            _say(file, "")
+
+
+def _say(file: BinaryIO, holder: str) -> None:
+    """Tell those who wait; a disk that is full keeps nobody from holding a lock."""
+    with suppress(OSError):
         file.truncate(0)
-        file.close()
+        file.write(holder.encode())
 
 
 def _first_free(paths: Sequence[Path]) -> BinaryIO | None:

@@ -94,11 +94,11 @@ def rescale_detector(
             first = _read_cards(f)
             f.seek(hdu.header_start)
             cards = _read_cards(f)
-            f.seek(hdu.data_start)
-            data = bytearray(hdu.data_length)
-            f.readinto(data)
+        data = hdu.read()
     except OSError as e:
         raise ExposureError(f"{where}: cannot be read: {e.strerror or e}") from e
+    except ExposureError as e:
+        raise ExposureError(f"{where}: {e}") from e
     if plain or not _edit_quantised(hdu, cards, data, scale, back):
         data = _store_again(hdu, cards, scale, back, plain)
     exptime = number(primary, "EXPTIME")
@@ -250,7 +250,7 @@ def _read_cards(f) -> _Cards:
             if block[i : i + 8] == b"END     ":
                 return _Cards(raw + block[:i])
         raw += block
-    raise ExposureError(f"{f.name}: the file has changed while it was read")
+    raise ExposureError("the file has changed while it was being read")
 
 
 def _card(key: str, value: object, comment: str = "") -> str:

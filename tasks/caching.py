@@ -21,6 +21,7 @@ import hashlib
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -39,9 +40,9 @@ from prefect.transactions import Transaction
 from pydantic import BaseModel, JsonValue
 
 from kred_core.config import FieldConfig
-from kred_core.errors import KredError
+from kred_core.errors import InputError, KredError
 from kred_core.locks import open_lock, try_lock
-from kred_core.products import FieldPaths, identity
+from kred_core.products import FieldPaths, discard, identity
 
 from .interruption import interruptible
 from .records import Manifest, ManifestSerializer, RecordStorage, read_manifest
@@ -68,6 +69,8 @@ PASSING = frozenset(
     if hasattr(errno, name)
 )
 REFUSED = "refused"  # among the values of a manifest: why nobody can go on with this unit; the state of the task says so
+NAMED = 5  # files in a message
+Identity = tuple[str, int | None, int | None]  # path, size in bytes and time of modification in ns, where it exists
 LOCK = "lock"  # in the directory of a unit; all other files there are records, or hidden ones in the making
 
 
@@ -92,17 +95,21 @@ class Work:
     options: Iterable[BaseModel] = ()
     facts: dict[str, JsonValue] = field(default_factory=dict)
 
+    def identities(self) -> list[Identity]:
+        """The input files as they are now."""
+        return [_identity(path.absolute()) for path in self.files]
+
     def digest(self) -> str:
         """Hexadecimal digest of all that the products depend on."""
         content = [
-            [_identity(path.absolute()) for path in self.files],
+            self.identities(),
             [[type(section).__name__, section.model_dump(mode="json")] for section in self.options],
             self.facts,
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _identity(path: Path) -> tuple[str, int | None, int | None]:
+def _identity(path: Path) -> Identity:
     try:
         return identity(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -206,7 +213,7 @@ def _drop_outdated(wanted: Path) -> None:
     unit = wanted.parent
     for path in unit.iterdir() if unit.is_dir() else ():
         if path.name != LOCK and not path.name.startswith(".") and (path != wanted or not _holds(path)):
-            path.unlink(missing_ok=True)
+            discard(path)
 
 
 def _holds(record: Path) -> bool:
@@ -281,18 +288,34 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
     def decorate(function: Callable[..., Manifest]) -> Task:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Manifest | State:
+            try:
+                return do(*args, **kwargs)
+            except Exception as e:
+                _forget_frames(e)
+                raise
+
+        def do(*args: Any, **kwargs: Any) -> Manifest | State:
             # Prefect only logs what `work` raises while the key is computed, and runs without a cache: fail here instead.
-            work(*args, **kwargs).digest()
+            begun = work(*args, **kwargs)
+            begun.digest()
+            before = begun.identities()
             try:
                 with interruptible():
                     manifest = function(*args, **kwargs)
-            except (KredError, OSError, MemoryError):
+            except (KredError, OSError, MemoryError) as e:
+                _require_unchanged(before, work(*args, **kwargs), e)
                 raise
             except Exception:
                 log.exception("%s: unexpected error", stage)  # a defect: Prefect alone would not show where
                 raise
             if not isinstance(manifest, Manifest):
                 raise TypeError(f"{function.__name__} returned {type(manifest).__name__}, expected a Manifest")
+            try:
+                _require_unchanged(before, work(*args, **kwargs))
+            except InputError:
+                for path in manifest.paths:  # partly made from one version of the input, partly from another
+                    path.unlink(missing_ok=True)
+                raise
             refused = manifest.values.get(REFUSED)
             return Completed(name="Refused", message=refused, data=manifest) if refused else manifest
 
@@ -310,6 +333,21 @@ def stage_task(stage: str, version: int, work: Callable[..., Work]) -> Callable[
         )
 
     return decorate
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """Let go of the images and files that a failure has ended the work on: Prefect keeps the error, and so would keep them."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
+def _require_unchanged(before: list[Identity], work: Work, error: Exception | None = None) -> None:
+    """Refuse what was made from files that somebody was changing meanwhile; that may be why it has failed, too."""
+    changed = sorted({Path(path).name for path, *_ in set(before) ^ set(work.identities())})
+    if changed:
+        names = ", ".join(changed[:NAMED]) + (f" and {len(changed) - NAMED} more" if len(changed) > NAMED else "")
+        raise InputError(f"changed while it was being read: {names}; when it is whole, run the same command again") from error
 
 
 @contextmanager

@@ -10,7 +10,6 @@ kernels and decoders release the interpreter lock, so several tiles can be made 
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,7 +20,7 @@ from astropy.wcs import WCS
 from ..config import CoaddConfig
 from ..errors import InputError
 from ..geometry import tan_wcs
-from ..products import atomic
+from ..products import atomic, scratch
 from .combine import Combiner
 from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
 from .output import CoverageMap, MosaicFile
@@ -232,7 +231,7 @@ class _Layers:
             self._entries[key] = box, image
             return
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)
+            self._file = scratch(self._directory)
         self._entries[key] = box, self._end
         self._file.seek(self._end)
         view = memoryview(image).cast("B")

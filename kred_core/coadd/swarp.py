@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -26,7 +27,7 @@ from .. import __version__
 from ..config import CoaddConfig
 from ..errors import ExposureError, InputError, ToolError
 from ..geometry import celestial_wcs, tan_wcs
-from ..products import atomic, write_text
+from ..products import atomic, scratch, write_text
 from .combine import CLIP_AMPLITUDE
 from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
 from .output import CoverageMap, MosaicFile
@@ -103,7 +104,7 @@ def coadd(
         directory = products[plan.backgrounds[0]][0].parent
         directory.mkdir(parents=True, exist_ok=True)
         shape = plan.grid.ny, plan.grid.nx
-        counts = np.memmap(stack.enter_context(tempfile.TemporaryFile(dir=directory)), np.int16, "w+", shape=shape)
+        counts = _zeros_on_disk(stack.enter_context(scratch(directory)), shape)
         pixels = [0] * len(sources)
         fine_wcs = tan_wcs(grid)
         for number, source, box in used:
@@ -132,6 +133,14 @@ def coadd(
             if progress is not None:
                 progress(done / len(plan.backgrounds))
     return result
+
+
+def _zeros_on_disk(file: BinaryIO, shape: tuple[int, int]) -> np.ndarray:
+    """An array of int16 in a file that has all its blocks: in one with holes a full disk would end the process, by SIGBUS."""
+    zeros, left = bytes(2 * shape[1]), 2 * shape[0] * shape[1]
+    while left:
+        left -= file.write(zeros[:left])
+    return np.memmap(file, np.int16, "r+", shape=shape)
 
 
 def _refuse_shapes(plan: CoaddPlan, background: str) -> None:
@@ -184,8 +193,7 @@ class _Files:
         write_text(self.path("back"), "".join(f"{float(back)!r}\n" for back in backs))
         write_text(self.path("scale"), "".join(f"{float(s.input.scale)!r}\n" for s in sources))
         write_text(self.path("swarp"), self._configuration(plan, config, oversampling))
-        write_text(self.path("run"), self._script(links))
-        self.path("run").chmod(self.path("list").stat().st_mode | 0o111)
+        write_text(self.path("run"), self._script(links), mode=0o777)
 
     def _configuration(self, plan: CoaddPlan, config: CoaddConfig, oversampling: int) -> str:
         settings = {
@@ -233,7 +241,7 @@ class _Files:
             f"# Without OUTPUT.fits it makes {self.stem}.swarp.fits beside this file: kred's pixels, SWarp's header.",
             'here=$(cd "$(dirname "$0")" && pwd) || exit 1',
             f'output=${{1:-"$here"/{stem}.swarp.fits}}',
-            'case $output in /*) ;; *) output=$PWD/$output ;; esac',
+            "case $output in /*) ;; *) output=$PWD/$output ;; esac",
             "swarp=$(command -v SWarp || command -v swarp) || { echo 'Error: neither SWarp nor swarp is on PATH' >&2; exit 127; }",
             f'work=$(mktemp -d "${{KRED_WORK:-$here}}"/.{stem}.XXXXXX) || exit 1',
             "trap 'rm -rf \"$work\"' EXIT",
@@ -265,6 +273,7 @@ def _extension(name: str, source: Source) -> int:
 def _run(files: _Files, made: Path, timeout: float) -> None:
     """Run the script; its standard output and error make the log."""
     environment = os.environ | {"KRED_WORK": str(made.parent), "LC_ALL": "C"}
+    files.log.unlink(missing_ok=True)  # it may be somebody else's
     with open(files.log, "wb") as log:
         process = subprocess.Popen(
             ["/bin/sh", "-c", WITH_ITS_PARENT, "sh", str(files.path("run")), str(made)],
@@ -288,9 +297,10 @@ def _run(files: _Files, made: Path, timeout: float) -> None:
             raise
     if status != 0 or not made.is_file():
         reason = f"failed (exit status {status})" if status != 0 else "made no image"
+        line = _telling_line(files.log)
+        full = ", perhaps because the disk is full" if "while writing" in line else ""  # SWarp itself does not say why
         raise ToolError(
-            f"SWarp {reason} for {files.stem}: {_telling_line(files.log)}; its log is {files.log}, "
-            f"to repeat it run {files.path('run')}"
+            f"SWarp {reason} for {files.stem}: {line}{full}; its log is {files.log}, to repeat it run {files.path('run')}"
         )
 
 

@@ -3,8 +3,8 @@
 Nobody else joins paths below the data root, and nobody else writes a file there.
 """
 
-from .paths import FieldPaths, service_memory
-from .writing import atomic, discard, identity, link, link_all, read_record, write_record, write_text
+from .paths import FieldPaths, service_memory, unfinished_looks
+from .writing import atomic, discard, identity, link, link_all, read_record, scratch, write_record, write_text
 
 __all__ = [
     "FieldPaths",
@@ -14,7 +14,9 @@ __all__ = [
     "link",
     "link_all",
     "read_record",
+    "scratch",
     "service_memory",
+    "unfinished_looks",
     "write_record",
     "write_text",
 ]

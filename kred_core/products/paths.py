@@ -13,7 +13,7 @@ from ..config import FieldConfig
 from ..errors import InputError
 from .writing import TEMPORARY
 
-__all__ = ["FieldPaths", "service_memory"]
+__all__ = ["FieldPaths", "service_memory", "unfinished_looks"]
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class FieldPaths:
 
     def with_pages(self) -> list[FieldPaths]:
         """The fields of the data root that have a page, by name."""
-        pages = sorted(self.all_fields_page.parent.glob("*/index.html"))
+        pages = sorted(self.all_fields_page.parent.glob("[!.]*/index.html"))
         return [FieldPaths(self.root, page.parent.name) for page in pages]
 
     # what was done
@@ -258,9 +258,14 @@ class FieldPaths:
         return self.root / ".kred" / self.field
 
     @property
+    def look_memory(self) -> Path:
+        """What those remember who look for new fields."""
+        return self.record("discover", "memory")
+
+    @property
     def run_lock(self) -> Path:
         """Held by the run that works on this field."""
-        return self.memory / "run.lock"
+        return service_memory(self.root) / f"{self.field}.run.lock"  # whoever deletes `memory` leaves it
 
     def heavy_locks(self, n: int) -> list[Path]:
         """Places for the runs that need much memory on this machine, of all fields of the data root."""
@@ -283,7 +288,8 @@ class FieldPaths:
 
         Only while `run_lock` is held can they be told from those of a run that is at work.
         """
-        hidden = [path for top in (*self.directories.values(), self.memory) for path in top.rglob(".*")]
+        looks = self.look_memory.parent  # written by those who look for new fields, who do not hold this lock
+        hidden = [p for top in (*self.directories.values(), self.memory) for p in top.rglob(".*") if p.parent != looks]
         found = [p for p in hidden if p.name.endswith(TEMPORARY) or (p.name.startswith(f".{self.field}_") and p.is_dir())]
         # The tables of all fields lie in one directory; a field's name may begin with another's.
         ours = re.compile(rf"\.{re.escape(self.field)}_(mef_qual|[^_]+)\.tab\..+{re.escape(TEMPORARY)}")
@@ -302,6 +308,11 @@ def _is_image(path: Path) -> bool:
 def service_memory(root: Path) -> Path:
     """What concerns no field but the whole data root; no field has such a name."""
     return root / ".kred" / "_service"
+
+
+def unfinished_looks(root: Path) -> list[Path]:
+    """What looks for new fields that were killed left half written; only one of them is at work at a time."""
+    return [*service_memory(root).glob(".*"), *service_memory(root).parent.glob("*/discover/.*")]
 
 
 def _suffixed(name: str, matched: bool) -> str:

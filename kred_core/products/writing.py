@@ -5,6 +5,7 @@ So whatever has a final name can be trusted after any crash. Apart from the name
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 __all__ = [
     "TEMPORARY",
@@ -22,17 +24,19 @@ __all__ = [
     "link",
     "link_all",
     "read_record",
+    "scratch",
     "write_record",
     "write_text",
 ]
 
 TEMPORARY = ".tmp"
+WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})  # errors of writing, whatever else is done meanwhile
 _UMASK = os.umask(0o022)  # can only be read by setting it; once, at import, because threads share it
 os.umask(_UMASK)
 
 
 @contextmanager
-def atomic(path: Path, keep_same: bool = False) -> Iterator[Path]:
+def atomic(path: Path, keep_same: bool = False, mode: int = 0o666) -> Iterator[Path]:
     """Write a file so that its name appears only when it is complete.
 
     Yields a temporary path beside the final one. When the block ends without
@@ -45,9 +49,20 @@ def atomic(path: Path, keep_same: bool = False) -> Iterator[Path]:
     keep_same : bool
         Leave an existing file with the same bytes untouched, so that its time
         of modification says when the content last changed. For small files.
+    mode : int
+        Permissions, of which the umask takes some away.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written; the error names it by its final name, which is the one that people know.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+    except OSError as e:
+        e.filename = str(path)
+        raise
     os.close(handle)
     temporary = Path(name)
     try:
@@ -57,17 +72,31 @@ def atomic(path: Path, keep_same: bool = False) -> Iterator[Path]:
             return
         with open(temporary, "rb") as f:
             os.fsync(f.fileno())
-        temporary.chmod(0o666 & ~_UMASK)
+        temporary.chmod(mode & ~_UMASK)
         temporary.replace(path)
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-    except BaseException:
+        _sync_names(path.parent)
+    except BaseException as e:
         with suppress(FileNotFoundError):
             temporary.unlink()
+        if isinstance(e, OSError) and (e.filename == name or (e.filename is None and e.errno in WRITING)):
+            e.filename = str(path)
         raise
+
+
+def scratch(directory: Path) -> BinaryIO:
+    """A file without a name in a directory, for what does not fit into memory; the system removes it however the program ends.
+
+    Where the file system wants it to have a name for a moment, that is one of those that the next run removes.
+    """
+    return tempfile.TemporaryFile(prefix=".", suffix=TEMPORARY, dir=directory, buffering=0)
+
+
+def _sync_names(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def discard(path: Path) -> None:
@@ -78,9 +107,9 @@ def discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     """Write a small text file; an existing one with the same content keeps its time."""
-    with atomic(path, keep_same=True) as temporary:
+    with atomic(path, keep_same=True, mode=mode) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -107,7 +136,7 @@ def link(path: Path, target: Path) -> None:
 def link_all(directory: Path, targets: Iterable[Path]) -> None:
     """Make the links to FITS files in a directory those to the targets that exist, by their names, and no others."""
     wanted = {target.name: target.parent for target in targets if target.exists()}
-    for old in directory.glob("*.fits*") if directory.is_dir() else ():
+    for old in directory.glob("[!.]*.fits*") if directory.is_dir() else ():
         if old.name not in wanted and old.is_symlink():
             old.unlink()
     if wanted:
@@ -116,6 +145,8 @@ def link_all(directory: Path, targets: Iterable[Path]) -> None:
     ways = {parent: os.path.relpath(parent.resolve(), here) for parent in set(wanted.values())}
     for name, parent in wanted.items():
         _link(directory / name, os.path.join(ways[parent], name))
+    if wanted:
+        _sync_names(directory)
 
 
 def _link(path: Path, goal: str) -> None:
@@ -124,11 +155,13 @@ def _link(path: Path, goal: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}{TEMPORARY}")
     with suppress(FileNotFoundError):
         temporary.unlink()
-    temporary.symlink_to(goal)
     try:
+        temporary.symlink_to(goal)
         temporary.replace(path)
-    except OSError:
-        temporary.unlink()
+    except BaseException as e:
+        temporary.unlink(missing_ok=True)
+        if isinstance(e, OSError):
+            e.filename = str(path)
         raise
 
 

@@ -20,7 +20,7 @@ def inputs(paths: FieldPaths) -> list[Path]:
     below = paths.page.parent
     directories = sorted(path for path in below.iterdir() if path.is_dir()) if below.is_dir() else []
     directories.append(paths.reduced("", "").parent)
-    found = [path for directory in directories if directory.is_dir() for path in sorted(directory.iterdir())]
+    found = [path for directory in directories if directory.is_dir() for path in sorted(directory.glob("[!.]*"))]
     tables = [
         paths.quality_table,
         paths.exposure_table,

@@ -9,8 +9,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-from .. import accounts, survey, tables, tiling
-from ..accounts import Accounts, Key
+from .. import accounts, check, survey, tables, tiling
+from ..accounts import Accounts, Key, some
 from ..check import ExposureReport
 from ..config import FieldConfig
 from ..errors import InputError
@@ -36,7 +36,10 @@ def _has_made(config: FieldConfig) -> bool:
 def account_inputs(config: FieldConfig) -> list[Path]:
     """The files that the account depends on."""
     paths = FieldPaths.of(config)
-    files = [*paths.exposures(), paths.quality_table]
+    exposures = paths.exposures()
+    files = [*exposures, *(mask for path in exposures if (mask := paths.mask_of(path))), paths.quality_table]
+    files += [paths.record("check", path.name) for path in exposures]
+    files += [paths.record("summarize", paths.root_of(path)) for path in exposures]
     if _has_chosen(config):
         files += [*tile_inputs(config), *(paths.tile_table(tile.name) for tile in wanted_tiles(config))]
     if _has_made(config):
@@ -54,14 +57,14 @@ def account_for_input(config: FieldConfig) -> Accounts:
     """
     paths = FieldPaths.of(config)
     reports = judged(config)
-    chosen, left_out, made, elsewhere, faults = None, None, None, "", []
+    chosen, left_out, made, elsewhere, faults = None, None, None, "", list(_changed(paths, reports))
     if _has_chosen(config):
         chosen = _chosen(config)
         detectors = joined_detectors(config, paths)
-        left_out = _left_out(config, detectors)
+        left_out = _left_out(config, detectors) | _unmeasured(paths, reports)
         asked = f"the tiles {', '.join(config.tiles)}" if config.tiles else "the field's tiles"
         elsewhere = f"on none of {asked}"
-        faults = list(_overlooked(config, detectors, chosen, left_out))
+        faults += _overlooked(config, detectors, chosen, left_out)
     if _has_made(config):
         made = _made(config, reports)
     found = accounts.account(map(paths.shown, paths.exposures()), reports, chosen, made, left_out, elsewhere)
@@ -69,6 +72,13 @@ def account_for_input(config: FieldConfig) -> Accounts:
     rows = tables.make(accounts.input_rows(found), tables.INPUT)
     tables.write(rows, paths.input_table, f"What became of the input of {config.field}")
     return found
+
+
+def _changed(paths: FieldPaths, reports: Iterable[ExposureReport]) -> Iterator[str]:
+    """Exposures that are not any more what was judged: what follows may be made from one version or from the other."""
+    changed = [r.file for r in reports if paths.exposure(r.file).exists() and check.files_of(paths.exposure(r.file)) != r.read]
+    if changed:
+        yield f"changed since the stage check: {some(changed)}; run the same command again (with that stage) when they are whole"
 
 
 def _chosen(config: FieldConfig) -> dict[Key, list[Mosaic]]:
@@ -85,6 +95,12 @@ def _left_out(config: FieldConfig, detectors: Table) -> dict[Key, str]:
     """Why detectors were left out, whatever the tile."""
     selection = tiling.select_all(detectors, config.field, survey.images(config.survey), config.tiling)
     return {(root, extname): reason for (_, root, extname), reason in selection.left_out.items()}
+
+
+def _unmeasured(paths: FieldPaths, reports: Iterable[ExposureReport]) -> dict[Key, str]:
+    """Detectors of exposures that the stage summarize could not measure: no later stage knows of them."""
+    lacking = [r for r in reports if not r.refused and not paths.record("summarize", r.root).is_file()]
+    return {(r.root, extname): "its exposure has not been summarized" for r in lacking for extname in r.extnames}
 
 
 def _overlooked(

@@ -132,11 +132,11 @@ def leftovers(config: FieldConfig) -> list[str]:
     if "coadd" in config.run.stages:
         planned = set(_mosaics(config))
         for directory in (paths.coadds(tile.name, matched) for tile in wanted_tiles(config) for matched in (False, True)):
-            old = {path for path in directory.glob("*.fits") if not path.name.endswith(BY_HAND)} - planned
+            old = {path for path in directory.glob("[!.]*.fits") if not path.name.endswith(BY_HAND)} - planned
             if old:
                 names = ", ".join(sorted(path.name for path in old))
                 notes.append(f"{directory}: {names}: of an earlier run; with these options they would not be made")
     if "prepare" in config.run.stages:
-        old = set(paths.prepared.glob("*.fits*")) - _prepared(config)
+        old = set(paths.prepared.glob("[!.]*.fits*")) - _prepared(config)
         notes += [f"{len(old)} files in {paths.prepared} are of an earlier run; they are not used"] if old else []
     return notes

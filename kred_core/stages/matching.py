@@ -219,8 +219,15 @@ def tabulate_matching(config: FieldConfig, images: list[str]) -> list[Path]:
     -------
     list of `~pathlib.Path`
         The three tables of the field.
+
+    Raises
+    ------
+    InputError
+        There is nothing to put into them: no image was matched.
     """
     paths = FieldPaths.of(config)
+    if not images:
+        raise InputError(f"field {config.field}: none of its images could be matched")
     solved = [solved_files(paths, image) for image in images]
     tables.concatenate([overlap for overlap, _, _ in solved], paths.overlap_table)
     tables.concatenate([background for _, background, _ in solved], paths.background_table)

@@ -74,10 +74,10 @@ def test_runs_of_two_fields_do_not_wait_for_each_other(tmp_path, said):
 def test_heavy_stages_wait_for_memory_and_light_ones_do_not(tmp_path, said, caplog):
     ours = run(tmp_path)
     with elsewhere(ours.paths.heavy_locks(1)) as release:
-        with ours.stage("tiles"):
+        with ours.stage("tiles"), ours.memory("tiles"):
             assert not said.is_set()
         thread = release_when(said, release)
-        with ours.stage("coadd"):
+        with ours.stage("coadd"), ours.memory("coadd"):
             assert release.is_set()
         thread.join()
     assert "coadd waits: memory is taken by LMC_c41 T07" in caplog.text
@@ -86,7 +86,7 @@ def test_heavy_stages_wait_for_memory_and_light_ones_do_not(tmp_path, said, capl
 @pytest.mark.parametrize("n", [0, 2])
 def test_as_many_heavy_stages_at_once_as_the_options_say(tmp_path, said, n):
     ours = run(tmp_path, heavy_at_once=n)
-    with elsewhere(ours.paths.heavy_locks(1)), ours.stage("match"):
+    with elsewhere(ours.paths.heavy_locks(1)), ours.stage("match"), ours.memory("match"):
         assert not said.is_set()
 
 

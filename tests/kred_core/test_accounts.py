@@ -99,7 +99,7 @@ def test_a_mosaic_that_was_not_made_is_the_reason():
 @pytest.mark.parametrize(
     ("files", "reports", "chosen", "made", "fault"),
     [
-        (["a.fits.fz", "b.fits.fz"], [ONE], None, None, "there was no verdict on b.fits.fz; the next run takes what has arrived"),
+        (["a.fits.fz", "b.fits.fz"], [ONE], None, None, "there was no verdict on b.fits.fz: arrived during this run, or"),
         ([], [ONE], None, None, "gone since the verdict: a.fits.fz"),
         (FILES, [replace(ONE, n_detectors=3)], None, None, "a.fits.fz has 3 detectors, the account 2"),
         (

@@ -80,6 +80,14 @@ class TestComplete:
         found = look.after(0.2)
         assert (found.state, found.reason) == ("complete", "3 exposures")
 
+    def test_a_clock_that_was_wrong_does_not_keep_a_field_waiting_for_years(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        look.after(0)
+        look.after(-1e6)  # the clock was two years ahead when the files came and when they were seen, and is put right
+        assert look.after(4).state == "changing"
+        assert look.after(2).state == "complete"
+
     def test_one_look_is_not_enough_however_old_the_files_are(self, look, arrived):
         for path in arrived.iterdir():
             look.copy(path)

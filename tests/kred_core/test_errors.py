@@ -14,6 +14,11 @@ def test_errors_of_the_file_system_say_which_file_and_what_to_do():
     text = explain(OSError(errno.ENOSPC, "No space left on device", "/data/x.fits"))
     assert text == "/data/x.fits: the disk is full; make room and run the same command again, it goes on where it was"
     assert explain(PermissionError(errno.EACCES, "Permission denied", "/data")) == "/data: no permission"
+    assert (
+        explain(IsADirectoryError(errno.EISDIR, "", "/data/x"))
+        == "/data/x: is a directory, and a file is to be there; move it away"
+    )
+    assert explain(OSError(errno.EFBIG, "", "/data/x")) == "/data/x: files may not become that large here (ulimit -f)"
     assert explain(OSError(errno.EIO, "Input/output error")) == "Input/output error"
 
 

@@ -96,6 +96,14 @@ def test_an_error_inside_ends_the_lock(tmp_path):
         assert try_lock(file)
 
 
+def test_a_full_disk_keeps_nobody_from_a_lock():
+    full = Path("/dev/full")
+    with held([full], "mine", pytest.fail), open(full, "ab") as file:
+        assert not try_lock(file)
+    with open(full, "ab") as file:
+        assert try_lock(file)
+
+
 def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(38, "Function not implemented")

@@ -1,5 +1,6 @@
 """Products lie where people look for them, and a final name never holds half a product."""
 
+import errno
 import json
 import os
 import socket
@@ -11,7 +12,20 @@ import pytest
 
 from kred_core.config import FieldConfig
 from kred_core.errors import InputError
-from kred_core.products import FieldPaths, atomic, discard, identity, link, link_all, read_record, write_record, write_text
+from kred_core.products import (
+    FieldPaths,
+    atomic,
+    discard,
+    identity,
+    link,
+    link_all,
+    read_record,
+    scratch,
+    service_memory,
+    unfinished_looks,
+    write_record,
+    write_text,
+)
 
 
 @pytest.fixture
@@ -247,6 +261,37 @@ def test_a_directory_under_the_final_name_stays_and_nothing_is_left_beside_it(tm
     assert files_below(tmp_path) == ["inside"]
 
 
+def test_an_error_names_the_product_and_not_its_temporary_file(tmp_path):
+    (tmp_path / "product").mkdir()
+    with pytest.raises(IsADirectoryError) as caught, atomic(tmp_path / "product"):
+        pass
+    assert caught.value.filename == str(tmp_path / "product")
+    (tmp_path / "link").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        link(tmp_path / "link", tmp_path / "target")
+    assert caught.value.filename == str(tmp_path / "link")
+    with pytest.raises(OSError, match="No space left") as caught, atomic(tmp_path / "x"), open("/dev/full", "wb", 0) as full:
+        full.write(b"x")
+    assert caught.value.filename == str(tmp_path / "x")
+    with pytest.raises(OSError, match="Input/output") as caught, atomic(tmp_path / "x"):
+        raise OSError(errno.EIO, "Input/output error")  # it may come from what is read meanwhile
+    assert caught.value.filename is None
+
+
+def test_a_program_is_one_that_can_be_run_from_its_first_moment_on(tmp_path):
+    write_text(tmp_path / "x.run", "#!/bin/sh\n", mode=0o777)
+    assert os.access(tmp_path / "x.run", os.X_OK)
+    (tmp_path / "x.run").chmod(0o500)
+    write_text(tmp_path / "x.run", "#!/bin/sh\n", mode=0o777)
+    assert stat.S_IMODE((tmp_path / "x.run").stat().st_mode) == 0o500  # what has not changed is left alone: it may be another's
+
+
+def test_what_waits_on_disk_has_no_name(tmp_path):
+    with scratch(tmp_path) as file:
+        file.write(b"x")
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_file_in_the_place_of_a_directory_is_an_error_and_stays(tmp_path):
     (tmp_path / "Summary").write_text("mine")
     with pytest.raises(OSError, match="Summary"):
@@ -425,6 +470,19 @@ def test_what_a_killed_run_left_half_written_is_found_and_nothing_else(paths):
     assert all(path.exists() for path in kept)
 
 
+def test_what_a_killed_look_for_new_fields_left_is_not_taken_for_that_of_a_run(paths):
+    left = [
+        paths.look_memory.with_name(".memory.json.q.tmp"),
+        service_memory(paths.root) / ".clock.q",
+        service_memory(paths.root) / ".findings.json.q.tmp",
+    ]
+    for path in [*left, paths.look_memory, paths.run_lock, paths.record("check", "x").with_name(".x.json.q.tmp")]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert sorted(unfinished_looks(paths.root)) == sorted(left)
+    assert set(paths.unfinished()).isdisjoint(left)
+
+
 def test_places_for_memory_are_those_of_one_machine(paths):
     assert len(set(paths.heavy_locks(3))) == 3
     assert paths.heavy_locks(2) == FieldPaths(paths.root, "LMC_c41").heavy_locks(2)
@@ -441,8 +499,9 @@ def test_a_directory_has_the_links_that_are_wanted_and_no_others(paths):
     (tile / "old_N1.fits.fz").symlink_to("../data/old_N1.fits.fz")
     (tile / "b_N1.fits.fz").symlink_to("../elsewhere/b_N1.fits.fz")
     (tile / "by_hand.fits").write_text("a file of the user's")
+    (tile / ".b_N1.fits.fz.1.2.tmp").symlink_to("../data/b_N1.fits.fz")  # in the making, by another
     link_all(tile, [prepared / name for name in ("a_N1.fits.fz", "b_N1.fits.fz", "never_made.fits.fz")])
-    assert sorted(p.name for p in tile.iterdir()) == ["a_N1.fits.fz", "b_N1.fits.fz", "by_hand.fits"]
+    assert sorted(p.name for p in tile.iterdir()) == [".b_N1.fits.fz.1.2.tmp", "a_N1.fits.fz", "b_N1.fits.fz", "by_hand.fits"]
     assert os.readlink(tile / "b_N1.fits.fz") == "../data/b_N1.fits.fz"
     before = (tile / "a_N1.fits.fz").lstat().st_ino
     link_all(tile, [prepared / "a_N1.fits.fz"])

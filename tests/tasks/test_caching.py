@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -264,8 +265,47 @@ def test_an_exposure_that_vanishes_is_met_by_the_stage_itself(field):
         return _summarize(config, exposure)
 
     states = field.states(stage_task("summarize", version=1, work=_work)(late))
-    assert {type(state.result(raise_on_failure=False)) for state in states.values()} == {FileNotFoundError}
+    errors = [state.result(raise_on_failure=False) for state in states.values()]
+    assert {type(error.__cause__) for error in errors} == {FileNotFoundError}
+    assert str(errors[0]).startswith("changed while it was being read: a.mef")
     assert field.worked_on() == ["a.mef", "b.mef", "c.mef"]
+
+
+@pytest.mark.parametrize("change", ["more", "newer", "mask"])
+def test_of_an_exposure_that_changes_meanwhile_nothing_is_made(field, change):
+    def disturbed(config: FieldConfig, exposure: Path) -> Manifest:
+        manifest = _summarize(config, exposure)
+        if exposure.name == "b.mef":
+            {
+                "more": lambda: exposure.write_text("bb"),
+                "newer": lambda: os.utime(exposure, ns=(0, 0)),
+                "mask": lambda: exposure.with_suffix(".mask").touch(),
+            }[change]()
+        return manifest
+
+    states = field.states(stage_task("summarize", version=1, work=_work)(disturbed))
+    assert {name: state.name for name, state in states.items()} == {"a.mef": "Completed", "b.mef": "Failed", "c.mef": "Completed"}
+    assert f"changed while it was being read: b.{'mask' if change == 'mask' else 'mef'};" in states["b.mef"].message
+    assert not (field.root / "b.summary").exists()
+    assert field.run() == {"a.mef": "Cached", "b.mef": "Completed", "c.mef": "Cached"}
+    assert (field.root / "b.summary").read_text() == (field.root / "b.mef").read_text().upper()
+
+
+def test_a_failure_holds_neither_images_nor_files(field):
+    held: list[weakref.ref] = []
+
+    def fail(config: FieldConfig, exposure: Path) -> Manifest:
+        image, file = np.zeros(9), open(exposure)
+        held.extend(map(weakref.ref, (image, file)))
+        try:
+            raise ValueError(image.sum())
+        except ValueError as e:
+            raise ExposureError(f"{exposure.name}: {file.read()}") from e
+
+    states = field.states(stage_task("summarize", version=1, work=_work)(fail))
+    assert states["a.mef"].is_failed()
+    assert len(held) == 6
+    assert [ref for ref in held if ref() is not None] == []
 
 
 def test_a_stage_must_return_a_manifest(field):

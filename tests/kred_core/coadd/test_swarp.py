@@ -252,6 +252,10 @@ class TestWhatCanGoWrong:
         stand_in("echo start; echo '> *Error*: Not enough memory' >&2; echo; echo '> bye'; exit 3")
         self.expect(night, r'failed \(exit status 1\) for LMC_c42_T07.N662: "\*Error\*: Not enough memory"')
 
+    def test_swarp_has_no_room(self, night, stand_in):
+        stand_in("echo '> *Error* while writing mosaic.fits'; exit 1")
+        self.expect(night, r'"\*Error\* while writing mosaic.fits", perhaps because the disk is full; its log')
+
     def test_swarp_makes_nothing(self, night, stand_in):
         stand_in("echo all is well")
         self.expect(night, "SWarp failed")
