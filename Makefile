@@ -1,6 +1,7 @@
 # make demo   a small simulated field, reduced, with pictures
 # make serve  kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
 # make test   all tests
+# make faults all faults that the tests make happen, and a table of them (some minutes)
 # make lock   renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
 # make clean  remove the virtual environment and the demo
 #
@@ -15,7 +16,7 @@ PORT ?=
 OPTIONS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo serve test lock clean
+.PHONY: demo serve test faults lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/pip:
@@ -53,6 +54,9 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+faults: $(VENV)/.installed-test
+	$(BIN)/python tests/faults/table.py
 
 lock:
 	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet --disable-pip-version-check uv
