@@ -238,6 +238,23 @@ def test_a_file_that_is_no_toml_is_named(raw, tmp_path):
         field_config(["LMC_c42"])
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("dask_address", '"tcp://elsewhere:8786"'), ("dask_cluster", '"cluster.toml"'), ("outside", '["/home"]')],
+)
+def test_what_starts_programs_or_leads_elsewhere_is_not_taken_from_a_file_that_others_may_write(option, value, toml, monkeypatch):
+    toml(f"[run]\n{option} = {value}\n")
+    typed = f"--{option.replace('_', '-')}"
+    with pytest.raises(ConfigError, match=rf"option run\.{option} is not taken from there.*give {typed} on the command line"):
+        field_config(["LMC_c42"])
+    toml("")
+    given = value.strip('["]')
+    for arguments, variable in (([typed, given], ""), ([], given)):
+        if variable:
+            monkeypatch.setenv(f"KRED_RUN__{option.upper()}", variable)
+        assert given in getattr(field_config(["LMC_c42", *arguments]).run, option)
+
+
 def test_the_file_cannot_move_the_data_root_it_lies_in(toml):
     toml("root = '/elsewhere'")
     with pytest.raises(ConfigError, match="remove the line 'root'"):
