@@ -24,7 +24,8 @@ $(VENV)/bin/pip:
 		{ echo "kred needs Python 3.11 or newer; found: $$($(PYTHON) -c 'import platform; print(platform.python_version())'). Say which with: make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
 
-# All packages are those of the lock files, checked against their hashes; kred itself is built with the setuptools among them.
+# All packages are those of the lock files, which name all that is needed, checked against their hashes; kred itself is built
+# with the setuptools among them.
 PIP = $(BIN)/pip install --quiet --disable-pip-version-check
 LOCK = $(VENV)-lock/bin/uv pip compile pyproject.toml --group build --universal --python-version 3.11 --generate-hashes \
 	--no-annotate --no-header --quiet --upgrade
@@ -32,11 +33,11 @@ KRED = $(PIP) --no-deps --no-build-isolation --editable .
 
 $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml requirements.lock
 	@echo "Installing kred and what it needs into $(VENV) (some minutes)"
-	@$(PIP) --require-hashes --requirement requirements.lock && $(KRED)
+	@$(PIP) --require-hashes --no-deps --requirement requirements.lock && $(KRED)
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
-	@$(PIP) --require-hashes --requirement requirements-test.lock && $(KRED)
+	@$(PIP) --require-hashes --no-deps --requirement requirements-test.lock && $(KRED)
 	@touch $@
 
 demo: $(VENV)/.installed
