@@ -67,7 +67,7 @@ from tasks.match import (
 from tasks.prepare import plan_preparation, prepare_exposure
 from tasks.publish import publish_backgrounds, publish_report, publish_verdicts
 from tasks.summarize import restore_stamps, summarize_exposure, summarize_field
-from tasks.tiles import tiles_field
+from tasks.tiles import link_prepared, tiles_field
 
 __all__ = ["EXIT_COMPLETE", "EXIT_NOT_COMPLETE", "explained", "main", "reduce", "reduce_field"]
 
@@ -99,6 +99,7 @@ def _prepare(run: Run) -> None:
 
 def _tiles(run: Run) -> None:
     run.each(tiles_field, [(run.config.field, {})], required=True)
+    link_prepared(run.config)
 
 
 def _match(run: Run) -> None:

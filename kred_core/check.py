@@ -21,7 +21,7 @@ from astropy import units as u
 
 from . import checksum, geometry
 from .config import CheckConfig
-from .errors import ExposureError
+from .errors import ExposureError, of_the_moment
 from .exposure import Detector, Exposure, number, text
 from .products import FieldPaths, identity
 from .usertable import UserTable
@@ -183,7 +183,12 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     Returns
     -------
     ExposureReport
-        Never raises for a bad file: the report says what is wrong.
+        Of a bad file it says what is wrong.
+
+    Raises
+    ------
+    ExposureError
+        The file cannot be read for a reason that says nothing of it: permissions, a file server.
     """
     root, read = FieldPaths.root_of(path), files_of(path)
     if not FieldPaths.has_plain_name(path):
@@ -192,6 +197,8 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     try:
         exposure = Exposure.open(path)
     except ExposureError as e:
+        if of_the_moment(e):
+            raise
         return ExposureReport(root, path.name, refused=(str(e),), read=read)
     primary = exposure.primary
     exptime, magzero = number(primary, "EXPTIME"), points.get(root, number(primary, "MAGZERO"))
@@ -262,6 +269,8 @@ def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[Dete
             place = _place(d)
             edited = _verify_checksums(d) if config.verify_checksums else None
         except ExposureError as e:
+            if of_the_moment(e):
+                raise
             unique = d.extname and names[d.extname.upper()] == 1
             lost.append((d.extname if unique else f"{d.extname}[{d.hdu.index}]", str(e)))
             continue

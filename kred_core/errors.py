@@ -7,7 +7,7 @@ prints that text alone; any other exception is a defect of kred.
 
 import errno
 
-__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError", "explain"]
+__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError", "explain", "of_the_moment"]
 
 
 class KredError(Exception):
@@ -31,7 +31,7 @@ class ToolError(KredError):
 
 
 _ADVICE = {
-    errno.ENOSPC: "the disk is full; make room and run the same command again, it goes on where it was",
+    errno.ENOSPC: "the disk is full, or holds no more files; make room and run the same command again, it goes on where it was",
     errno.EDQUOT: "the disk quota is used up; make room and run the same command again, it goes on where it was",
     errno.EFBIG: "files may not become that large here (ulimit -f)",
     errno.EACCES: "no permission",
@@ -43,6 +43,25 @@ _ADVICE = {
     errno.ENOTDIR: "a directory on the way to it is a file; move that away",
     errno.EMFILE: "too many open files; use fewer --workers",
 }
+
+
+# What is in the place of a file, and not whether it can be read; of a file that comes there one can tell that it is another.
+_LASTING = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
+
+
+def of_the_moment(error: BaseException | None) -> bool:
+    """Whether a file could not be read for a reason outside of it, such as permissions or a file server: later it may be readable.
+
+    Parameters
+    ----------
+    error : BaseException
+        What was raised; `OSError` or with one as its cause.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:  # decoders raise it without a number for damaged data
+            return error.errno not in _LASTING
+        error = error.__cause__
+    return False
 
 
 def explain(error: BaseException) -> str:

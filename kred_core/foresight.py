@@ -18,7 +18,8 @@ from pathlib import Path
 from . import check, summary, survey, tables, tiling
 from .check import ExposureReport
 from .coadd.plan import CoaddPlan, make_plan
-from .config import FieldConfig
+from .config import CheckConfig, FieldConfig
+from .errors import ExposureError
 from .outcome import human_size
 from .products import FieldPaths, read_record
 from .stages.exposures import with_pixels
@@ -96,8 +97,15 @@ def reports(
     result = []
     for path in exposures:
         record = read_record(paths.record("check", path.name)) if path in known else None
-        result.append(ExposureReport.from_record(record) if record else check.judge(path, quick, points))
+        result.append(ExposureReport.from_record(record) if record else _judged(path, quick, points))
     return [with_pixels(paths, report) for report in check.compare(result)]
+
+
+def _judged(path: Path, config: CheckConfig, points: dict[str, float]) -> ExposureReport:
+    try:
+        return check.judge(path, config, points)
+    except ExposureError as e:  # it may be readable when the run comes to it
+        return ExposureReport(FieldPaths.root_of(path), path.name, refused=(str(e),))
 
 
 def coadds(config: FieldConfig, found: Sequence[ExposureReport]) -> list[CoaddPlan]:

@@ -17,7 +17,7 @@ import numpy as np
 from . import calibration, geometry, mode, stamp
 from .check import ExposureReport
 from .config import SummarizeConfig
-from .errors import ExposureError
+from .errors import ExposureError, of_the_moment
 from .exposure import Detector, Exposure
 from .stamp import Stamp, StampGrid
 from .survey import ImageTable
@@ -108,7 +108,7 @@ def summarize(
     Raises
     ------
     ExposureError
-        The file as a whole cannot be read.
+        The file as a whole cannot be read, or one of the detectors for a reason that says nothing of it.
     """
     exposure = Exposure.open(path)
     wanted = set(extnames)
@@ -121,6 +121,8 @@ def summarize(
             pixels, bad = _pixels(detector, config)
             measured.append(_measure(detector.extname, pixels, bad, config))
         except ExposureError as e:
+            if of_the_moment(e):
+                raise
             refused[detector.extname] = str(e)
             log.warning("%s: detector %s refused: %s", exposure.root, detector.extname, e)
             continue

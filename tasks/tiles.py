@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from prefect import task
+
 from kred_core import stages
 from kred_core.config import FieldConfig
 
 from .caching import Manifest, Work, stage_task
 
-__all__ = ["tiles_field"]
+__all__ = ["link_prepared", "tiles_field"]
 
 
 def _work(config: FieldConfig) -> Work:
@@ -21,5 +23,11 @@ def _work(config: FieldConfig) -> Work:
 
 @stage_task("tiles", version=1, work=_work)
 def tiles_field(config: FieldConfig) -> Manifest:
-    """Select the detectors of each tile; write tile tables and links."""
+    """Select the detectors of each tile; write tile tables."""
     return Manifest.of(stages.tiles_field(config).values())
+
+
+@task(name="link prepared", task_run_name="links to prepared detectors of {config.field}")
+def link_prepared(config: FieldConfig) -> None:
+    """Links to the prepared detectors in the directory of each tile."""
+    stages.link_prepared(config)

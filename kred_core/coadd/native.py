@@ -93,7 +93,7 @@ def coadd(
     with ExitStack() as stack:
         outputs = {}
         for background in plan.backgrounds:
-            mosaic, coverage = (stack.enter_context(atomic(path)) for path in products[background])
+            coverage, mosaic = (stack.enter_context(atomic(path)) for path in reversed(products[background]))
             draft = mosaic_header(plan, background, config, sources, CoaddResult("native", (1,) * len(sources), 1))
             outputs[background] = stack.enter_context(MosaicFile(mosaic, draft)), coverage
         counts = CoverageMap(shape)

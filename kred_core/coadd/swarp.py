@@ -122,7 +122,7 @@ def coadd(
             files.write(plan, background, config, [source for _, source, _ in used], n_fine)
             header = mosaic_header(plan, background, config, sources, result)
             with ExitStack() as finished:
-                mosaic_path, coverage_path = (finished.enter_context(atomic(path)) for path in (mosaic, coverage))
+                coverage_path, mosaic_path = (finished.enter_context(atomic(path)) for path in (coverage, mosaic))
                 work = finished.enter_context(tempfile.TemporaryDirectory(prefix=f".{files.stem}.", dir=mosaic.parent))
                 made = Path(work, "mosaic.fits")
                 _run(files, made, config.swarp_timeout)

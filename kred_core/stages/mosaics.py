@@ -25,6 +25,7 @@ __all__ = [
     "evaluate_mosaic",
     "evaluated_tiles",
     "joined_detectors",
+    "link_prepared",
     "mosaic_names",
     "mosaic_unit",
     "other_fields",
@@ -48,7 +49,7 @@ BackgroundKey = tuple[str, str, str, str]  # Field, Root, EXTNAME, Image
 
 
 def tiles_field(config: FieldConfig) -> dict[str, Path]:
-    """Find which detectors feed which tile and image; write tile tables and links.
+    """Find which detectors feed which tile and image; write tile tables.
 
     Returns
     -------
@@ -75,7 +76,6 @@ def tiles_field(config: FieldConfig) -> dict[str, Path]:
             continue
         table = selection.detectors[[c.name for c in tables.TILE]]
         tables.write(table, paths.tile_table(tile.name), f"Detectors that feed tile {tile.name} of {config.field}")
-        _link_prepared(config, tile.name, table)
         written[tile.name] = paths.tile_table(tile.name)
     if not written:
         raise InputError(
@@ -123,12 +123,13 @@ def joined_detectors(config: FieldConfig, paths: FieldPaths) -> Table:
     return detectors
 
 
-def _link_prepared(config: FieldConfig, tile: str, table: Table) -> None:
-    """Links to the prepared detectors of a tile, as many as there are, and none from an earlier selection."""
-    fields = {name: FieldPaths(config.root, name) for name in set(map(str, table["Field"]))}
-    names = list(zip(map(str, table["Field"]), map(str, table["Root"]), map(str, table["EXTNAME"]), strict=True))
-    targets = (fields[field].prepared_detector(root, extname, plain) for field, root, extname in names for plain in (False, True))
-    link_all(FieldPaths.of(config).prepared_tile(tile), targets)
+def link_prepared(config: FieldConfig) -> None:
+    """Links to the prepared detectors in the directory of each tile, as many as there are, and none from an earlier selection."""
+    for tile, table in tile_tables(config):
+        fields = {name: FieldPaths(config.root, name) for name in set(map(str, table["Field"]))}
+        names = zip(map(str, table["Field"]), map(str, table["Root"]), map(str, table["EXTNAME"]), strict=True)
+        targets = (fields[f].prepared_detector(root, extname, plain) for f, root, extname in names for plain in (False, True))
+        link_all(FieldPaths.of(config).prepared_tile(tile.name), targets)
 
 
 def tile_names(config: FieldConfig) -> list[str]:

@@ -1,0 +1,319 @@
+"""Disks that are full, closed or in disorder: each is said in words, nothing is damaged, and the same command goes on later."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from fields import FIELD, Heard, config, copy_of, heard, made, mounted, small_field, temporaries, when
+from tally import tried
+
+from flows.field import reduce
+from kred_core import tables
+from kred_core.config import STAGES
+from kred_core.outcome import disk_usage
+from kred_core.products import FieldPaths
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+STATE = ("input", "mosaics")  # tables that tell how far a run has come
+UNTIL_TILES = {"run": {"last": "tiles"}}
+NOBODY = 65534
+HOST = socket.gethostname()
+QUICK = {"coadd": {"mosaics": "original"}, "run": {"only": [name for name in STAGES if name != "match"]}}
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory) -> Path:
+    return small_field(tmp_path_factory.mktemp("simulated"))
+
+
+@pytest.fixture(scope="module")
+def reduced(simulated, tmp_path_factory) -> Path:
+    """A complete data root; the tests that use it leave it complete."""
+    root = copy_of(simulated, tmp_path_factory.mktemp("reduced"))
+    assert reduce(config(root)) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(reduced) -> dict[str, bytes]:
+    return made(reduced)
+
+
+@pytest.fixture
+def said() -> Iterator[Heard]:
+    with heard() as listener:
+        yield listener
+
+
+@pytest.fixture
+def disk(tmp_path, simulated) -> Iterator[Path]:
+    """A data root on a disk of its own of 70 MB; the exposures are elsewhere."""
+    with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=70m", "tmpfs") as root:
+        (root / "DECam_MEF").symlink_to(simulated / "DECam_MEF")
+        yield root
+
+
+def fill(root: Path, leave: int = 0) -> None:
+    """Another program fills the disk."""
+    with open(root / "others", "wb") as f:
+        free = os.statvfs(root)
+        os.posix_fallocate(f.fileno(), 0, max(1, free.f_bavail * free.f_frsize - leave))
+
+
+def assert_nothing_is_damaged(root: Path, undisturbed: dict[str, bytes]) -> None:
+    found = made(root)
+    found.pop("others", None)
+    assert temporaries(root) == []
+    assert found.keys() <= undisturbed.keys()
+    changed = [name for name in found if found[name] != undisturbed[name]]
+    for name in changed:
+        kind = re.fullmatch(rf"Summary/{FIELD}_(\w+)\.tab", name)[1]
+        assert kind in STATE
+        tables.read(root / name, (), "check")
+
+
+class TestFull:
+    def test_a_run_that_will_not_fit_says_so_before_it_writes_anything_large(self, disk, undisturbed, said):
+        fill(disk, leave=30_000_000)
+        assert reduce(config(disk)) == 1
+        number = r"\d[\d.]* [kMG]?B"
+        words = said.text()
+        assert re.search(
+            rf"the products do not fit: {number} and room to work in are needed on the disk of \S+, {number} are", words
+        )
+        assert re.search(rf"are free \(summarize {number}, prepare {number}, match {number}, coadd {number}\)\. Make room", words)
+        assert sum(disk_usage(FieldPaths(disk, FIELD).directories).values()) < 50_000
+        (disk / "others").unlink()
+        assert reduce(config(disk)) == 0
+        assert made(disk) == undisturbed
+        tried("disk too small for the run")
+
+    @pytest.mark.parametrize(
+        "moment",
+        ["match", *(pytest.param(name, marks=pytest.mark.long) for name in ("kred", *STAGES[1:4], "coadd", "evaluate"))],
+    )
+    def test_a_disk_that_fills_up_meanwhile_damages_nothing(self, disk, undisturbed, said, moment):
+        with when(f"{moment} ", lambda: fill(disk)):
+            assert reduce(config(disk)) == 1
+        assert "the disk is full" in said.text()
+        assert_nothing_is_damaged(disk, undisturbed)
+        (disk / "others").unlink()
+        assert sum(disk_usage({"": disk}).values()) < 1.1 * sum(map(len, undisturbed.values())) + 200_000  # nothing else stays
+        assert reduce(config(disk)) == 0
+        assert made(disk) == undisturbed
+        tried("disk full in the middle of a run")
+
+    def test_swarp_on_a_full_disk(self, disk, said):
+        if not (shutil.which("SWarp") or shutil.which("swarp")):
+            pytest.skip("SWarp is not installed")
+        first = config(disk, **QUICK | {"run": {"only": ["check", "summarize", "tiles"]}})
+        last = config(disk, coadd={"mosaics": "original", "engine": "swarp"}, run={"only": ["tiles", "coadd"]})
+        assert reduce(first) == 0
+        for leave in (0, 170_000, 400_000):
+            with when("tiles ", functools.partial(fill, disk, leave)):
+                assert reduce(last) == 1
+            assert re.search("the disk is full|SWarp failed", said.text())
+            assert temporaries(disk) == []
+            assert not [path for path in disk.rglob("T07/*") if path.suffix == ".fits"]
+            (disk / "others").unlink()
+        assert reduce(last) == 0
+        tried("disk full while SWarp works", 3)
+
+    def test_a_disk_that_holds_no_more_files(self, tmp_path, simulated, said):
+        with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=70m,nr_inodes=60", "tmpfs") as root:
+            (root / "DECam_MEF").symlink_to(simulated / "DECam_MEF")
+            assert reduce(config(root, **QUICK)) == 1
+            assert "the disk is full, or holds no more files" in said.text()
+            assert temporaries(root) == []
+            subprocess.run(["mount", "-o", "remount,nr_inodes=6000", str(root)], check=True)
+            assert reduce(config(root, **QUICK)) == 0
+        tried("no more files on the disk")
+
+    def test_files_that_may_not_become_large(self, tmp_path, simulated, said):
+        root = copy_of(simulated, tmp_path)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+        try:
+            assert reduce(config(root, **QUICK)) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        assert f"{FIELD}_T07.r.fits: files may not become that large here" in said.text()
+        assert temporaries(root) == []
+        assert reduce(config(root, **QUICK)) == 0
+        tried("limit of the size of a file")
+
+
+def assert_goes_on(root: Path, undisturbed: dict[str, bytes], **sections) -> None:
+    """The same command, when what was in the way is gone."""
+    assert reduce(config(root, **sections)) == 0
+    assert made(root) == undisturbed
+
+
+class TestClosed:
+    def test_a_data_root_that_cannot_be_written_to(self, reduced, undisturbed, said, tmp_path):
+        with mounted(tmp_path / "closed", "--bind", "-o", "ro", str(reduced)) as root:
+            assert reduce(config(root)) == 1
+        assert f"the data root {root} cannot be written to" in said.text()
+        assert made(reduced) == undisturbed
+        tried("read-only data root")
+
+    def test_a_directory_that_becomes_read_only_meanwhile(self, simulated, said, tmp_path):
+        root = copy_of(simulated, tmp_path)
+        products = FieldPaths(root, FIELD).coadds("T07")
+        products.mkdir(parents=True)
+        with ExitStack() as stack:
+            with when("tiles ", lambda: stack.enter_context(mounted(products, "--bind", "-o", "ro", str(products)))):
+                assert reduce(config(root, **QUICK)) == 1
+        assert f"{products}/{FIELD}_T07.r.coverage.fits.fz: the file system cannot be written to" in said.text()
+        assert temporaries(root) == []
+        assert reduce(config(root, **QUICK)) == 0
+        tried("disk that becomes read-only")
+
+    @pytest.mark.parametrize(
+        ("closed", "words"),
+        [
+            ("", "the data root {} cannot be written to"),
+            ("Summary", "{}/LMC_c42_mef_qual.tab: no permission"),
+            ("DECam_PREP/LMC_c42/data", "_r_v1_S10.fits.fz: no permission"),
+            ("DECam_SWARP/LMC_c42", "{}/kred.toml: no permission"),
+            (".kred/LMC_c42", "no permission"),
+            (".kred/_service/LMC_c42.run.lock", "{}: no permission"),
+            ("Log/LMC_c42.log", "{}: no permission"),
+        ],
+    )
+    def test_what_belongs_to_somebody_else(self, open_to_all, said, closed, words):
+        root = open_to_all
+        place = root / closed
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch() if place.suffix in (".lock", ".log") else place.mkdir(exist_ok=True)
+        for directory in (d for d in place.parents if d.is_relative_to(root)):
+            directory.chmod(0o777)
+        place.chmod(0o755)
+        with somebody_else():
+            assert reduce(config(root, **UNTIL_TILES)) == 1
+        assert words.format(place) in said.text()
+        place.chmod(0o777)
+        with somebody_else():
+            assert reduce(config(root, **UNTIL_TILES)) == 0
+        tried("no permission")
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        [
+            ("mef", "field LMC_c42: {} cannot be read"),
+            ("mef/*_ooi_*", "check {0.name} failed"),
+            ("mef/*_ood_*", "failed: {0.name}"),
+        ],
+    )
+    def test_input_that_may_not_be_read_is_not_remembered_as_bad(self, open_to_all, said, name, words):
+        place = sorted((open_to_all / "DECam_MEF" / FIELD).glob(name))[0]
+        mode = place.stat().st_mode
+        place.chmod(0o700 if place.is_dir() else 0o600)
+        with somebody_else():
+            assert reduce(config(open_to_all, **UNTIL_TILES)) == 1
+        assert re.search(rf"{re.escape(words.format(place))}.*: Permission denied", said.text())
+        place.chmod(mode)  # and nothing else changes
+        with somebody_else():
+            assert reduce(config(open_to_all, **UNTIL_TILES)) == 0
+        tried("no permission to read the input")
+
+
+@pytest.fixture
+def open_to_all(simulated) -> Iterator[Path]:
+    """A data root where everybody may write."""
+    with tempfile.TemporaryDirectory(prefix="kred-open-") as directory:  # below tmp_path nobody else may look
+        Path(directory).chmod(0o777)
+        yield copy_of(simulated, Path(directory))
+
+
+@contextmanager
+def somebody_else() -> Iterator[None]:
+    """Be a person without rights for a while: the superuser may do everything."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody else")
+    groups, group = os.getgroups(), os.getgid()
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, group)
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+        os.setresgid(group, group, group)
+        os.setgroups(groups)
+
+
+PREP, SWARP, KRED = f"DECam_PREP/{FIELD}", f"DECam_SWARP/{FIELD}", f".kred/{FIELD}"
+FILES = [  # in the place of a directory
+    "Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP", "Log", ".kred", PREP, f"{PREP}/data", f"{PREP}/data_b", f"{PREP}/T07",
+    f"{PREP}/T07_b", SWARP, f"{SWARP}/T07_b", f"{SWARP}/eval", f"{SWARP}/quick", KRED, ".kred/_service", f"{KRED}/results",
+    f"{KRED}/check", f"{KRED}/summarize", f"{KRED}/match", f"{KRED}/evaluate",
+]  # fmt: skip
+DIRECTORIES = [  # in the place of a file
+    f"Log/{FIELD}.log", f".kred/_service/{FIELD}.run.lock", ".kred/_service/fields.lock", f".kred/_service/heavy.{HOST}.1.lock",
+    *(f"Summary/{FIELD}_{name}.tab" for name in ("mef_qual", "mef", "det", "T07", "overlaps", "backgrounds", "matching")),
+    f"Summary/{FIELD}_mosaics.tab", f"Summary/{FIELD}_input.tab",
+    f"{SWARP}/kred.toml", f"{SWARP}/index.html", "DECam_SWARP/index.html", f"{SWARP}/T07_b/{FIELD}_T07.r.fits",
+    f"{SWARP}/T07_b/{FIELD}_T07.r.coverage.fits.fz", f"{SWARP}/quick/{FIELD}.r.fits.fz", f"{SWARP}/eval/{FIELD}_T07_b.r.png",
+    f"{SWARP}/eval/{FIELD}.r.before_after.png", f"{PREP}/data/{{}}_S10.fits.fz", f"{PREP}/data_b/{{}}_S10.fits.fz",
+    f"{KRED}/check/{{}}.fits.fz.json", f"{KRED}/summarize/{{}}.json", f"{KRED}/run/last.json", f"{KRED}/match/r.npz",
+    f"{KRED}/results/summarize/{{}}/lock",
+]  # fmt: skip
+SHORT = [
+    "Log",
+    f"{PREP}/data",
+    f".kred/_service/heavy.{HOST}.1.lock",
+    f"Summary/{FIELD}_det.tab",
+    f"{KRED}/check/{{}}.fits.fz.json",
+]
+
+
+class TestInTheWay:
+    """Of a complete data root: what is moved away has to be found again when the obstacle is gone."""
+
+    @pytest.mark.parametrize("places", [SHORT, pytest.param(FILES + DIRECTORIES, marks=pytest.mark.long)], ids=["some", "all"])
+    def test_a_file_where_a_directory_should_be_or_the_other_way_round(self, reduced, undisturbed, said, places):
+        for name in places:
+            place = reduced / name.format("c4d_210406_010450_ooi_r_v1")
+            is_directory = place.is_dir()
+            with something_else(place):
+                assert reduce(config(reduced)) == 1, place
+                words = (
+                    "(is a file, and a directory is|a directory on the way)" if is_directory else "is a directory, and a file is"
+                )
+                assert re.search(rf"{re.escape(str(place))}\S*: {words}", said.text()), place
+        assert_goes_on(reduced, undisturbed)
+        tried("a file in the place of a directory, or a directory in that of a file", len(places))
+
+    def test_a_directory_among_the_records_is_no_record(self, reduced, undisturbed):
+        unit = next((reduced / KRED / "results" / "summarize").iterdir())
+        (record,) = (path for path in unit.iterdir() if path.name != "lock")
+        record.unlink()
+        (record / "deep").mkdir(parents=True)
+        assert_goes_on(reduced, undisturbed)
+        assert record.is_file()
+
+
+@contextmanager
+def something_else(place: Path) -> Iterator[None]:
+    """Put a file in the place of a directory for a while, and a directory in the place of a file."""
+    aside = place.with_name(".aside")
+    place.rename(aside)
+    place.touch() if aside.is_dir() else place.mkdir()
+    try:
+        yield
+    finally:
+        place.unlink() if place.is_file() else place.rmdir()
+        aside.rename(place)
