@@ -207,7 +207,9 @@ def test_there_is_no_step_where_there_is_no_value():
 
 
 def test_bins_know_their_counts_and_the_mean_of_their_values():
-    values = np.sort(np.concatenate([with_stars(700), sky(5, level=5000.0), sky(3, level=-5000.0), np.full(40, 101.0)]).astype(np.float32))
+    values = np.sort(
+        np.concatenate([with_stars(700), sky(5, level=5000.0), sky(3, level=-5000.0), np.full(40, 101.0)]).astype(np.float32)
+    )
     start, width = 60.0, 0.5
     counts, places = kernels._histogram(values, start, width)
     edges = start + width * np.arange(257)
