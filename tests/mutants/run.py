@@ -97,7 +97,7 @@ def choose(db, sample: int) -> None:
 
 
 def tested(part: dict, limit: int) -> tuple[bool, float]:
-    """Whether the tests of a part pass, in a process of their own that may take so many seconds of the CPU (0: any); how many it took."""
+    """Whether the tests of a part pass, and the seconds of CPU they take; no more than a limit (0: none)."""
     child = os.fork()
     if child == 0:
         silent = os.open(os.devnull, os.O_WRONLY)
