@@ -31,7 +31,7 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkR
 
 HERE = Path(__file__).resolve().parent
 PARTS = tomllib.loads((HERE / "parts.toml").read_text())
-TIME_OUT = 3  # times what the tests take without a fault
+TIME_OUT = 2.5  # times what the tests take without a fault
 # What the tests import, and no fault is put into.
 IMPORTED = (
     "astropy.io.fits",
