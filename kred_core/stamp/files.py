@@ -30,7 +30,8 @@ STEPS_OF_MEAN = 20  # in the noise of a cell: rounding adds 1/7000 of its varian
 STEPS_OF_STD = 16  # in the noise of a pixel: the std of 60 pixels is not known better
 FINEST = 2.0**-22  # of the largest value, where there is no noise
 SEALED = (0, 0xFFFFFFFF)  # what the bytes of an HDU with CHECKSUM sum up to
-DAMAGE = (ExposureError, KeyError, ValueError, TypeError, IndexError, AttributeError)  # what a damaged header leads to
+# What a damaged header leads to.
+DAMAGE = (ExposureError, fits.VerifyError, KeyError, ValueError, TypeError, IndexError, AttributeError)
 TABLE = np.dtype(
     [
         ("EXTNAME", "S32"),
