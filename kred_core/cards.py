@@ -10,17 +10,12 @@ from __future__ import annotations
 from .checksum import add, datasum, encode
 from .exposure import BLOCK
 
-__all__ = ["Cards", "Value", "hdu_bytes", "printable"]
+__all__ = ["Cards", "Value", "hdu_bytes"]
 
 LONGEST_PART = 67  # characters of a text on one card: 80 less keyword, quotes and the sign that it goes on
 
 Value = bool | int | float | str
 Cards = dict[str, tuple[Value, str]]  # keyword -> value, comment; in the order of the header
-
-
-def printable(text: str) -> str:
-    """A text as FITS can hold it; names of files and odd headers can have more."""
-    return "".join(c if " " <= c <= "~" else "?" for c in text)
 
 
 def _card(keyword: str, value: Value, comment: str) -> str:
@@ -46,7 +41,7 @@ def _card(keyword: str, value: Value, comment: str) -> str:
 def _parts(text: str) -> list[str]:
     """What stands between the quotes of one card, or of the cards that a long text needs; no doubled quote is torn apart."""
     parts = [""]
-    for sign in printable(text):
+    for sign in text:
         sign = "''" if sign == "'" else sign
         if len(parts[-1]) + len(sign) > LONGEST_PART:
             parts.append("")

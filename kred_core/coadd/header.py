@@ -16,7 +16,6 @@ from astropy.io import fits
 from astropy.time import Time
 
 from .. import __version__
-from ..cards import printable
 from ..config import CoaddConfig
 from ..exposure import BLOCK, number, text
 from ..geometry import centre, corners, tan_header, tan_wcs
@@ -56,7 +55,9 @@ class CoaddResult:
         return sum(n > 0 for n in self.pixels)
 
 
-def mosaic_header(plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], result: CoaddResult) -> fits.Header:
+def mosaic_header(
+    plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], result: CoaddResult
+) -> fits.Header:
     """The primary header of a mosaic, without checksums.
 
     Parameters
@@ -137,15 +138,20 @@ def _structure(header: fits.Header, plan: CoaddPlan) -> None:
 
 
 def _identity(header: fits.Header, plan: CoaddPlan, sources: list[Source]) -> None:
-    header["OBJECT"] = (printable(f"{plan.field}_{plan.tile}"), "Field and tile")
-    header["FIELD"] = printable(plan.field)
-    header["TILE"] = printable(plan.tile)
-    header["IMAGE"] = (printable(plan.image), "Image group: these exposures belong together")
-    header["FILTER"] = printable(plan.filter)
+    header["OBJECT"] = (_ascii(f"{plan.field}_{plan.tile}"), "Field and tile")
+    header["FIELD"] = _ascii(plan.field)
+    header["TILE"] = _ascii(plan.tile)
+    header["IMAGE"] = (_ascii(plan.image), "Image group: these exposures belong together")
+    header["FILTER"] = _ascii(plan.filter)
     for key in ("TELESCOP", "INSTRUME"):
         value = _shared(text(source.primary, key) for source in sources)
         if value:
-            header[key] = printable(value)
+            header[key] = _ascii(value)
+
+
+def _ascii(value: str) -> str:
+    """A text as FITS can hold it; names of files and odd headers can have more."""
+    return "".join(c if " " <= c <= "~" else "?" for c in value)
 
 
 def _observation(header: fits.Header, exposures: Iterable[Source]) -> None:
@@ -202,7 +208,7 @@ def _corners(header: fits.Header, plan: CoaddPlan) -> None:
 
 
 def _text_column(name: str, values: list[str]) -> fits.Column:
-    return fits.Column(name, f"{max(map(len, values))}A", array=[printable(value) for value in values])
+    return fits.Column(name, f"{max(map(len, values))}A", array=[_ascii(value) for value in values])
 
 
 def inputs_table(background: str, sources: list[Source], result: CoaddResult) -> bytes:

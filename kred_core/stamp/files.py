@@ -234,6 +234,7 @@ def read(path: Path, extname: str) -> Stamp:
     try:
         with open(path, "rb") as f:
             primary = _primary(f)
+            root = str(primary["ROOT"]).strip()
             found = [row for row in _detectors(f, primary) if row["EXTNAME"] == extname.encode()]
             if not found:
                 raise ExposureError(f"it has no stamp of detector {extname}")
@@ -252,7 +253,7 @@ def read(path: Path, extname: str) -> Stamp:
         raise _damaged(path, e) from e
     mean, std, count = planes
     return Stamp(
-        root=str(primary["ROOT"]).strip(),
+        root=root,
         extname=extname,
         x0=int(row["X0"]),
         y0=int(row["Y0"]),

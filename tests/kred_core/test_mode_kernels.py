@@ -38,6 +38,16 @@ def test_the_finite_values_are_kept_in_their_order():
     kept, n_nan = kernels.finite_unmasked(values, bad)
     assert (kept.tolist(), n_nan) == ([3.0, 2.0], 3)  # also the masked one is no number
     assert kernels.finite(values[:0])[0].size == 0
+    rng = np.random.default_rng(9)
+    for n in (63, 64, 65, 128, 200, 333):  # they are looked at 64 together
+        many, flagged = sky(n), rng.random(n) < 0.02
+        many[rng.random(n) < 0.02] = np.nan
+        many[:64] = np.abs(many[:64])
+        flagged[:64] = False  # all of the first are good
+        kept, n_nan = kernels.finite_unmasked(many, flagged)
+        np.testing.assert_array_equal(kept, many[np.isfinite(many) & ~flagged])
+        assert n_nan == np.isnan(many).sum()
+        np.testing.assert_array_equal(kernels.finite_unmasked(many, ~flagged)[0], many[np.isfinite(many) & flagged])
     assert kernels.finite(values)[0].dtype == kernels.finite_unmasked(values, bad)[0].dtype == np.float32
 
 
