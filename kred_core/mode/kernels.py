@@ -103,7 +103,7 @@ def _total(values, middle, squared):
     for first in range(0, n_together, 4 * SUMMED):
         a, b = values[first : first + SUMMED], values[first + SUMMED : first + 2 * SUMMED]
         c, d = values[first + 2 * SUMMED : first + 3 * SUMMED], values[first + 3 * SUMMED : first + 4 * SUMMED]
-        in_a = in_b = in_c = in_d = 0.0
+        in_a = in_b = in_c = in_d = np.float64(0)
         if squared:
             for i in range(SUMMED):
                 in_a += (a[i] - middle) ** 2
@@ -121,7 +121,7 @@ def _total(values, middle, squared):
         total += in_c
         total += in_d
     for first in range(n_together, values.size, SUMMED):
-        part = 0.0
+        part = np.float64(0)
         for i in range(first, min(first + SUMMED, values.size)):
             part += (values[i] - middle) ** 2 if squared else np.float64(values[i])
         total += part

@@ -30,7 +30,8 @@ STEPS_OF_MEAN = 20  # in the noise of a cell: rounding adds 1/7000 of its varian
 STEPS_OF_STD = 16  # in the noise of a pixel: the std of 60 pixels is not known better
 FINEST = 2.0**-22  # of the largest value, where there is no noise
 SEALED = (0, 0xFFFFFFFF)  # what the bytes of an HDU with CHECKSUM sum up to
-DAMAGE = (ExposureError, KeyError, ValueError, TypeError, IndexError, AttributeError)  # what a damaged header leads to
+# What a damaged header leads to.
+DAMAGE = (ExposureError, fits.VerifyError, KeyError, ValueError, TypeError, IndexError, AttributeError)
 TABLE = np.dtype(
     [
         ("EXTNAME", "S32"),
@@ -233,6 +234,7 @@ def read(path: Path, extname: str) -> Stamp:
     try:
         with open(path, "rb") as f:
             primary = _primary(f)
+            root = str(primary["ROOT"]).strip()
             found = [row for row in _detectors(f, primary) if row["EXTNAME"] == extname.encode()]
             if not found:
                 raise ExposureError(f"it has no stamp of detector {extname}")
@@ -251,7 +253,7 @@ def read(path: Path, extname: str) -> Stamp:
         raise _damaged(path, e) from e
     mean, std, count = planes
     return Stamp(
-        root=str(primary["ROOT"]).strip(),
+        root=root,
         extname=extname,
         x0=int(row["X0"]),
         y0=int(row["Y0"]),

@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 from scipy.interpolate import RegularGridInterpolator
 
-from kred_core import geometry, stages, stamp
+from kred_core import checksum, geometry, stages, stamp
 from kred_core.check import judge
 from kred_core.config import CheckConfig, FieldConfig, SummarizeConfig
 from kred_core.errors import ConfigError, ExposureError, InputError
@@ -394,6 +395,23 @@ class TestFiles:
         back, made = stamp.read(path, "N1"), some_stamps()[0]
         assert np.allclose(back.mean, made.mean, rtol=1e-6, atol=0.04, equal_nan=True)
         assert np.array_equal(back.std, made.std, equal_nan=True)
+
+    @pytest.mark.parametrize("root", ["c4d_1_ooi_r_" + 20 * "of a long night ", "it's [1] & more"])
+    def test_stamps_of_an_exposure_with_an_odd_name_are_read(self, root, tmp_path):
+        path = tmp_path / "odd.stamps.fits"
+        stamp.write(path, LMC, [replace(made, root=root) for made in some_stamps()])
+        assert stamp.read(path, "N2").root == root.strip()
+        assert list(stamp.boxes(path)) == ["N1", "N2", "N3"]
+
+    def test_a_header_that_cannot_be_understood_is_damage(self, path):
+        raw = bytearray(path.read_bytes())
+        at, seal = raw.index(b"ROOT    = '") + 10, raw.index(b"CHECKSUM= '") + 11
+        raw[at : at + 70] = b"'no end of the text".ljust(70)
+        raw[seal : seal + 16] = b"0" * 16
+        raw[seal : seal + 16] = checksum.encode(checksum.datasum(raw[:2880])).encode()
+        path.write_bytes(raw)
+        with pytest.raises(InputError, match=r"c4d_1_ooi_r\.stamps\.fits: the file of stamps is damaged; make it again"):
+            stamp.read(path, "N2")
 
     def test_boxes_and_grid_are_known_without_decoding(self, path):
         assert stamp.boxes(path) == {f"N{i + 1}": (-30 + 60 * i, 500, 70, 40) for i in range(3)}
