@@ -102,8 +102,8 @@ def summarize(
         A detector that cannot be decoded or has no usable pixels is in
         ``refused`` with the reason.
     stamps : list of `~kred_core.stamp.Stamp`
-        Of the measured detectors. Saturated pixels are left out, too. A detector for which none can be made is
-        measured all the same; the log says why.
+        Of the measured detectors. Saturated pixels are left out, too, and those as far below zero. A detector for which none
+        can be made is measured all the same; the log says why.
 
     Raises
     ------
@@ -170,7 +170,8 @@ def _stamp(
 ) -> list[Stamp]:
     """The detector's stamp, or nothing where none can be made."""
     try:
-        saturated = pixels >= stamp.saturation(detector.header)
+        # as far below zero are only pixels whose bytes are damaged
+        saturated = np.abs(pixels) >= stamp.saturation(detector.header)
         bad = saturated if bad is None else bad | saturated
         wcs = geometry.celestial_wcs(detector.header)
         return [stamp.make_stamp(pixels, bad, wcs, grid, scale, level, detector.root, detector.extname)]

@@ -163,16 +163,20 @@ def make_stamp(
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     n = np.where(counts[part] > 0, counts[part], np.nan)
-    mean = sums[part] / n
-    variance = np.maximum(squares[part] / n - mean**2, 0.0)
+    with np.errstate(over="ignore"):
+        mean = (sums[part] / n).astype(np.float32)
+        std = np.sqrt(np.maximum(squares[part] / n - (sums[part] / n) ** 2, 0.0)).astype(np.float32)
+    told = np.isfinite(mean) & np.isfinite(std)  # damaged pixels can be beyond what float32 holds: their cells have no data
+    if not told.any():
+        raise ExposureError("its pixels are no counts that a detector can have")
     return Stamp(
         root=root,
         extname=extname,
         x0=int(x0 + columns[0]),
         y0=int(y0 + rows[0]),
-        mean=mean.astype(np.float32),
-        std=np.sqrt(variance).astype(np.float32),
-        count=counts[part].astype(np.uint16),
+        mean=np.where(told, mean, np.float32(np.nan)),
+        std=np.where(told, std, np.float32(np.nan)),
+        count=np.where(told, counts[part], 0).astype(np.uint16),
         level=float(level_adu) * float(scale),
         area=central_area,
         to_detector=_to_detector(u, v, at_x, at_y, (ny, nx)),
