@@ -58,8 +58,8 @@ def table_columns(header: fits.Header) -> dict[str, Column]:
     dict of str to Column
         By TTYPEn; empty where the header does not describe a table that fits into its rows.
     """
-    n_fields, width = header.get("TFIELDS", 0), header.get("NAXIS1", 0)
-    if not isinstance(n_fields, int) or not 0 < n_fields < 1000 or not isinstance(width, int):
+    n_fields, width, rows = header.get("TFIELDS", 0), header.get("NAXIS1", 0), header.get("NAXIS2")
+    if not isinstance(n_fields, int) or not 0 < n_fields < 1000 or not (isinstance(width, int) and isinstance(rows, int)):
         return {}
     columns, offset = {}, 0
     for i in range(1, n_fields + 1):
@@ -118,13 +118,13 @@ def tile_ranges(header: fits.Header, raw: bytes, column: Column, heap_start: int
         A row lies outside the heap; the message names it.
     """
     descriptors = table_values(header, raw, column).astype(np.int64)
-    lengths, offsets = descriptors[:, 0], descriptors[:, 1]
-    room = len(raw) - heap_start
+    room, size = len(raw) - heap_start, _SIZES.get(column.element, 1)
+    lengths, offsets = descriptors[:, 0].clip(-1, room + 1) * size, descriptors[:, 1]
     wrong = (lengths < 0) | (lengths > room) | ((lengths > 0) & ((offsets < 0) | (offsets > room - lengths)))
     if wrong.any():
         row = int(np.argmax(wrong))
         raise ExposureError(
-            f"row {row + 1} is damaged: its {lengths[row]} bytes at {offsets[row]} lie outside the {room} bytes of the heap"
+            f"row {row + 1} is damaged: its {descriptors[row, 0] * size} bytes at {offsets[row]} lie outside the {room} of the heap"
         )
     return heap_start + np.where(lengths > 0, offsets, 0), lengths
 
@@ -138,10 +138,13 @@ def unpack_row(raw: bytes, start: int, length: int, row: int, kind: np.dtype, n:
         The bytes cannot be unpacked, or are not n values.
     """
     n_bytes = kind.itemsize * n
+    unpacking = zlib.decompressobj(wbits=31)
     try:
-        values = zlib.decompressobj(wbits=31).decompress(bytes(raw[start : start + length]), n_bytes + 1)
+        values = unpacking.decompress(bytes(raw[start : start + length]), n_bytes + 1)
     except zlib.error as e:
         raise ExposureError(f"row {row + 1} is damaged: its gzip'd pixels cannot be unpacked ({e})") from e
+    if len(values) == n_bytes and not unpacking.eof:
+        raise ExposureError(f"row {row + 1} is damaged: its gzip'd pixels end before their checksum")
     if len(values) != n_bytes:
         raise ExposureError(f"row {row + 1} is damaged: expected {n_bytes} bytes of pixels, found {len(values)}")
     return np.frombuffer(values, kind)

@@ -1,7 +1,7 @@
 """Judge exposures: which can be used, which not, and why, in words.
 
 `judge` looks at one file without decoding it: its structure and lengths, its
-checksums, the keywords that the later stages need, the WCS of every detector.
+checksums, the keywords that the later stages need; at every detector (`detectors`).
 `compare` looks at all exposures of a field together and finds the ones that
 are there twice. Pixels are judged where they are decoded, in `summary`.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,42 +18,18 @@ from pathlib import Path
 import numpy as np
 from astropy import units as u
 
-from . import checksum, geometry
+from . import checksum
 from .config import CheckConfig
+from .detectors import DetectorPlace, judge_detectors
 from .errors import ExposureError, of_the_moment
-from .exposure import Detector, Exposure, number, text
+from .exposure import Detector, Exposure, number, start_mjd, text
 from .products import FieldPaths, identity
 from .usertable import UserTable
 
 __all__ = ["DetectorPlace", "ExposureReport", "compare", "files_of", "judge", "quality_rows", "zero_points"]
 
-SMALLEST_SIDE = 16  # pixels; smaller images hold no sky level
 FAR_CORNER_ARCSEC = 5.0  # keywords are given to 1e-4 deg, and describe pixel centres or edges
-
-
-@dataclass(frozen=True)
-class DetectorPlace:
-    """Where a usable detector lies on the sky, from its WCS, whatever its keywords say.
-
-    Attributes
-    ----------
-    extname : str
-    naxis1, naxis2 : int
-        Size in pixels.
-    centre : tuple of float
-        RA, Dec in degrees.
-    corners : tuple of tuple of float
-        RA, Dec of the centres of pixels (1,1), (NAXIS1,1), (1,NAXIS2), (NAXIS1,NAXIS2) in degrees.
-    pixel_scale : float
-        Arcsec per pixel at the centre.
-    """
-
-    extname: str
-    naxis1: int
-    naxis2: int
-    centre: tuple[float, float]
-    corners: tuple[tuple[float, float], ...]
-    pixel_scale: float
+LARGEST_SEEING = 60.0  # arcsec; nobody calls that seeing
 
 
 @dataclass(frozen=True)
@@ -217,12 +192,13 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     if text(primary, "WCSCAL").lower() == "failed":
         remarks.append("WCSCAL is Failed: the astrometry may be off")
 
-    places, lost, edited = _judge_detectors(exposure, config)
+    remarks += _file_remarks(exposure, config)
+    places, lost, edited = judge_detectors(exposure, config)
     remarks += [f"detector {name} refused: {why}" for name, why in lost] + edited
     usable = [d for d in exposure.detectors if any(d.extname == p.extname for p in places)]
     seeing = _seeing(exposure, places)
     if math.isnan(seeing):
-        remarks.append("SEEING and FWHM are missing: the seeing is unknown")
+        remarks.append("SEEING and FWHM are missing or absurd: the seeing is unknown")
     remarks += _corner_remarks(usable, places)
     mask = FieldPaths.mask_of(path)
     bare = [d.extname for d in usable if d.mask is None] if mask else []
@@ -240,7 +216,7 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
         exptime=math.nan if exptime is None else exptime,
         magzero=math.nan if magzero is None else magzero,
         seeing=seeing,
-        mjd=math.nan if (mjd := number(primary, "MJD-OBS")) is None else mjd,
+        mjd=math.nan if (mjd := start_mjd(primary)) is None else mjd,
         target=text(primary, "OBJECT"),
         obsid=obsid,
         version=text(primary, "PLVER"),
@@ -253,88 +229,30 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     )
 
 
-def _judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[DetectorPlace], list[tuple[str, str]], list[str]]:
-    """Places of the usable detectors; each of the others with the reason; and remarks."""
-    places: list[DetectorPlace] = []
-    lost: list[tuple[str, str]] = []
-    remarks: list[str] = []
-    usual, count = Counter(d.shape for d in exposure.detectors).most_common(1)[0]
-    if count <= len(exposure.detectors) // 2:
-        usual = ()  # no shape is the usual one: cut-outs, each of its own size
-    names = Counter(d.extname.upper() for d in exposure.detectors)
-    for d in exposure.detectors:
-        try:
-            _require_name(d, names)
-            _require_shape(d, usual)
-            place = _place(d)
-            edited = _verify_checksums(d) if config.verify_checksums else None
-        except ExposureError as e:
-            if of_the_moment(e):
-                raise
-            unique = d.extname and names[d.extname.upper()] == 1
-            lost.append((d.extname if unique else f"{d.extname}[{d.hdu.index}]", str(e)))
-            continue
-        places.append(place)
-        remarks += [f"detector {d.extname}: {edited}"] if edited else []
-    return places, lost, remarks
-
-
-def _require_name(d: Detector, names: Mapping[str, int]) -> None:
-    if not d.extname:
-        raise ExposureError("it has no EXTNAME")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,31}", d.extname):
-        raise ExposureError(f"EXTNAME {d.extname!r} is no name of a detector")
-    if names[d.extname.upper()] > 1:
-        raise ExposureError(f"{names[d.extname.upper()]} extensions have this EXTNAME; which of them is it?")
-
-
-def _require_shape(d: Detector, usual: tuple[int, ...]) -> None:
-    if len(d.shape) != 2 or min(d.shape) < SMALLEST_SIDE:
-        raise ExposureError(f"expected an image of at least {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels, found {_size(d.shape)}")
-    if usual and d.shape != usual:
-        raise ExposureError(f"it has {_size(d.shape)} pixels, the other detectors have {_size(usual)}")
-    if d.mask is not None and d.mask.shape != d.shape:
-        raise ExposureError(f"its mask has {_size(d.mask.shape)} pixels, the image {_size(d.shape)}")
-
-
-def _verify_checksums(d: Detector) -> str | None:
-    for hdu in (d.hdu, d.mask):
-        damage = checksum.damage(hdu) if hdu is not None else None
-        if damage:
-            raise ExposureError(damage if hdu is d.hdu else f"its mask in {hdu.path.name}: {damage}")
-    return checksum.edited_header(d.hdu)
-
-
-def _place(d: Detector) -> DetectorPlace:
-    wcs = geometry.celestial_wcs(d.header)
-    ny, nx = d.shape
-    return DetectorPlace(
-        extname=d.extname,
-        naxis1=nx,
-        naxis2=ny,
-        centre=_degrees(geometry.centre(wcs, d.shape)),
-        corners=tuple(_degrees(c) for c in geometry.corners(wcs, d.shape)),
-        pixel_scale=round(float(geometry.pixel_scale(wcs, d.shape)), 6),
-    )
-
-
-def _degrees(position: Iterable[float]) -> tuple[float, float]:
-    ra, dec = position
-    return round(float(ra), 8), round(float(dec), 8)  # 0.04 mas
-
-
-def _size(shape: tuple[int, ...]) -> str:
-    return " x ".join(str(n) for n in reversed(shape)) or "none"
+def _file_remarks(exposure: Exposure, config: CheckConfig) -> list[str]:
+    """What may be missing in the file, what of it is not used, and whether its primary header was edited."""
+    primary, *extensions = exposure.hdus
+    remarks = []
+    promised = number(exposure.primary, "NEXTEND")
+    if promised is not None and promised > len(extensions):
+        remarks.append(f"NEXTEND promises {promised:g} extensions, the file has {len(extensions)}: is a part of it missing?")
+    tables = [f"{h.extname}[{h.index}]" for h in extensions if not h.is_image]
+    if tables:
+        remarks.append(f"not used, because no images: {_list(tables, 'extensions')}")
+    if primary.shape:
+        remarks.append("the image in its primary HDU is not used: detectors are in extensions")
+    edited = checksum.edited_header(primary) if config.verify_checksums else None
+    return [*remarks, f"primary header: {edited}"] if edited else remarks
 
 
 def _seeing(exposure: Exposure, places: Iterable[DetectorPlace]) -> float:
     """FWHM of stars in arcsec: SEEING, or the median FWHM of the detectors, which every file of the Community Pipeline has."""
     seeing = number(exposure.primary, "SEEING")
-    if seeing is not None and seeing > 0:
+    if seeing is not None and 0 < seeing < LARGEST_SEEING:
         return seeing
     scales = {p.extname: p.pixel_scale for p in places}
     fwhm = [(number(d.header, "FWHM"), scales.get(d.extname)) for d in exposure.detectors]
-    values = [pixels * scale for pixels, scale in fwhm if pixels and pixels > 0 and scale]
+    values = [pixels * scale for pixels, scale in fwhm if pixels and scale and 0 < pixels * scale < LARGEST_SEEING]
     return round(statistics.median(values), 4) if values else math.nan
 
 
@@ -359,8 +277,8 @@ def _corner_remarks(detectors: list[Detector], places: list[DetectorPlace]) -> l
     return remarks
 
 
-def _list(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 6 else f"{len(names)} detectors"
+def _list(names: list[str], what: str = "detectors") -> str:
+    return ", ".join(names) if len(names) <= 6 else f"{len(names)} {what}"
 
 
 def _preference(report: ExposureReport) -> tuple:

@@ -7,7 +7,12 @@ prints that text alone; any other exception is a defect of kred.
 
 import errno
 
-__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError", "explain", "of_the_moment"]
+__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError", "explain", "of_the_moment", "printable"]
+
+
+def printable(text: str) -> str:
+    """A text with a question mark for each character that would break the line of a log or a table."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 class KredError(Exception):
@@ -23,7 +28,10 @@ class InputError(KredError):
 
 
 class ExposureError(KredError):
-    """One exposure, or one of its detectors, cannot be read or used."""
+    """One exposure, or one of its detectors, cannot be read or used. The text is one line, whatever of a damaged file it quotes."""
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class ToolError(KredError):

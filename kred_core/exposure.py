@@ -2,7 +2,8 @@
 
 A detector is read from its own bytes, whatever the number of extensions.
 The storage forms that real Community Pipeline files have are decoded by `rice`
-(images) and `gzipped` (masks); every other form goes through astropy.
+(images) and `gzipped` (masks); every other form goes through astropy, compressed
+ones in a process apart (`apart`).
 """
 
 from __future__ import annotations
@@ -17,14 +18,22 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from . import gzipped, rice
+from . import apart, gzipped, rice
 from .errors import ExposureError
 from .hdu import BLOCK, Hdu, number, scan, text
 from .products import FieldPaths
+from .storage import require_sound
 
-__all__ = ["BLOCK", "Detector", "Exposure", "Hdu", "number", "read_pixels", "scan", "text"]
+__all__ = ["BLOCK", "Detector", "Exposure", "Hdu", "number", "read_pixels", "scan", "start_mjd", "text"]
 
 MAX_PIXELS = 1 << 28
+CENTURIES = (15020.0, 88069.0)  # MJD of 1900 and 2100; what is beyond is no date of an observation
+
+
+def start_mjd(primary: fits.Header) -> float | None:
+    """Start of an exposure (MJD-OBS) in days, or None where it is missing or absurd."""
+    start = number(primary, "MJD-OBS")
+    return start if start is not None and CENTURIES[0] <= start <= CENTURIES[1] else None
 
 
 def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
@@ -51,13 +60,16 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
     if len(hdu.shape) != 2 or math.prod(hdu.shape) > MAX_PIXELS:
         raise ExposureError(f"{where}: expected a two-dimensional image, found the shape {hdu.shape}")
     try:
+        require_sound(hdu)
+        raw = hdu.read()
         if rice.can_decode(hdu.header):
-            data = rice.decode(hdu.header, hdu.read())
+            data = rice.decode(hdu.header, raw)
         elif gzipped.can_decode(hdu.header):
-            data = gzipped.decode(hdu.header, hdu.read(), dtype if whole else None)
+            data = gzipped.decode(hdu.header, raw, dtype if whole else None)
+        elif hdu.compressed:
+            data = apart.decode(hdu.header, hdu.raw_header, raw)
         else:
-            _require_sound_tiles(hdu)
-            data = _through_astropy(hdu.raw_header + hdu.read().ljust(hdu.end - hdu.data_start, b"\0"))
+            data = _through_astropy(hdu.raw_header + raw)
     except OSError as e:
         raise ExposureError(f"{where}: cannot be read: {e}") from e
     except ExposureError as e:
@@ -67,24 +79,14 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
     if data is None or data.shape != hdu.shape:
         raise ExposureError(f"{where}: the decoded image is not of the shape that the header promises")
     if whole and data.dtype != dtype:
-        data = gzipped.limited(data if data.dtype.kind in "iu" else data.astype(np.int64), dtype)
+        data = gzipped.limited(data if data.dtype.kind in "iu" else _whole(data), dtype)
     return np.ascontiguousarray(data, dtype=dtype)
 
 
-def _require_sound_tiles(hdu: Hdu) -> None:
-    """Refuse what would make the C decoders below astropy crash, and kred with them."""
-    header = hdu.header
-    if not hdu.compressed:
-        return
-    sides = [header.get(f"ZTILE{i + 1}", n if i == 0 else 1) for i, n in enumerate(reversed(hdu.shape))]
-    if not all(isinstance(t, int) and t > 0 for t in sides):
-        raise ExposureError(f"the tiles of the compressed image have the size {sides}; the header is damaged")
-    expected = math.prod(-(-n // t) for n, t in zip(reversed(hdu.shape), sides, strict=True))
-    if header.get("NAXIS2") != expected:
-        raise ExposureError(f"the compressed image has {header.get('NAXIS2')} tiles, expected {expected}; the header is damaged")
-    names = [i for i in range(1, 100) if text(header, f"ZNAME{i}") == "BYTEPIX"]
-    if any(header.get(f"ZVAL{i}") not in (1, 2, 4, 8) for i in names):
-        raise ExposureError("BYTEPIX of the compressed image is not 1, 2, 4 or 8; the header is damaged")
+def _whole(values: np.ndarray) -> np.ndarray:
+    """Floating-point numbers as whole ones; what is no number becomes the largest, so that a mask flags its pixel."""
+    largest = float(1 << 62)
+    return np.nan_to_num(values.astype(np.float64), nan=largest).clip(-largest, largest).astype(np.int64)
 
 
 _PRIMARY = fits.PrimaryHDU().header.tostring().encode("ascii")
@@ -137,11 +139,26 @@ class Detector:
 
 @dataclass(frozen=True)
 class Exposure:
-    """One MEF: its primary header and its detectors, nothing decoded yet."""
+    """One MEF, nothing decoded yet.
+
+    Attributes
+    ----------
+    path : `~pathlib.Path`
+    detectors : tuple of Detector
+        Every extension that is an image, even one without data: nothing that may be a detector is left out without a word.
+    hdus, masks : tuple of Hdu
+        All HDUs of the MEF, and of its ood mask where there is one.
+    """
 
     path: Path
-    primary: fits.Header
     detectors: tuple[Detector, ...]
+    hdus: tuple[Hdu, ...] = field(repr=False)
+    masks: tuple[Hdu, ...] = field(default=(), repr=False)
+
+    @property
+    def primary(self) -> fits.Header:
+        """The primary header."""
+        return self.hdus[0].header
 
     @property
     def root(self) -> str:
@@ -157,14 +174,16 @@ class Exposure:
             See `scan`; also where no extension holds an image. Damage of the
             mask is an error too: pixels flagged bad must not come back unnoticed.
         """
-        hdus = scan(path)
+        hdus = tuple(scan(path))
         mask_path = FieldPaths.mask_of(path)
-        masks = {h.extname: h for h in scan(mask_path) if h.shape} if mask_path else {}
+        masks = tuple(scan(mask_path)) if mask_path else ()
+        by_name = {h.extname: h for h in masks[1:] if h.is_image}
         root = FieldPaths.root_of(path)
-        detectors = tuple(Detector(root, h.extname, h, masks.get(h.extname)) for h in hdus[1:] if h.shape)
+        detectors = tuple(Detector(root, h.extname, h, by_name.get(h.extname)) for h in hdus[1:] if h.is_image)
         if not detectors:
-            raise ExposureError(f"{path.name}: no extension holds an image")
-        return cls(path, hdus[0].header, detectors)
+            alone = "; detectors are images in extensions, and its only image is in the primary HDU" if hdus[0].shape else ""
+            raise ExposureError(f"{path.name}: no extension holds an image{alone}")
+        return cls(path, detectors, hdus, masks)
 
     @property
     def filter(self) -> str:

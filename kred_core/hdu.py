@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import stat
 import textwrap
 import warnings
 from dataclasses import dataclass, field
@@ -18,23 +19,28 @@ from pathlib import Path
 
 from astropy.io import fits
 
-from .errors import ExposureError
+from .errors import ExposureError, printable
 
 __all__ = ["BLOCK", "Hdu", "number", "scan", "text"]
 
 BLOCK = 2880
 CARD = 80
-STRUCTURE = re.compile(rb"(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TFIELDS|ZIMAGE|ZNAXIS\d*|EXTNAME) *(=|$)")
+STRUCTURE = re.compile(rb"(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|ZIMAGE|ZNAXIS\d*|EXTNAME) *(=|$)")
 RECORD = 10 * BLOCK  # of a tape: files may be padded to whole ones; more zeros are a part that never arrived
 MAX_HEADER_BLOCKS = 4000  # 11 MB of header: nothing real comes near
 
 
-def number(header: fits.Header, key: str) -> float | None:
-    """A finite number from a header, or None where it is missing, a text such as 'NaN', or not finite."""
+def _value(header: fits.Header, key: str) -> object:
+    """What a header says of a keyword, or None where it is missing or unreadable."""
     try:
-        value = header.get(key)
+        return header.get(key)
     except (fits.VerifyError, ValueError):
         return None
+
+
+def number(header: fits.Header, key: str) -> float | None:
+    """A finite number from a header, or None where it is missing, a text such as 'NaN', or not finite."""
+    value = _value(header, key)
     if isinstance(value, bool) or value is None:
         return None
     try:
@@ -45,12 +51,12 @@ def number(header: fits.Header, key: str) -> float | None:
 
 
 def text(header: fits.Header, key: str) -> str:
-    """A text from a header without surrounding blanks, or '' where it is missing or unreadable."""
-    try:
-        value = header.get(key, "")
-    except (fits.VerifyError, ValueError):
-        return ""
-    return str(value).strip() if isinstance(value, (str, int, float)) else ""
+    """A text from a header without surrounding blanks, or '' where it is missing or unreadable.
+
+    Characters that cannot be printed become question marks.
+    """
+    value = _value(header, key)
+    return printable(str(value).strip()) if isinstance(value, (str, int, float)) else ""
 
 
 def _parse(raw: bytes) -> fits.Header:
@@ -127,7 +133,14 @@ class Hdu:
     @property
     def compressed(self) -> bool:
         """Whether this is a tile-compressed image."""
-        return self.structure.get("ZIMAGE") is True
+        return _value(self.structure, "ZIMAGE") is True
+
+    @property
+    def is_image(self) -> bool:
+        """Whether an extension is an image, be it one without data or with a damaged header; the others are tables."""
+        if text(self.structure, "XTENSION") not in ("BINTABLE", "TABLE"):
+            return True
+        return any(key.startswith("Z") for key in self.structure)
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
@@ -135,11 +148,11 @@ class Hdu:
         if self.index and not self.compressed and text(self.structure, "XTENSION") != "IMAGE":
             return ()  # a table
         z = "Z" if self.compressed else ""
-        n_axes = self.structure.get(f"{z}NAXIS", 0)
-        if not isinstance(n_axes, int) or not 0 < n_axes < 10:
+        n_axes = _value(self.structure, f"{z}NAXIS")
+        if type(n_axes) is not int or not 0 < n_axes < 10:
             return ()
-        axes = [self.structure.get(f"{z}NAXIS{i}") for i in range(n_axes, 0, -1)]
-        return tuple(axes) if all(isinstance(a, int) and a >= 0 for a in axes) else ()
+        axes = [_value(self.structure, f"{z}NAXIS{i}") for i in range(n_axes, 0, -1)]
+        return tuple(axes) if all(type(a) is int and a >= 0 for a in axes) else ()
 
 
 def _data_length(header: fits.Header, where: str) -> int:
@@ -152,9 +165,6 @@ def _data_length(header: fits.Header, where: str) -> int:
         raise ExposureError(f"{where}: BITPIX, NAXIS, PCOUNT or GCOUNT is missing or not a sensible whole number")
     if n_axes < 0 or any(s < 0 for s in sizes[2:]):
         raise ExposureError(f"{where}: a negative NAXIS, NAXISn, PCOUNT or GCOUNT")
-    n_fields = header.get("TFIELDS", 0)
-    if not isinstance(n_fields, int) or not 0 <= n_fields < 1000:  # readers of tables would count to anything
-        raise ExposureError(f"{where}: TFIELDS is {n_fields}, expected 0 to 999")
     if n_axes == 0:
         return 0
     return abs(bits) // 8 * sizes[3] * (sizes[2] + math.prod(sizes[4:]))
@@ -178,7 +188,10 @@ def scan(path: Path) -> list[Hdu]:
         (a truncated copy); the message says which extension is the first to suffer.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if stat.S_ISFIFO(status.st_mode):  # to open it would be to wait for whoever writes into it
+            raise ExposureError(f"{path.name}: is no file but a pipe")
+        size = status.st_size
         with open(path, "rb") as f:
             return _scan(path, f, size)
     except OSError as e:
@@ -212,7 +225,6 @@ def _scan(path: Path, f: io.BufferedReader, size: int) -> list[Hdu]:
         try:
             structure = _structure(raw)
             hdu = Hdu(path, len(hdus), structure, raw, at, at + len(raw), _data_length(structure, where))
-            hdu.shape  # noqa: B018 - a card that cannot be understood is told here and nowhere later
         except (fits.VerifyError, ValueError, TypeError) as e:
             raise ExposureError(f"{where}: the header cannot be understood: {textwrap.shorten(str(e), 200)}") from e
         if hdu.data_start + hdu.data_length > size:

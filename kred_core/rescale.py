@@ -20,6 +20,7 @@ from astropy.io import fits
 from . import __version__, bintable, checksum, products, rice
 from .errors import ExposureError
 from .exposure import BLOCK, Detector, Hdu, number, read_pixels
+from .storage import STORAGE, require_sound
 
 __all__ = ["rescale_detector"]
 
@@ -28,13 +29,6 @@ UNIT = "count"  # of the FITS standard's units the one that fits; "counts28" is 
 GAINS = ("GAIN", "GAINA", "GAINB", "ARAWGAIN")  # electrons per count
 LEVELS = ("SATURAT", "SATURATE", "SATURATA", "SATURATB", "AVSKY", "SKYADU", "SKYBRITE")
 SPREADS = ("AVSIG", "SKYSIGMA")
-
-_STRUCTURE = re.compile(
-    r"(SIMPLE|XTENSION|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|GROUPS|BSCALE|BZERO|BLANK|TFIELDS|THEAP"
-    r"|(TTYPE|TFORM|TUNIT|TNULL|TSCAL|TZERO|TDISP|TDIM)\d+"
-    r"|Z(IMAGE|TENSION|SIMPLE|EXTEND|BLOCKED|BITPIX|NAXIS\d*|PCOUNT|GCOUNT|TILE\d+|CMPTYPE|NAME\d+|VAL\d+"
-    r"|QUANTIZ|DITHER0|BLANK|SCALE|ZERO|MASKCMP))$"
-)
 
 
 def rescale_detector(
@@ -90,6 +84,7 @@ def rescale_detector(
             f"{where}: expected a factor above 0 and a finite background, found {scale} and {back}; is its MAGZERO right?"
         )
     try:
+        require_sound(hdu)
         with open(hdu.path, "rb") as f:
             first = _read_cards(f)
             f.seek(hdu.header_start)
@@ -140,7 +135,7 @@ def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytearray, scale: float, back
         values[name] = number(header, name) if column is None else bintable.table_values(header, data, column)
         if values[name] is None:
             return False
-    if not np.all(values["ZSCALE"]):
+    if not (np.isfinite(values["ZSCALE"]).all() and np.isfinite(values["ZZERO"]).all() and np.all(values["ZSCALE"])):
         return False
     if str(header.get("ZQUANTIZ", "")).strip() == "SUBTRACTIVE_DITHER_2" and not read_pixels(hdu).all():
         return False
@@ -155,9 +150,9 @@ def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytearray, scale: float, back
 def _store_again(hdu: Hdu, cards: _Cards, scale: float, back: float, plain: bool) -> bytes:
     """Decode, rescale in float64, store as float32 without loss; the cards are made to describe that."""
     decoded = read_pixels(hdu, np.float32 if rice.can_decode(hdu.header) else np.float64)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         pixels = (decoded.astype(np.float64) * scale - back).astype(">f4")
-    cards.remove(_STRUCTURE.match)
+    cards.remove(STORAGE.match)
     n_rows, n_columns = pixels.shape
     size = [("NAXIS", 2), ("NAXIS1", n_columns), ("NAXIS2", n_rows), ("PCOUNT", 0), ("GCOUNT", 1)]
     if plain or not hdu.compressed:
@@ -302,7 +297,7 @@ def _describe_primary(cards: _Cards, header: fits.Header) -> None:
     """One extension, no pixels of its own, counts28."""
     if header.get("NAXIS", 0) != 0:
         simple = [("SIMPLE", True), ("BITPIX", 8), ("NAXIS", 0)]
-        cards.remove(_STRUCTURE.match)
+        cards.remove(STORAGE.match)
         cards.begin(simple)
     if "NEXTEND" in header:
         cards.set("NEXTEND", 1, "Number of extensions")

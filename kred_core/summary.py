@@ -102,8 +102,8 @@ def summarize(
         A detector that cannot be decoded or has no usable pixels is in
         ``refused`` with the reason.
     stamps : list of `~kred_core.stamp.Stamp`
-        Of the measured detectors. Saturated pixels are left out, too. A detector for which none can be made is
-        measured all the same; the log says why.
+        Of the measured detectors. Saturated pixels are left out, too, and those as far below zero. A detector for which none
+        can be made is measured all the same; the log says why.
 
     Raises
     ------

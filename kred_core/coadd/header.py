@@ -17,7 +17,7 @@ from astropy.time import Time
 
 from .. import __version__
 from ..config import CoaddConfig
-from ..exposure import BLOCK, number, text
+from ..exposure import BLOCK, number, start_mjd, text
 from ..geometry import centre, corners, tan_header, tan_wcs
 from .plan import Background, CoaddPlan
 from .sources import Source
@@ -155,7 +155,7 @@ def _ascii(value: str) -> str:
 
 
 def _observation(header: fits.Header, exposures: Iterable[Source]) -> None:
-    starts = [(number(s.primary, "MJD-OBS"), s.input.exptime) for s in exposures]
+    starts = [(start_mjd(s.primary), s.input.exptime) for s in exposures]
     known = [(start, exptime) for start, exptime in starts if start is not None]
     if known:
         first = min(start for start, _ in known)

@@ -7,6 +7,7 @@ fluxes and on what the mosaic's header reports. No pixel is decoded.
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -171,10 +172,11 @@ def sampling_grid(grid: Grid, sources: list[Source]) -> tuple[Grid, int]:
     -------
     grid : `~kred_core.coadd.plan.Grid`
     n : int
-        n x n pixels of it make one of the mosaic. n is the mosaic's pixel scale over that of the first detector, rounded
-        (SWarp's automatic OVERSAMPLING), so that a mosaic of large pixels averages and does not pick.
+        n x n pixels of it make one of the mosaic. n is the mosaic's pixel scale over that of the detectors (the median, so that
+        one with a wrong WCS does not decide), rounded (SWarp's automatic OVERSAMPLING), so that a mosaic of large pixels
+        averages and does not pick.
     """
-    n = max(1, int(math.sqrt(sources[0].flux_scale) + 0.5))
+    n = max(1, int(math.sqrt(statistics.median_low(s.flux_scale for s in sources)) + 0.5))
     return replace(grid, pixel_scale=grid.pixel_scale / n, nx=grid.nx * n, ny=grid.ny * n), n
 
 

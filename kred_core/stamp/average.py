@@ -109,7 +109,7 @@ def make_stamp(
     root, extname : str
         Exposure and detector.
     saturated : float
-        Pixels of this value in ADU and above are left out.
+        Pixels of this value in ADU and above are left out, and those as far below zero: only damaged bytes give such.
 
     Returns
     -------
@@ -167,16 +167,20 @@ def make_stamp(
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     n = np.where(counts[part] > 0, counts[part], np.nan)
-    mean = sums[part] / n
-    variance = np.maximum(squares[part] / n - mean**2, 0.0)
+    with np.errstate(over="ignore"):
+        mean = (sums[part] / n).astype(np.float32)
+        std = np.sqrt(np.maximum(squares[part] / n - (sums[part] / n) ** 2, 0.0)).astype(np.float32)
+    told = np.isfinite(mean) & np.isfinite(std)  # damaged pixels can be beyond what float32 holds: their cells have no data
+    if not told.any():
+        raise ExposureError("its pixels are no counts that a detector can have")
     return Stamp(
         root=root,
         extname=extname,
         x0=int(x0 + columns[0]),
         y0=int(y0 + rows[0]),
-        mean=mean.astype(np.float32),
-        std=np.sqrt(variance).astype(np.float32),
-        count=counts[part].astype(np.uint16),
+        mean=np.where(told, mean, np.float32(np.nan)),
+        std=np.where(told, std, np.float32(np.nan)),
+        count=np.where(told, counts[part], 0).astype(np.uint16),
         level=float(level_adu) * float(scale),
         area=central_area,
         to_detector=_to_detector(u, v, at_x, at_y, (ny, nx)),
@@ -246,7 +250,7 @@ def _accumulate(pixels, bad, saturated, u, v, inverse_area, scale, level, sums, 
             part = pixels[y, i * STEP : i * STEP + n]
             for k in range(n):
                 cell[k] = np.int32(at_v + k * step_v) * width + np.int32(at_u + k * step_u)
-                known = (abs(part[k]) < np.inf) & (part[k] < saturated)
+                known = abs(part[k]) < saturated
                 x = (part[k] * scale - offset) * (at_a + k * step_a)
                 x = x if known else 0.0
                 value[k], square[k], good[k] = x, x * x, known

@@ -13,6 +13,7 @@ from mefs import SHAPE, detector_hdu, sky_pixels
 from kred_core.check import DetectorPlace, ExposureReport, compare, judge, quality_rows, zero_points
 from kred_core.config import CheckConfig
 from kred_core.errors import InputError
+from kred_core.hdu import scan
 from kred_core.products import FieldPaths
 
 CORNERS = [f"COR{i}{axis}1" for i in (1, 2, 3, 4) for axis in ("RA", "DEC")]
@@ -137,7 +138,7 @@ def test_seeing_of_binned_detectors_uses_their_own_pixel_scale(mef):
 def test_seeing_that_nothing_tells_is_unknown_and_no_reason_to_refuse(mef):
     for fwhm in (None, "NaN", 0.0):
         r = judged(mef("x.fits.fz", [whole_detector("N1", FWHM=fwhm)], SEEING=None))
-        assert (r.verdict, r.remarks) == ("usable", ("SEEING and FWHM are missing: the seeing is unknown",))
+        assert (r.verdict, r.remarks) == ("usable", ("SEEING and FWHM are missing or absurd: the seeing is unknown",))
         assert math.isnan(r.seeing)
 
 
@@ -239,6 +240,53 @@ def test_cut_outs_may_each_have_their_own_size(mef):
     assert judged(mef("x.fits.fz", detectors[:2])).extnames == ("N1", "N2")
 
 
+def test_an_image_without_pixels_is_a_detector_that_is_lost(mef):
+    path = mef("x.fits.fz", [whole_detector("N1"), fits.ImageHDU(name="N2"), whole_detector("N3", 2)])
+    r = judged(path)
+    assert (r.extnames, r.n_detectors) == (("N1", "N3"), 3)
+    assert r.lost == (("N2", "it has no pixels, or its header is damaged (XTENSION is IMAGE, NAXIS 0)"),)
+
+
+def test_a_compressed_image_whose_header_no_longer_says_so_is_a_detector_that_is_lost(mef):
+    path = mef("x.fits.fz", [whole_detector("N1"), whole_detector("N2", 1)])
+    raw = path.read_bytes()
+    at = raw.rindex(b"ZIMAGE  =")
+    path.write_bytes(raw[:at] + b"Y" + raw[at + 1 :])
+    r = judged(path)
+    assert (r.extnames, r.n_detectors) == (("N1",), 2)
+    assert r.lost[0][1].startswith("it has no pixels, or its header is damaged (XTENSION is BINTABLE")
+
+
+def test_what_is_no_detector_is_remarked(mef):
+    table = fits.BinTableHDU.from_columns([fits.Column("RA", "D", array=np.arange(40.0))], name="STARS")
+    r = judged(mef("x.fits.fz", [whole_detector("N1"), table]))
+    assert (r.extnames, r.n_detectors, r.remarks) == (("N1",), 1, ("not used, because no images: STARS[2]",))
+    path = mef("y.fits.fz", [whole_detector("N1")])
+    with fits.open(path) as f:
+        fits.HDUList([fits.PrimaryHDU(sky_pixels(), f[0].header), f[1]]).writeto(path, overwrite=True)
+    assert "the image in its primary HDU is not used: detectors are in extensions" in judged(path).remarks
+
+
+def test_a_keyword_of_the_storage_that_cannot_be_understood_takes_its_detector_out(mef):
+    path = mef("x.fits.fz", [whole_detector("N1"), whole_detector("N2", 1)])
+    path.write_bytes(path.read_bytes().replace(b"ZQUANTIZ= 'SUBTRACTIVE_DITHER_1'", b"ZQUANTIZ= 'SUBTRACTIVE_DITHER_1 ", 1))
+    r = judged(path)
+    assert r.lost == (("N1", "its header is damaged: ZQUANTIZ cannot be understood"),)
+
+
+def test_a_detector_with_pixels_unlike_those_of_the_others_is_refused(mef):
+    wide = detector_hdu("N2", 1, CD1_2=3 * 0.262 / 3600, CD2_1=-3 * 0.262 / 3600)
+    r = judged(mef("x.fits.fz", [whole_detector("N1"), wide, whole_detector("N3", 2)]))
+    assert r.lost == (("N2", "its WCS gives it pixels of 0.786 arcsec, those of the other detectors have 0.262"),)
+    assert judged(mef("x.fits.fz", [whole_detector("N1"), wide])).extnames == ("N1", "N2")  # which of the two is wrong?
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e6])
+def test_pixels_of_an_absurd_size_are_no_wcs(scale, mef):
+    r = judged(mef("x.fits.fz", [detector_hdu("N1", CD1_2=scale / 3600, CD2_1=-scale / 3600)]))
+    assert r.lost[0][1].startswith("has no usable WCS: ")
+
+
 def test_an_exposure_whose_last_detector_is_refused_is_refused(mef):
     r = judged(mef("x.fits.fz", [detector_hdu("N1", CRVAL1=None)]))
     assert (r.verdict, r.refused, r.detectors) == ("refused", ("none of its detectors can be used",), ())
@@ -271,6 +319,24 @@ def test_a_header_that_was_edited_is_remarked_and_its_data_used(mef):
     assert r.remarks[0].startswith("detector N1: its header does not agree with CHECKSUM")
 
 
+def test_a_primary_header_that_was_edited_or_damaged_is_remarked(mef):
+    path = mef("x.fits.fz", [whole_detector("N1")])
+    path.write_bytes(path.read_bytes().replace(b"MAGZERO =                 30.0", b"MAGZERO =                 30.1"))
+    r = judged(path)
+    assert r.magzero == 30.1
+    assert r.remarks[0].startswith("primary header: its header does not agree with CHECKSUM")
+    assert judged(path, verify_checksums=False).verdict == "good"
+
+
+def test_a_file_that_ends_between_two_extensions_has_fewer_than_it_promises(mef):
+    path = mef("x.fits.fz", [whole_detector("N1"), whole_detector("N2", 1)], NEXTEND=2)
+    assert judged(path).verdict == "good"
+    path.write_bytes(path.read_bytes()[: scan(path)[1].end])
+    r = judged(path)
+    assert (r.verdict, r.extnames) == ("usable", ("N1",))
+    assert r.remarks == ("NEXTEND promises 2 extensions, the file has 1: is a part of it missing?",)
+
+
 def mask(name, shape=SHAPE):
     return fits.CompImageHDU(np.zeros(shape, np.int16), name=name, compression_type="GZIP_1")
 
@@ -287,6 +353,28 @@ def test_a_detector_that_the_mask_file_lacks_is_named(mef):
     mef("a_ood_r.fits.fz", [mask("N1")])
     r = judged(path)
     assert (r.verdict, r.extnames, r.remarks) == ("usable", ("N1", "N2"), ("a_ood_r.fits.fz has no mask for N2",))
+
+
+def test_of_two_masks_with_one_name_none_is_used(mef):
+    path = mef("a_ooi_r.fits.fz", [whole_detector("N1"), whole_detector("N2", 1)])
+    mef("a_ood_r.fits.fz", [mask("N1"), mask("N2"), mask("N2")])
+    assert judged(path).lost == (("N2", "a_ood_r.fits.fz has 2 masks with its name; which of them is it?"),)
+
+
+def test_the_header_of_a_mask_is_judged_as_that_of_an_image(mef):
+    path = mef("a_ooi_r.fits.fz", [whole_detector("N1"), whole_detector("N2", 1)])
+    masks = mef("a_ood_r.fits.fz", [mask("N1"), mask("N2")])
+    raw = masks.read_bytes()
+    masks.write_bytes(raw.replace(b"ZCMPTYPE= 'GZIP_1  '", b"ZCMPTYPE= 'GZIP_9  '", 1))
+    r = judged(path)
+    assert r.lost[0][0] == "N1"
+    assert r.lost[0][1].startswith("its mask in a_ood_r.fits.fz: its header is damaged: ZCMPTYPE is GZIP_9, expected one of")
+    masks.write_bytes(
+        raw.replace(b"CD2_2   =", b"CD2_3   =").replace(b"ZPCOUNT =                    0", b"ZPCOUNT =                    1")
+    )
+    assert any(
+        remark.startswith("detector N1: its mask in a_ood_r.fits.fz: its header does not agree") for remark in judged(path).remarks
+    )
 
 
 def test_a_damaged_mask_is_named_with_its_file(mef):
@@ -493,7 +581,10 @@ def test_of_the_real_field_those_are_refused_that_cannot_be_calibrated_or_are_th
     )
     assert all(len(r.refused) == 1 for root, r in reports.items() if r.refused and root != "150411_035242_ooi_z_ls9")
     # the crops' corner keywords still describe whole CCDs
-    assert reports["170316_062107_ooi_z_ls9"].remarks == ("corner keywords do not describe the pixels (N2): corners from the WCS",)
+    assert reports["170316_062107_ooi_z_ls9"].remarks == (
+        "NEXTEND promises 2 extensions, the file has 1: is a part of it missing?",
+        "corner keywords do not describe the pixels (N2): corners from the WCS",
+    )
     assert "WCSCAL is Failed: the astrometry may be off" in reports["180212_083009_ooi_z_ls9"].remarks
 
 

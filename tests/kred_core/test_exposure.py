@@ -99,12 +99,12 @@ def test_the_form_of_storage_is_found_from_the_file_and_not_from_its_name(mef):
         np.testing.assert_array_equal(Exposure.open(path).detectors[0].pixels(), as_astropy_reads(path, "N1"))
 
 
-def test_tables_and_headers_between_the_detectors_are_no_detectors(mef):
+def test_tables_between_the_detectors_are_no_detectors_but_an_image_without_pixels_is_one(mef):
     table = fits.BinTableHDU.from_columns([fits.Column("RA", "D", array=np.arange(40.0))], name="STARS")
     text_table = fits.TableHDU.from_columns([fits.Column("RA", "F8.3", array=np.arange(40.0))], name="NOTES")
     path = mef("x.fits.fz", [table, "N1", fits.ImageHDU(name="EMPTY"), text_table, "S7"])
     assert len(scan(path)) == 6
-    assert [d.extname for d in Exposure.open(path).detectors] == ["N1", "S7"]
+    assert [(d.extname, d.shape) for d in Exposure.open(path).detectors] == [("N1", SHAPE), ("EMPTY", ()), ("S7", SHAPE)]
 
 
 def test_an_image_that_is_no_plane_is_said_with_its_shape(mef):
