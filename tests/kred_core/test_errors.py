@@ -12,7 +12,8 @@ def test_own_errors_speak_for_themselves():
 
 def test_errors_of_the_file_system_say_which_file_and_what_to_do():
     text = explain(OSError(errno.ENOSPC, "No space left on device", "/data/x.fits"))
-    assert text == "/data/x.fits: the disk is full, or holds no more files; make room and run the same command again, it goes on where it was"
+    advice = "the disk is full, or holds no more files; make room and run the same command again, it goes on where it was"
+    assert text == f"/data/x.fits: {advice}"
     assert explain(PermissionError(errno.EACCES, "Permission denied", "/data")) == "/data: no permission"
     assert (
         explain(IsADirectoryError(errno.EISDIR, "", "/data/x"))
