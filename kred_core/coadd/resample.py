@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from .pixelmap import PixelMap
 
-__all__ = ["block_mean", "fill_masked", "footprint", "lanczos3", "resample", "subtract_shape"]
+__all__ = ["block_mean", "count_footprint", "fill_masked", "footprint", "lanczos3", "resample", "subtract_shape"]
 
 TAPS = 6  # of Lanczos-3, along each axis
 LANES = 8  # of the vector unit that is asked for; the two spare lanes have weight 0
@@ -149,39 +149,54 @@ def _has_taps(x, y, nx, ny):
 
 
 @nb.njit(nogil=True, cache=True)
-def _footprint(u, v, step, nx, ny, out):
+def _count_footprint(u, v, step, nx, ny, counts):
+    n = 0
     for j in range(u.shape[0] - 1):
         for i in range(u.shape[1] - 1):
             reach = _reach(u, v, j, i, nx, ny)
-            for y in range(j * step, min((j + 1) * step, out.shape[0])):
+            if reach == 0:
+                continue
+            for y in range(j * step, min((j + 1) * step, counts.shape[0])):
                 part = (y - j * step) / step
                 px, dx = _along_row(u, j, i, part, step) if reach == 1 else (np.int64(0), np.int64(0))
                 py, dy = _along_row(v, j, i, part, step) if reach == 1 else (np.int64(0), np.int64(0))
-                for x in range(i * step, min((i + 1) * step, out.shape[1])):
-                    out[y, x] = reach == 2 or (reach == 1 and _has_taps(px, py, nx, ny))
+                for x in range(i * step, min((i + 1) * step, counts.shape[1])):
+                    covered = reach == 2 or _has_taps(px, py, nx, ny)
+                    counts[y, x] += covered
+                    n += covered
                     px += dx
                     py += dy
+    return n
 
 
-def footprint(where: PixelMap, shape: tuple[int, int]) -> np.ndarray:
-    """Which pixels of a box a detector covers.
+def count_footprint(where: PixelMap, shape: tuple[int, int], counts: np.ndarray) -> int:
+    """Add 1 to each pixel of a box that a detector covers: where all 6x6 pixels of the kernel are on it.
+
+    So a mosaic ends 2 pixels within the outermost pixel centres, as SWarp's does.
 
     Parameters
     ----------
     where : PixelMap
     shape : (int, int)
         Rows and columns of the detector.
+    counts : `~numpy.ndarray`
+        Integers, of the box's shape; changed in place.
 
     Returns
     -------
-    `~numpy.ndarray`
-        bool, of the box's shape: True where all 6x6 pixels of the kernel are on the detector. So a
-        mosaic ends 2 pixels within the outermost pixel centres, as SWarp's does.
+    int
+        Pixels that it covers.
     """
-    out = np.zeros(where.shape, np.bool_)
-    if min(shape) >= LANES:
-        _footprint(where.u, where.v, where.step, shape[1], shape[0], out)
-    return out
+    if min(shape) < LANES:
+        return 0
+    return _count_footprint(where.u, where.v, where.step, shape[1], shape[0], counts)
+
+
+def footprint(where: PixelMap, shape: tuple[int, int]) -> np.ndarray:
+    """Which pixels of a box a detector covers; bool, of the box's shape. See `count_footprint`."""
+    counts = np.zeros(where.shape, np.uint8)
+    count_footprint(where, shape, counts)
+    return counts.view(np.bool_)
 
 
 @nb.njit(nogil=True, cache=True)

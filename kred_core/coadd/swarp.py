@@ -33,7 +33,7 @@ from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
 from .output import CoverageMap, MosaicFile
 from .pixelmap import pixel_map
 from .plan import CoaddPlan
-from .resample import footprint
+from .resample import count_footprint, footprint
 from .sources import Box, Source, open_sources, overlapping, sampling_grid
 
 __all__ = ["coadd", "find_swarp"]
@@ -108,10 +108,8 @@ def coadd(
         pixels = [0] * len(sources)
         fine_wcs = tan_wcs(grid)
         for number, source, box in used:
-            covered = _covered(source, box, fine_wcs, n_fine)
-            pixels[number] = int(np.count_nonzero(covered))
             x0, y0, x1, y1 = box
-            counts[y0:y1, x0:x1] += covered
+            pixels[number] = _count_covered(source, box, fine_wcs, n_fine, counts[y0:y1, x0:x1])
         coverage_map = CoverageMap(shape)
         for first in range(0, shape[0], ROWS):
             coverage_map.append(counts[first : first + ROWS])
@@ -140,7 +138,7 @@ def _zeros_on_disk(file: BinaryIO, shape: tuple[int, int]) -> np.ndarray:
     zeros, left = bytes(2 * shape[1]), 2 * shape[0] * shape[1]
     while left:
         left -= file.write(zeros[:left])
-    return np.memmap(file, np.int16, "r+", shape=shape)
+    return np.asarray(np.memmap(file, np.int16, "r+", shape=shape))
 
 
 def _refuse_shapes(plan: CoaddPlan, background: str) -> None:
@@ -357,9 +355,12 @@ def _copy(image: np.ndarray, counts: np.ndarray, output: MosaicFile, files: _Fil
         )
 
 
-def _covered(source: Source, box: Box, grid: WCS, n: int) -> np.ndarray:
+def _count_covered(source: Source, box: Box, grid: WCS, n: int, counts: np.ndarray) -> int:
+    """Add 1 to each pixel that a detector covers, n x n of the grid making one; returns their number."""
     where = pixel_map(grid, source.wcs, tuple(v * n for v in box))
+    if n == 1:
+        return count_footprint(where, source.detector.shape, counts)
     covered = footprint(where, source.detector.shape)
-    if n > 1:
-        covered = covered.reshape(covered.shape[0] // n, n, covered.shape[1] // n, n).any(axis=(1, 3))
-    return covered
+    covered = covered.reshape(covered.shape[0] // n, n, covered.shape[1] // n, n).any(axis=(1, 3))
+    counts += covered
+    return int(np.count_nonzero(covered))
