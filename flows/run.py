@@ -25,6 +25,7 @@ from prefect.utilities.annotations import opaque
 from flows import runners
 from flows.plan import require_room
 from kred_core import __version__, memory, report, stages
+from kred_core.accounts import some
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError, explain
 from kred_core.locks import held
@@ -146,7 +147,8 @@ class Run:
                 handler.close()
 
     def begin(self) -> None:
-        """Leave the options beside the products, and show how far the run is."""
+        """Look what is to be reduced, leave the options beside the products, and show how far the run is."""
+        self._exposures = {path.name for path in self.paths.exposures()}
         write_text(self.paths.run_config, to_toml(self.config))
         self._progress = Progress(self.config)
 
@@ -288,6 +290,8 @@ class Run:
             found = state.result().values
             self.outcome.input, self.outcome.unaccounted = list(found["sums"]), list(found["faults"])
             self.outcome.n_refused = found["n_refused"]
+            if gone := self._exposures - {path.name for path in self.paths.exposures()}:
+                self.outcome.unaccounted.append(f"gone since the run began: {some(gone)}")
         except (KredError, OSError, MemoryError) as e:
             self.outcome.unaccounted = [explain(e)]
 

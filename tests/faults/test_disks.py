@@ -90,9 +90,7 @@ class TestFull:
         assert reduce(config(disk)) == 1
         number = r"\d[\d.]* [kMG]?B"
         words = said.text()
-        assert re.search(
-            rf"the products do not fit: {number} and room to work in are needed on the disk of \S+, {number} are", words
-        )
+        assert re.search(rf"the products do not fit: {number} and room to work in are needed on the disk of \S+, {number} ", words)
         assert re.search(rf"are free \(summarize {number}, prepare {number}, match {number}, coadd {number}\)\. Make room", words)
         assert sum(disk_usage(FieldPaths(disk, FIELD).directories).values()) < 50_000
         (disk / "others").unlink()
@@ -102,7 +100,7 @@ class TestFull:
 
     @pytest.mark.parametrize(
         "moment",
-        ["match", *(pytest.param(name, marks=pytest.mark.long) for name in ("kred", *STAGES[1:4], "coadd", "evaluate"))],
+        ["match", *(pytest.param(name, marks=pytest.mark.long) for name in ("summarize", "coadd", "evaluate"))],
     )
     def test_a_disk_that_fills_up_meanwhile_damages_nothing(self, disk, undisturbed, said, moment):
         with when(f"{moment} ", lambda: fill(disk)):
@@ -115,6 +113,7 @@ class TestFull:
         assert made(disk) == undisturbed
         tried("disk full in the middle of a run")
 
+    @pytest.mark.long
     def test_swarp_on_a_full_disk(self, disk, said):
         if not (shutil.which("SWarp") or shutil.which("swarp")):
             pytest.skip("SWarp is not installed")
@@ -131,6 +130,7 @@ class TestFull:
         assert reduce(last) == 0
         tried("disk full while SWarp works", 3)
 
+    @pytest.mark.long
     def test_a_disk_that_holds_no_more_files(self, tmp_path, simulated, said):
         with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=70m,nr_inodes=60", "tmpfs") as root:
             (root / "DECam_MEF").symlink_to(simulated / "DECam_MEF")
@@ -141,6 +141,7 @@ class TestFull:
             assert reduce(config(root, **QUICK)) == 0
         tried("no more files on the disk")
 
+    @pytest.mark.long
     def test_files_that_may_not_become_large(self, tmp_path, simulated, said):
         root = copy_of(simulated, tmp_path)
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
@@ -169,6 +170,7 @@ class TestClosed:
         assert made(reduced) == undisturbed
         tried("read-only data root")
 
+    @pytest.mark.long
     def test_a_directory_that_becomes_read_only_meanwhile(self, simulated, said, tmp_path):
         root = copy_of(simulated, tmp_path)
         products = FieldPaths(root, FIELD).coadds("T07")
@@ -181,53 +183,54 @@ class TestClosed:
         assert reduce(config(root, **QUICK)) == 0
         tried("disk that becomes read-only")
 
-    @pytest.mark.parametrize(
-        ("closed", "words"),
-        [
-            ("", "the data root {} cannot be written to"),
-            ("Summary", "{}/LMC_c42_mef_qual.tab: no permission"),
-            ("DECam_PREP/LMC_c42/data", "_r_v1_S10.fits.fz: no permission"),
-            ("DECam_SWARP/LMC_c42", "{}/kred.toml: no permission"),
-            (".kred/LMC_c42", "no permission"),
-            (".kred/_service/LMC_c42.run.lock", "{}: no permission"),
-            ("Log/LMC_c42.log", "{}: no permission"),
-        ],
-    )
-    def test_what_belongs_to_somebody_else(self, open_to_all, said, closed, words):
-        root = open_to_all
-        place = root / closed
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.touch() if place.suffix in (".lock", ".log") else place.mkdir(exist_ok=True)
-        for directory in (d for d in place.parents if d.is_relative_to(root)):
-            directory.chmod(0o777)
-        place.chmod(0o755)
-        with somebody_else():
-            assert reduce(config(root, **UNTIL_TILES)) == 1
-        assert words.format(place) in said.text()
-        place.chmod(0o777)
-        with somebody_else():
-            assert reduce(config(root, **UNTIL_TILES)) == 0
-        tried("no permission")
-
-    @pytest.mark.parametrize(
-        ("name", "words"),
-        [
-            ("mef", "field LMC_c42: {} cannot be read"),
-            ("mef/*_ooi_*", "check {0.name} failed"),
-            ("mef/*_ood_*", "failed: {0.name}"),
-        ],
-    )
-    def test_input_that_may_not_be_read_is_not_remembered_as_bad(self, open_to_all, said, name, words):
-        place = sorted((open_to_all / "DECam_MEF" / FIELD).glob(name))[0]
-        mode = place.stat().st_mode
-        place.chmod(0o700 if place.is_dir() else 0o600)
-        with somebody_else():
-            assert reduce(config(open_to_all, **UNTIL_TILES)) == 1
-        assert re.search(rf"{re.escape(words.format(place))}.*: Permission denied", said.text())
-        place.chmod(mode)  # and nothing else changes
+    @pytest.mark.parametrize("n", [2, pytest.param(None, marks=pytest.mark.long)], ids=["some", "all"])
+    def test_what_belongs_to_somebody_else(self, open_to_all, said, n):
+        for name, words in CLOSED[:n]:
+            place = open_to_all / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.touch() if place.suffix in (".lock", ".log") else place.mkdir(exist_ok=True)
+            for directory in (d for d in place.parents if d.is_relative_to(open_to_all)):
+                directory.chmod(0o777)
+            os.chown(place, 0, 0)
+            place.chmod(0o755)
+            with somebody_else():
+                assert reduce(config(open_to_all, **UNTIL_TILES)) == 1, name
+            assert words.format(place) in said.text(), name
+            place.chmod(0o777)
         with somebody_else():
             assert reduce(config(open_to_all, **UNTIL_TILES)) == 0
-        tried("no permission to read the input")
+        tried("no permission", len(CLOSED[:n]))
+
+    @pytest.mark.parametrize("n", [1, pytest.param(None, marks=pytest.mark.long)], ids=["an exposure", "all"])
+    def test_input_that_may_not_be_read_is_not_remembered_as_bad(self, open_to_all, said, n):
+        for name, words in UNREADABLE[:n]:
+            place = sorted((open_to_all / "DECam_MEF" / FIELD).glob(name))[0]
+            mode = place.stat().st_mode
+            os.utime(place)  # another version: it has to be read
+            place.chmod(0)
+            with somebody_else():
+                assert reduce(config(open_to_all, **UNTIL_TILES)) == 1, name
+            assert re.search(rf"{re.escape(words.format(place))}.*: Permission denied", said.text()), name
+            place.chmod(mode)  # and nothing else changes
+            with somebody_else():
+                assert reduce(config(open_to_all, **UNTIL_TILES)) == 0, name
+        tried("no permission to read the input", len(UNREADABLE[:n]))
+
+
+CLOSED = [  # in the order in which a run comes to write there
+    (".kred/LMC_c42", "no permission"),
+    ("Summary", "{}/LMC_c42_mef_qual.tab: no permission"),
+    ("Log/LMC_c42.log", "{}: no permission"),
+    (".kred/_service/LMC_c42.run.lock", "{}: no permission"),
+    ("DECam_PREP/LMC_c42/data", "_r_v1_S10.fits.fz: no permission"),
+    ("DECam_SWARP/LMC_c42", "{}/kred.toml: no permission"),
+    ("", "the data root {} cannot be written to"),
+]
+UNREADABLE = [
+    ("mef/*_ooi_*", "check {0.name} failed"),
+    ("mef/*_ood_*", "{0.name}: cannot be read"),
+    ("mef", "field LMC_c42: {0} cannot be read"),
+]
 
 
 @pytest.fixture
@@ -257,27 +260,16 @@ def somebody_else() -> Iterator[None]:
 
 PREP, SWARP, KRED = f"DECam_PREP/{FIELD}", f"DECam_SWARP/{FIELD}", f".kred/{FIELD}"
 FILES = [  # in the place of a directory
-    "Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP", "Log", ".kred", PREP, f"{PREP}/data", f"{PREP}/data_b", f"{PREP}/T07",
-    f"{PREP}/T07_b", SWARP, f"{SWARP}/T07_b", f"{SWARP}/eval", f"{SWARP}/quick", KRED, ".kred/_service", f"{KRED}/results",
-    f"{KRED}/check", f"{KRED}/summarize", f"{KRED}/match", f"{KRED}/evaluate",
+    "Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP", "Log", ".kred", f"{PREP}/data", f"{PREP}/T07", f"{PREP}/T07_b", SWARP,
+    f"{SWARP}/T07_b", f"{KRED}/results",
 ]  # fmt: skip
 DIRECTORIES = [  # in the place of a file
-    f"Log/{FIELD}.log", f".kred/_service/{FIELD}.run.lock", ".kred/_service/fields.lock", f".kred/_service/heavy.{HOST}.1.lock",
-    *(f"Summary/{FIELD}_{name}.tab" for name in ("mef_qual", "mef", "det", "T07", "overlaps", "backgrounds", "matching")),
-    f"Summary/{FIELD}_mosaics.tab", f"Summary/{FIELD}_input.tab",
-    f"{SWARP}/kred.toml", f"{SWARP}/index.html", "DECam_SWARP/index.html", f"{SWARP}/T07_b/{FIELD}_T07.r.fits",
-    f"{SWARP}/T07_b/{FIELD}_T07.r.coverage.fits.fz", f"{SWARP}/quick/{FIELD}.r.fits.fz", f"{SWARP}/eval/{FIELD}_T07_b.r.png",
-    f"{SWARP}/eval/{FIELD}.r.before_after.png", f"{PREP}/data/{{}}_S10.fits.fz", f"{PREP}/data_b/{{}}_S10.fits.fz",
-    f"{KRED}/check/{{}}.fits.fz.json", f"{KRED}/summarize/{{}}.json", f"{KRED}/run/last.json", f"{KRED}/match/r.npz",
-    f"{KRED}/results/summarize/{{}}/lock",
+    f"Log/{FIELD}.log", f".kred/_service/{FIELD}.run.lock", f".kred/_service/heavy.{HOST}.1.lock", f"Summary/{FIELD}_mef_qual.tab",
+    f"Summary/{FIELD}_T07.tab", f"Summary/{FIELD}_backgrounds.tab", f"Summary/{FIELD}_input.tab", f"{SWARP}/kred.toml",
+    f"{SWARP}/index.html", "DECam_SWARP/index.html", f"{SWARP}/T07_b/{FIELD}_T07.r.fits", f"{PREP}/data/{{}}_S10.fits.fz",
+    f"{KRED}/check/{{}}.fits.fz.json", f"{KRED}/run/last.json", f"{KRED}/results/summarize/{{}}/lock",
 ]  # fmt: skip
-SHORT = [
-    "Log",
-    f"{PREP}/data",
-    f".kred/_service/heavy.{HOST}.1.lock",
-    f"Summary/{FIELD}_det.tab",
-    f"{KRED}/check/{{}}.fits.fz.json",
-]
+SHORT = ["Log", f"{PREP}/data", f"Summary/{FIELD}_det.tab", f".kred/_service/{FIELD}.run.lock"]
 
 
 class TestInTheWay:
@@ -290,13 +282,12 @@ class TestInTheWay:
             is_directory = place.is_dir()
             with something_else(place):
                 assert reduce(config(reduced)) == 1, place
-                words = (
-                    "(is a file, and a directory is|a directory on the way)" if is_directory else "is a directory, and a file is"
-                )
+                words = "(is a file, and a directory|a directory on the way)" if is_directory else "is a directory, and a file"
                 assert re.search(rf"{re.escape(str(place))}\S*: {words}", said.text()), place
         assert_goes_on(reduced, undisturbed)
         tried("a file in the place of a directory, or a directory in that of a file", len(places))
 
+    @pytest.mark.long
     def test_a_directory_among_the_records_is_no_record(self, reduced, undisturbed):
         unit = next((reduced / KRED / "results" / "summarize").iterdir())
         (record,) = (path for path in unit.iterdir() if path.name != "lock")
@@ -304,6 +295,27 @@ class TestInTheWay:
         (record / "deep").mkdir(parents=True)
         assert_goes_on(reduced, undisturbed)
         assert record.is_file()
+
+
+class TestClocks:
+    def test_times_to_come_and_times_gone_by_are_times_like_others(self, simulated, tmp_path, said):
+        root = copy_of(simulated, tmp_path)
+        in_2100, in_1990 = 4_102_444_800, 631_152_000
+        assert reduce(config(root, **UNTIL_TILES)) == 0
+        before = made(root)
+        for seconds in (in_2100, in_1990):  # a newer version, and then again an older one
+            os.utime(FieldPaths(root, FIELD).exposures()[0], (seconds, seconds))
+            said.text()
+            assert reduce(config(root, **UNTIL_TILES)) == 0
+            assert re.search("check +1 done, 1 up to date", said.text())
+        for path in (p for top in ("Summary", "DECam_PREP", ".kred") for p in (root / top).rglob("*") if p.is_file()):
+            os.utime(path, (in_2100, in_2100))  # whatever that means, it must not be done for ever
+        assert reduce(config(root, **UNTIL_TILES)) == 0
+        said.text()
+        assert reduce(config(root, **UNTIL_TILES)) == 0
+        assert " done" not in said.text()
+        assert made(root) == before
+        tried("clock that was wrong", 3)
 
 
 @contextmanager
