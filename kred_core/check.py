@@ -266,7 +266,8 @@ def _corner_remarks(detectors: list[Detector], places: list[DetectorPlace]) -> l
             continue
         true_ra, true_dec = np.array(place.corners).T
         ra, dec = np.array(stated, float).T
-        away = 3600 * np.hypot(((ra - true_ra + 180) % 360 - 180) * np.cos(np.radians(true_dec)), dec - true_dec)
+        with np.errstate(over="ignore"):  # of absurd ones
+            away = 3600 * np.hypot(((ra - true_ra + 180) % 360 - 180) * np.cos(np.radians(true_dec)), dec - true_dec)
         if away.max() > FAR_CORNER_ARCSEC:
             wrong.append(d.extname)
     remarks = []

@@ -266,8 +266,10 @@ def _calibrate_header(cards: _Cards, header: fits.Header, scale: float, back: fl
     changes |= {key: lambda v: v * scale for key in SPREADS}
     for key, change in changes.items():
         value = number(header, key)
-        if value is not None:
+        if value is not None and math.isfinite(change(value)):
             cards.set(key, change(value), cards.comment(key))
+        elif value is not None:
+            cards.remove(key.__eq__)  # absurd in the input, and more than a header can hold in counts28
     amplifiers = [
         ("GAIN", "GAIN", lambda v: sum(v) / len(v) / scale, "[electrons/counts28] mean of the amplifiers"),
         ("RDNOISE", "RDNOISE", lambda v: sum(v) / len(v), "[electrons] mean of the amplifiers"),
@@ -275,7 +277,7 @@ def _calibrate_header(cards: _Cards, header: fits.Header, scale: float, back: fl
     ]
     for key, of_each, combine, comment in amplifiers:
         values = [v for v in (number(header, of_each + "A"), number(header, of_each + "B")) if v is not None]
-        if values and key not in header:
+        if values and key not in header and math.isfinite(combine(values)):
             cards.set(key, combine(values), comment)
 
 

@@ -1,4 +1,4 @@
-"""A Prefect of its own for each test run: no test sees, or leaves anything in, the Prefect of the person who runs it."""
+"""A Prefect of its own for each test run: no test sees, or leaves anything in, the Prefect of the person who runs it; real data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -28,3 +29,12 @@ def prefect_server() -> Iterator[str]:
 
     with server() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def real_decam() -> Path:
+    """Directory of the real DECam cut-outs."""
+    path = Path(__file__).resolve().parents[1].parent / "shared" / "real_decam" / "DECam_MEF"
+    if not path.is_dir():
+        pytest.skip(f"the real DECam cut-outs are not at {path}")
+    return path

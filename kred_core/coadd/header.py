@@ -172,18 +172,24 @@ def _observation(header: fits.Header, exposures: Iterable[Source]) -> None:
 
 def _detector_facts(header: fits.Header, background: str, config: CoaddConfig, used: list[Source], result: CoaddResult) -> None:
     gains = [_of_amplifiers(s.detector.header, ("GAINA", "GAINB"), "GAIN", statistics.mean) for s in used]
-    known = [g / s.input.scale for g, s in zip(gains, used, strict=True) if g is not None and g > 0]
+    known = [g / s.input.scale for g, s in zip(gains, used, strict=True) if g is not None and 0 < g / s.input.scale < np.inf]
     if used and len(known) == len(used):
         n = sum(result.pixels) / result.covered
         gain = n / statistics.mean(1 / g for g in known)
         if config.combine == "median" and n > 2:
             gain *= 2 / np.pi
-        header["GAIN"] = (float(f"{gain:.5g}"), "[electron/count] At the mean depth")
+        _add_finite(header, "GAIN", gain, "[electron/count] At the mean depth")
     levels = [_of_amplifiers(s.detector.header, ("SATURATA", "SATURATB"), "SATURATE", min) for s in used]
     if used and None not in levels:
         backs = [s.input.background(background).b for s in used]
         saturated = [(v * s.input.scale - b) * s.flux_scale for v, s, b in zip(levels, used, backs, strict=True)]
-        header["SATURATE"] = (float(f"{min(saturated):.5g}"), "[count] Lowest saturation level of the inputs")
+        _add_finite(header, "SATURATE", min(saturated), "[count] Lowest saturation level of the inputs")
+
+
+def _add_finite(header: fits.Header, key: str, value: float, comment: str) -> None:
+    """A number to five digits; absurd ones of the inputs can lead beyond what a header holds."""
+    if np.isfinite(value):
+        header[key] = (float(f"{value:.5g}"), comment)
 
 
 def _of_amplifiers(header: fits.Header, keys: tuple[str, ...], single: str, combine: Callable) -> float | None:

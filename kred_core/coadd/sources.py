@@ -172,11 +172,11 @@ def sampling_grid(grid: Grid, sources: list[Source]) -> tuple[Grid, int]:
     -------
     grid : `~kred_core.coadd.plan.Grid`
     n : int
-        n x n pixels of it make one of the mosaic. n is the mosaic's pixel scale over that of the detectors (the median, so that
-        one with a wrong WCS does not decide), rounded (SWarp's automatic OVERSAMPLING), so that a mosaic of large pixels
-        averages and does not pick.
+        n x n pixels of it make one of the mosaic. n is the mosaic's pixel scale over that of the detectors on it (the median,
+        so that one with a wrong WCS does not decide), rounded (SWarp's automatic OVERSAMPLING), so that a mosaic of large
+        pixels averages and does not pick.
     """
-    n = max(1, int(math.sqrt(statistics.median_low(s.flux_scale for s in sources)) + 0.5))
+    n = max(1, int(math.sqrt(statistics.median_low(s.flux_scale for s in sources if s.box is not None)) + 0.5))
     return replace(grid, pixel_scale=grid.pixel_scale / n, nx=grid.nx * n, ny=grid.ny * n), n
 
 

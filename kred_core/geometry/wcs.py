@@ -33,6 +33,7 @@ __all__ = [
 
 ARCSEC = math.radians(1 / 3600)
 INVERSE_TOLERANCE = 1e-3  # pixel, of the way back from the sky
+LAST_OF_PROJECTION = 4  # PVi_m with a larger m are the distortion's, but for projections that no camera has
 _DISTORTION_CARDS = ("A_ORDER", "B_ORDER", "CPDIS1", "CPDIS2", "CQDIS1", "CQDIS2", "D2IMDIS1", "D2IMDIS2")
 
 
@@ -87,10 +88,14 @@ def celestial_wcs(header: fits.Header) -> WCS:
         raise _unusable(f"CRVAL2 is {core.crval[1]:g}, expected -90 to 90 degrees")
     name, matrix = _linear_part(header)
     extent = np.abs(matrix).max()
-    if extent == 0 or abs(np.linalg.det(matrix / extent)) < 1e-9:
+    (a, b), (c, d) = (matrix / (extent or 1.0)).tolist()
+    if abs(a * d - b * c) < 1e-9:
         raise _unusable(f"its {name} is singular")
     core.cd = matrix
-    core.set_pv(_projection_parameters(header))
+    parameters = _projection_parameters(header)
+    if not kinds[0].endswith("-TPV") and any(m > LAST_OF_PROJECTION for _, m, _ in parameters):
+        raise _unusable(f"it is {kinds[0]} and has the distortion of TPV (PVi_m)")  # which wcslib would ignore
+    core.set_pv(parameters)
     core.lonpole = _value(header, "LONPOLE", math.nan)
     core.latpole = _value(header, "LATPOLE", math.nan)
     core.radesys = system or "ICRS"

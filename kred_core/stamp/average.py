@@ -26,6 +26,7 @@ LARGEST_COUNT = 65535
 CELLS_PER_PIXEL, MANY_CELLS = 4, 100_000  # no sensible pixels need more cells around them
 FARTHEST = 45.0  # deg from the tangent point; beyond, cells shrink to less than half on the sky
 SATURATION = ("SATURATE", "SATURATA", "SATURATB")
+LARGEST_LEVEL = 1e30  # ADU; no detector counts so far
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +281,7 @@ def saturation(header: fits.Header) -> float:
     Parameters
     ----------
     header : `~astropy.io.fits.Header`
-        Of the detector: SATURATE, or SATURATA and SATURATB of its two amplifiers.
+        Of the detector: SATURATE, or SATURATA and SATURATB of its two amplifiers. Absurd levels are none.
     """
-    levels = [level for level in (number(header, key) for key in SATURATION) if level is not None and level > 0]
+    levels = [level for level in (number(header, key) for key in SATURATION) if level is not None and 0 < level < LARGEST_LEVEL]
     return min(levels, default=math.inf)
