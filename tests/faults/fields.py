@@ -52,6 +52,8 @@ def made(root: Path) -> dict[str, bytes]:
     found = {}
     for path in (p for top in ("Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP") for p in sorted((root / top).rglob("*"))):
         name = str(path.relative_to(root))
+        if "/." in name:
+            continue
         if path.is_symlink():
             found[name] = os.readlink(path).encode()
         elif path.is_file() and path.suffix != ".log" and path.name != "index.html":
