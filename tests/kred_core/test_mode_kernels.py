@@ -75,6 +75,21 @@ def test_the_shortest_half_is_the_first_of_the_narrowest(n):
         assert kernels._shortest_half(both, 1, n) == 1 + np.argmin(width)  # what lies beside is not looked at
 
 
+def test_a_narrowest_window_at_the_end_of_a_stretch_is_not_overlooked():
+    """Windows are judged 256 together: that at 255 is the narrowest, by less than what the next one misses."""
+    ordered = np.concatenate([np.linspace(-1000, -900, 255), np.linspace(0, 1, 551), [1.01], np.linspace(50, 90, 293)]).astype(np.float32)
+    width = ordered[550:] - ordered[:550]
+    assert np.argmin(width) == 255
+    assert kernels._shortest_half(ordered, 0, 1100) == 255
+
+
+@pytest.mark.parametrize("n", range(7))
+def test_half_sample_mode_of_hardly_any_values(n):
+    values = np.array([4.0, 1.0, 9.0, 1.5, 7.0, 7.25])[:n]
+    expected = [math.nan, 4.0, 2.5, 2.5, 1.25, 1.25, 7.125][n]
+    np.testing.assert_equal(mode.half_sample_mode(values), expected)
+
+
 def test_clipping_goes_on_until_nothing_is_left_beyond():
     ordered = np.sort(np.concatenate([sky(200), [400.0, 500.0, 900.0, -90.0]]).astype(np.float32))
     for sigma in (1.5, 2.5, 5.0):
@@ -87,6 +102,9 @@ def test_clipping_goes_on_until_nothing_is_left_beyond():
             kept = kept[inside]
         assert ordered[first:last].tolist() == kept.tolist()
     assert kernels.clip(ordered[:0], 3.0) == (0, 0)
+    assert mode.clipped_statistics(ordered) == mode.clipped_statistics(ordered, 3.0) != mode.clipped_statistics(ordered, 4.0)
+    assert mode.statistics(ordered, clipped=True) == mode.statistics(ordered, clipped=True, clip_sigma=3.0)
+    assert mode.statistics(ordered, clipped=True).std == mode.clipped_statistics(ordered)[2] < mode.statistics(ordered).std
     # A value exactly at the limit stays: the standard deviation is 1, the median 0.
     assert kernels.clip(np.array([-1.0, -1.0, 1.0, 1.0], np.float32), 1.0) == (0, 4)
 
@@ -94,6 +112,9 @@ def test_clipping_goes_on_until_nothing_is_left_beyond():
 def test_skewness_and_kurtosis_of_a_few_values():
     values = np.array([1.0, 2.0, 4.0, 9.0, -3.0])
     assert mode.skewness_and_kurtosis(values) == pytest.approx((stats.skew(values), stats.kurtosis(values)), rel=1e-12)
+    assert mode.skewness_and_kurtosis([5.0, 5.0, 5.0]) == (0.0, 0.0)
+    assert np.isnan(mode.skewness_and_kurtosis([])).all()
+    assert np.isnan(kernels.mean_and_std(np.zeros(0, np.float32))).all()
     many = with_stars(4096 * 2 + 5)
     exact = many.astype(np.float64)
     assert mode.skewness_and_kurtosis(many) == pytest.approx((stats.skew(exact), stats.kurtosis(exact)), rel=1e-9)
@@ -177,6 +198,8 @@ CASES = {
     "steps of 1.2 times the noise": in_steps(3000, 1.2 * SIGMA),
     "steps of 1.4 times the noise": in_steps(2000, 1.4 * SIGMA),
     "steps of twice the noise, few values": in_steps(60, 2 * SIGMA),
+    "steps of twice the noise, between two of them": in_steps(3000, 2 * SIGMA, phase=9.0),
+    "a spike beside the sky": np.concatenate([sky(4000), np.full(150, 122.0, np.float32)]),
     "steps and stars": (np.round(with_stars(3000) / 4) * 4).astype(np.float32),
 }
 
@@ -190,6 +213,12 @@ def test_histogram_mode_is_the_one_that_is_written_down(case):
     assert mode.histogram_mode(case) == found[:2]
     turned = kernels.histogram_mode(np.sort(-case))
     np.testing.assert_allclose(turned, histogram_mode_as_written(-case), rtol=2e-8)
+
+
+def test_histogram_mode_of_one_value_or_none():
+    np.testing.assert_equal(kernels.histogram_mode(np.zeros(0, np.float32)), (math.nan, math.nan, math.nan))
+    np.testing.assert_equal(kernels.histogram_mode(np.array([3.0], np.float32)), (3.0, math.nan, 0.0))
+    np.testing.assert_equal(kernels.histogram_mode(np.array([3.0, 5.0], np.float32)), (4.0, 1.2533, 1.0))
 
 
 def test_values_that_are_mostly_the_same_are_known_to_the_distance_of_the_next():
@@ -253,3 +282,19 @@ def test_a_peak_without_any_value_near_it_stays_where_it_was_guessed():
     ratio = (2 - 11 * math.exp(-4.5)) / (1 - math.exp(-4.5))  # of the third to the first moment of a Gaussian cut at 3
     assert kernels._noise_beside(counts, places, 190.0, 3.5, 1) == pytest.approx(10 / math.sqrt(ratio))
     assert kernels._noise_beside(counts, places, 190.0, 3.3, 1) == 3.3  # more than 3 times the rough value away
+
+
+def test_the_noise_beside_a_peak_is_found_in_four_steps():
+    """Of wings as wide as these it would go on growing."""
+    counts, places = np.full(256, 3.0), np.arange(256.0)
+    counts[100:] = np.exp(-np.arange(156) / 30)
+    noise = 5.0
+    ratio = (2 - 11 * math.exp(-4.5)) / (1 - math.exp(-4.5))
+    sizes = []
+    for _ in range(6):
+        d = (places - 99.5)[(places > 99.5) & (places - 99.5 < 3 * noise)]
+        weight = counts[100 : 100 + d.size]
+        noise = math.sqrt((weight * d**3).sum() / (weight * d).sum() / ratio)
+        sizes.append(noise)
+    assert kernels._noise_beside(counts, places, 99.5, 5.0, 1) == pytest.approx(sizes[3], rel=1e-12)
+    assert sizes[2] < sizes[3] < sizes[4]
