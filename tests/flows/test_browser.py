@@ -279,7 +279,7 @@ def test_a_tile_that_cannot_be_made_is_red_while_the_rest_goes_on(page, service,
 
     def ended() -> dict[str, str]:
         tasks = service.client.read_task_runs(flow_run_filter=wanted)
-        return {task.name: task.state_type.value for task in tasks if task.state_type and task.state.is_final()}
+        return {task.name: task.state.type.value for task in tasks if task.state and task.state.is_final()}
 
     wait_for(lambda: "coadd" in ended(), 20)  # the server records the states of tasks a second later
     assert ended()[f"coadd {TILE}_b.r"] == ended()["coadd"] == "FAILED"

@@ -77,7 +77,9 @@ def test_the_shortest_half_is_the_first_of_the_narrowest(n):
 
 def test_a_narrowest_window_at_the_end_of_a_stretch_is_not_overlooked():
     """Windows are judged 256 together: that at 255 is the narrowest, by less than what the next one misses."""
-    ordered = np.concatenate([np.linspace(-1000, -900, 255), np.linspace(0, 1, 551), [1.01], np.linspace(50, 90, 293)]).astype(np.float32)
+    ordered = np.concatenate([np.linspace(-1000, -900, 255), np.linspace(0, 1, 551), [1.01], np.linspace(50, 90, 293)]).astype(
+        np.float32
+    )
     width = ordered[550:] - ordered[:550]
     assert np.argmin(width) == 255
     assert kernels._shortest_half(ordered, 0, 1100) == 255

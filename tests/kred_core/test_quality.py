@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from kred_core import tables
-from kred_core.errors import ExposureError, InputError
+from kred_core.errors import InputError
 from kred_core.quality import (
     MOSAICS,
     MosaicNumbers,
@@ -289,7 +289,7 @@ def test_missing_damaged_and_foreign_files_are_explained(patchy, tmp_path):
         measure_mosaic(mosaic, tmp_path / "absent.fits.fz", 200)
     text = tmp_path / "text.fits"
     text.write_text("not a FITS file")
-    with pytest.raises(ExposureError, match=r"text.fits: is not a FITS file"):
+    with pytest.raises(InputError, match=r"text.fits: is not a FITS file.*delete it and run the stage 'coadd' again"):
         measure_mosaic(text, depth, 200)
     other = tmp_path / "other.fits"
     fits.writeto(other, coverage[:300].astype(np.int16))
@@ -306,11 +306,11 @@ def test_a_truncated_mosaic_or_coverage_map_is_explained(patchy):
     *_, mosaic, depth = patchy
     whole = mosaic.read_bytes()
     mosaic.write_bytes(whole[:100_000])
-    with pytest.raises(ExposureError, match=r"F_T01.N662.fits\[0\]: the file is truncated"):
+    with pytest.raises(InputError, match=r"F_T01.N662.fits\[0\]: the file is truncated.*delete it and run the stage 'coadd' again"):
         measure_mosaic(mosaic, depth, 200)
     mosaic.write_bytes(whole)
     depth.write_bytes(depth.read_bytes()[:10_000])
-    with pytest.raises(ExposureError, match=r"F_T01.N662.coverage.fits.fz\[1\].*: the file is truncated"):
+    with pytest.raises(InputError, match=r"F_T01.N662.coverage.fits.fz\[1\].*: the file is truncated"):
         measure_mosaic(mosaic, depth, 200)
 
 
