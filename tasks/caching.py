@@ -68,6 +68,7 @@ PASSING = frozenset(
     for name in "EIO EAGAIN EINTR EBUSY ESTALE ETIMEDOUT ECONNRESET ECONNABORTED ENETRESET ENFILE EMFILE EREMOTEIO".split()
     if hasattr(errno, name)
 )
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # a name of no file, or a link that leads to itself
 REFUSED = "refused"  # among the values of a manifest: why nobody can go on with this unit; the state of the task says so
 NAMED = 5  # files in a message
 Identity = tuple[str, int | None, int | None]  # path, size in bytes and time of modification in ns, where it exists
@@ -112,7 +113,9 @@ class Work:
 def _identity(path: Path) -> Identity:
     try:
         return identity(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as e:
+        if e.errno not in NOWHERE:
+            raise
         return str(path), None, None
 
 
