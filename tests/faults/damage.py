@@ -206,12 +206,14 @@ class Survivors:
         Of a module that can be imported.
     n : int
         Processes.
+    patience : float
+        Seconds for a call.
     """
 
-    def __init__(self, function: Callable, n: int = 1):
-        self._function, self._n = function, n
+    def __init__(self, function: Callable, n: int = 1, patience: float = PATIENCE):
+        self._n = n
         self._idle: SimpleQueue[_Survivor] = SimpleQueue()
-        self._all = [_Survivor(function) for _ in range(n)]
+        self._all = [_Survivor(function, patience) for _ in range(n)]
         for survivor in self._all:
             self._idle.put(survivor)
 
@@ -237,8 +239,8 @@ class Survivors:
 
 
 class _Survivor:
-    def __init__(self, function: Callable):
-        self._function, self._process = function, None
+    def __init__(self, function: Callable, patience: float):
+        self._function, self._patience, self._process = function, patience, None
 
     def call(self, arguments: tuple, options: dict[str, Any]) -> Any:
         if self._process is None:
@@ -249,9 +251,9 @@ class _Survivor:
             there.close()
         self._here.send((arguments, options))
         try:
-            if self._here.poll(PATIENCE):
+            if self._here.poll(self._patience):
                 return self._here.recv()
-            how = f"it took more than {PATIENCE:g} s"
+            how = f"it took more than {self._patience:g} s"
         except EOFError:
             how = "it ended the process"
         return f"{how} ({self.end()})"

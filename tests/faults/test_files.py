@@ -97,7 +97,7 @@ def require_flips(directory: Path, storage: str, n: int, seed: int, workers: int
     (directory / "cfitsio").mkdir()
     theirs = [{"directory": directory / "cfitsio", "raw": flipped(raw, at, bit)} for _, at, bit in where]
     kinds: dict[str, int] = {}
-    with Survivors(answer, workers) as survivors, Survivors(as_cfitsio_reads, workers) as others:
+    with Survivors(answer, workers) as survivors, Survivors(as_cfitsio_reads, workers, 5.0) as others:
         whole = require_answer(survivors(**calls[0] | {"files": {NAME: raw}}), "whole")
         for (part, at, bit), found, other in zip(where, survivors.map(calls), others.map(theirs), strict=True):
             fault = f"{storage}: bit {bit} of byte {at} in the {part}"
