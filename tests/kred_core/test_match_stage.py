@@ -500,7 +500,7 @@ class TestRepetition:
         source = FieldPaths.of(small.config).mef
         (tmp_path / source.relative_to(small.config.root)).mkdir(parents=True)
         for path in sorted(source.iterdir(), reverse=True):
-            shutil.copy(path, tmp_path / path.relative_to(small.config.root))
+            shutil.copy2(path, tmp_path / path.relative_to(small.config.root))  # with its time, which the verdict tells
         config = configuration(tmp_path, FIELD, ["T07"])
         summarize(config)
         match(config)
