@@ -77,7 +77,7 @@ def test_limits_of_the_shell_count(option, size, found):
 
 
 def test_limits_of_a_control_group_count(monkeypatch, tmp_path):
-    """That a real one does is shown in tests/faults/test_memory.py, where one can be made."""
+    """That a real one does is shown in tests/faults/test_memory_limit.py, where one can be made."""
     files = [tmp_path / name for name in ("of the process", "around it", "without a limit", "gone")]
     for file, text in zip(files, ("2000000000\n", "1500000000\n", "max\n"), strict=False):
         file.write_text(text)
