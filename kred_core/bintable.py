@@ -18,7 +18,7 @@ from astropy.io import fits
 
 from .errors import ExposureError
 
-__all__ = ["Column", "heap_start_of", "table_columns", "table_values", "tile_ranges", "unpack_row"]
+__all__ = ["Column", "heap_start_of", "is_scaled", "table_columns", "table_values", "tile_ranges", "unpack_row"]
 
 _SIZES = {"L": 1, "X": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
 _TYPES = {"B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4", "D": ">f8", "P": ">i4", "Q": ">i8"}
@@ -70,6 +70,21 @@ def table_columns(header: fits.Header) -> dict[str, Column]:
         columns[str(header.get(f"TTYPE{i}", "")).strip().upper()] = Column(offset, code, count, element)
         offset += math.ceil(count / 8) if code == "X" else count * _SIZES[code]
     return columns if offset <= width else {}
+
+
+def is_scaled(header: fits.Header) -> bool:
+    """Whether the numbers of a column are to be scaled (TSCALn, TZEROn), which `table_values` does not do.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+
+    Returns
+    -------
+    bool
+    """
+    n = len(table_columns(header))
+    return any(f"{key}{i}" in header for key in ("TSCAL", "TZERO") for i in range(1, n + 1))
 
 
 def table_values(header: fits.Header, raw: bytes | bytearray, column: Column) -> np.ndarray:

@@ -119,7 +119,7 @@ def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytearray, scale: float, back
     header = hdu.header
     if not hdu.compressed or header.get("ZBITPIX") not in (-32, -64):
         return False
-    if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0:
+    if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or bintable.is_scaled(header):
         return False
     columns = bintable.table_columns(header)
     tiles = columns.get("COMPRESSED_DATA")

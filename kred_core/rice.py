@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from .bintable import heap_start_of, table_columns, table_values, tile_ranges, unpack_row
+from .bintable import heap_start_of, is_scaled, table_columns, table_values, tile_ranges, unpack_row
 from .errors import ExposureError
 
 __all__ = ["can_decode", "decode"]
@@ -86,7 +86,7 @@ def can_decode(header: fits.Header) -> bool:
     if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0:
         return False
     columns = table_columns(header)
-    if any(f"{key}{i}" in header for key in ("TSCAL", "TZERO") for i in range(1, len(columns) + 1)):
+    if is_scaled(header):
         return False
     data, gzipped = columns.get("COMPRESSED_DATA"), columns.get("GZIP_COMPRESSED_DATA")
     if data is None or any(c.code not in "PQ" or c.element != "B" or c.count != 1 for c in (data, gzipped) if c is not None):

@@ -242,6 +242,12 @@ class TestPixels:
         assert ("ZSCALE" in bintable.table_columns(scan(path)[1].header)) == quantised
         assert_rounding_only(fits.getdata(path, 1), expected(exposure))
 
+    @pytest.mark.parametrize("line", ["TZERO3  = 17.0", "TSCAL2  = 2.0"])
+    def test_scaled_columns_of_quantised_pixels(self, tmp_path, line):
+        exposure = exposure_of(compressed(sky()), tmp_path, extension=[line])
+        truth = read_pixels(exposure.detectors[0].hdu).astype(np.float64) * SCALE - BACK
+        assert_rounding_only(read_pixels(scan(prepare(exposure, tmp_path))[1]), truth)
+
     def test_exact_zeros_become_minus_the_background(self, tmp_path):
         path = prepare(exposure_of(compressed(with_zeros(sky()), dither=2), tmp_path), tmp_path)
         assert (fits.getdata(path, 1)[7, 9:20] == np.float32(-BACK)).all()
