@@ -1,6 +1,6 @@
 """How many faults of each kind were tried: counted by the tests that make them, so that the numbers people read were measured.
 
-Nothing is counted unless somebody asks: the environment variable KRED_FAULTS_TALLY names the file to add to.
+Nothing is counted unless somebody asks: the environment variable FAULTS_TALLY names the file to add to.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def tried(kind: str, n: int = 1) -> None:
     n : int
         How many were made.
     """
-    tally = os.environ.get("KRED_FAULTS_TALLY")
+    tally = os.environ.get("FAULTS_TALLY")
     if tally:
         with open(tally, "a", encoding="utf-8") as f:  # a line at once: tests run in several processes
             f.write(json.dumps({"kind": kind, "tried": n}) + "\n")
