@@ -80,7 +80,6 @@ def answer(directory: Path, files: dict[str, bytes], until: str = "coadd", verif
     verify_checksums : bool
         Whether check does.
     """
-    logging.disable(logging.CRITICAL)
     directory = directory / str(os.getpid())
     directory.mkdir(parents=True, exist_ok=True)
     for old in directory.iterdir():
@@ -88,11 +87,14 @@ def answer(directory: Path, files: dict[str, bytes], until: str = "coadd", verif
     for name, raw in files.items():
         (directory / name).write_bytes(raw)
     found = Answer()
+    logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(action="error", category=RuntimeWarning):
             _read(directory / next(iter(files)), READERS.index(until), CheckConfig(verify_checksums=verify_checksums), found)
     except Exception:
         found.escaped = traceback.format_exc()
+    finally:
+        logging.disable(logging.NOTSET)
     return found
 
 
