@@ -209,12 +209,14 @@ def reduce_field(config: FieldConfig) -> State:
     outcome = run.outcome
     with run.explained(), run.alone(), run.logged(), run.explained():
         run.begin()
+        # One list for all stages: Prefect knows results that are lists by their addresses, and a new list at the address of one
+        # that is gone would give the graph a line too many.
         before: list[Any] = []
         for name in config.run.stages:
             state = _stage(name, opaque(run), return_state=True, wait_for=before)
             with suppress(FailedRun):  # which the outcome knows; anything else is a defect
                 state.result()
-            before = [allow_failure(state)]
+            before[:] = [allow_failure(state)]
             if outcome.stopped:
                 break
         run.finish_besides()

@@ -125,7 +125,7 @@ def test_ctrl_c_ends_run_and_server(prefect_server):
         url = run.stdout.readline().strip()
         assert answers(url)
         run.send_signal(signal.SIGINT)
-        run.communicate(timeout=150)  # each of its parts has 15 s to end
+        run.communicate(timeout=60)
     finally:
         run.kill()
         run.wait()
