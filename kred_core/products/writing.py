@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 __all__ = [
     "TEMPORARY",
@@ -58,14 +59,11 @@ def atomic(path: Path, keep_same: bool = False, mode: int = 0o666) -> Iterator[P
         The file cannot be written; the error names it by its final name, which is the one that people know.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}{TEMPORARY}")
+    name = str(temporary)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
-    except OSError as e:
-        e.filename = str(path)
-        raise
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        # Made here, and not by a function that makes a name, too: a thread that is stopped is stopped just after such a call.
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         if keep_same and path.is_file() and path.read_bytes() == temporary.read_bytes():
             temporary.unlink()
@@ -76,7 +74,7 @@ def atomic(path: Path, keep_same: bool = False, mode: int = 0o666) -> Iterator[P
         temporary.replace(path)
         _sync_names(path.parent)
     except BaseException as e:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # where it was not even made
             temporary.unlink()
         if isinstance(e, OSError) and (e.filename == name or (e.filename is None and e.errno in WRITING)):
             e.filename = str(path)

@@ -48,11 +48,30 @@ def write_for_ever(path: Path, started: threading.Event) -> None:
             time.sleep(0.01)
 
 
+def write_again_and_again(path: Path, started: threading.Event) -> None:
+    with interruptible():
+        while True:
+            with atomic(path) as temporary:
+                temporary.write_bytes(b"whole")
+                started.set()
+
+
 def wait_for(condition, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+def test_work_that_is_stopped_anywhere_leaves_nothing(tmp_path):
+    for _ in range(40):  # each at another place; most often just after a call that has made, written or renamed a file
+        events = [threading.Event() for _ in range(4)]
+        with ThreadPoolExecutor(4) as pool:
+            futures = [pool.submit(write_again_and_again, tmp_path / f"{i}.fits", event) for i, event in enumerate(events)]
+            wait_for(lambda: all(event.is_set() for event in events))  # noqa: B023 - it is done in this round
+            with interrupted(end_process=False):
+                assert [type(future.exception(timeout=5)) for future in futures] == [Interrupted] * 4
+        assert [path.name for path in tmp_path.glob(".*")] == []
 
 
 def test_work_in_threads_stops_and_removes_what_it_had_begun(tmp_path):
