@@ -35,6 +35,7 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 # isort: split
 from prefect import Task, flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
 from prefect.exceptions import FailedRun
 from prefect.states import Completed, Failed, State
 from prefect.utilities.annotations import allow_failure, opaque
@@ -209,14 +210,14 @@ def reduce_field(config: FieldConfig) -> State:
     outcome = run.outcome
     with run.explained(), run.alone(), run.logged(), run.explained():
         run.begin()
-        # One list for all stages: Prefect knows results that are lists by their addresses, and a new list at the address of one
-        # that is gone would give the graph a line too many.
         before: list[Any] = []
         for name in config.run.stages:
+            # Prefect knows results by their addresses; what comes to lie where one was would give the graph a line too many.
+            FlowRunContext.get().run_results.clear()
             state = _stage(name, opaque(run), return_state=True, wait_for=before)
             with suppress(FailedRun):  # which the outcome knows; anything else is a defect
                 state.result()
-            before[:] = [allow_failure(state)]
+            before = [allow_failure(state)]
             if outcome.stopped:
                 break
         run.finish_besides()
