@@ -1,7 +1,7 @@
 # make demo   a small simulated field, reduced, with pictures
 # make serve  kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
 # make test   all tests
-# make faults all faults that the tests make happen, and a table of them (some minutes)
+# make faults all faults that the tests make happen, and a table of them (15 minutes)
 # make lock   renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
 # make clean  remove the virtual environment and the demo
 #
