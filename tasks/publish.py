@@ -6,7 +6,6 @@ refused and why, how much better each image got, in numbers and small pictures.
 
 from __future__ import annotations
 
-import base64
 import logging
 import math
 import time
@@ -22,11 +21,12 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
-from kred_core import figures, stages, tables
+from kred_core import stages, tables
 from kred_core.check import ExposureReport, quality_rows
 from kred_core.config import FieldConfig
 from kred_core.outcome import Outcome
 from kred_core.products import FieldPaths
+from kred_core.report.pictures import figure_picture
 
 from .markdown import key, plain, table
 
@@ -35,6 +35,8 @@ __all__ = ["Progress", "publish_backgrounds", "publish_report", "publish_verdict
 log = logging.getLogger("kred_core.run")
 
 PAUSE = 2.0  # s between two steps of the bar; each is a request to the server
+PICTURE_WIDTH = 1400  # pixels, of the pictures in a report
+PICTURE_BYTES = 147_000  # at most; 196 kB in base64, and Prefect's pages take 200 kB of text
 
 
 class Progress:
@@ -146,8 +148,8 @@ def _pictures(config: FieldConfig) -> Iterable[str]:
     for row in tables.read(paths.matching_table, tables.MATCHING, "match"):
         picture = paths.comparison_figure(str(row["Image"]))
         if picture.exists():
-            data = base64.b64encode(figures.shrunk(picture)).decode("ascii")
-            yield f"![{row['Image']}, before and after](data:image/png;base64,{data})"
+            small = figure_picture(picture, PICTURE_WIDTH, PICTURE_BYTES)
+            yield f"![{row['Image']}, before and after]({small.address})"
 
 
 def _verdicts(reports: Iterable[ExposureReport]) -> str:

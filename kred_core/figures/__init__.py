@@ -7,10 +7,9 @@ Nothing here knows where products lie, or measures what is not shown.
 from .backgrounds import background_figure
 from .comparison import comparison_figure
 from .drawing import UNCOVERED
-from .embedded import shrunk
 from .overlaps import overlap_figure
 from .pairs import PairCutout, pair_figure
-from .sky import coverage_figure, field_figure, mosaic_figure, thumbnail
+from .sky import coverage_figure, field_figure, mosaic_figure
 
 __all__ = [
     "UNCOVERED",
@@ -22,6 +21,4 @@ __all__ = [
     "mosaic_figure",
     "overlap_figure",
     "pair_figure",
-    "shrunk",
-    "thumbnail",
 ]

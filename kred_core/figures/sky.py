@@ -6,7 +6,6 @@ the mosaic's reduced image is one pixel, or a square of pixels, of the picture.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
     from matplotlib.colors import Colormap, Normalize
 
-__all__ = ["coverage_figure", "field_figure", "mosaic_figure", "thumbnail"]
+__all__ = ["coverage_figure", "field_figure", "mosaic_figure"]
 
 DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles that are black and white in the picture of a field
 SOFTENING = 0.1
@@ -34,7 +33,6 @@ BAR_GAP, BAR_WIDTH = 0.15, 0.22
 SMALLEST_SIDE = 900  # pixels; smaller images are enlarged by a whole factor
 FIELD_SIDE = 1000  # pixels
 NARROWEST = 0.6  # of the longer side; the text needs that width
-THUMBNAIL_BYTES = 147_000  # 196 kB in base64
 
 
 def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, stretch: float, path: Path) -> None:
@@ -113,35 +111,6 @@ def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Pa
         path=path,
         outlines=[(name, drawing.outline(reduced, wcs)) for name, reduced in tiles],
     )
-
-
-def thumbnail(reduced: ReducedImage, numbers: MosaicNumbers, stretch: float, side: int = 400) -> bytes:
-    """A mosaic without axes as a small PNG, to be embedded in a page.
-
-    Parameters
-    ----------
-    reduced, numbers, stretch
-        As for `mosaic_figure`.
-    side : int
-        Largest side in pixels; it is less where that many pixels need more than 196 kB in base64.
-
-    Returns
-    -------
-    bytes
-        A PNG, north up as the mosaic.
-    """
-    from PIL import Image
-
-    colours, scale = drawing.grey_colours(), drawing.linear_scale(numbers.level, stretch * numbers.std)
-    factor = -(-max(reduced.image.shape) // side)
-    while True:
-        small = reduced.shrink(factor).image
-        rgb = colours(scale(np.ma.masked_invalid(small)), bytes=True)[::-1, :, :3]
-        buffer = io.BytesIO()
-        drawing.with_palette(Image.fromarray(np.ascontiguousarray(rgb))).save(buffer, format="png")
-        if buffer.tell() <= THUMBNAIL_BYTES:
-            return buffer.getvalue()
-        factor += 1
 
 
 def _summary(**values: float | None) -> str:

@@ -78,13 +78,15 @@ def statistics(pixels: ArrayLike, bad: np.ndarray | None = None, clipped: bool =
     SkyStatistics
     """
     values = _as_float32(pixels)
+    kept = np.empty_like(values)  # numpy asks the system for large pages, which numba does not: half the time
     if bad is None:
-        good, n_nan = kernels.finite(values)
+        n, n_nan = kernels.finite(values, kept)
     else:
         mask = np.ascontiguousarray(bad, dtype=np.bool_).ravel()
         if mask.size != values.size:
             raise ValueError(f"a mask of {mask.size} pixels does not fit an image of {values.size}")
-        good, n_nan = kernels.finite_unmasked(values, mask)
+        n, n_nan = kernels.finite_unmasked(values, mask, kept)
+    good = kept[:n]
     good.sort()
     if good.size == 0:
         nan = math.nan
@@ -214,6 +216,8 @@ def _as_float32(values: ArrayLike) -> np.ndarray:
 
 
 def _sorted(values: ArrayLike) -> np.ndarray:
-    finite, _ = kernels.finite(_as_float32(values))
-    finite.sort()
-    return finite
+    values = _as_float32(values)
+    kept = np.empty_like(values)
+    n, _ = kernels.finite(values, kept)
+    kept[:n].sort()
+    return kept[:n]

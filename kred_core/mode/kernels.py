@@ -39,20 +39,19 @@ SIDE_RATIO = (2 - 11 * math.exp(-4.5)) / (1 - math.exp(-4.5))
 
 
 @nb.njit(nogil=True, cache=True)
-def finite(values):
-    """Finite values in their order, and the number of others."""
-    kept = np.empty(values.size, np.float32)
+def finite(values, kept):
+    """Put the finite values into an array of the same size, in their order; their number, and that of the others."""
     n = 0
     for i in range(values.size):
         kept[n] = values[i]
         n += math.isfinite(values[i])
-    return kept[:n], values.size - n
+    return n, values.size - n
 
 
 @nb.njit(nogil=True, cache=True)
-def finite_unmasked(values, bad):
-    """Finite values that are not bad, in their order, and the number of values that are not finite."""
-    kept = np.empty(values.size, np.float32)
+def finite_unmasked(values, bad, kept):
+    """Put the finite values that are not bad into an array of the same size, in their order; their number, and that of the values
+    that are not finite."""
     n = 0
     n_nan = 0
     for first in range(0, values.size, TOGETHER):
@@ -70,7 +69,7 @@ def finite_unmasked(values, bad):
             kept[n] = values[i]
             n += finite and not bad[i]
             n_nan += not finite
-    return kept[:n], n_nan
+    return n, n_nan
 
 
 @nb.njit(nogil=True, cache=True)

@@ -10,7 +10,9 @@ import csv
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +29,7 @@ from .pictures import Picture, Sky, figure_picture, read_sky, sky_pictures, tile
 __all__ = ["Contents", "ImageContents", "TileContents", "gather", "saved_config"]
 
 WORST = 8  # pairs in the table
+THREADS = 4  # images of which pictures are made at the same time; the libraries for that release the interpreter
 FIGURE_WIDTH, FIGURE_BYTES = 380, 26_000
 TILE_SIDE, FEW_TILES_SIDE, FEW = 220, 400, 4  # pixels of a tile's picture
 MATCHING_FIGURES = {
@@ -205,9 +208,11 @@ def gather(paths: FieldPaths) -> Contents:
         image = ImageContents(name, feeding, [], matching=matched.get(name, {}), worst=(worst or {}).get(name, []))
         image.failed = contents.plain(_failed(contents.run, "match", [name]))
         image.tiles = [_tile(contents, tile, name, measured) for tile in contents.tiles]
-        _add_pictures(contents, image)
-        if image.exposures or image.matching or image.sky or image.shown:
-            contents.images.append(image)
+        contents.images.append(image)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for unreadable in pool.map(partial(_add_pictures, contents), contents.images):
+            contents.unreadable += unreadable
+    contents.images = [i for i in contents.images if i.exposures or i.matching or i.sky or i.shown]
     described = {
         "verdicts on the exposures": paths.quality_table,
         "exposures": paths.exposure_table,
@@ -299,8 +304,9 @@ def _tile(contents: Contents, tile: Tile, image: str, measured: Iterable[Row]) -
     )
 
 
-def _add_pictures(contents: Contents, image: ImageContents) -> None:
-    """Pictures of the sky, of the tiles, and of the figures of one image."""
+def _add_pictures(contents: Contents, image: ImageContents) -> list[str]:
+    """Pictures of the sky, of the tiles, and of the figures of one image; returns what is there and cannot be read."""
+    contents = replace(contents, unreadable=[])  # other images have their pictures made at the same time
     paths, name = contents.paths, image.name
     look = paths.quick_look(name)
     sky = contents.tried(read_sky, look, contents.tiles) if look.is_file() else None
@@ -320,6 +326,7 @@ def _add_pictures(contents: Contents, image: ImageContents) -> None:
         "quick look (FITS)": look,
     }
     image.overviews = {words: path for words, path in overviews.items() if path.is_file()}
+    return contents.unreadable
 
 
 def _add_tile_pictures(contents: Contents, image: ImageContents, sky: Sky | None, side: int) -> None:

@@ -58,8 +58,9 @@ class TestFirstRun:
         for image in ("N662", "r"):
             before, after = re.search(rf"matched {image}: .*differences (\S+) -> (\S+) ", log).groups()
             assert re.search(rf"^\| {image} \| 16 \| \d+ \| {before} \| {after} \| ", shown, re.MULTILINE)
-            picture = base64.b64decode(re.search(rf"!\[{image}, before and after\]\(data:image/png;base64,([^)]*)", shown).group(1))
-            assert picture.startswith(b"\x89PNG")
+            data = re.search(rf"!\[{image}, before and after\]\(data:image/jpeg;base64,([^)]*)", shown).group(1)
+            picture = base64.b64decode(data)
+            assert picture.startswith(b"\xff\xd8")
             assert len(picture) < 150_000
 
     def test_keeps_the_options_beside_the_products(self, reduced):

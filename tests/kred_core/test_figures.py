@@ -1,7 +1,5 @@
 """Figures show the sky the right way up, at the right place, with honest greys, and say what they show."""
 
-import base64
-import io
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +12,7 @@ from PIL import Image, ImageColor
 
 from kred_core import figures
 from kred_core.coadd.plan import Grid
-from kred_core.figures import drawing, embedded
+from kred_core.figures import drawing
 from kred_core.figures import sky as sky_figures
 from kred_core.geometry import tan_wcs
 from kred_core.quality import MosaicNumbers, ReducedImage
@@ -264,25 +262,7 @@ def test_a_row_of_tiles_makes_a_flat_picture(drawn, tmp_path):
     assert rows / columns == pytest.approx(0.6, abs=0.02)
 
 
-# thumbnails and files
-
-
-def test_a_thumbnail_is_the_mosaic_without_axes(quarters):
-    picture = np.asarray(Image.open(io.BytesIO(figures.thumbnail(quarters, NUMBERS, 0.1))).convert("RGB")).astype(int)
-    assert picture.shape == (60, 60, 3)
-    assert near(picture[10, 10], (255, 255, 255))
-    assert near(picture[10, 50], (128, 128, 128))
-    assert near(picture[50, 50], (0, 0, 0))
-    assert near(picture[50, 10], BLUE)
-
-
-def test_a_thumbnail_of_pure_noise_still_fits_into_an_artifact():
-    noise = np.random.default_rng(1).normal(LEVEL, 2.0, (1088, 1088))
-    data = figures.thumbnail(reduced_image(noise), NUMBERS, 0.1, side=1000)
-    assert len(base64.b64encode(data)) < 200_000
-    side = max(Image.open(io.BytesIO(data)).size)
-    assert side < 1000  # it had to become smaller
-    assert side > 200
+# files
 
 
 def test_a_figure_of_pure_noise_at_the_usual_size_stays_below_a_megabyte(tmp_path):
@@ -328,14 +308,3 @@ def test_a_palette_of_many_colours_keeps_the_frequent_ones_and_comes_near_the_ot
     assert np.abs(found[0, len(rgb) :].astype(int) - others).max() < 16
     again = np.asarray(drawing.with_palette(Image.fromarray(picture)).convert("RGB"))
     assert np.array_equal(again, found)
-
-
-def test_a_figure_for_a_page_is_as_large_as_may_be(tmp_path):
-    noise = np.random.default_rng(5).integers(0, 256, (900, 1200)).astype(np.uint8)
-    Image.fromarray(noise).save(tmp_path / "large.png")
-    small = figures.shrunk(tmp_path / "large.png")
-    assert 0.5 * embedded.EMBEDDED_BYTES < len(small) <= embedded.EMBEDDED_BYTES
-    with Image.open(io.BytesIO(small)) as picture:
-        assert picture.width / picture.height == pytest.approx(4 / 3, abs=0.01)
-    Image.fromarray(noise[:200, :200]).save(tmp_path / "small.png")
-    assert figures.shrunk(tmp_path / "small.png") == (tmp_path / "small.png").read_bytes()

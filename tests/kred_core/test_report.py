@@ -267,6 +267,15 @@ class TestPlaces:
         size = 3 * (sum(len(picture.address) for picture in sky.values()) + 16 * len(tile.address))
         assert size < 2_500_000
 
+    def test_a_figure_keeps_its_shape_and_takes_no_more_than_it_may(self, tmp_path):
+        noise = np.random.default_rng(5).integers(0, 256, (900, 1200)).astype(np.uint8)
+        for image, width in ((noise, 400), (noise[:150, :200], 200)):
+            Image.fromarray(image).save(tmp_path / "figure.png")
+            small = pictures.figure_picture(tmp_path / "figure.png", 400, 50_000)
+            assert len(small.jpeg) <= 50_000
+            assert 0.5 * width < small.width <= width
+            assert small.width / small.height == pytest.approx(4 / 3, abs=0.02)
+
 
 class TestNothingGetsOut:
     def test_of_an_element(self):
