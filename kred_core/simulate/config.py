@@ -56,7 +56,7 @@ class SimulationConfig(Section):
         min_length=1,
         description="Bands, each with an exposure time in s after a colon if it is not the usual one, for example N662,N662:600,r.",
     )
-    exposures: list[Annotated[int, Field(ge=1, le=500)]] = Field(
+    exposures: list[Annotated[int, Field(ge=1, le=2000)]] = Field(
         default=[3], min_length=1, description="Exposures in each band: one number, or one for each of the bands."
     )
     dither: float = Field(
