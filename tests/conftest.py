@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+LONGEST = ("test_kills.py", "test_service.py", "test_dask.py", "test_cli.py")  # begun first, they do not end alone on one core
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # Before any test module is imported: Prefect reads its settings once, when it is imported.
@@ -20,6 +22,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(os.environ["PREFECT_HOME"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")

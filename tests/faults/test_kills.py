@@ -69,6 +69,7 @@ class Story:
     root: Path
     options: list[str]
     only_the_run: bool
+    server: str  # URL of a Prefect server that goes on; empty: each run has one of its own
     kills: list[Kill] = field(default_factory=list)
     status: int | None = None
     said: str = ""
@@ -78,7 +79,7 @@ class Story:
 
 
 class Runs:
-    """Runs of the field in a data root, each with a server of its own.
+    """Runs of the field in a data root.
 
     Parameters
     ----------
@@ -86,14 +87,17 @@ class Runs:
     home : `~pathlib.Path`
         Prefect's directory, with a database.
     options : list of str
+    server : str
+        URL of the Prefect server; without it each run has one of its own.
     """
 
-    def __init__(self, root: Path, home: Path, options: list[str]):
+    def __init__(self, root: Path, home: Path, options: list[str], server: str = ""):
         self.root, self.output = root, root.with_suffix(".txt")
         self._mark = f"TEST_OF_KILLS={uuid4()}"  # in the environment of all processes that belong to it
         name, value = self._mark.split("=")
         self._environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL" and not k.startswith("KRED_")}
         self._environment |= {"PREFECT_HOME": str(home), "PYTHONPATH": str(PROJECT), name: value}
+        self._environment |= {"PREFECT_API_URL": server} if server else {}
         self._command = [*COMMAND, "--root", str(root), *options]
 
     def start(self) -> subprocess.Popen:
@@ -152,7 +156,7 @@ def moments(chance: random.Random) -> list[tuple[int, float]]:
 
 def tell(story: Story, home: Path, seed: int) -> Story:
     """Kill one run after the other, and let the last one end."""
-    runs = Runs(story.root, home, story.options)
+    runs = Runs(story.root, home, story.options, story.server)
     for moment in moments(random.Random(seed)):
         run = runs.start()
         was_killed = wait_for(run, story.root, moment)
@@ -200,12 +204,14 @@ def undisturbed(place) -> Iterator[dict[str, Path]]:
 
 
 @pytest.fixture(scope="module")
-def stories(place, undisturbed) -> list[Story]:
-    """What came of the killing, two fields at a time."""
-    plans = [([], False), (PROCESSES, False), (SWARP if "swarp" in undisturbed else [], False), ([], True), (PROCESSES, True)]
+def stories(place, undisturbed, prefect_server) -> list[Story]:
+    """What came of the killing, three fields at a time; some with a server that goes on, as that of the service does."""
+    swarp = SWARP if "swarp" in undisturbed else []
+    plans = [([], False, ""), (swarp, False, ""), ([], True, "")]
+    plans += [(PROCESSES, False, prefect_server), (PROCESSES, True, prefect_server)]
     homes = [shutil.copytree(place / "home", place / f"home-{i}") for i in range(len(plans))]
-    begun = [Story(data_root(place, f"field-{i}"), options, alone) for i, (options, alone) in enumerate(plans)]
-    with ThreadPoolExecutor(2) as pool:
+    begun = [Story(data_root(place, f"field-{i}"), *plan) for i, plan in enumerate(plans)]
+    with ThreadPoolExecutor(3) as pool:
         return list(pool.map(tell, begun, homes, range(1, len(plans) + 1)))
 
 
