@@ -13,6 +13,8 @@ import socket
 import sys
 import threading
 import time
+from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,10 +35,14 @@ def serve(descriptor: int) -> None:
     gc.disable()  # a fifth of the start would be spent in search of garbage among modules, which are none
     import prefect.server.api.server  # noqa: F401 - here, because the run itself imports this module and not the server
     import uvicorn
+    from prefect.server.api import background_workers
     from prefect.server.utilities import worker_channel
     from sqlalchemy import text
 
     _wait_for_other_writers(worker_channel, text("UPDATE worker SET id = id WHERE false"))
+    # It looks for work in the background, which nobody here waits for, four times a second: half of what an idle server costs.
+    seldom = timedelta(seconds=2)
+    background_workers.Worker = partial(background_workers.Worker, minimum_check_interval=seldom, scheduling_resolution=seldom)
     gc.freeze()
     gc.enable()
     config = uvicorn.Config(

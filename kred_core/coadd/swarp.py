@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -39,6 +40,7 @@ from .sources import Box, Source, open_sources, overlapping, sampling_grid
 __all__ = ["coadd", "find_swarp"]
 
 ROWS = 64  # of the mosaic that are copied at a time
+MOST_PAUSE = 0.5  # s between two looks whether SWarp has ended
 
 # Run a script that ends with this process, should that be killed: then standard input ends, and the group is killed.
 WITH_ITS_PARENT = """
@@ -283,16 +285,16 @@ def _run(files: _Files, made: Path, timeout: float) -> None:
         )
         try:
             with process.stdin:
-                status = process.wait(timeout)
-        except subprocess.TimeoutExpired as e:
-            _kill(process)
-            raise ToolError(
-                f"SWarp did not finish {files.stem} within {timeout:g} s and was stopped; its log is {files.log}; "
-                "a larger --coadd.swarp_timeout gives it more time"
-            ) from e
+                status = _wait(process, timeout)
         except BaseException:
             _kill(process)
             raise
+    if status is None:
+        _kill(process)
+        raise ToolError(
+            f"SWarp did not finish {files.stem} within {timeout:g} s and was stopped; its log is {files.log}; "
+            "a larger --coadd.swarp_timeout gives it more time"
+        )
     if status != 0 or not made.is_file():
         reason = f"failed (exit status {status})" if status != 0 else "made no image"
         line = _telling_line(files.log)
@@ -300,6 +302,17 @@ def _run(files: _Files, made: Path, timeout: float) -> None:
         raise ToolError(
             f"SWarp {reason} for {files.stem}: {line}{full}; its log is {files.log}, to repeat it run {files.path('run')}"
         )
+
+
+def _wait(process: subprocess.Popen, timeout: float) -> int | None:
+    """Exit status of a process; None where it takes longer. Popen itself would look twenty times a second all the time."""
+    began = time.monotonic()
+    while (status := process.poll()) is None:
+        elapsed = time.monotonic() - began
+        if elapsed >= timeout:
+            return None
+        time.sleep(min(MOST_PAUSE, 0.001 + elapsed / 20, timeout - elapsed))
+    return status
 
 
 def _kill(process: subprocess.Popen) -> None:
