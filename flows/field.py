@@ -24,7 +24,7 @@ except ModuleNotFoundError as e:
     )
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
-    from flows import local_server
+    from flows import ending, local_server
 
     if not settings.answer(settings.field_config, sys.argv[1:]).run.dry_run:
         local_server.begin()
@@ -268,4 +268,4 @@ def explained(command: Callable[[Sequence[str]], int], arguments: Sequence[str])
 if __name__ == "__main__":
     from flows.field import main as imported  # tasks in other processes must find the flow under this name
 
-    sys.exit(imported(sys.argv[1:]))
+    ending.leave(imported(sys.argv[1:]))

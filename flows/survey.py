@@ -18,7 +18,7 @@ except ModuleNotFoundError as e:
     )
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
-    from flows import local_server
+    from flows import ending, local_server
 
     if not settings.answer(settings.survey_configs, sys.argv[1:])[0].run.dry_run:
         local_server.begin()
@@ -104,4 +104,4 @@ def _show_plan(config: FieldConfig) -> int:
 if __name__ == "__main__":
     from flows.survey import main as imported  # tasks in other processes must find the flow under this name
 
-    sys.exit(imported(sys.argv[1:]))
+    ending.leave(imported(sys.argv[1:]))
