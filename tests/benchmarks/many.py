@@ -47,8 +47,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _row(root: Path, n: int) -> list[str]:
-    options = {"tiles": ["T07"], "binning": 32, "bands": ["N662"], "exposures": n, "n_detectors": 1, "noise": False}
-    case = Case(f"many-{n}", ("T07",), options | {"star_density": 0.0, "cosmic_rays": 0.0, "dither": 30.0})
+    options = {"binning": 32, "bands": ["N662"], "exposures": n, "n_detectors": 1, "noise": False, "star_density": 0.0}
+    # Over 2 by 2 degrees, so that a detector overlaps with some tens of others; were all on one spot, it would be with all.
+    case = Case(f"many-{n}", ("T07",), options | {"cosmic_rays": 0.0, "dither": 3600.0})
     cases.make(root, case)
     before = _database(root)
     with _looking(root / "runs" / case.name) as looks:
