@@ -240,14 +240,17 @@ class Run:
     def finish_besides(self) -> None:
         """Run what would have run beside a stage that does not follow."""
         besides, self._besides = self._besides, []
-        self._run(besides)
+        if besides:
+            self._run(besides)
 
     def _run(self, batches: list[_Batch]) -> None:
-        """Run the units of some batches side by side, in turns from each."""
+        """Run the units of some batches side by side: some of the first batch, which take longest, then in turns from each."""
         start = time.monotonic()
         submitted = {}
-        turns = zip_longest(*([(batch, *unit) for unit in batch.units] for batch in batches))
-        for batch, name, arguments in (unit for turn in turns for unit in turn if unit is not None):
+        first, *others = ([(batch, *unit) for unit in batch.units] for batch in batches)
+        n = runners.workers(self.config)
+        turns = zip_longest(first[n:], *others)
+        for batch, name, arguments in (*first[:n], *(unit for turn in turns for unit in turn if unit is not None)):
             ready = for_run(batch.task, self.config)
             submitted[ready.submit(config=opaque(self.config), **_opaque(arguments))] = batch, name
         for n, future in enumerate(as_completed(list(submitted)), 1):
