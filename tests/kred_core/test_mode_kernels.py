@@ -127,6 +127,10 @@ def test_skewness_and_kurtosis_of_a_few_values():
 # ---- the peak of the histogram
 
 
+# Moments of the half of a Gaussian that is cut at 3 standard deviations.
+FIRST, THIRD = (stats.norm.expect(lambda x, p=p: x**p, lb=0, ub=3) for p in (1, 3))
+
+
 def histogram_mode_as_written(values):
     """As the docstring says it, in float64 and without anything that makes it fast."""
     v = np.sort(np.float64(np.float32(values)))
@@ -169,9 +173,7 @@ def histogram_mode_as_written(values):
         for _ in range(4):
             d = side * (places - peak)
             near = (counts > 0) & (d > 0) & (d < 3 * noise)
-            # Moments of the half of a Gaussian that is cut at 3 standard deviations.
-            first, third = (stats.norm.expect(lambda x, p=p: x**p, lb=0, ub=3) for p in (1, 3))
-            noise = np.sqrt((counts * d**3)[near].sum() / (counts * d)[near].sum() / (third / first))
+            noise = np.sqrt((counts * d**3)[near].sum() / (counts * d)[near].sum() / (THIRD / FIRST))
         return noise
 
     noise = max(min(noise_beside(-1), noise_beside(1)), 0.3 * rough)
