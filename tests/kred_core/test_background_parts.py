@@ -269,6 +269,7 @@ def named(graph):
 def test_planes_and_steps_have_the_rows_that_are_written_down(graph, options):
     blocks, errors = graph.blocks.copy(), graph.block_errors.copy()
     blocks[::5], errors[1::7, 2], errors[2::9] = np.nan, 0.0, 0.01  # no parts, one without an error, better than the whole
+    errors[3::7, 1] = -0.5  # nor is this an error
     spoilt = replace(graph, blocks=blocks, block_errors=errors)
     shape = shape_of(spoilt, **options)
     key, pairs = named(graph)
@@ -449,6 +450,18 @@ def test_a_detector_that_agrees_with_one_other_or_contradicts_most_is_not_believ
     assert found.tolist() == [contradicts] + [False] * (found.size - 1)
 
 
+@pytest.mark.parametrize(("errors", "rejected", "is_bad"), [([1, 1.3], 0, True), ([1, 1.3], 1, False), ([1, 1.3, 1.3], 0, False)])
+def test_a_pair_is_bad_if_more_than_half_of_what_its_parts_know_is_rejected(errors, rejected, is_bad):
+    """Information is 1/error^2: 0.63 of two parts with errors of 1 and 1.3 is in the first, 0.46 of three."""
+    problem, bad = star(0, 3)
+    parts = len(errors)
+    problem.system = replace(
+        problem.system, pair=np.repeat(np.arange(bad.size), parts), error=np.tile(np.array(errors, dtype=float), bad.size)
+    )
+    found = problem._contradicting((bad[:, None] & (np.arange(parts) == rejected)).ravel())
+    assert found.tolist() == [is_bad] + [False] * (found.size - 1)
+
+
 def test_one_detector_among_many_bad_ones_is_bad_by_chance():
     """Where half of all pairs are rejected, a detector with a few more than half is nothing special."""
     rng = np.random.default_rng(6)
@@ -496,7 +509,7 @@ def test_pairs_of_a_detector_that_is_not_believed_have_errors_as_large_as_their_
     triples = [(i, j, 0.0) for i in range(n) for j in range(i + 1, n)]
     problem = problem_of(n, triples)
     mine = problem.pairs.first == 0
-    scaled = np.where(mine, np.arange(mine.size) * 10.0 + 8, 0.5)
+    scaled = np.where(mine, np.arange(mine.size) ** 2 * 10.0 + 8, 0.5)
     scaled[-1] = 3.0
     weight, rejected, inflation = problem._with_rejection(scaled, scaled > 5)
     spread = MAD * np.median(scaled[mine])
@@ -504,6 +517,7 @@ def test_pairs_of_a_detector_that_is_not_believed_have_errors_as_large_as_their_
     np.testing.assert_allclose(inflation, np.where(mine, spread, 1.0))
     np.testing.assert_allclose(weight[mine], np.minimum(1, 1.345 / (scaled[mine] / spread)) / spread**2)
     np.testing.assert_allclose(weight[~mine], np.minimum(1, 1.345 / scaled[~mine]))
+    assert 0.1 < weight[mine].min() * spread**2 < 0.9
 
 
 def halves(size=5):
@@ -540,6 +554,9 @@ def test_what_a_robust_fit_ends_with_belongs_together(graph, options, own_error)
     kept = ~fit.rejected
     assert (scaled[kept] <= 5.01).all()
     assert scaled[fit.rejected].max() > 5
+    n_rejected = pairs.count(np.unique(problem.system.pair[fit.rejected]))
+    believed = (n_rejected < 0.5 * pairs.count())[np.stack([pairs.first, pairs.second])].all(axis=0)[problem.system.pair]
+    assert (scaled[fit.rejected & believed] >= 4.99).all()
     np.testing.assert_allclose(fit.weight[kept], np.minimum(1, 1.345 / scaled[kept]), atol=5e-3)
     assert fit.scale == pytest.approx(problem._scale(fit.residual, fit.rejected), rel=2e-3)
     expected = dense_solution(problem, max(own_error, problem._scatter_of_own(fit.unknowns[problem.free])), fit.weight, fit.scale)
