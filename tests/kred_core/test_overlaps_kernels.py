@@ -504,6 +504,24 @@ def test_the_excess_is_the_likeliest(flaw, slope):
             assert mine == pytest.approx(likeliest, rel=0.01)
 
 
+@pytest.mark.parametrize("patch", [10**1.5, 10**2.5])
+def test_the_likelihood_of_a_size_of_flaws_is_that_which_is_written_down(patch):
+    overlaps = disagreement()
+    found, freedom, noise, n_cells = sums_as_written(overlaps)
+    used = freedom > 0
+    terms = found[used], freedom[used], noise[used], n_cells[used], overlaps.spread[used]
+    shape = scatter._flaws(n_cells[used], freedom[used], Excess(patch, 1.0))
+    flaw, slope, likelihood = scatter._fit(*terms[:3], shape, 2 * terms[4])
+    excess = Excess(patch, flaw, slope)
+    assert (terms[0] > 3 * expected_sums(excess, *terms[1:])).any()
+    assert likelihood == pytest.approx(-loss(excess, *terms), rel=1e-9)
+
+
+def test_flaws_larger_than_the_parts_cannot_be_told_from_smaller_ones():
+    overlaps = disagreement(patch=10**4.5, flaw=500.0)
+    assert 10**1.5 < scatter.fit_excess(overlaps).patch <= overlaps.part_cells.max()
+
+
 def test_pairs_that_contradict_themselves_say_nothing_about_the_others():
     clean = disagreement(n=300)
     ill = (np.arange(300) % 20 == 0) & (np.isfinite(clean.parts).sum(axis=1) > 1) & np.isfinite(clean.parts[:, 0])
