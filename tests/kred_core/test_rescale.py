@@ -293,6 +293,20 @@ class TestPixels:
         truth = (before.detectors[0].pixels().astype(np.float64) * SCALE - BACK).astype(np.float32)
         np.testing.assert_array_equal(read_pixels(after), truth)
 
+    @pytest.mark.parametrize(("name", "value"), [("ZSCALE", 0.0), ("ZSCALE", np.nan), ("ZZERO", np.inf)])
+    def test_a_row_whose_scale_or_zero_says_nothing_is_not_edited(self, tmp_path, name, value):
+        exposure = exposure_of(compressed(sky()), tmp_path)
+        hdu = exposure.detectors[0].hdu
+        data = hdu.read()
+        bintable.table_values(hdu.header, data, bintable.table_columns(hdu.header)[name])[5] = value
+        raw = exposure.path.read_bytes()
+        exposure.path.write_bytes(raw[: hdu.data_start] + data + raw[hdu.data_start + len(data) :])
+        before = Exposure.open(exposure.path)
+        after = scan(prepare(before, tmp_path))[1]
+        assert after.header["ZCMPTYPE"] == "GZIP_2"
+        truth = (before.detectors[0].pixels().astype(np.float64) * SCALE - BACK).astype(np.float32)
+        np.testing.assert_array_equal(read_pixels(after), truth)
+
     def test_pixels_in_float64_are_rounded_once(self, tmp_path):
         truth = sky().astype(np.float64) * (1 + 1e-9)
         path = prepare(exposure_of(compressed(truth, "GZIP_2", level=0), tmp_path), tmp_path)
