@@ -407,6 +407,10 @@ def test_a_detector_whose_map_is_unknown_has_its_centre_in_the_middle_of_its_sta
     flat = measuring._Sky.of(Stamp(**{**vars(stamp), "to_detector": np.zeros((2, 3))}))
     assert flat.centre.tolist() == [13 + 22, 21 + 19.5]
     assert measuring._Sky.of(stamp).centre == pytest.approx([13 + 22, 21 + 19.5])
+    cut = stamp.to_detector + np.array([[0, 0, 0.25], [0, 0, -0.5]])  # as of a stamp that ends where the grid does
+    elsewhere = np.linalg.solve(cut[:, :2], -cut[:, 2])
+    assert np.abs(elsewhere - [13 + 22, 21 + 19.5]).max() > 5
+    assert measuring._Sky.of(Stamp(**{**vars(stamp), "to_detector": cut})).centre == pytest.approx(elsewhere)
 
 
 def test_stamps_are_loaded_from_south_to_north_and_then_from_west_to_east():
