@@ -642,3 +642,18 @@ def test_errors_are_those_that_are_written_down(graph, options, with_fixed, robu
     expected = errors_as_written(problem, fit)
     expected[np.isfinite(fixed)] = 0.0
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_errors_are_right_where_only_the_slopes_of_exposures_connect_two_groups(graph):
+    """What is open in one group is not in the other, but an error of an exposure's slope is in both."""
+    group = np.arange(graph.n) % 6 < 3
+    inside = group[graph.first] == group[graph.second]
+    per_pair = ("first", "second", "difference", "error", "blocks", "block_errors", "block_places")
+    halves = replace(graph, **{name: getattr(graph, name)[inside] for name in per_pair})
+    key, pairs = named(halves)
+    assert (np.bincount(pairs.component) > 3).sum() == 2
+    problem = LeastSquares(
+        pairs, System.of(pairs, shape_of(halves, "exposure-plane"), key), np.zeros(graph.n), np.full(graph.n, np.nan), np.inf
+    )
+    fit = problem.plain()
+    np.testing.assert_allclose(uncertainty.standard_errors(problem, fit), errors_as_written(problem, fit), rtol=1e-5)
