@@ -222,7 +222,7 @@ def test_a_cell_on_the_border_between_amplifiers_is_on_neither_side():
     middle = np.array([[0.5, 0.0, -1.0], [0.0, 1.0, 0.0]])
     _, ends, places, _ = compare.divide(np.zeros(5, np.float32), x, y, middle, middle, True)
     assert ends.tolist() == [0, 3, 3, 3, 5]
-    assert places[[0, 3], 0, 2].tolist() == [-2 / 3, 1.0]
+    assert places[[0, 3], :, 2].tolist() == [[-2 / 3, -2 / 3], [1.0, 1.0]]
 
 
 @pytest.mark.parametrize("kind", ["rectangle", "strip", "diagonal strip", "falling strip", "with holes", "one cell"])
