@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from kred_core.background import Shape, component_means, components, linear, solve, uncertainty
-from kred_core.background.least_squares import LeastSquares, _groups, _medians
+from kred_core.background.least_squares import Fit, LeastSquares, _groups, _medians
 from kred_core.background.system import System, canonical
 from kred_core.simulate.graph import GraphConfig, simulate_graph
 
@@ -658,3 +658,9 @@ def test_errors_are_right_where_only_the_slopes_of_exposures_connect_two_groups(
     )
     fit = problem.plain()
     np.testing.assert_allclose(uncertainty.standard_errors(problem, fit), errors_as_written(problem, fit), rtol=1e-5)
+
+
+def test_where_all_pairs_are_rejected_their_enlarged_errors_are_what_is_known():
+    problem = problem_of(3, [(0, 1, 0.0), (1, 2, 5.0), (0, 2, -9.0)], error=2.0)
+    fit = Fit(np.zeros(3), np.full(3, 9.0), np.full(3, 0.1), np.ones(3, bool), np.full(3, 4.0), 1.0)
+    assert uncertainty._information(problem, fit).tolist() == [1 / 64] * 3
