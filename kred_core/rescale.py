@@ -115,17 +115,19 @@ def rescale_detector(
 
 
 def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytearray, scale: float, back: float) -> bool:
-    """Edit ZSCALE and ZZERO in place; False, and nothing done, where these two do not describe every pixel."""
+    """Edit ZSCALE and ZZERO in place; False, and nothing done, where these two do not describe every pixel.
+
+    That the table has a column of tiles has been found by `require_sound`.
+    """
     header = hdu.header
     if not hdu.compressed or header.get("ZBITPIX") not in (-32, -64):
         return False
     if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or bintable.is_scaled(header):
         return False
     columns = bintable.table_columns(header)
-    tiles = columns.get("COMPRESSED_DATA")
-    if tiles is None or tiles.code not in "PQ" or header["NAXIS1"] * header["NAXIS2"] > len(data):
+    if header["NAXIS1"] * header["NAXIS2"] > len(data):
         return False
-    if not bintable.table_values(header, data, tiles)[:, 0].all():
+    if not bintable.table_values(header, data, columns["COMPRESSED_DATA"])[:, 0].all():
         return False  # rows stored otherwise
     values = {}
     for name in ("ZSCALE", "ZZERO"):

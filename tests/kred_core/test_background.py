@@ -108,9 +108,7 @@ def test_any_order_of_images_and_pairs_gives_the_same_bits(graph_of):
 
     for plane in ("constant", "exposure-plane"):
         shape = shape_of(graph, plane)
-        shuffled = Shape(
-            1000 - graph.exposure[old], sign[:, None] * graph.blocks[pairs], graph.block_errors[pairs], places, plane
-        )
+        shuffled = Shape(1000 - graph.exposure[old], sign[:, None] * graph.blocks[pairs], graph.block_errors[pairs], places, plane)
         a = solved(graph, own=own, own_error=5.0, shape=shape)
         b = solve(
             graph.n, first, second, sign * graph.difference[pairs], graph.error[pairs],
@@ -397,6 +395,12 @@ def test_input_that_cannot_be_meant_is_refused():
         solve(2, [0], [5], [1.0], [1.0])
     with pytest.raises(ValueError, match="1, 1, 2 and 1 values"):
         solve(2, [0], [1], [1.0, 2.0], [1.0])
+    for k in range(4):
+        for values in ([], [1, 1]):
+            given = [[0], [1], [1.0], [1.0]]
+            given[k] = values
+            with pytest.raises(ValueError, match="first, second, difference and error have"):
+                solve(2, *given)
     with pytest.raises(ValueError, match="different keys"):
         solve(2, [0], [1], [1.0], [1.0], key=["a", "a"])
     with pytest.raises(ValueError, match="own_error"):

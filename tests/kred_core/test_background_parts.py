@@ -8,7 +8,7 @@ import pytest
 from scipy.sparse import csr_array
 
 from kred_core.background import Shape, component_means, components, linear, solve, uncertainty
-from kred_core.background.least_squares import LeastSquares, _groups, _medians
+from kred_core.background.least_squares import Fit, LeastSquares, _groups, _medians
 from kred_core.background.system import System, canonical
 from kred_core.simulate.graph import GraphConfig, simulate_graph
 
@@ -128,8 +128,9 @@ def test_conjugate_gradients_stop_where_they_are_told_to_in_each_group():
             assert size <= tolerance
         assert (residual != 0).any()
     # One step solves a diagonal system, because the diagonal is what it is divided by.
-    large = np.diag([1e-6, 1.0, 1e6])
-    np.testing.assert_allclose(linear.conjugate_gradients(csr_array(large), np.ones(3), np.zeros(3, int), 0.5), [1e6, 1, 1e-6])
+    scales = np.logspace(-6, 6, 25)
+    found = linear.conjugate_gradients(csr_array(np.diag(scales)), np.ones(25), np.zeros(25, int), 0.5)
+    np.testing.assert_allclose(found, 1 / scales)
     # Of a singular system that contradicts itself something finite comes out.
     singular = csr_array(np.ones((2, 2)))
     assert np.isfinite(linear.conjugate_gradients(singular, np.array([1.0, -1.0]), np.zeros(2, int), 1e-9)).all()
@@ -269,6 +270,7 @@ def named(graph):
 def test_planes_and_steps_have_the_rows_that_are_written_down(graph, options):
     blocks, errors = graph.blocks.copy(), graph.block_errors.copy()
     blocks[::5], errors[1::7, 2], errors[2::9] = np.nan, 0.0, 0.01  # no parts, one without an error, better than the whole
+    errors[3::7, 1] = -0.5  # nor is this an error
     spoilt = replace(graph, blocks=blocks, block_errors=errors)
     shape = shape_of(spoilt, **options)
     key, pairs = named(graph)
@@ -449,6 +451,18 @@ def test_a_detector_that_agrees_with_one_other_or_contradicts_most_is_not_believ
     assert found.tolist() == [contradicts] + [False] * (found.size - 1)
 
 
+@pytest.mark.parametrize(("errors", "rejected", "is_bad"), [([1, 1.3], 0, True), ([1, 1.3], 1, False), ([1, 1.3, 1.3], 0, False)])
+def test_a_pair_is_bad_if_more_than_half_of_what_its_parts_know_is_rejected(errors, rejected, is_bad):
+    """Information is 1/error^2: 0.63 of two parts with errors of 1 and 1.3 is in the first, 0.46 of three."""
+    problem, bad = star(0, 3)
+    parts = len(errors)
+    problem.system = replace(
+        problem.system, pair=np.repeat(np.arange(bad.size), parts), error=np.tile(np.array(errors, dtype=float), bad.size)
+    )
+    found = problem._contradicting((bad[:, None] & (np.arange(parts) == rejected)).ravel())
+    assert found.tolist() == [is_bad] + [False] * (found.size - 1)
+
+
 def test_one_detector_among_many_bad_ones_is_bad_by_chance():
     """Where half of all pairs are rejected, a detector with a few more than half is nothing special."""
     rng = np.random.default_rng(6)
@@ -496,7 +510,7 @@ def test_pairs_of_a_detector_that_is_not_believed_have_errors_as_large_as_their_
     triples = [(i, j, 0.0) for i in range(n) for j in range(i + 1, n)]
     problem = problem_of(n, triples)
     mine = problem.pairs.first == 0
-    scaled = np.where(mine, np.arange(mine.size) * 10.0 + 8, 0.5)
+    scaled = np.where(mine, np.arange(mine.size) ** 2 * 10.0 + 8, 0.5)
     scaled[-1] = 3.0
     weight, rejected, inflation = problem._with_rejection(scaled, scaled > 5)
     spread = MAD * np.median(scaled[mine])
@@ -504,6 +518,7 @@ def test_pairs_of_a_detector_that_is_not_believed_have_errors_as_large_as_their_
     np.testing.assert_allclose(inflation, np.where(mine, spread, 1.0))
     np.testing.assert_allclose(weight[mine], np.minimum(1, 1.345 / (scaled[mine] / spread)) / spread**2)
     np.testing.assert_allclose(weight[~mine], np.minimum(1, 1.345 / scaled[~mine]))
+    assert 0.1 < weight[mine].min() * spread**2 < 0.9
 
 
 def halves(size=5):
@@ -540,6 +555,9 @@ def test_what_a_robust_fit_ends_with_belongs_together(graph, options, own_error)
     kept = ~fit.rejected
     assert (scaled[kept] <= 5.01).all()
     assert scaled[fit.rejected].max() > 5
+    n_rejected = pairs.count(np.unique(problem.system.pair[fit.rejected]))
+    believed = (n_rejected < 0.5 * pairs.count())[np.stack([pairs.first, pairs.second])].all(axis=0)[problem.system.pair]
+    assert (scaled[fit.rejected & believed] >= 4.99).all()
     np.testing.assert_allclose(fit.weight[kept], np.minimum(1, 1.345 / scaled[kept]), atol=5e-3)
     assert fit.scale == pytest.approx(problem._scale(fit.residual, fit.rejected), rel=2e-3)
     expected = dense_solution(problem, max(own_error, problem._scatter_of_own(fit.unknowns[problem.free])), fit.weight, fit.scale)
@@ -625,3 +643,24 @@ def test_errors_are_those_that_are_written_down(graph, options, with_fixed, robu
     expected = errors_as_written(problem, fit)
     expected[np.isfinite(fixed)] = 0.0
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_errors_are_right_where_only_the_slopes_of_exposures_connect_two_groups(graph):
+    """What is open in one group is not in the other, but an error of an exposure's slope is in both."""
+    group = np.arange(graph.n) % 6 < 3
+    inside = group[graph.first] == group[graph.second]
+    per_pair = ("first", "second", "difference", "error", "blocks", "block_errors", "block_places")
+    halves = replace(graph, **{name: getattr(graph, name)[inside] for name in per_pair})
+    key, pairs = named(halves)
+    assert (np.bincount(pairs.component) > 3).sum() == 2
+    problem = LeastSquares(
+        pairs, System.of(pairs, shape_of(halves, "exposure-plane"), key), np.zeros(graph.n), np.full(graph.n, np.nan), np.inf
+    )
+    fit = problem.plain()
+    np.testing.assert_allclose(uncertainty.standard_errors(problem, fit), errors_as_written(problem, fit), rtol=1e-5)
+
+
+def test_where_all_pairs_are_rejected_their_enlarged_errors_are_what_is_known():
+    problem = problem_of(3, [(0, 1, 0.0), (1, 2, 5.0), (0, 2, -9.0)], error=2.0)
+    fit = Fit(np.zeros(3), np.full(3, 9.0), np.full(3, 0.1), np.ones(3, bool), np.full(3, 4.0), 1.0)
+    assert uncertainty._information(problem, fit).tolist() == [1 / 64] * 3

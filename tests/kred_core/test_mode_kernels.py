@@ -127,6 +127,10 @@ def test_skewness_and_kurtosis_of_a_few_values():
 # ---- the peak of the histogram
 
 
+# Moments of the half of a Gaussian that is cut at 3 standard deviations.
+FIRST, THIRD = (stats.norm.expect(lambda x, p=p: x**p, lb=0, ub=3) for p in (1, 3))
+
+
 def histogram_mode_as_written(values):
     """As the docstring says it, in float64 and without anything that makes it fast."""
     v = np.sort(np.float64(np.float32(values)))
@@ -169,9 +173,7 @@ def histogram_mode_as_written(values):
         for _ in range(4):
             d = side * (places - peak)
             near = (counts > 0) & (d > 0) & (d < 3 * noise)
-            # Moments of the half of a Gaussian that is cut at 3 standard deviations.
-            first, third = (stats.norm.expect(lambda x, p=p: x**p, lb=0, ub=3) for p in (1, 3))
-            noise = np.sqrt((counts * d**3)[near].sum() / (counts * d)[near].sum() / (third / first))
+            noise = np.sqrt((counts * d**3)[near].sum() / (counts * d)[near].sum() / (THIRD / FIRST))
         return noise
 
     noise = max(min(noise_beside(-1), noise_beside(1)), 0.3 * rough)
@@ -204,6 +206,7 @@ CASES = {
     "steps of twice the noise, few values": in_steps(60, 2 * SIGMA),
     "steps of twice the noise, between two of them": in_steps(3000, 2 * SIGMA, phase=9.0),
     "a spike beside the sky": np.concatenate([sky(4000), np.full(150, 122.0, np.float32)]),
+    "a narrow spike far from the sky": np.concatenate([sky(4000), np.full(400, 126.0, np.float32)]),
     "steps and stars": (np.round(with_stars(3000) / 4) * 4).astype(np.float32),
 }
 
@@ -273,6 +276,12 @@ def test_the_first_of_two_equally_high_peaks_is_the_guess():
     counts[[0, 255]] = [30.0, 31.0]  # at the edges half of the smoothing is cut off
     assert kernels._smoothed_peak(counts, 0.0, 1.0, 4.0) == 255.5
     assert kernels._smoothed_peak(np.zeros(256), 3.0, 2.0, 4.0) == 4.0
+
+
+def test_the_smoothing_reaches_farther_than_two_kernels():
+    counts = np.zeros(256)
+    counts[[40, 50, 60, 150]] = [5.0, 10.0, 5.0, 10.3]  # 10.44 at 50, with what is 2.5 kernels away
+    assert kernels._smoothed_peak(counts, 0.0, 1.0, 4.0) == 50.5
 
 
 def test_a_peak_without_any_value_near_it_stays_where_it_was_guessed():

@@ -119,6 +119,10 @@ def test_a_detector_as_large_as_a_constellation_is_refused():
         pairs(corners)
 
 
+def test_one_that_is_nearly_as_large_is_not_one_of_a_constellation_yet():
+    assert pairs(detectors([10.0, 12.0], -60.0, 0.0, 32.0, 32.0)) == [(0, 1)]
+
+
 def test_ten_thousand_detectors_take_a_second():
     corners = scattered(10000, 80.0, -69.0, 5.6)
     pairs(corners[:2])

@@ -222,7 +222,7 @@ def test_a_cell_on_the_border_between_amplifiers_is_on_neither_side():
     middle = np.array([[0.5, 0.0, -1.0], [0.0, 1.0, 0.0]])
     _, ends, places, _ = compare.divide(np.zeros(5, np.float32), x, y, middle, middle, True)
     assert ends.tolist() == [0, 3, 3, 3, 5]
-    assert places[[0, 3], 0, 2].tolist() == [-2 / 3, 1.0]
+    assert places[[0, 3], :, 2].tolist() == [[-2 / 3, -2 / 3], [1.0, 1.0]]
 
 
 @pytest.mark.parametrize("kind", ["rectangle", "strip", "diagonal strip", "falling strip", "with holes", "one cell"])
@@ -407,6 +407,10 @@ def test_a_detector_whose_map_is_unknown_has_its_centre_in_the_middle_of_its_sta
     flat = measuring._Sky.of(Stamp(**{**vars(stamp), "to_detector": np.zeros((2, 3))}))
     assert flat.centre.tolist() == [13 + 22, 21 + 19.5]
     assert measuring._Sky.of(stamp).centre == pytest.approx([13 + 22, 21 + 19.5])
+    cut = stamp.to_detector + np.array([[0, 0, 0.25], [0, 0, -0.5]])  # as of a stamp that ends where the grid does
+    elsewhere = np.linalg.solve(cut[:, :2], -cut[:, 2])
+    assert np.abs(elsewhere - [13 + 22, 21 + 19.5]).max() > 5
+    assert measuring._Sky.of(Stamp(**{**vars(stamp), "to_detector": cut})).centre == pytest.approx(elsewhere)
 
 
 def test_stamps_are_loaded_from_south_to_north_and_then_from_west_to_east():
@@ -502,6 +506,24 @@ def test_the_excess_is_the_likeliest(flaw, slope):
     for mine, likeliest, share in zip((excess.flaw, excess.slope), parameters, (flaw / 3, slope / 2e-4), strict=True):
         if share == 1:  # where there is enough of it to be known
             assert mine == pytest.approx(likeliest, rel=0.01)
+
+
+@pytest.mark.parametrize("patch", [10**1.5, 10**2.5])
+def test_the_likelihood_of_a_size_of_flaws_is_that_which_is_written_down(patch):
+    overlaps = disagreement()
+    found, freedom, noise, n_cells = sums_as_written(overlaps)
+    used = freedom > 0
+    terms = found[used], freedom[used], noise[used], n_cells[used], overlaps.spread[used]
+    shape = scatter._flaws(n_cells[used], freedom[used], Excess(patch, 1.0))
+    flaw, slope, likelihood = scatter._fit(*terms[:3], shape, 2 * terms[4])
+    excess = Excess(patch, flaw, slope)
+    assert (terms[0] > 3 * expected_sums(excess, *terms[1:])).any()
+    assert likelihood == pytest.approx(-loss(excess, *terms), rel=1e-9)
+
+
+def test_flaws_larger_than_the_parts_cannot_be_told_from_smaller_ones():
+    overlaps = disagreement(patch=10**4.5, flaw=500.0)
+    assert 10**1.5 < scatter.fit_excess(overlaps).patch <= overlaps.part_cells.max()
 
 
 def test_pairs_that_contradict_themselves_say_nothing_about_the_others():

@@ -267,6 +267,56 @@ class TestPixels:
         after = read_pixels(scan(prepare(before, tmp_path))[1])
         assert_rounding_only(after, before.detectors[0].pixels().astype(np.float64) * SCALE - BACK)
 
+    def test_scales_and_zeros_in_float32_are_not_edited(self, tmp_path):
+        """The standard allows such columns, too; rounded to float32 a zero point would shift all pixels of a row."""
+        source = exposure_of(compressed(sky()), tmp_path).detectors[0].hdu
+        header, raw = source.header.copy(), source.read()
+        rows = header["NAXIS2"]
+        columns = bintable.table_columns(header)
+        parts = [np.asarray(bintable.table_values(header, raw, columns[name])) for name in ("ZSCALE", "ZZERO")]
+        narrow = np.zeros(rows, [("tile", ">i4", 2), ("scale", ">f4"), ("zero", ">f4")])
+        narrow["tile"] = bintable.table_values(header, raw, columns["COMPRESSED_DATA"])
+        narrow["scale"], narrow["zero"] = parts
+        heap = raw[header["NAXIS1"] * rows :]
+        order = list(columns)
+        header["NAXIS1"], header["TFIELDS"] = 16, 3
+        for i, (name, form) in enumerate(
+            (("COMPRESSED_DATA", header[f"TFORM{order.index('COMPRESSED_DATA') + 1}"]), ("ZSCALE", "1E"), ("ZZERO", "1E")), 1
+        ):
+            header[f"TTYPE{i}"], header[f"TFORM{i}"] = name, form
+        data = narrow.tobytes() + heap
+        path = tmp_path / "narrow.fits.fz"
+        path.write_bytes((fits.PrimaryHDU().header.tostring() + header.tostring()).encode() + data + bytes(-len(data) % 2880))
+        before = Exposure.open(path)
+        after = scan(prepare(before, tmp_path))[1]
+        assert after.header["ZCMPTYPE"] == "GZIP_2"
+        truth = (before.detectors[0].pixels().astype(np.float64) * SCALE - BACK).astype(np.float32)
+        np.testing.assert_array_equal(read_pixels(after), truth)
+
+    @pytest.mark.parametrize(("name", "value"), [("ZSCALE", 0.0), ("ZSCALE", np.nan), ("ZZERO", np.inf)])
+    def test_a_row_whose_scale_or_zero_says_nothing_is_not_edited(self, tmp_path, name, value):
+        exposure = exposure_of(compressed(sky()), tmp_path)
+        hdu = exposure.detectors[0].hdu
+        data = hdu.read()
+        bintable.table_values(hdu.header, data, bintable.table_columns(hdu.header)[name])[5] = value
+        raw = exposure.path.read_bytes()
+        exposure.path.write_bytes(raw[: hdu.data_start] + data + raw[hdu.data_start + len(data) :])
+        before = Exposure.open(exposure.path)
+        after = scan(prepare(before, tmp_path))[1]
+        assert after.header["ZCMPTYPE"] == "GZIP_2"
+        truth = (before.detectors[0].pixels().astype(np.float64) * SCALE - BACK).astype(np.float32)
+        np.testing.assert_array_equal(read_pixels(after), truth)
+
+    def test_pixels_in_float64_are_rounded_once(self, tmp_path):
+        truth = sky().astype(np.float64) * (1 + 1e-9)
+        path = prepare(exposure_of(compressed(truth, "GZIP_2", level=0), tmp_path), tmp_path)
+        np.testing.assert_array_equal(read_pixels(scan(path)[1]), (truth * SCALE - BACK).astype(np.float32))
+
+    def test_flat_images_get_much_smaller(self, tmp_path):
+        exposure = exposure_of(compressed(np.full((200, 300), 17.25, np.float32), "GZIP_2", level=0), tmp_path)
+        sizes = [prepare(exposure, tmp_path, plain).stat().st_size for plain in (False, True)]
+        assert sizes[0] < 0.2 * sizes[1]
+
     def test_factor_1_and_no_background_change_no_pixel(self, tmp_path):
         for form in (QUANTISED["RICE_1, dither 1"], OTHERWISE["GZIP_2, lossless"], PLAIN["float32"]):
             exposure = exposure_of(form(), tmp_path)
@@ -426,6 +476,10 @@ class TestHeader:
         raw = bytes(written)
         assert len(raw) == 2880
         assert raw[400:].decode() == "END".ljust(2480)
+
+    def test_the_first_cards_of_a_primary_without_pixels_stay_as_they_are(self, tmp_path):
+        exposure = exposure_of(compressed(sky()), tmp_path)
+        assert cards(prepare(exposure, tmp_path), 0)[:4] == cards(exposure.path, 0)[:4]
 
     def test_pixels_in_the_primary_are_left_out(self, tmp_path):
         path = tmp_path / "image.fits"
