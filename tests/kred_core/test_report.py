@@ -213,6 +213,16 @@ class TestThePage:
         assert "unsafe-inline" not in policy.partition("script-src")[2]
 
 
+class TestKernels:
+    """What is compiled, on a few pixels."""
+
+    def test_a_block_is_the_mean_of_its_pixels_with_data(self):
+        image = np.array([[1, 3, np.nan, np.inf, 7], [5, 7, 4, np.nan, 9], [2, 4, np.nan, np.nan, 8]], np.float32)
+        means, weights = pictures._block_means(image, 2)
+        assert means.tolist() == [[4, 4, 8], [3, 0, 8]]
+        assert weights.tolist() == [[1, 0.25, 0.5], [0.5, 0, 0.25]]  # blocks at the far edges are cut
+
+
 class TestPlaces:
     def test_tiles_stand_as_on_the_sky(self):
         """T07 is north of T06 and T10 east of it, which is left."""
