@@ -251,6 +251,13 @@ class TestDamage:
         with pytest.raises(ExposureError, match="row 1 is damaged"):
             rice.decode(header, bytes(raw))
 
+    def test_a_row_of_a_code_that_does_not_exist_is_named(self, tmp_path):
+        hdu = stored(tmp_path, sky((8, 400)))
+        raw = bytearray(data_unit(hdu))
+        raw[hdu.header["NAXIS1"] * hdu.header["NAXIS2"] + 4] = 0xFF  # its first five bits: how the first block is coded
+        with pytest.raises(ExposureError, match="row 1 is damaged"):
+            rice.decode(hdu.header, bytes(raw))
+
     def test_a_row_without_data_is_named(self, tmp_path):
         hdu = stored(tmp_path, sky((8, 400)))
         with pytest.raises(ExposureError, match=r"row 6 (has no data|is damaged)"):

@@ -26,8 +26,9 @@ from kred_core.simulate import FAULTS, SimulationConfig, diffuse_brightness, sim
 from kred_core.simulate.__main__ import main
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
 from kred_core.simulate.exposures import offset_and_step, plan
+from kred_core.simulate.graph import _shared_parts
 from kred_core.simulate.pixels import _add_level, _add_noise, _add_stars, _add_tracks, _saturate, _spread
-from kred_core.simulate.sky import Sky
+from kred_core.simulate.sky import Sky, _add_waves
 from kred_core.survey import field_centre, tiles
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real_decam"
@@ -492,6 +493,32 @@ class TestKernels:
         ]
         assert out == pytest.approx(np.array(expected), rel=1e-6)
 
+    def test_waves_are_cosines(self):
+        rng = np.random.default_rng(2)
+        vectors, waves, phases, out = rng.random((3, 50)), rng.normal(0, 20, (4, 3)), rng.random(4), np.ones(50)
+        _add_waves(vectors, waves, phases, out)
+        assert out == pytest.approx(1 + np.cos(2 * np.pi * (waves @ vectors + phases[:, None])).sum(axis=0), abs=1e-8)
+
+    def test_detectors_share_what_lies_on_both_in_quarters(self):
+        middle = np.array([[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [9, 0, 0]])
+        along_u, along_v = np.tile([1.0, 0, 0], (4, 1)), np.tile([0.0, 1, 0], (4, 1))
+        fraction, places = _shared_parts(middle, along_u, along_v, np.array([0, 0, 0]), np.array([1, 2, 3]))
+        assert fraction == pytest.approx(np.array([[0.25] * 4, [0.125] * 4, [0] * 4]))  # the same place, half a detector on, apart
+        assert places[0, 3] == pytest.approx(np.array([[0.5, 0.5, 1], [0.5, 0.5, 1]]))
+        assert places[1, 3] == pytest.approx(np.array([[0.75, 0.5, 1], [-0.25, 0.5, -1]]))
+
+    def test_of_turned_detectors_some_quarters_are_not_shared(self):
+        half = np.sqrt(0.5)
+        middle, along_u, along_v = (
+            np.array([[0.0, 0, 0], [1.9, 1.9, 0]]),
+            np.array([[1.0, 0, 0], [half, half, 0]]),
+            np.zeros((2, 3)),
+        )
+        along_v[:] = [[0, 1, 0], [-half, half, 0]]
+        fraction, places = _shared_parts(middle, along_u, along_v, np.array([0]), np.array([1]))
+        assert (fraction[0] == 0).any()
+        assert not places[0][fraction[0] == 0].any()
+
     def test_a_level_is_a_plane_with_a_step_at_the_split(self):
         out = np.zeros((3, 4), np.float32)
         _add_level(10.0, 1.0, 5.0, 2, 100.0, out)
@@ -500,7 +527,7 @@ class TestKernels:
     def test_a_star_has_its_flux_and_one_far_away_has_no_pixel(self):
         out = np.zeros((41, 51), np.float32)
         outside = [(-30.0, 20.0), (90.0, 20.0), (25.0, -30.0), (25.0, 90.0)]
-        x, y = np.array([(25.3, 19.8), *outside]).T
+        x, y = (np.array(v) for v in zip((25.3, 19.8), *outside, strict=True))
         _add_stars(x, y, np.full(5, 1000.0), 2.0, 0.01, 12.0, out)
         assert out.sum(dtype=float) == pytest.approx(1000, rel=1e-5)
         assert np.unravel_index(out.argmax(), out.shape) == (20, 25)

@@ -23,7 +23,7 @@ from kred_core.simulate.exposures import plan
 from kred_core.simulate.pixels import render
 from kred_core.simulate.sky import Sky
 from kred_core.stamp import Stamp, StampGrid, make_stamp, stamp_grid
-from kred_core.stamp.average import STEP
+from kred_core.stamp.average import STEP, _accumulate
 
 LMC = StampGrid(81.0, -68.8, 2.0)
 
@@ -170,6 +170,19 @@ def noiseless():
 @pytest.fixture(scope="module")
 def noisy():
     return simulated(noise=True)
+
+
+class TestKernels:
+    """What is compiled, on a few pixels."""
+
+    def test_pixels_whose_place_is_not_known_go_nowhere(self):
+        pixels, none = np.full((1, 2 * STEP), 3, np.float32), np.zeros((0, 0), bool)
+        u, v = np.array([[0.0, 2.0, np.nan]] * 2), np.zeros((2, 3))
+        sums, squares, counts = np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 2), np.int32)
+        _accumulate(pixels, none, np.float32(np.inf), u, v, np.ones((2, 3)), 2.0, 1.0, sums, squares, counts)
+        assert counts.tolist() == [[STEP // 2, STEP // 2]]
+        assert sums.tolist() == [[4 * STEP // 2, 4 * STEP // 2]]
+        assert squares.tolist() == [[16 * STEP // 2, 16 * STEP // 2]]
 
 
 class TestTruth:
