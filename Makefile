@@ -2,7 +2,7 @@
 # make serve  kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
 # make test   all tests
 # make faults all faults that the tests make happen, and a table of them (15 minutes)
-# make coverage which lines and branches of kred_core the tests run (25 minutes)
+# make coverage which lines and branches of kred_core the tests run (15 minutes)
 # make lock   renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
 # make clean  remove the virtual environment and the demo
 #

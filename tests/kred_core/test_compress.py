@@ -70,3 +70,8 @@ def test_a_row_longer_than_the_list_of_noise_is_read_within_half_a_step(tmp_path
     path.write_bytes(primary + b"".join(compressed_image({"EXTNAME": ("N4", "")}, image, 10_000)))
     assert scan(path)[1].compressed
     assert np.abs(read_pixels(scan(path)[1]) - image).max() < 0.55  # half of the step, a quarter of the noise, that was measured
+
+
+def test_dithering_goes_on_where_its_list_of_noise_ends(tmp_path):
+    image = np.random.default_rng(4).normal(0, 1, (1, 10_400)).astype(np.float32)
+    assert np.abs(read_pixels(scan(stored(tmp_path, image, 0.1, 10_000))[1]) - image).max() < 0.0501

@@ -185,6 +185,16 @@ class TestKernels:
         assert squares.tolist() == [[16 * STEP // 2, 16 * STEP // 2]]
 
 
+class TestPixelsThatCannotBeUsed:
+    def test_a_mask_of_another_size_is_refused(self):
+        with pytest.raises(ValueError, match=r"c4d_1 S29: a mask of \(2, 3\) pixels does not fit an image of \(64, 64\)"):
+            make_stamp(np.ones((64, 64), np.float32), np.zeros((2, 3), bool), detector().wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+
+    def test_values_beyond_what_a_file_holds_are_no_counts(self):
+        with pytest.raises(ExposureError, match="its pixels are no counts that a detector can have"):
+            make_stamp(np.full((64, 64), 3e38, np.float32), None, detector().wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+
+
 class TestTruth:
     """Proof 8: what is averaged is the sky, on a full-size detector at the edge of the field, to 0.005 ADU."""
 
