@@ -274,13 +274,7 @@ def test_a_plan_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the
     found = [check.ExposureReport("a", "a.fits.fz"), check.ExposureReport("b", "b.fits.fz", refused=("is empty", "is old"))]
     lines = foresight.describe(config, found, planned).splitlines()
     assert lines[0] == "LMC_c42: what would be done with these options (nothing has been done)"
-    assert lines[3].split() == ["check", "3", "exposure", "0", "-", "-"] or lines[3].split()[:5] == [
-        "check",
-        "3",
-        "exposure",
-        "0",
-        "-",
-    ]
+    assert lines[3].split() == ["check", "3", "exposure", "0", "-", "-"]
     assert lines[4].split()[:6] == ["summarize", "3", "exposure", "3", "90", "s"]
     assert lines[5].split()[:6] == ["coadd", "2", "mosaic", "1", "4.0", "h"]
     assert lines[7].startswith("about 2.0 h with 2 tasks at once, 3.0 MB of disk (")
