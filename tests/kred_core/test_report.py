@@ -30,7 +30,7 @@ from kred_core.outcome import Outcome, StageOutcome
 from kred_core.products import FieldPaths, write_record, write_text
 from kred_core.quality import ReducedImage
 from kred_core.quicklook.mosaic import QuickLook
-from kred_core.report import inputs, pictures, write_field_page, write_fields_page
+from kred_core.report import contents, inputs, pictures, write_field_page, write_fields_page
 from kred_core.report.__main__ import main
 from kred_core.report.image import tile_places
 from kred_core.report.markup import Markup, element
@@ -514,3 +514,8 @@ def test_the_options_are_those_of_the_saved_file_not_of_the_data_root(copy):
     assert 'coadd.combine = "weighted"' in text
     assert "coadd.mask_codes = [1]" in text
     assert 'tiling.leave_out = ["S7"]' in text
+
+
+def test_options_are_shown_as_they_stand_in_a_file():
+    assert contents._as_toml(True) == "true"
+    assert contents._as_toml([1.5, "a b", False]) == '[1.5, "a b", false]'
