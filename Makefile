@@ -2,6 +2,7 @@
 # make serve  kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
 # make test   all tests
 # make faults all faults that the tests make happen, and a table of them (15 minutes)
+# make coverage which lines and branches of kred_core the tests run (15 minutes)
 # make lock   renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
 # make clean  remove the virtual environment and the demo
 #
@@ -16,7 +17,7 @@ PORT ?=
 OPTIONS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo serve test faults lock clean
+.PHONY: demo serve test faults coverage lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/pip:
@@ -58,6 +59,24 @@ test: $(VENV)/.installed-test
 
 faults: $(VENV)/.installed-test
 	$(BIN)/python tests/faults/table.py
+
+# What is compiled cannot be followed: tests that few pixels are enough for run once more without the compiler. They are chosen
+# by name, as of -k of pytest; those at the end need the compiler, or much time without it.
+KERNELS = kernels or test_rice or test_compress or test_gzipped or test_combine or test_resample or \
+	(test_mode and (written_down or sums_are)) or (test_simulate and quantised) or (test_stamp and (no_good_pixel or are_nan)) or \
+	(test_background_parts and (products or inverted or levels_are or parts_of_the_inverse or conjugate or errors_are_those_that)) or \
+	(test_quicklook and (planes or few_pixels or no_size)) or \
+	(test_quality and (few_values or bright_level or block_medians or without_neighbours))
+COMPILED = threads or padded or dither_sequence or any_damage or any_image or cut_anywhere
+
+coverage: $(VENV)/.installed-test
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest tests/kred_core tests/tasks tests/faults
+	NUMBA_DISABLE_JIT=1 $(BIN)/coverage run -m pytest tests/kred_core -k "($(KERNELS)) and not ($(COMPILED))"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+	@$(BIN)/coverage json --quiet -o - | $(BIN)/python -c 'import json, sys; t = json.load(sys.stdin)["totals"]; \
+		print("branches: {covered_branches} of {num_branches}, {percent_branches_covered:.1f} %".format(**t))'
 
 lock:
 	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet --disable-pip-version-check uv

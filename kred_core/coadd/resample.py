@@ -220,8 +220,9 @@ def _resample(image, near, bad, masked, u, v, step, table, out):
                             out[y, x] = np.nan
                         else:
                             if column > nx - LANES:
-                                column -= 2
-                                ix -= 2
+                                before = min(np.int64(2), column)  # a detector of eight columns may have but one
+                                column -= before
+                                ix -= before
                             out[y, x] = _weighted_sum(pixels, row * nx + column, nx, weights, ix, iy)
                             n_good += 1
                     else:

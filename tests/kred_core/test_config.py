@@ -2,6 +2,7 @@
 
 import math
 import typing
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -171,3 +172,17 @@ def test_two_configurations_with_the_same_options_are_equal_and_share_no_list():
     assert first == second
     assert first.coadd.mask_codes == [1, 2, 5]
     assert CoaddConfig().mask_codes is not CoaddConfig().mask_codes
+
+
+def test_other_processes_get_absolute_paths_and_nothing_else_changes(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    given = FieldConfig(
+        field="LMC_c42", root="data", run={"outside": ["~/disk"]}, survey={"tile_table": "t.ecsv"}, match={"fixed": "/f"}
+    )
+    found = given.with_absolute_paths()
+    assert found.root == tmp_path / "data"
+    assert found.run.outside == [str(Path.home() / "disk")]
+    assert found.survey.tile_table == str(tmp_path / "t.ecsv")
+    assert (found.match.fixed, found.check.zero_points) == ("/f", given.check.zero_points)
+    assert found.with_absolute_paths() == found
+    assert (found.coadd, found.tiling, found.field) == (given.coadd, given.tiling, given.field)

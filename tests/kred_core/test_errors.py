@@ -25,3 +25,7 @@ def test_errors_of_the_file_system_say_which_file_and_what_to_do():
 
 def test_anything_else_is_called_unexpected():
     assert explain(ZeroDivisionError("division by zero")) == "unexpected ZeroDivisionError: division by zero"
+
+
+def test_memory_that_is_lacking_is_said_with_what_to_do():
+    assert explain(MemoryError()).startswith("there is not enough memory; use fewer --workers")

@@ -11,6 +11,7 @@ from mefs import SHAPE, detector_hdu, sky_pixels, write_mef
 from kred_core.errors import ExposureError
 from kred_core.exposure import Exposure, read_pixels
 from kred_core.hdu import BLOCK, RECORD, number, scan, text
+from kred_core.storage import require_sound
 
 
 def as_astropy_reads(path, name):
@@ -388,3 +389,19 @@ def test_every_real_cut_out_opens_and_is_read_as_astropy_reads_it(real_decam):
             assert np.isfinite(pixels).all()
             codes = detector.mask_codes()
             assert codes is None or (codes.shape == detector.shape and codes.max() <= 7)
+
+
+@pytest.mark.parametrize(
+    ("storage", "key", "value", "words"),
+    [
+        (None, "GCOUNT", 2, "GCOUNT is 2, expected 1"),
+        (None, "PCOUNT", 8, "PCOUNT is 8, expected 0"),
+        ("RICE_1", "TFORM1", "1J", "its column COMPRESSED_DATA is no list of bytes"),
+    ],
+)
+def test_keywords_of_the_storage_that_say_something_else_are_damage(mef, storage, key, value, words):
+    hdu = scan(mef("x.fits.fz", [detector_hdu("N1", storage=storage)]))[1]
+    require_sound(hdu)
+    hdu.header[key] = value
+    with pytest.raises(ExposureError, match=words):
+        require_sound(hdu)

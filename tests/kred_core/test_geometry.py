@@ -471,3 +471,14 @@ def test_mean_position_knows_no_jump_of_ra():
     ra, dec = geometry.position(geometry.unit_vectors([359.999, 0.0, 12.0], [89.0, 0.0, -90.0]))
     assert ra[:2] == pytest.approx([359.999, 0.0])
     assert dec == pytest.approx([89.0, 0.0, -90.0])
+
+
+def test_an_image_that_reaches_beyond_the_sky_is_explained():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cdelt = ["RA---SIN", "DEC--SIN"], [80, -68], [-1, 1]  # of half of the sky
+    wcs.wcs.crpix = [100, 100]
+    with pytest.raises(ExposureError, match="it gives no position for a part of the image's outline"):
+        geometry.SkyPolygon.of_detector(wcs, (200, 200))
+    assert geometry.centre(wcs, (199, 199)) == pytest.approx((80, -68))
+    with pytest.raises(ExposureError, match="it gives no position for the central pixel"):
+        geometry.centre(wcs, (900, 900))

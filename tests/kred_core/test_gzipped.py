@@ -41,6 +41,13 @@ def test_other_forms_are_left_to_astropy(tmp_path, data, options):
     assert np.array_equal(read_pixels(hdu, np.float32), data)
 
 
+def test_an_image_without_a_size_is_left_to_astropy(tmp_path):
+    header = stored(tmp_path / "m.fits.fz", np.zeros((20, 20), np.int16), compression_type="GZIP_1").header
+    assert gzipped.can_decode(header)
+    header["ZNAXIS1"] = 0
+    assert not gzipped.can_decode(header)
+
+
 def test_damage_names_the_row(tmp_path):
     path = tmp_path / "m.fits.fz"
     hdu = stored(path, RANDOM.integers(0, 100, (30, 70)).astype(np.int16), compression_type="GZIP_1")

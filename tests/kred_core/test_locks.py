@@ -111,3 +111,12 @@ def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", no_locks)
     with held([tmp_path / "lock"], "mine", pytest.fail):
         pass
+
+
+def test_any_other_error_of_a_lock_is_told(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"), held([tmp_path / "lock"], "mine", pytest.fail):
+        pass

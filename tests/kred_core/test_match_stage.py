@@ -524,3 +524,30 @@ class TestRepetition:
         right = {(row["Root"], row["EXTNAME"]): row["b"] for row in backgrounds(small.config)}
         assert found.keys() == right.keys()
         assert max(abs(found[key] - right[key]) for key in right) / BINNING**2 < 1e-3
+
+
+class TestWhatIsNotThere:
+    def test_skies_and_images_that_were_not_measured_are_named(self, tmp_path):
+        config = FieldConfig(field=FIELD, root=tmp_path)
+        with pytest.raises(InputError, match=r"the overlaps of N662 have not been measured; run the stage 'match' again"):
+            stages.matching.read_skies(FieldPaths.of(config), "N662")
+        with pytest.raises(InputError, match="field LMC_c42: none of its images could be matched"):
+            stages.tabulate_matching(config, [])
+
+    def test_stamps_of_two_grids_or_none_are_refused(self, monkeypatch):
+        with pytest.raises(InputError, match="there is no stamp of any detector"):
+            stages.matching._one_grid([])
+        grids = {Path("a"): stamp.StampGrid(80.0, -68.0, 2.0), Path("b"): stamp.StampGrid(80.0, -68.0, 4.0)}
+        monkeypatch.setattr(stamp, "grid_of", grids.__getitem__)
+        assert stages.matching._one_grid([Path("b")]) == grids[Path("b")]
+        with pytest.raises(InputError, match=r"^b is on the grid .*need the same options"):
+            stages.matching._one_grid(grids)
+
+    def test_removed_stamps_are_counted(self, tmp_path):
+        config = FieldConfig(field=FIELD, root=tmp_path)
+        directory = FieldPaths.of(config).stamps
+        directory.mkdir(parents=True)
+        for name in ("a.stamps.fits", "b.stamps.fits", "other.fits"):
+            (directory / name).touch()
+        assert stages.remove_stamps(config) == 2
+        assert [p.name for p in directory.iterdir()] == ["other.fits"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -242,3 +244,9 @@ def test_the_line_for_a_person_says_how_much_better_it_got():
     line = matching.explain(row)
     assert line.startswith("N662: 4 detectors, 3 overlaps; differences ")
     assert "seams of 3.8 taken away" in line
+
+
+def test_a_detector_is_remarked_if_most_of_its_overlaps_are_rejected():
+    solution = SimpleNamespace(n_pairs=np.full(3, 4), n_rejected=np.array([2, 3, 4]))
+    remarks = matching._remarks(skies(3), np.full(3, np.nan), pairs_of([0], [1], 0.0), solution)
+    assert remarks == ["", "contradicts 3 of its 4 overlaps", "all its overlaps contradict the rest"]

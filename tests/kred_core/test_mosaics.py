@@ -229,3 +229,60 @@ class TestBoth:
         nearest = np.abs((matched - original)[coverage == 1][:, None] - expected)
         assert nearest.min(axis=1).max() < 0.01  # of values up to 60000, in 32 bits
         assert set(nearest.argmin(axis=1)) == set(range(6))
+
+
+# --- before and after a run
+
+
+def test_a_data_root_that_is_not_there_ends_a_run_before_it_begins(tmp_path):
+    with pytest.raises(InputError, match="absent is no directory; give the one that holds DECam_MEF with --root"):
+        stages.preflight(FieldConfig(field="LMC_c42", root=tmp_path / "absent"))
+
+
+def test_products_go_outside_the_data_root_only_where_that_was_said(simulated, tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (root / "DECam_MEF").symlink_to(simulated[0] / "DECam_MEF")
+    (root / "DECam_SWARP").symlink_to(elsewhere)
+    outside = [str(simulated[0]), str(tmp_path)]
+    stages.preflight(FieldConfig(field="LMC_c42", root=root, run={"outside": outside}))
+    with pytest.raises(InputError, match=f"DECam_SWARP is a link to {elsewhere}, outside the data root.*--outside {elsewhere}"):
+        stages.preflight(FieldConfig(field="LMC_c42", root=root, run={"outside": outside[:1]}))
+
+
+def test_what_lies_beside_the_exposures_is_named_but_not_all_of_it(tmp_path):
+    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"only": ["check"]})
+    directory = FieldPaths.of(config).mef
+    directory.mkdir(parents=True)
+    for i in range(7):
+        (directory / f"notes{i}.txt").touch()
+    (note,) = stages.leftovers(config)
+    assert note.startswith(f"not looked at in {directory}: notes0.txt, notes1.txt, notes2.txt, notes3.txt, notes4.txt and 2 more;")
+
+
+# --- what a run would take
+
+
+def test_a_plan_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the_way(tmp_path):
+    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 2})
+    planned = [
+        foresight.PlannedStage("check", "exposure", 3, 0, 5e9, 100.0),
+        foresight.PlannedStage("summarize", "exposure", 3, 3, 2e6, 90.0),
+        foresight.PlannedStage("coadd", "mosaic", 2, 1, 1e6, 4 * 3600.0),
+    ]
+    found = [check.ExposureReport("a", "a.fits.fz"), check.ExposureReport("b", "b.fits.fz", refused=("is empty", "is old"))]
+    lines = foresight.describe(config, found, planned).splitlines()
+    assert lines[0] == "LMC_c42: what would be done with these options (nothing has been done)"
+    assert lines[3].split() == ["check", "3", "exposure", "0", "-", "-"]
+    assert lines[4].split()[:6] == ["summarize", "3", "exposure", "3", "90", "s"]
+    assert lines[5].split()[:6] == ["coadd", "2", "mosaic", "1", "4.0", "h"]
+    assert lines[7].startswith("about 2.0 h with 2 tasks at once, 3.0 MB of disk (")
+    assert lines[8:] == ["refused b: is empty; is old"]
+
+
+def test_a_plan_that_needs_more_disk_than_there_is_warns(tmp_path):
+    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 1})
+    text = foresight.describe(config, [], [foresight.PlannedStage("coadd", "mosaic", 2, 1, 1e18, 300.0)])
+    assert "about 5.0 min with 1 tasks at once" in text
+    assert "\nWARNING: " in text

@@ -95,3 +95,8 @@ def test_the_disk_holds_files_and_not_links(tmp_path):
 )  # fmt: skip
 def test_sizes_as_a_person_reads_them(size, shown):
     assert human_size(size) == shown
+
+
+def test_a_run_that_used_no_disk_says_nothing_of_it():
+    assert Outcome("LMC_c42", [StageOutcome("check", done=3)], []).lines()[-1].startswith("LMC_c42")
+    assert not any(line.startswith("disk") for line in Outcome("LMC_c42", [], []).lines())

@@ -30,7 +30,7 @@ from kred_core.outcome import Outcome, StageOutcome
 from kred_core.products import FieldPaths, write_record, write_text
 from kred_core.quality import ReducedImage
 from kred_core.quicklook.mosaic import QuickLook
-from kred_core.report import inputs, pictures, write_field_page, write_fields_page
+from kred_core.report import contents, inputs, pictures, write_field_page, write_fields_page
 from kred_core.report.__main__ import main
 from kred_core.report.image import tile_places
 from kred_core.report.markup import Markup, element
@@ -211,6 +211,16 @@ class TestThePage:
         policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
         assert policy.startswith("default-src 'none'; img-src data:;")
         assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+class TestKernels:
+    """What is compiled, on a few pixels."""
+
+    def test_a_block_is_the_mean_of_its_pixels_with_data(self):
+        image = np.array([[1, 3, np.nan, np.inf, 7], [5, 7, 4, np.nan, 9], [2, 4, np.nan, np.nan, 8]], np.float32)
+        means, weights = pictures._block_means(image, 2)
+        assert means.tolist() == [[4, 4, 8], [3, 0, 8]]
+        assert weights.tolist() == [[1, 0.25, 0.5], [0.5, 0, 0.25]]  # blocks at the far edges are cut
 
 
 class TestPlaces:
@@ -504,3 +514,8 @@ def test_the_options_are_those_of_the_saved_file_not_of_the_data_root(copy):
     assert 'coadd.combine = "weighted"' in text
     assert "coadd.mask_codes = [1]" in text
     assert 'tiling.leave_out = ["S7"]' in text
+
+
+def test_options_are_shown_as_they_stand_in_a_file():
+    assert contents._as_toml(True) == "true"
+    assert contents._as_toml([1.5, "a b", False]) == '[1.5, "a b", false]'

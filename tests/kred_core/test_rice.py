@@ -195,6 +195,8 @@ class TestLeavesToAstropy:
         "card",
         [
             ("ZBITPIX", -64),
+            ("ZNAXIS1", 0),
+            ("TTYPE3", "OTHER"),
             ("ZTILE2", 4),
             ("ZTILE1", 20),
             ("ZVAL1", 16),
@@ -218,6 +220,12 @@ class TestLeavesToAstropy:
         assert rice.can_decode(header)
         header[card[0]] = card[1]
         assert not rice.can_decode(header)
+
+    def test_a_setting_that_is_not_among_the_first_99_is_the_usual_one(self, tmp_path):
+        header = stored(tmp_path, sky((8, 40))).header
+        for i in range(1, 101):
+            header[f"ZNAME{i}"], header[f"ZVAL{i}"] = "OTHER", 7
+        assert rice.can_decode(header)
 
     def test_plain_image(self):
         assert not rice.can_decode(fits.ImageHDU(sky((8, 8))).header)
@@ -251,10 +259,20 @@ class TestDamage:
         with pytest.raises(ExposureError, match="row 1 is damaged"):
             rice.decode(header, bytes(raw))
 
+    def test_a_row_of_a_code_that_does_not_exist_is_named(self, tmp_path):
+        hdu = stored(tmp_path, sky((8, 400)))
+        raw = bytearray(data_unit(hdu))
+        raw[hdu.header["NAXIS1"] * hdu.header["NAXIS2"] + 4] = 0xFF  # its first five bits: how the first block is coded
+        with pytest.raises(ExposureError, match="row 1 is damaged"):
+            rice.decode(hdu.header, bytes(raw))
+
     def test_a_row_without_data_is_named(self, tmp_path):
         hdu = stored(tmp_path, sky((8, 400)))
         with pytest.raises(ExposureError, match=r"row 6 (has no data|is damaged)"):
             rice.decode(hdu.header, self.with_descriptor(hdu, 5, length=0))
+        alone = rewritten(hdu, tmp_path / "alone.fits.fz", {"ZSCALE": 3.5, "ZZERO": 500.0})  # no column has such rows
+        with pytest.raises(ExposureError, match="row 6 has no data"):
+            rice.decode(alone.header, self.with_descriptor(alone, 5, length=0))
 
     def test_a_damaged_gzip_row_is_named(self, tmp_path):
         pixels = sky((8, 400))

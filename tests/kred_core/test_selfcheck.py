@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kred_core import selfcheck
+from kred_core.errors import KredError
+from kred_core.quality import seams
 from kred_core.selfcheck import PROBLEM, WARNING, check_installation
 
 ROOT = Path(__file__).parents[2]
@@ -128,6 +131,78 @@ def test_a_reduction_that_gives_another_sky_is_a_problem(tmp_path, monkeypatch, 
     finding = list(check_installation(tmp_path))[-1]
     assert finding.level == PROBLEM
     assert words in finding.text
+
+
+def test_a_kred_that_was_not_installed_needs_what_its_project_says(monkeypatch, tmp_path):
+    def absent(name):
+        raise selfcheck.importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(selfcheck.importlib.metadata, "requires", absent)
+    wanted, source = selfcheck._requirements()
+    assert source == "pyproject.toml"
+    assert any(need.startswith("numba>=") for need in wanted)
+    monkeypatch.setattr(selfcheck, "__file__", str(tmp_path / "kred_core" / "selfcheck.py"))
+    (finding,) = selfcheck._packages()
+    assert finding.level == WARNING
+    assert "is not installed, so it is not known which versions it needs" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (KredError("no tile"), "no tile"),
+        (ImportError("No module named 'x'"), "No module named 'x'; install kred with its dependencies"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_a_problem(error, words):
+    def check():
+        raise error
+        yield
+
+    (finding,) = selfcheck._explained(check)
+    assert finding.level == PROBLEM
+    assert finding.text.startswith(words)
+
+
+def test_little_memory_is_a_remark(monkeypatch):
+    monkeypatch.setattr(selfcheck, "COMFORTABLE_MEMORY", 1e18)  # more than any machine has
+    (finding,) = selfcheck._machine()
+    assert finding.level == WARNING
+    assert "use --workers 1" in finding.text
+
+
+def test_a_compiler_that_computes_wrongly_is_a_problem(monkeypatch):
+    monkeypatch.setattr(seams, "block_medians", lambda image, side: np.array([[30.0]]))
+    (finding,) = selfcheck._compiler()
+    assert finding.level == PROBLEM
+    assert "the median of 0..63 is 31.5, not 30.0" in finding.text
+
+
+def test_a_compiler_that_fails_otherwise_is_not_explained_away(monkeypatch):
+    def fail():
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setitem(sys.modules, "kred_core.quality", type("Broken", (), {"__getattr__": lambda *_: fail()})())
+    with pytest.raises(RuntimeError, match="no compiler"):
+        list(selfcheck._compiler())
+
+
+def test_a_slow_reduction_is_a_remark(tmp_path, monkeypatch):
+    monkeypatch.setattr(selfcheck, "_reduce", lambda root: 0.01)
+    monkeypatch.setattr(selfcheck, "SLOW_REDUCTION", -1)
+    (finding,) = selfcheck._reduction(tmp_path)
+    assert finding.level == WARNING
+    assert "10 s are usual" in finding.text
+
+
+def test_it_can_be_stopped(tmp_path, monkeypatch, capsys):
+    def stop(root):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(selfcheck, "check_installation", stop)
+    assert selfcheck.main(["--root", str(tmp_path)]) == 130
+    assert capsys.readouterr().out.endswith("stopped\n")
 
 
 def test_help_says_what_it_is_for():

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import ConfigError
 from kred_core.settings import appearance, field_config, survey_configs, to_toml
+from kred_core.settings.sources import answer
 
 
 @pytest.fixture(autouse=True)
@@ -401,3 +402,14 @@ def test_a_resolved_configuration_does_not_depend_on_where_the_data_are(tmp_path
         "coadd",
         "evaluate",
     ]
+
+
+def test_a_mistake_in_the_file_ends_a_program_with_a_message_and_status_2(capsys, toml):
+    assert answer(field_config, ["LMC_c42"]) == field_config(["LMC_c42"])
+    toml("[coadd]\nturbo = true\n")
+    with pytest.raises(SystemExit) as ended:
+        answer(field_config, ["LMC_c42"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "turbo" in said

@@ -26,7 +26,9 @@ from kred_core.simulate import FAULTS, SimulationConfig, diffuse_brightness, sim
 from kred_core.simulate.__main__ import main
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
 from kred_core.simulate.exposures import offset_and_step, plan
-from kred_core.simulate.sky import Sky
+from kred_core.simulate.graph import _shared_parts
+from kred_core.simulate.pixels import _add_level, _add_noise, _add_stars, _add_tracks, _saturate, _spread
+from kred_core.simulate.sky import Sky, _add_waves
 from kred_core.survey import field_centre, tiles
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real_decam"
@@ -475,6 +477,95 @@ def test_images_that_cannot_be_quantised_are_stored_nevertheless(pixels):
 
 
 # --- plan
+
+
+class TestKernels:
+    """What is compiled, on a few pixels."""
+
+    def test_a_spline_is_spread_over_the_pixels(self):
+        rng = np.random.default_rng(1)
+        nodes, weights_y, weights_x = rng.random((6, 7)), rng.random((3, 4)), rng.random((5, 4))
+        first_y, first_x = np.array([0, 1, 2]), np.array([0, 1, 1, 2, 3])
+        out = np.ones((3, 5), np.float32)
+        _spread(nodes, first_y, weights_y, first_x, weights_x, out)
+        expected = [
+            [1 + weights_y[y] @ nodes[first_y[y] :, first_x[x] :][:4, :4] @ weights_x[x] for x in range(5)] for y in range(3)
+        ]
+        assert out == pytest.approx(np.array(expected), rel=1e-6)
+
+    def test_waves_are_cosines(self):
+        rng = np.random.default_rng(2)
+        vectors, waves, phases, out = rng.random((3, 50)), rng.normal(0, 20, (4, 3)), rng.random(4), np.ones(50)
+        _add_waves(vectors, waves, phases, out)
+        assert out == pytest.approx(1 + np.cos(2 * np.pi * (waves @ vectors + phases[:, None])).sum(axis=0), abs=1e-8)
+
+    def test_detectors_share_what_lies_on_both_in_quarters(self):
+        middle = np.array([[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [9, 0, 0]])
+        along_u, along_v = np.tile([1.0, 0, 0], (4, 1)), np.tile([0.0, 1, 0], (4, 1))
+        fraction, places = _shared_parts(middle, along_u, along_v, np.array([0, 0, 0]), np.array([1, 2, 3]))
+        assert fraction == pytest.approx(np.array([[0.25] * 4, [0.125] * 4, [0] * 4]))  # the same place, half a detector on, apart
+        assert places[0, 3] == pytest.approx(np.array([[0.5, 0.5, 1], [0.5, 0.5, 1]]))
+        assert places[1, 3] == pytest.approx(np.array([[0.75, 0.5, 1], [-0.25, 0.5, -1]]))
+
+    def test_of_turned_detectors_some_quarters_are_not_shared(self):
+        half = np.sqrt(0.5)
+        middle, along_u, along_v = (
+            np.array([[0.0, 0, 0], [1.9, 1.9, 0]]),
+            np.array([[1.0, 0, 0], [half, half, 0]]),
+            np.zeros((2, 3)),
+        )
+        along_v[:] = [[0, 1, 0], [-half, half, 0]]
+        fraction, places = _shared_parts(middle, along_u, along_v, np.array([0]), np.array([1]))
+        assert (fraction[0] == 0).any()
+        assert not places[0][fraction[0] == 0].any()
+
+    def test_a_level_is_a_plane_with_a_step_at_the_split(self):
+        out = np.zeros((3, 4), np.float32)
+        _add_level(10.0, 1.0, 5.0, 2, 100.0, out)
+        assert out.tolist() == [[10, 11, 112, 113], [15, 16, 117, 118], [20, 21, 122, 123]]
+
+    def test_a_star_has_its_flux_and_one_far_away_has_no_pixel(self):
+        out = np.zeros((41, 51), np.float32)
+        outside = [(-30.0, 20.0), (90.0, 20.0), (25.0, -30.0), (25.0, 90.0)]
+        x, y = (np.array(v) for v in zip((25.3, 19.8), *outside, strict=True))
+        _add_stars(x, y, np.full(5, 1000.0), 2.0, 0.01, 12.0, out)
+        assert out.sum(dtype=float) == pytest.approx(1000, rel=1e-5)
+        assert np.unravel_index(out.argmax(), out.shape) == (20, 25)
+
+    def test_a_star_at_the_corner_keeps_what_is_inside(self):
+        out = np.zeros((30, 30), np.float32)
+        _add_stars(np.zeros(1), np.zeros(1), np.array([1000.0]), 2.0, 0.01, 12.0, out)
+        assert 250 < out.sum(dtype=float) < 500
+        assert out == pytest.approx(out.T)
+
+    def test_a_surplus_runs_along_the_column_until_it_is_used_up(self):
+        image, mask = np.zeros((9, 2), np.float32), np.zeros((9, 2), np.int16)
+        image[4] = 350  # 250 above one limit, 50 above the other
+        mask[3, 0] = 1
+        _saturate(image, mask, 1, 100.0, 300.0, 10, 3, 4)
+        assert image[:, 0].tolist() == [0, 50, 50, 50, 100, 50, 50, 50, 0]
+        assert image[:, 1].tolist() == [0, 0, 0, 150, 300, 150, 0, 0, 0]
+        assert mask[:, 1].tolist() == [0, 0, 0, 4, 3, 4, 0, 0, 0]
+        assert mask[3, 0] == 1
+
+    def test_a_surplus_ends_at_the_longest_bleed_and_at_the_edge_and_passes_bright_pixels(self):
+        image, mask = np.zeros((6, 1), np.float32), np.zeros((6, 1), np.int16)
+        image[:, 0] = [1e6, 60, 0, 0, 0, 0]
+        _saturate(image, mask, 1, 100.0, 100.0, 3, 3, 4)
+        assert image[:, 0].tolist() == [100, 60, 50, 50, 0, 0]
+        assert mask[:, 0].tolist() == [3, 0, 4, 4, 0, 0]
+
+    def test_noise_is_that_of_the_amplifier_and_of_the_photons_there_are(self):
+        image, normal = np.array([[400.0, -5, 400, 0]], np.float32), np.ones((1, 4), np.float32)
+        _add_noise(image, normal, 2, 4.0, 1.0, 0.0, 15.0)
+        assert image == pytest.approx(np.array([[410, -5, 425, 15]]))
+
+    def test_a_track_leaves_its_charge_and_a_code_where_there_was_none(self):
+        image, mask = np.zeros((4, 5), np.float32), np.zeros((4, 5), np.int16)
+        mask[1, 3] = 1
+        _add_tracks(np.array([2.0]), np.array([1.0]), np.ones(1), np.zeros(1), np.array([5.0]), np.array([10.0]), image, mask, 5)
+        assert image.tolist() == [[0] * 5, [0, 0, 10, 10, 10], [0] * 5, [0] * 5]  # and what lies beyond the edge is lost
+        assert mask[1].tolist() == [0, 0, 5, 1, 5]
 
 
 def all_files(root):

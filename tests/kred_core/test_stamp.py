@@ -23,7 +23,7 @@ from kred_core.simulate.exposures import plan
 from kred_core.simulate.pixels import render
 from kred_core.simulate.sky import Sky
 from kred_core.stamp import Stamp, StampGrid, make_stamp, stamp_grid
-from kred_core.stamp.average import STEP
+from kred_core.stamp.average import STEP, _accumulate
 
 LMC = StampGrid(81.0, -68.8, 2.0)
 
@@ -170,6 +170,29 @@ def noiseless():
 @pytest.fixture(scope="module")
 def noisy():
     return simulated(noise=True)
+
+
+class TestKernels:
+    """What is compiled, on a few pixels."""
+
+    def test_pixels_whose_place_is_not_known_go_nowhere(self):
+        pixels, none = np.full((1, 2 * STEP), 3, np.float32), np.zeros((0, 0), bool)
+        u, v = np.array([[0.0, 2.0, np.nan]] * 2), np.zeros((2, 3))
+        sums, squares, counts = np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 2), np.int32)
+        _accumulate(pixels, none, np.float32(np.inf), u, v, np.ones((2, 3)), 2.0, 1.0, sums, squares, counts)
+        assert counts.tolist() == [[STEP // 2, STEP // 2]]
+        assert sums.tolist() == [[4 * STEP // 2, 4 * STEP // 2]]
+        assert squares.tolist() == [[16 * STEP // 2, 16 * STEP // 2]]
+
+
+class TestPixelsThatCannotBeUsed:
+    def test_a_mask_of_another_size_is_refused(self):
+        with pytest.raises(ValueError, match=r"c4d_1 S29: a mask of \(2, 3\) pixels does not fit an image of \(64, 64\)"):
+            make_stamp(np.ones((64, 64), np.float32), np.zeros((2, 3), bool), detector().wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+
+    def test_values_beyond_what_a_file_holds_are_no_counts(self):
+        with pytest.raises(ExposureError, match="its pixels are no counts that a detector can have"):
+            make_stamp(np.full((64, 64), 3e38, np.float32), None, detector().wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
 
 
 class TestTruth:

@@ -51,6 +51,12 @@ def test_median_of_an_even_number_is_the_mean_of_the_middle_two():
     assert one("median", [4, 1, 100, 2]) == (3.0, 4)
 
 
+def test_what_no_layer_reaches_has_no_data():
+    image, coverage = calibrated("median", 4.0, np.ones(1)).rows((1, 600), [(0, 0, 590, np.full((1, 9), 5, np.float32))], 1)
+    np.testing.assert_array_equal(image, np.pad([[5.0] * 9], ((0, 0), (590, 1))))
+    np.testing.assert_array_equal(coverage, image > 0)
+
+
 def test_no_data_is_left_out():
     assert one("median", [np.nan, 7, np.nan, 9]) == (8.0, 2)
     assert one("weighted", [np.nan, 7, np.nan, 9]) == (8.0, 2)

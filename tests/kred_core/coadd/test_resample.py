@@ -12,9 +12,7 @@ from kred_core.coadd.resample import block_mean, fill_masked, footprint, lanczos
 def straight_map(shape, origin=(0.0, 0.0), along_x=(1.0, 0.0), along_y=(0.0, 1.0), step=16):
     """Map in which a pixel of the box further along x or y is a constant vector (u, v) further in the detector."""
     y, x = np.mgrid[: (shape[0] - 1) // step + 2, : (shape[1] - 1) // step + 2] * float(step)
-    return PixelMap(
-        origin[0] + along_x[0] * x + along_y[0] * y, origin[1] + along_x[1] * x + along_y[1] * y, step, shape, 0.0
-    )
+    return PixelMap(origin[0] + along_x[0] * x + along_y[0] * y, origin[1] + along_x[1] * x + along_y[1] * y, step, shape, 0.0)
 
 
 def positions(where):
@@ -72,6 +70,15 @@ def test_every_position_of_a_small_detector(shape):
     np.testing.assert_array_equal(np.isnan(out), np.isnan(expected))
     np.testing.assert_allclose(out, expected, atol=2e-3)
     assert n_good == np.isfinite(expected).sum() > 0
+
+
+def test_nothing_before_the_first_pixel_is_read():
+    memory = np.full(1 + 64, np.nan, np.float32)
+    image = memory[1:].reshape(8, 8)
+    image[:] = 5
+    out, n_good = resample(image, straight_map(image.shape))
+    assert n_good == 9
+    np.testing.assert_array_equal(out[2:5, 2:5], 5)
 
 
 def test_a_detector_too_small_for_the_kernel_covers_nothing():
