@@ -248,9 +248,9 @@ class Run:
         start = time.monotonic()
         submitted = {}
         first, *others = ([(batch, *unit) for unit in batch.units] for batch in batches)
-        n = runners.workers(self.config)
-        turns = zip_longest(first[n:], *others)
-        for batch, name, arguments in (*first[:n], *(unit for turn in turns for unit in turn if unit is not None)):
+        at_once = runners.workers(self.config)
+        turns = zip_longest(first[at_once:], *others)
+        for batch, name, arguments in (*first[:at_once], *(unit for turn in turns for unit in turn if unit is not None)):
             ready = for_run(batch.task, self.config)
             submitted[ready.submit(config=opaque(self.config), **_opaque(arguments))] = batch, name
         for n, future in enumerate(as_completed(list(submitted)), 1):

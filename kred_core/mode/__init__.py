@@ -78,7 +78,7 @@ def statistics(pixels: ArrayLike, bad: np.ndarray | None = None, clipped: bool =
     SkyStatistics
     """
     values = _as_float32(pixels)
-    kept = np.empty_like(values)  # numpy asks the system for large pages, which numba does not: half the time
+    kept = np.empty_like(values)  # numpy asks the system for large pages, which numba does not: half the time of the selection
     if bad is None:
         n, n_nan = kernels.finite(values, kept)
     else:
