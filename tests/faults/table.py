@@ -24,9 +24,7 @@ def main() -> int:
         tally, results = Path(directory, "tally"), Path(directory, "results.xml")
         tally.touch()
         command = [sys.executable, "-m", "pytest", "-m", "long or not long", "-n", "0", f"--junitxml={results}", str(HERE)]
-        status = subprocess.run(
-            command, env=os.environ | {"FAULTS_TALLY": str(tally)}, cwd=HERE.parents[1], check=False
-        ).returncode
+        status = subprocess.run(command, env=os.environ | {"FAULTS_TALLY": str(tally)}, cwd=HERE.parents[1], check=False).returncode
         tried: dict[str, int] = {}
         for line in tally.read_text(encoding="utf-8").splitlines():
             fault = json.loads(line)

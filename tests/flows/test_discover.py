@@ -10,8 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from on_server import runs
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowFilter, FlowFilterName
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed
 from runs import PROJECT
@@ -41,14 +42,6 @@ def registered(command, tmp_path_factory) -> None:
 
 
 pytestmark = pytest.mark.usefixtures("registered")
-
-
-def runs(root: Path) -> list[FlowRun]:
-    """Runs that were started for the fields of a data root, the oldest first."""
-    with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["reduce field"])), limit=200)
-    ours = [run for run in found if run.parameters["config"]["root"] == str(root)]
-    return sorted(ours, key=lambda run: run.created)
 
 
 def end(run: FlowRun, state) -> None:

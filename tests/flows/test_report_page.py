@@ -9,8 +9,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 from browsing import chromium, picture
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from on_server import reports
 from runs import last_log
 
 from flows.field import reduce
@@ -163,10 +162,7 @@ class TestRuns:
     def test_end_with_the_place_of_the_page(self, paths):
         """In the terminal and the log, and in the Prefect UI."""
         assert f"page       {paths.page}" in last_log(paths.root)
-        with get_client(sync_client=True) as client:
-            key = ArtifactFilterKey(any_=["lmc-c42-report"])
-            shown = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
-        assert any(paths.page.as_uri() in artifact.data for artifact in shown)
+        assert any(paths.page.as_uri() in report for report in reports(paths.root))
 
     def test_with_nothing_to_do_leave_it_as_it_is(self, paths):
         before = paths.page.stat().st_mtime_ns, paths.all_fields_page.stat().st_mtime_ns
