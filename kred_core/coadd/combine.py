@@ -12,12 +12,15 @@ from functools import lru_cache
 
 import numba as nb
 import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
 
 __all__ = ["CLIP_AMPLITUDE", "Combiner", "sorting_networks"]
 
 CLIP_AMPLITUDE = 0.3  # part of the median that a value may deviate on top of the noise: seeing differs, stars are not noise
 ALMOST_ZERO = np.float32(1e-30)  # counts28, for a pixel with data whose value is 0, which means no data
 BLOCK = 256  # pixels that are sorted together
+FLOAT = 4  # bytes
 MEDIAN, CLIPPED, WEIGHTED = 0, 1, 2
 
 
@@ -51,9 +54,7 @@ class Combiner:
         self.clip_sigma = clip_sigma
         self.scale, self.back, self.noise = (np.ascontiguousarray(a, dtype=np.float64) for a in (scale, back, noise))
 
-    def rows(
-        self, shape: tuple[int, int], layers: Iterable[tuple[int, int, int, np.ndarray]], depth: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def rows(self, shape: tuple[int, int], layers: Iterable[tuple[int, int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
         """Combine some rows.
 
         Parameters
@@ -63,8 +64,6 @@ class Combiner:
         layers : iterable of (int, int, int, `~numpy.ndarray`)
             Number of the layer (index into ``scale``, ``back`` and ``noise``), first row, first column, and its raw float32 values
             there, NaN for no data.
-        depth : int
-            The layers are at most so many.
 
         Returns
         -------
@@ -75,24 +74,23 @@ class Combiner:
         """
         coverage = np.zeros(shape, np.int16)
         image = np.zeros(shape, np.float32)
-        values = np.empty((depth, *shape), np.float32)  # filled and read within the spans only
-        spans = np.zeros((depth, 4), np.int64)
-        noise = np.ones(depth)
-        n = 0
-        for number, row, column, layer in layers:
-            _calibrate(layer, self.scale[number], self.back[number], values[n], row, column)
-            spans[n] = row, row + layer.shape[0], column, column + layer.shape[1]
-            noise[n] = self.noise[number]
-            n += 1
-        _combine(values[:n], spans, noise, self.method, self.clip_sigma, *sorting_networks(depth), image, coverage)
+        found = [(number, row, column, np.ascontiguousarray(layer, np.float32)) for number, row, column, layer in layers]
+        numbers = [number for number, *_ in found]
+        spans = np.array([[y, y + a.shape[0], x, x + a.shape[1]] for _, y, x, a in found], np.int64).reshape(-1, 4)
+        addresses = np.array([layer.ctypes.data for *_, layer in found], np.int64)
+        factors = self.scale[numbers], self.back[numbers], self.noise[numbers]
+        _combine(addresses, spans, *factors, self.method, self.clip_sigma, *sorting_networks(len(found)), image, coverage)
         return image, coverage
 
 
-@nb.njit(nogil=True, cache=True)
-def _calibrate(raw, scale, back, out, row, column):
-    for y in range(raw.shape[0]):
-        for x in range(raw.shape[1]):
-            out[row + y, column + x] = raw[y, x] * scale - back
+@intrinsic
+def _floats(typingctx, address):
+    """An address as that of float32 values: so a kernel takes any number of arrays, and Python need not call it for each."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(types.float32)(types.int64), generate
 
 
 @lru_cache(maxsize=32)
@@ -132,10 +130,10 @@ def sorting_networks(depth: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @nb.njit(nogil=True, cache=True)
-def _combine(values, spans, noise, method, clip_sigma, pairs, starts, image, coverage):
+def _combine(addresses, spans, scale, back, noise, method, clip_sigma, pairs, starts, image, coverage):
     # Many pixels go through the same steps together, without branches, so that vector units can be used.
-    plain, ordered = np.empty((values.shape[0], BLOCK), np.float32), np.empty((values.shape[0], BLOCK), np.float32)
-    sigmas = np.empty(values.shape[0], np.float64)
+    plain, ordered = np.empty((addresses.size, BLOCK), np.float32), np.empty((addresses.size, BLOCK), np.float32)
+    sigmas = np.empty(addresses.size, np.float64)
     counts = np.empty(BLOCK, np.int16)
     for y in range(image.shape[0]):
         for first in range(0, image.shape[1], BLOCK):
@@ -143,16 +141,19 @@ def _combine(values, spans, noise, method, clip_sigma, pairs, starts, image, cov
             depth = 0
             for x in range(BLOCK):
                 counts[x] = 0
-            for k in range(values.shape[0]):
-                low, high = max(spans[k, 2] - first, 0), min(spans[k, 3] - first, width)
-                if low < high and spans[k, 0] <= y < spans[k, 1]:
+            for k in range(addresses.size):
+                top, bottom, left, right = spans[k]
+                low, high = max(left - first, 0), min(right - first, width)
+                if low < high and top <= y < bottom:
+                    start = (y - top) * (right - left) + first + low - left
+                    raw = nb.carray(_floats(addresses[k] + start * FLOAT), high - low)
                     for x in range(BLOCK):
                         plain[depth, x] = np.inf
-                    for x in range(low, high):
-                        value = values[k, y, first + x]
+                    for x in range(high - low):
+                        value = np.float32(raw[x] * scale[k] - back[k])
                         there = value == value
-                        plain[depth, x] = value if there else np.inf
-                        counts[x] += there
+                        plain[depth, low + x] = value if there else np.inf
+                        counts[low + x] += there
                     sigmas[depth] = noise[k]
                     depth += 1
             if depth == 0:

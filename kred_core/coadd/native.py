@@ -31,8 +31,10 @@ from .sources import Box, Source, open_sources, overlapping, sampling_grid
 
 __all__ = ["coadd"]
 
-STACK_BYTES = 1_000_000  # values of the rows that are combined at a time: what fits into a processor's cache
+STRIP_ROWS = 64  # combined at a time; few enough for their mosaic to stay in the cache until it is written
+STACK_BYTES = 8_000_000  # that the values of a strip may take, which are read again from a file where memory is bounded
 BYTES_PER_PIXEL = 20  # of a detector being decoded, masked and resampled; measured, see the tests
+STRIP_BYTES_PER_PIXEL = 14  # its value, that in the order of the file, the number of detectors, and what tells them apart
 RESERVE = 30_000_000  # bytes for headers, tables and the decoder's own
 
 
@@ -108,7 +110,7 @@ def coadd(
                     pixels[number] = n_good
             for background, (output, _) in outputs.items():
                 rows = layers.rows(first, last, background)
-                image, count = combiners[background].rows((last - first, shape[1]), rows, layers.depth(background))
+                image, count = combiners[background].rows((last - first, shape[1]), rows)
                 output.append(image)
             counts.append(count)  # the same for all backgrounds
             covered += int(np.count_nonzero(count))
@@ -146,18 +148,19 @@ def _noise(plan: CoaddPlan, config: CoaddConfig) -> np.ndarray:
 def _working_bytes(sources: list[Source], shape: tuple[int, int]) -> float:
     """Memory that is needed whatever waits: one detector in the making, some rows of the mosaic."""
     largest = max(source.detector.shape[0] * source.detector.shape[1] for source in sources)
-    return BYTES_PER_PIXEL * largest + 4 * STACK_BYTES + 16 * shape[1] * 4 + RESERVE
+    return BYTES_PER_PIXEL * largest + STACK_BYTES + STRIP_BYTES_PER_PIXEL * STRIP_ROWS * shape[1] + RESERVE
 
 
 def _strips(shape: tuple[int, int], boxes: list[Box]) -> Iterator[tuple[int, int]]:
-    """Rows to combine at a time, from the first to the last: so many that their values fit into the cache."""
+    """Rows to combine at a time, from the first to the last; a detector begins with a strip, never within one."""
     starts, ends = np.sort([box[1] for box in boxes]), np.sort([box[3] for box in boxes])
     first = 0
     while first < shape[0]:
         begun = int(np.searchsorted(starts, first, side="right"))
         depth = begun - int(np.searchsorted(ends, first, side="right"))
         next_start = int(starts[begun]) if begun < len(starts) else shape[0]
-        last = min(first + max(1, STACK_BYTES // (4 * shape[1] * max(depth, 1))), next_start)
+        most = min(STRIP_ROWS, STACK_BYTES // (4 * shape[1] * max(depth, 1)))
+        last = min(first + max(1, most), next_start)
         yield first, last
         first = last
 
@@ -219,10 +222,6 @@ class _Layers:
     def __exit__(self, *_) -> None:
         if self._file is not None:
             self._file.close()
-
-    def depth(self, background: str) -> int:
-        """How many there are for a mosaic with this background."""
-        return sum(background in backgrounds for _, backgrounds in self._entries)
 
     def add(self, number: int, backgrounds: tuple[str, ...], box: Box, image: np.ndarray) -> None:
         key = number, backgrounds

@@ -1,5 +1,6 @@
 """What several tests of the library start from: small exposures in a temporary directory."""
 
+import ctypes
 import os
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from mefs import write_mef
 
 from kred_core import rice
-from kred_core.coadd import resample
+from kred_core.coadd import combine, resample
 
 
 @pytest.fixture
@@ -22,6 +23,7 @@ def python_in_place_of_machine_code():
     if os.environ.get("NUMBA_DISABLE_JIT") == "1":
         rice._leading_zeros = lambda word: np.uint64(64 - int(word).bit_length())
         resample._weighted_sum = weighted_sum
+        combine._floats = lambda address: ctypes.cast(int(address), ctypes.POINTER(ctypes.c_float))
         np.seterr(over="ignore")
 
 

@@ -18,7 +18,7 @@ def stack(method, values, noise=None, clip_sigma=4.0):
     values = np.asarray(values, dtype=np.float32)
     noise = np.ones(len(values)) if noise is None else np.asarray(noise)
     layers = [(k, 0, 0, layer) for k, layer in enumerate(values)]
-    return calibrated(method, clip_sigma, noise).rows(values.shape[1:], layers, len(layers))
+    return calibrated(method, clip_sigma, noise).rows(values.shape[1:], layers)
 
 
 def one(method, values, **options):
@@ -52,7 +52,7 @@ def test_median_of_an_even_number_is_the_mean_of_the_middle_two():
 
 
 def test_what_no_layer_reaches_has_no_data():
-    image, coverage = calibrated("median", 4.0, np.ones(1)).rows((1, 600), [(0, 0, 590, np.full((1, 9), 5, np.float32))], 1)
+    image, coverage = calibrated("median", 4.0, np.ones(1)).rows((1, 600), [(0, 0, 590, np.full((1, 9), 5, np.float32))])
     np.testing.assert_array_equal(image, np.pad([[5.0] * 9], ((0, 0), (590, 1))))
     np.testing.assert_array_equal(coverage, image > 0)
 
@@ -73,7 +73,7 @@ def test_a_value_of_zero_is_not_no_data():
 def test_layers_cover_parts_of_the_rows():
     combiner = calibrated("median", 4.0, np.ones(2))
     layers = [(0, 0, 1, np.full((2, 3), 1, np.float32)), (1, 1, 2, np.full((2, 3), 3, np.float32))]
-    image, coverage = combiner.rows((3, 6), iter(layers), 2)
+    image, coverage = combiner.rows((3, 6), iter(layers))
     np.testing.assert_array_equal(coverage, [[0, 1, 1, 1, 0, 0], [0, 1, 2, 2, 1, 0], [0, 0, 1, 1, 1, 0]])
     np.testing.assert_array_equal(image, [[0, 1, 1, 1, 0, 0], [0, 1, 2, 2, 3, 0], [0, 0, 3, 3, 3, 0]])
 
@@ -81,7 +81,7 @@ def test_layers_cover_parts_of_the_rows():
 def test_each_layer_has_its_own_factor_and_background():
     combiner = Combiner("weighted", 4.0, np.array([2.0, 0.5]), np.array([100.0, 60.0]), np.ones(2))
     layers = [(1, 0, 0, np.full((1, 2), 200, np.float32)), (0, 0, 1, np.full((1, 1), 51, np.float32))]
-    image, coverage = combiner.rows((1, 2), layers, 2)
+    image, coverage = combiner.rows((1, 2), layers)
     np.testing.assert_array_equal(image, [[40, 21]])  # 200/2 - 60 alone, and its mean with 51 x 2 - 100
     np.testing.assert_array_equal(coverage, [[1, 2]])
 
@@ -118,7 +118,7 @@ def test_rows_can_be_cut_anywhere(method):
     values[rng.random(values.shape) < 0.2] = np.nan
     noise = rng.uniform(1, 2, 9)
     combiner = calibrated(method, 1.5, noise)
-    whole = combiner.rows((12, 600), [(k, 0, 0, v) for k, v in enumerate(values)], 9)
-    parts = [combiner.rows((3, 600), [(k, 0, 0, v[i : i + 3]) for k, v in enumerate(values)], 9) for i in range(0, 12, 3)]
+    whole = combiner.rows((12, 600), [(k, 0, 0, v) for k, v in enumerate(values)])
+    parts = [combiner.rows((3, 600), [(k, 0, 0, v[i : i + 3]) for k, v in enumerate(values)]) for i in range(0, 12, 3)]
     for i in range(2):
         assert np.concatenate([part[i] for part in parts]).tobytes() == whole[i].tobytes()
