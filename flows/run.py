@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect import Task
 from prefect.exceptions import TerminationSignal
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed, State
 from prefect.utilities.annotations import opaque
 
@@ -52,12 +52,15 @@ class _Batch:
     stage: StageOutcome
     task: Task
     units: list[tuple[str, dict[str, Any]]]
+    began: float = 0.0
+    n_ended: int = 0
 
     @property
     def ended(self) -> bool:
-        return self.stage.done + self.stage.current + len(self.stage.failed) == len(self.units)
+        return self.n_ended == len(self.units)
 
     def count(self, unit: str, state: State) -> None:
+        self.n_ended += 1
         if not state.is_completed():
             self.stage.failed[unit] = explain(state.result(raise_on_failure=False))
             log.error("%s %s failed: %s", self.stage.name, unit, self.stage.failed[unit])
@@ -95,7 +98,8 @@ class Run:
         self.paths = FieldPaths.of(self.config)
         self.outcome = Outcome(config.field)
         self._stage = StageOutcome("start")  # the one that is running
-        self._besides: list[_Batch] = []
+        self._besides: list[_Batch] = []  # that wait for the next units
+        self._running: dict[PrefectFuture, tuple[_Batch, str]] = {}
         self._fits = False
 
     @contextmanager
@@ -214,15 +218,15 @@ class Run:
         KredError
             A required unit has failed.
         """
-        besides, self._besides = self._besides, []
         batch = _Batch(self._stage, task, list(units))
-        self._run([batch, *besides])
+        self._submit(batch)
+        self._wait_for(batch)
         if required and self._stage.failed:
             raise KredError("; ".join(self._stage.failed.values()))
         return [name for name, _ in batch.units if name not in self._stage.failed]
 
     def beside(self, name: str, task: Task, units: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Units that nothing waits for: they run beside those of the next stage, and are counted apart.
+        """Units that nothing waits for: they run beside those of the stages that follow, and are counted apart.
 
         For figures above all: the drawing of one keeps the interpreter to itself, and so keeps one core busy, whatever the
         number of threads; kernels that release it, as those of co-adds, use the others meanwhile.
@@ -238,30 +242,40 @@ class Run:
         self._besides.append(_Batch(self.outcome.stages[-1], task, list(units)))
 
     def finish_besides(self) -> None:
-        """Run what would have run beside a stage that does not follow."""
+        """Wait for what runs beside the stages, the last of which has ended."""
         besides, self._besides = self._besides, []
-        if besides:
-            self._run(besides)
+        for batch in besides:  # of a stage that none follows
+            self._submit(batch)
+        for batch in {id(batch): batch for batch, _ in self._running.values()}.values():
+            self._wait_for(batch)
 
-    def _run(self, batches: list[_Batch]) -> None:
-        """Run the units of some batches side by side: some of the first batch, which take longest, then in turns from each."""
-        start = time.monotonic()
-        submitted = {}
+    def _submit(self, batch: _Batch) -> None:
+        """Units to run side by side, and with them those that waited: first some of the former, which take longest, then in turns."""
+        batches, self._besides = [batch, *self._besides], []
         first, *others = ([(batch, *unit) for unit in batch.units] for batch in batches)
         at_once = runners.workers(self.config)
         turns = zip_longest(first[at_once:], *others)
+        for batch in batches:
+            batch.began = time.monotonic()
         for batch, name, arguments in (*first[:at_once], *(unit for turn in turns for unit in turn if unit is not None)):
             ready = for_run(batch.task, self.config)
-            submitted[ready.submit(config=opaque(self.config), **_opaque(arguments))] = batch, name
-        for n, future in enumerate(as_completed(list(submitted)), 1):
+            self._running[ready.submit(config=opaque(self.config), **_opaque(arguments))] = batch, name
+
+    def _wait_for(self, awaited: _Batch) -> None:
+        """Count what ends, until all units of a batch have."""
+        if awaited.ended:
+            return
+        for future in as_completed(list(self._running)):
             future.wait()  # it has ended; only now does it know its last state without asking the server
-            batch, name = submitted[future]
+            batch, name = self._running.pop(future)
             batch.count(name, future.state)
             if batch.stage is not self._stage and batch.ended:
-                batch.stage.seconds = time.monotonic() - start
+                batch.stage.seconds = time.monotonic() - batch.began
                 log.info("%s", batch.stage.line())
-            self._progress.show(self._stage.name, n, len(submitted), name)
-            _show(f"{batch.stage.name:<10} {n:>5}/{len(submitted)}  {name}", last=n == len(submitted))
+            self._progress.show(self._stage.name, awaited.n_ended, len(awaited.units), name)
+            _show(f"{batch.stage.name:<10} {batch.n_ended:>5}/{len(batch.units)}  {name}", last=awaited.ended)
+            if awaited.ended:
+                break
 
     def finish(self) -> None:
         """Compare what was asked for with what is on disk, and say it all in the log."""
