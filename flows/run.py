@@ -102,6 +102,10 @@ class Run:
         self._running: dict[PrefectFuture, tuple[_Batch, str]] = {}
         self._fits = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Of the copy that goes, with Prefect's context, to each worker process with each task; futures cannot."""
+        return {**self.__dict__, "_running": {}, "_besides": []}
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """One run at a time on a field; what runs that were killed left half done is removed."""
@@ -250,7 +254,7 @@ class Run:
             self._wait_for(batch)
 
     def _submit(self, batch: _Batch) -> None:
-        """Units to run side by side, and with them those that waited: first some of the former, which take longest, then in turns."""
+        """Units to run side by side, and with them those that waited: first some of the former, then in turns."""
         batches, self._besides = [batch, *self._besides], []
         first, *others = ([(batch, *unit) for unit in batch.units] for batch in batches)
         at_once = runners.workers(self.config)
