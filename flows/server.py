@@ -22,7 +22,12 @@ from prefect.context import refresh_global_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_SERVER_API_AUTH_STRING,
+    temporary_settings,
+)
 
 from kred_core.errors import ToolError
 
@@ -60,7 +65,8 @@ def server() -> Iterator[str]:
             yield configured
             return
         url = f"http://{HOST}:{port}/api"
-        with _used_by_all(url):
+        # Nobody listens to heartbeats there, and the end of a run would wait for the next second of their clock.
+        with _used_by_all(url), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             log.info("Prefect shows the run at http://%s:%d", HOST, port)
             try:
                 yield url
