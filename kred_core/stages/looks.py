@@ -119,10 +119,12 @@ def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, 
 def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: np.ndarray) -> list[figures.PairCutout]:
     """The pairs that agree least, for what is known of them, the worst first, as they look in their overlap."""
     order = np.lexsort((pairs.second, pairs.first, -np.abs(np.asarray(table["After"])) / np.asarray(table["e_Delta"])))
+    of_detectors = {int(n): stamps.load(int(n)) for n in np.unique([pairs.first[order[:WORST]], pairs.second[order[:WORST]]])}
+    cells = {n: overlaps.good_cells(s) for n, s in of_detectors.items()}
     cutouts = []
     for k in order[:WORST]:
         i, j = int(pairs.first[k]), int(pairs.second[k])
-        one, other = stamps.load(i), stamps.load(j)
+        one, other = of_detectors[i], of_detectors[j]
         x0, y0 = max(one.x0, other.x0), max(one.y0, other.y0)
         x1 = min(one.x0 + one.mean.shape[1], other.x0 + other.mean.shape[1])
         y1 = min(one.y0 + one.mean.shape[0], other.y0 + other.mean.shape[0])
@@ -131,7 +133,7 @@ def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: np.ndarr
         for s, n in ((one, i), (other, j)):
             part = slice(y0 - s.y0, y1 - s.y0), slice(x0 - s.x0, x1 - s.x0)
             images.append(((s.mean[part] - _model(s, subtract[n])[part]) * s.area).astype(np.float32))
-            good &= overlaps.good_cells(s)[part]
+            good &= cells[n][part]
         row = table[int(k)]
         cutouts.append(
             figures.PairCutout(

@@ -291,10 +291,14 @@ def test_whoever_draws_nothing_does_not_load_matplotlib():
     assert run.stdout.strip() == "False"
 
 
+def with_palette(rgb):
+    return np.asarray(drawing.with_palette(np.dstack([rgb, np.full(rgb.shape[:2], 255, np.uint8)])).convert("RGB"))
+
+
 def test_a_palette_of_few_colours_changes_nothing():
     rgb = np.zeros((16, 16, 3), np.uint8)
     rgb[..., 0], rgb[..., 1] = np.arange(256).reshape(16, 16), 7
-    assert np.array_equal(np.asarray(drawing.with_palette(Image.fromarray(rgb)).convert("RGB")), rgb)
+    assert np.array_equal(with_palette(rgb), rgb)
 
 
 def test_a_palette_of_many_colours_keeps_the_frequent_ones_and_comes_near_the_others():
@@ -303,8 +307,7 @@ def test_a_palette_of_many_colours_keeps_the_frequent_ones_and_comes_near_the_ot
     red_to_white = [(255, 128 + y // 2, y) for y in range(0, 200, 5)]
     others = np.array([np.add(colour, (-x, 0, 0)) for colour in red_to_white for x in range(40)], np.uint8)
     picture = np.concatenate([rgb, others])[None]
-    found = np.asarray(drawing.with_palette(Image.fromarray(picture)).convert("RGB"))
+    found = with_palette(picture)
     assert np.array_equal(found[0, : len(rgb)], rgb)
     assert np.abs(found[0, len(rgb) :].astype(int) - others).max() < 16
-    again = np.asarray(drawing.with_palette(Image.fromarray(picture)).convert("RGB"))
-    assert np.array_equal(again, found)
+    assert np.array_equal(with_palette(picture), found)
