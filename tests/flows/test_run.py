@@ -1,19 +1,26 @@
-"""Runs wait for each other where they must, and say for whom."""
+"""Runs wait for each other where they must, and say for whom; what runs beside the stages waits for none of them."""
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prefect import flow
+from prefect.utilities.annotations import opaque
 
 from flows.run import Run
+from flows.runners import ConfiguredTaskRunner
 from kred_core.config import FieldConfig, RunConfig
+from kred_core.errors import KredError
 from kred_core.locks import held
+from kred_core.outcome import Outcome
 from kred_core.products import FieldPaths
+from tasks.caching import Manifest, Work, stage_task
 
 
 def run(root: Path, field: str = "LMC_c42", **options) -> Run:
@@ -98,3 +105,69 @@ def test_what_a_killed_run_left_is_removed_before_the_next_begins(tmp_path, capl
     with caplog.at_level(logging.INFO, "kred_core"), run(tmp_path).alone():
         assert not left.exists()
     assert f"left behind: {left}" in caplog.text
+
+
+@stage_task("make", version=1, work=lambda config, unit, after: Work(unit))
+def make(config: FieldConfig, unit: str, after: str) -> Manifest:
+    """Make a file as soon as there is another one, and fail where that is asked for."""
+    deadline = time.monotonic() + 30
+    while after and not (config.root / after).exists():
+        if time.monotonic() > deadline:
+            raise KredError(f"{after} was not made while this waited")
+        time.sleep(0.05)
+    if unit == "fails":
+        raise KredError("as it was asked to")
+    (config.root / unit).touch()
+    return Manifest.of([config.root / unit])
+
+
+@pytest.fixture
+def root(tmp_path, prefect_server) -> Path:
+    """A data root whose field has an exposure, which nobody will open."""
+    mef = FieldPaths(tmp_path, "LMC_c42").mef
+    mef.mkdir(parents=True)
+    (mef / "a_ooi_r_v1.fits.fz").touch()
+    return tmp_path
+
+
+@flow(task_runner=ConfiguredTaskRunner())
+def stages_with_figures(config: FieldConfig) -> Outcome:
+    ours = Run(config)
+    ours.begin()
+    with ours.stage("match"):
+        ours.beside("figures", make, [(unit, {"unit": unit, "after": "evaluated"}) for unit in ("drawn", "fails")])
+    with ours.stage("coadd"):
+        assert ours.each(make, [("co-added", {"unit": "co-added", "after": ""})]) == ["co-added"]
+    with ours.stage("evaluate"):
+        assert ours.each(make, [("evaluated", {"unit": "evaluated", "after": "co-added"})]) == ["evaluated"]
+    ours.finish_besides()
+    return opaque(ours.outcome)
+
+
+def test_what_runs_beside_the_stages_keeps_none_of_them_waiting(root):
+    """Figures that can only be drawn when the stage after the next has ended: were they waited for, it would never begin."""
+    outcome = stages_with_figures(FieldConfig(field="LMC_c42", root=root, run=RunConfig(workers=3))).unwrap()
+    assert (root / "drawn").exists()
+    counts = {stage.name: (stage.done, list(stage.failed.values())) for stage in outcome.stages}
+    assert counts == {
+        "match": (0, []),
+        "figures": (1, ["as it was asked to"]),
+        "coadd": (1, []),
+        "evaluate": (1, []),
+    }
+
+
+@flow(task_runner=ConfiguredTaskRunner())
+def a_stage_that_none_follows(config: FieldConfig) -> Outcome:
+    ours = Run(config)
+    ours.begin()
+    with ours.stage("match"):
+        ours.beside("figures", make, [("drawn", {"unit": "drawn", "after": ""})])
+    ours.finish_besides()
+    return opaque(ours.outcome)
+
+
+def test_what_no_stage_follows_is_done_all_the_same(root):
+    outcome = a_stage_that_none_follows(FieldConfig(field="LMC_c42", root=root)).unwrap()
+    assert (root / "drawn").exists()
+    assert [stage.done for stage in outcome.stages] == [0, 1]
