@@ -276,7 +276,8 @@ class Run:
             if batch.stage is not self._stage and batch.ended:
                 batch.stage.seconds = time.monotonic() - batch.began
                 log.info("%s", batch.stage.line())
-            self._progress.show(self._stage.name, awaited.n_ended, len(awaited.units), name)
+            if batch is awaited:
+                self._progress.show(self._stage.name, batch.n_ended, len(batch.units), name)
             _show(f"{batch.stage.name:<10} {batch.n_ended:>5}/{len(batch.units)}  {name}", last=awaited.ended)
             if awaited.ended:
                 break

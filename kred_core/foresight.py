@@ -242,7 +242,7 @@ def plan_match(usable: Sequence[ExposureReport], steps: int, to_do: int, copies_
 
 
 def plan_figures(images: int, to_do: int) -> PlannedStage:
-    """The figures of the stage match, which are drawn beside the stage that follows; its unit is an image."""
+    """The figures of the stage match, which are drawn beside the stages that follow; its unit is an image."""
     return _planned("figures", "images", images, to_do, 0)
 
 

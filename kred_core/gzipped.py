@@ -68,15 +68,21 @@ def decode(header: fits.Header, raw: bytes, dtype: type | None = None) -> np.nda
     ----------
     FITS standard 4.0, section 10.4.2.
     """
-    ny, nx, kind = header["ZNAXIS2"], header["ZNAXIS1"], _KINDS[header["ZBITPIX"]]
+    nx, kind = header["ZNAXIS1"], _KINDS[header["ZBITPIX"]]
     starts, lengths = tile_ranges(header, raw, table_columns(header)["COMPRESSED_DATA"], heap_start_of(header, raw))
     dtype = kind.newbyteorder("=") if dtype is None else dtype
     # Most rows are like one before, byte for byte: nothing but zeros, or the same bad columns.
-    packed = [bytes(raw[start : start + length]) for start, length in zip(starts.tolist(), lengths.tolist(), strict=True)]
-    first = dict(zip(reversed(packed), reversed(range(ny)), strict=True))  # row in which these bytes come first
-    rows = sorted(first.values())
-    different = np.stack([unpack_row(raw, starts[row], lengths[row], row, kind, nx) for row in rows])
-    return limited(different, dtype)[np.searchsorted(rows, [first[row] for row in packed])]
+    like: dict[bytes, int] = {}
+    different: list[np.ndarray] = []
+    which: list[int] = []
+    for row, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
+        packed = bytes(raw[start : start + length])
+        place = like.get(packed)
+        if place is None:
+            like[packed] = place = len(different)
+            different.append(unpack_row(raw, start, length, row, kind, nx))
+        which.append(place)
+    return limited(np.stack(different), dtype)[which]
 
 
 def limited(values: np.ndarray, dtype: type) -> np.ndarray:

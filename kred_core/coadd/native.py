@@ -31,10 +31,9 @@ from .sources import Box, Source, open_sources, overlapping, sampling_grid
 
 __all__ = ["coadd"]
 
-STRIP_ROWS = 64  # combined at a time; few enough for their mosaic to stay in the cache until it is written
-STACK_BYTES = 8_000_000  # that the values of a strip may take, which are read again from a file where memory is bounded
+STRIP_BYTES = 8_000_000  # rows that are combined at a time, and again their values in the layers, which may be read from a file
+STRIP_BYTES_PER_PIXEL = 16  # image, its copy in the order of the file, coverage, and what is left of the rows before
 BYTES_PER_PIXEL = 20  # of a detector being decoded, masked and resampled; measured, see the tests
-STRIP_BYTES_PER_PIXEL = 14  # its value, that in the order of the file, the number of detectors, and what tells them apart
 RESERVE = 30_000_000  # bytes for headers, tables and the decoder's own
 
 
@@ -78,7 +77,7 @@ def coadd(
     the mean of their good neighbours, so that they neither spread nor ring.
 
     Memory: at most ``config.memory`` GB beyond what Python and its libraries take (some 0.2 GB), as long as that is enough
-    for one detector: 20 bytes per pixel (0.17 GB for a CCD of DECam) and 30 MB. Within the bound, resampled
+    for one detector: 20 bytes per pixel (0.17 GB for a CCD of DECam) and 46 MB. Within the bound, resampled
     detectors wait in memory (32 MB for a CCD of DECam at 0.27 arcsec), beyond it in an unnamed file in the directory of
     the mosaic, which the system removes however the run ends. The result does not depend on the bound.
 
@@ -99,7 +98,7 @@ def coadd(
             draft = mosaic_header(plan, background, config, sources, CoaddResult("native", (1,) * len(sources), 1))
             outputs[background] = stack.enter_context(MosaicFile(mosaic, draft)), coverage
         counts = CoverageMap(shape)
-        layers = stack.enter_context(_Layers(config.memory * 1e9 - _working_bytes(sources, shape), mosaic.parent))
+        layers = stack.enter_context(_Layers(config.memory * 1e9 - _working_bytes(sources), mosaic.parent))
         fine_wcs = tan_wcs(grid)
         waiting = sorted(overlapping(sources), key=lambda entry: entry[2][1])
         for first, last in _strips(shape, [box for _, _, box in waiting]):
@@ -145,10 +144,10 @@ def _noise(plan: CoaddPlan, config: CoaddConfig) -> np.ndarray:
     return noise
 
 
-def _working_bytes(sources: list[Source], shape: tuple[int, int]) -> float:
+def _working_bytes(sources: list[Source]) -> float:
     """Memory that is needed whatever waits: one detector in the making, some rows of the mosaic."""
     largest = max(source.detector.shape[0] * source.detector.shape[1] for source in sources)
-    return BYTES_PER_PIXEL * largest + STACK_BYTES + STRIP_BYTES_PER_PIXEL * STRIP_ROWS * shape[1] + RESERVE
+    return BYTES_PER_PIXEL * largest + 2 * STRIP_BYTES + RESERVE
 
 
 def _strips(shape: tuple[int, int], boxes: list[Box]) -> Iterator[tuple[int, int]]:
@@ -159,7 +158,7 @@ def _strips(shape: tuple[int, int], boxes: list[Box]) -> Iterator[tuple[int, int
         begun = int(np.searchsorted(starts, first, side="right"))
         depth = begun - int(np.searchsorted(ends, first, side="right"))
         next_start = int(starts[begun]) if begun < len(starts) else shape[0]
-        most = min(STRIP_ROWS, STACK_BYTES // (4 * shape[1] * max(depth, 1)))
+        most = STRIP_BYTES // (shape[1] * max(STRIP_BYTES_PER_PIXEL, 4 * depth))
         last = min(first + max(1, most), next_start)
         yield first, last
         first = last

@@ -177,7 +177,7 @@ def many(night, n=7):
 def test_neither_the_rows_at_a_time_nor_the_bound_of_memory_change_a_byte(night, monkeypatch, combine):
     many(night).coadd(native, combine=combine)
     expected = digest(night.mosaic, night.coverage)
-    monkeypatch.setattr(native, "STACK_BYTES", 1)
+    monkeypatch.setattr(native, "STRIP_BYTES", 1)
     night.coadd(native, combine=combine)
     assert digest(night.mosaic, night.coverage) == expected
     monkeypatch.setattr(native, "RESERVE", 10**13)  # nothing is left for layers: all of them wait in the file
