@@ -8,6 +8,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 
+from tasks.markdown import key
+
 
 def runs(root: Path) -> list[FlowRun]:
     """Runs that were started for the fields of a data root, the oldest first."""
@@ -20,7 +22,7 @@ def runs(root: Path) -> list[FlowRun]:
 def reports(root: Path, field: str = "LMC_c42") -> list[str]:
     """What the runs of a data root reported in the Prefect UI, the oldest first; its server may know of other data roots."""
     ours = {run.id for run in runs(root)}
-    key = ArtifactFilterKey(any_=[f"{field.lower().replace('_', '-')}-report"])
+    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key(field, "report")]))
     with get_client(sync_client=True) as client:
-        shown = client.read_artifacts(artifact_filter=ArtifactFilter(key=key))
+        shown = client.read_artifacts(artifact_filter=wanted)
     return [artifact.data for artifact in sorted(shown, key=lambda artifact: artifact.created) if artifact.flow_run_id in ours]
