@@ -18,15 +18,20 @@ MASK = (np.arange(64 * 48).reshape(64, 48) % 251).astype(np.int16)
 
 
 @pytest.fixture(autouse=True)
-def _processes_of_its_own(monkeypatch):
+def _processes_of_its_own():
+    end_idle()  # of modules that were run before
     yield
-    while not apart._idle.empty():
-        apart._end(apart._idle.get())
+    end_idle()
 
 
 def stored(path, data=MASK, storage="PLIO_1", **options):
     fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(data, name="N1", compression_type=storage, **options)]).writeto(path)
     return scan(path)[1]
+
+
+def end_idle():
+    while not apart._idle.empty():
+        apart._end(apart._idle.get())
 
 
 def processes():
