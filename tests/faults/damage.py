@@ -245,7 +245,9 @@ class _Survivor:
         self._function, self._patience, self._process = function, patience, None
 
     def call(self, arguments: tuple, options: dict[str, Any]) -> Any:
+        patience = self._patience
         if self._process is None:
+            patience += PATIENCE  # it imports first
             context = multiprocessing.get_context("spawn")
             self._here, there = context.Pipe()
             self._process = context.Process(target=_serve, args=(self._function, there), daemon=True)
@@ -253,9 +255,9 @@ class _Survivor:
             there.close()
         self._here.send((arguments, options))
         try:
-            if self._here.poll(self._patience):
+            if self._here.poll(patience):
                 return self._here.recv()
-            how = f"it took more than {self._patience:g} s"
+            how = f"it took more than {patience:g} s"
         except EOFError:
             how = "it ended the process"
         return f"{how} ({self.end()})"

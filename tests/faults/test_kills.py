@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -120,17 +121,21 @@ class Runs:
     def kill(self, run: subprocess.Popen, only_the_run: bool) -> None:
         """Kill a run with all its processes, or it alone: then the others have to notice."""
         if not only_the_run:
-            for process in self.processes():
-                os.kill(process, signal.SIGKILL)
+            self.kill_all(self.processes())
         run.kill()
         run.wait()
         deadline = time.monotonic() + 60
         while left := self.processes():
             assert time.monotonic() < deadline, f"processes {left} have survived the run that they belong to"
             if not only_the_run:
-                for process in left:
-                    os.kill(process, signal.SIGKILL)
+                self.kill_all(left)
             time.sleep(0.05)
+
+    @staticmethod
+    def kill_all(processes: list[int]) -> None:
+        for process in processes:
+            with suppress(ProcessLookupError):  # it has noticed that its run is gone
+                os.kill(process, signal.SIGKILL)
 
 
 def wait_for(run: subprocess.Popen, root: Path, moment: tuple[int, float]) -> bool:

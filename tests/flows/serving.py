@@ -60,7 +60,7 @@ class Service:
         self.ui = f"http://127.0.0.1:{self.port}"
         self.url = f"{self.ui}/api"
         self.environment = os.environ | {"PYTHONPATH": str(PROJECT), "PREFECT_WORKER_QUERY_SECONDS": "2"} | environment
-        self.client = SyncPrefectClient(self.url)
+        self.client = SyncPrefectClient(self.url).__enter__()
         self.output = root / "serve.txt"
         options = ["--root", str(root), "--port", str(self.port), "--every", "1", "--settle", str(settle)]
         with open(self.output, "w") as output:
@@ -120,6 +120,13 @@ class Service:
             self.process.wait(60)
         finally:
             self.process.kill()
+            self.client.__exit__(None, None, None)
+
+
+def exists(process: int) -> bool:
+    """Whether a process lives; one that has ended can stay in the system's list until somebody asks what became of it."""
+    state = subprocess.run(["ps", "-p", str(process), "-o", "stat="], capture_output=True, text=True, check=False).stdout
+    return state.strip()[:1] not in ("", "Z")
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> float:

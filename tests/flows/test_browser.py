@@ -196,15 +196,21 @@ def test_a_run_that_was_started_in_the_form_goes_green(run_page, service, run, t
 
 
 def test_the_graph_is_that_of_the_stages(run_page, service, run):
-    graph = httpx.get(f"{service.url}/flow_runs/{run}/graph-v2").json()
-    nodes = {node["id"]: node for _, node in graph["nodes"]}
-    stages = [node for node in nodes.values() if not node["encapsulating"] and node["parents"]]
-    after = {node["label"]: {nodes[parent["id"]]["label"] for parent in node["parents"]} for node in stages}
-    assert {stage: after.get(stage) for stage in STAGES[1:]} == {stage: {before} for before, stage in pairwise(STAGES)}
-    run_page.wait_for_timeout(1500)  # it is drawn by and by
-    drawn = np.array(Image.open(io.BytesIO(run_page.locator("canvas").first.screenshot())).convert("RGB"), int)
-    red, green, blue = drawn[..., 0], drawn[..., 1], drawn[..., 2]
-    assert np.sum((green > red + 60) & (green > blue + 60)) > 1000  # pixels of the bars of completed stages
+    def befores() -> dict[str, set[str]]:
+        graph = httpx.get(f"{service.url}/flow_runs/{run}/graph-v2").json()
+        nodes = {node["id"]: node for _, node in graph["nodes"]}
+        stages = [node for node in nodes.values() if not node["encapsulating"] and node["parents"]]
+        after = {node["label"]: {nodes[parent["id"]]["label"] for parent in node["parents"]} for node in stages}
+        return {stage: after.get(stage) for stage in STAGES[1:]}
+
+    def n_green() -> int:
+        drawn = np.array(Image.open(io.BytesIO(run_page.locator("canvas").first.screenshot())).convert("RGB"), int)
+        red, green, blue = drawn[..., 0], drawn[..., 1], drawn[..., 2]
+        return np.sum((green > red + 60) & (green > blue + 60))
+
+    wait_for(lambda: None not in befores().values(), 20)  # the server records tasks a second later
+    assert befores() == {stage: {before} for before, stage in pairwise(STAGES)}
+    wait_for(lambda: n_green() > 1000, 20)  # pixels of the bars of completed stages, which are drawn by and by
 
 
 def test_the_log_tells_of_each_exposure(run_page, service):

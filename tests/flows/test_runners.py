@@ -15,6 +15,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
+from serving import exists, wait_for
 
 from flows.runners import ConfiguredTaskRunner, cores, started
 from kred_core.config import FieldConfig, RunConfig
@@ -115,10 +116,7 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path, prefect_server):
     script.write_text(IDLE_POOL)
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
     with subprocess.Popen([sys.executable, script], env=environment, text=True, stdout=subprocess.PIPE) as run:
-        worker = Path("/proc") / run.stdout.readline().strip()
-        assert worker.name.isdigit()
+        worker = int(run.stdout.readline())
+        assert exists(worker)
         run.kill()
-    deadline = time.monotonic() + 30
-    while worker.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not worker.exists()
+    wait_for(lambda: not exists(worker), 30)

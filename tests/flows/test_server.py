@@ -21,12 +21,13 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 # A run of 40 short tasks of which one fails. With an argument it waits afterwards, to be killed.
 RUN = """
-import logging, sys, time
+import logging, signal, sys, time
 from prefect import flow, task
 from prefect.task_runners import ThreadPoolTaskRunner
 from flows.server import server
 from kred_core.errors import ExposureError
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a script, programs are started without it
 log = logging.getLogger("kred_core.test")
 
 @task(task_run_name="exposure {number}")

@@ -24,7 +24,7 @@ from prefect.client.schemas.filters import (
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling
 from runs import PROJECT, done
-from serving import LONG, SERVE, Service, wait_for
+from serving import LONG, SERVE, Service, exists, wait_for
 
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
@@ -39,11 +39,6 @@ def processes_below(process: int) -> dict[int, str]:
     for _ in rows:
         below |= {int(pid) for pid, parent, _, _ in rows if int(parent) in below}
     return {int(pid): args for pid, _, state, args in rows if int(pid) in below - {process} and "Z" not in state}
-
-
-def exists(process: int) -> bool:
-    state = subprocess.run(["ps", "-p", str(process), "-o", "stat="], capture_output=True, text=True, check=False).stdout
-    return state.strip()[:1] not in ("", "Z")
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +94,9 @@ def test_the_run_is_shown_with_its_name_log_tasks_and_artifacts(service, reduced
     assert run.state.message == "LMC_c42: complete (2 exposures: 2 good)"
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
     wait_for(lambda: any(re.match(r"summarize +2 done", entry.message) for entry in service.client.read_logs(only)), 30)
-    names = {task.name for task in service.client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])))}
-    assert {f"summarize {service.paths.root_of(path)}" for path in service.paths.exposures()[:2]} <= names
+    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+    expected = {f"summarize {service.paths.root_of(path)}" for path in service.paths.exposures()[:2]}
+    wait_for(lambda: expected <= {task.name for task in service.client.read_task_runs(flow_run_filter=of_run)}, 30)
     keys = {artifact.key for artifact in service.client.read_artifacts()}
     assert {"lmc-c42-exposures", "lmc-c42-report", "fields"} <= keys
 

@@ -13,7 +13,7 @@ from kred_core.figures import PairCutout, backgrounds, drawing
 from kred_core.geometry import tan_wcs
 from kred_core.quality import ReducedImage, block_medians, block_side, seam_jump
 
-pytestmark = pytest.mark.filterwarnings("error")
+pytestmark = pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # which may be of what other tests have left
 SCALE = 0.2623  # arcsec per pixel
 NX, NY = 2046, 4094
 POSITIONS = ["CENRA1", "CENDEC1", *(f"COR{i}{axis}1" for i in (1, 2, 3, 4) for axis in ("RA", "DEC"))]

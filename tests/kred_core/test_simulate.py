@@ -688,8 +688,8 @@ def test_a_flipped_byte_is_found_by_the_checksum_of_one_detector(faulty):
         warnings.simplefilter("always")
         for hdu in hdus:
             assert hdu.header is not None
-    assert {extname in str(w.message) for w in caught} == {True}
-    assert len(caught) == 2  # DATASUM and CHECKSUM
+    failed = [str(w.message) for w in caught if "verification failed" in str(w.message)]  # others may be of other tests
+    assert [extname in message for message in failed] == [True, True]  # DATASUM and CHECKSUM
 
 
 def test_keywords_are_missing_where_the_truth_says(faulty):
