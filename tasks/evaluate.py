@@ -24,7 +24,7 @@ def _work(config: FieldConfig, tile: str, image: str) -> Work:
 @stage_task("evaluate", version=2, work=_work)
 def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> Manifest:
     """Measure the mosaics of one image of a tile and draw them."""
-    return Manifest.of(stages.evaluate_mosaic(config, tile, image))
+    return Manifest.of_figures(stages.evaluate_mosaic(config, tile, image))
 
 
 def _field_work(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Work:
@@ -36,7 +36,7 @@ def _field_work(config: FieldConfig, image: str, background: str, tiles: list[st
 @stage_task("draw", version=2, work=_field_work)
 def draw_field(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Manifest:
     """Draw the tiles of one image where they lie on the sky."""
-    return Manifest.of([stages.draw_field(config, image, background, tiles)])
+    return Manifest.of_figures([stages.draw_field(config, image, background, tiles)])
 
 
 @task(name="tabulate mosaics", task_run_name="mosaic table of {config.field}")

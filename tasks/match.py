@@ -90,7 +90,7 @@ def _draw_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
 @stage_task("draw", version=1, work=_draw_work)
 def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Manifest:
     """Draw the figures of an image."""
-    return Manifest.of(stages.draw_matching(config, plan, tiles))
+    return Manifest.of_figures(stages.draw_matching(config, plan, tiles))
 
 
 def _table_work(config: FieldConfig, images: list[str]) -> Work:

@@ -9,6 +9,7 @@ whatever says otherwise is no record. They are written as all products are: whol
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -43,6 +44,12 @@ class Manifest(BaseModel):
     def of(cls, paths: Iterable[Path] = (), **values: JsonValue) -> Manifest:
         """Manifest of files that have just been written."""
         return cls(products=tuple(identity(path.absolute()) for path in paths), values=values)
+
+    @classmethod
+    def of_figures(cls, paths: Iterable[Path]) -> Manifest:
+        """Manifest of files among which figures are; the memory that these took is free again."""
+        gc.collect()  # a figure refers to itself in a hundred ways: tens of MB until Python looks, which it does after many of them
+        return cls.of(paths)
 
     @property
     def paths(self) -> tuple[Path, ...]:
