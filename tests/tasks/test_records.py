@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import pickle
+import weakref
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from prefect.results import ResultRecord, ResultRecordMetadata
 from prefect.serializers import JSONSerializer, PickleSerializer
 
@@ -111,6 +114,21 @@ def test_a_link_in_the_place_of_a_record_is_replaced_and_not_followed(storage, t
     storage.write_path("check/a/1-digest", b"record")
     assert precious.read_text() == "mine"
     assert path.read_bytes() == b"record"
+
+
+def test_figures_leave_no_garbage():
+    gc.disable()
+    try:
+        figure = Figure()
+        figure.add_subplot()
+        drawn = weakref.ref(figure)
+        del figure
+        assert Manifest.of([]) == Manifest()
+        assert drawn() is not None  # it refers to itself
+        assert Manifest.of_figures([]) == Manifest()
+        assert drawn() is None
+    finally:
+        gc.enable()
 
 
 def test_of_an_exception_the_message_is_kept():
