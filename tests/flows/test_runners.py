@@ -110,7 +110,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for a process in /proc")
 def test_processes_end_with_a_run_that_is_killed(tmp_path, prefect_server):
     script = tmp_path / "pool.py"
     script.write_text(IDLE_POOL)
