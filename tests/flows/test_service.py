@@ -256,8 +256,7 @@ def test_the_same_with_postgresql(postgres, exposures, tmp_path):
         assert service.look() in ("1 started", "1 running")  # the schedule may have been first
         assert service.end_of(service.runs("reduce field")[0].id).is_completed()
         assert done(tmp_path) == {"check": 3, "summarize": 3}
-        looks = service.call(sys.executable, "-m", "prefect", "deployment", "run", "discover fields/discover", "--watch")
-        assert "Completed" in looks
+        service.look_as_deployed()
         wait_for(lambda: {"lmc-c42-exposures", "fields"} <= {artifact.key for artifact in service.client.read_artifacts()}, 30)
     finally:
         service.stop()
@@ -279,7 +278,6 @@ def test_a_service_with_a_password_answers_only_those_who_know_it(exposures, tmp
         service.environment["PREFECT_API_AUTH_STRING"] = "kred:secret"
         service.call(*command)
         assert done(tmp_path) == {"check": 3}
-        looks = service.call(sys.executable, "-m", "prefect", "deployment", "run", "discover fields/discover", "--watch")
-        assert "Completed" in looks  # by the worker, which knows the password too
+        service.look_as_deployed()  # by the worker, which knows the password too
     finally:
         service.stop()
