@@ -99,6 +99,7 @@ def _prepare(run: Run) -> None:
 
 
 def _tiles(run: Run) -> None:
+    run.outcome.notes += stages.explain_images(run.config)
     run.each(tiles_field, [(run.config.field, {})], required=True)
     link_prepared(run.config)
 

@@ -25,13 +25,13 @@ from prefect.utilities.annotations import opaque
 from flows import runners
 from flows.plan import require_room
 from kred_core import __version__, memory, report, stages
-from kred_core.accounts import some
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError, explain
 from kred_core.locks import held
 from kred_core.outcome import Outcome, StageOutcome, disk_usage
 from kred_core.products import FieldPaths, discard, write_text
 from kred_core.settings import to_toml
+from kred_core.words import some
 from tasks.account import account_for_input
 from tasks.caching import for_run
 from tasks.evaluate import write_page
@@ -311,7 +311,8 @@ class Run:
                 raise KredError(explain(state.result(raise_on_failure=False)))
             found = state.result().values
             self.outcome.input, self.outcome.unaccounted = list(found["sums"]), list(found["faults"])
-            self.outcome.n_refused = found["n_refused"]
+            self.outcome.n_refused, self.outcome.n_used = found["n_refused"], found["n_used"]
+            self.outcome.n_detectors = found["n_detectors"]
             if gone := self._exposures - {path.name for path in self.paths.exposures()}:
                 self.outcome.unaccounted.append(f"gone since the run began: {some(gone)}")
         except (KredError, OSError, MemoryError) as e:

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .check import ExposureReport
+from .words import counted, some
 
-__all__ = ["Accounts", "Entry", "Key", "account", "input_rows", "some"]
+__all__ = ["Accounts", "Entry", "Key", "account", "input_rows"]
 
 Key = tuple[str, str]  # Root, EXTNAME
-NAMED = 5  # detectors in a message
 REASONS = 6  # in the summary; the table of the input has all
 
 
@@ -65,20 +65,27 @@ class Accounts:
         """Detectors, and exposures of which not even the detectors are known, that cannot be used."""
         return sum(e.fate == "refused" for e in self.entries)
 
+    @property
+    def n_used(self) -> int | None:
+        """Detectors that were used; None where nothing was chosen yet."""
+        n = Counter(e.fate for e in self.entries)
+        return n["used"] if n["used"] + n["left out"] and not n["usable"] else None
+
+    @property
+    def n_detectors(self) -> int:
+        """Detectors, as far as they are known."""
+        return sum(bool(e.extname) for e in self.entries)
+
     def explain(self) -> list[str]:
         """The sums, and why detectors were left out, a line each; refusals are told with the verdicts."""
         named = [e for e in self.entries if e.extname]
         n_files, n = len({e.file for e in self.entries}), Counter(e.fate for e in named)
         sums = ", ".join(f"{n[fate]} {fate}" for fate in ("used", "usable", "left out", "refused") if n[fate])
-        lines = [f"{_counted(n_files, 'exposure')}, {_counted(len(named), 'detector')}" + (f": {sums}" if sums else "")]
+        lines = [f"{counted(n_files, 'exposure')}, {counted(len(named), 'detector')}" + (f": {sums}" if sums else "")]
         reasons = Counter(e.reason for e in named if e.fate == "left out").most_common()
         lines += [f"{count} left out: {reason}" for reason, count in reasons[:REASONS]]
         rest = sum(count for _, count in reasons[REASONS:])
         return [*lines, f"{rest} left out for other reasons"] if rest else lines
-
-
-def _counted(n: int, thing: str) -> str:
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def account(
@@ -164,7 +171,7 @@ def _sums_differ(reports: Sequence[ExposureReport], entries: Sequence[Entry]) ->
     count = Counter(e.file for e in entries)
     for r in reports:
         if count[r.file] != max(r.n_detectors, 1):
-            yield f"{r.file} has {_counted(r.n_detectors, 'detector')}, the account {count[r.file]}"
+            yield f"{r.file} has {counted(r.n_detectors, 'detector')}, the account {count[r.file]}"
     for (file, name), n in Counter((e.file, e.extname) for e in entries).items():
         if n > 1:
             yield f"detector {name} of {file} is in the account {n} times"
@@ -185,12 +192,6 @@ def _mosaics_differ(
             yield f"chosen for the mosaic {name}, but not in it: {some(missing)}"
         if surplus := {"_".join(key) for key in set(inputs) - wanted}:
             yield f"in the mosaic {name}, but not chosen for it: {some(surplus)}"
-
-
-def some(names: Iterable[str]) -> str:
-    """A few of the names for a message, and how many more there are."""
-    ordered = sorted(names)
-    return ", ".join(ordered[:NAMED]) + (f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
 
 
 def input_rows(accounts: Accounts) -> list[dict[str, str]]:

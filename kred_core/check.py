@@ -116,7 +116,7 @@ class ExposureReport:
 
 
 def zero_points(table: str) -> dict[str, float]:
-    """A user's zero points: MAGZERO by Root, from a table with these two columns.
+    """A user's zero points: MAGZERO by Root, from a table with these two columns; NaN where the cell is empty.
 
     File names are as good as Roots.
 
@@ -127,11 +127,13 @@ def zero_points(table: str) -> dict[str, float]:
     """
     if not table:
         return {}
-    rows = UserTable("zero point", table, ("Root", "MAGZERO"))
+    rows = UserTable("zero point", table, ("Root", "MAGZERO"), "MAGZERO")
     points: dict[str, float] = {}
     for i, (name, value) in enumerate(zip(rows.names("Root"), rows.numbers("MAGZERO", u.mag, 1, 60), strict=True)):
         root = FieldPaths.root_of(Path(name))
-        if points.setdefault(root, value) != value:
+        if math.isnan(points.get(root, math.nan)):
+            points[root] = value
+        elif not math.isnan(value) and points[root] != value:
             raise rows.fault(i, "MAGZERO", value, f"one zero point for {root}; an earlier row has {points[root]:g}")
     return points
 
@@ -176,21 +178,26 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
             raise
         return ExposureReport(root, path.name, refused=(str(e),), read=read)
     primary = exposure.primary
-    exptime, magzero = number(primary, "EXPTIME"), points.get(root, number(primary, "MAGZERO"))
+    exptime, magzero = number(primary, "EXPTIME"), number(primary, "MAGZERO")
+    given = points.get(root, math.nan)
+    replaced = not math.isnan(given) and given != magzero
+    magzero = given if replaced else magzero
     refused, remarks = [], []
     if not exposure.filter:
         refused.append("FILTER is missing in the primary header")
     if exptime is None or exptime <= 0:
         refused.append(f"EXPTIME in the primary header is {text(primary, 'EXPTIME') or 'missing'}; it must be a positive number")
     if magzero is None or not 0 < magzero < 60:
+        value = "missing" if magzero is None else magzero
+        way_out = "its row in the table of" if root in points else "give it in a table with"
+        empty = " is empty" if root in points else ""
         refused.append(
-            f"MAGZERO is {'missing' if magzero is None else magzero} in the primary header, so the counts cannot be calibrated; "
-            "give it in a table with --check.zero-points"
+            f"MAGZERO is {value} in the primary header, so the counts cannot be calibrated; {way_out} --check.zero-points{empty}"
         )
-    elif root in points:
+    elif replaced:
         remarks.append(f"MAGZERO {magzero:g} from the user's table")
     if text(primary, "WCSCAL").lower() == "failed":
-        remarks.append("WCSCAL is Failed: the astrometry may be off")
+        remarks.append("WCSCAL Failed")
 
     remarks += _file_remarks(exposure, config)
     places, lost, edited = judge_detectors(exposure, config)
@@ -272,10 +279,14 @@ def _corner_remarks(detectors: list[Detector], places: list[DetectorPlace]) -> l
             wrong.append(d.extname)
     remarks = []
     if missing:
-        remarks.append(f"corner keywords missing ({_list(missing)}): corners from the WCS")
+        remarks.append("no corner keywords" + _unless_all(missing, detectors))
     if wrong:
-        remarks.append(f"corner keywords do not describe the pixels ({_list(wrong)}): corners from the WCS")
+        remarks.append("wrong corner keywords" + _unless_all(wrong, detectors))
     return remarks
+
+
+def _unless_all(names: list[str], detectors: list[Detector]) -> str:
+    return f" ({_list(names)})" if len(names) < len(detectors) else ""
 
 
 def _list(names: list[str], what: str = "detectors") -> str:

@@ -80,8 +80,9 @@ class SurveyConfig(Section):
     )
     image_table: str = Field(
         default="",
-        description="Own image table (columns Image, FILTER, EXPTIME in s): one row for each combination "
-        "that is co-added into that image.",
+        description="Own image table (columns Image, FILTER, EXPTIME in s): one row for each combination that is co-added into "
+        "that image. An EXPTIME that is empty or *, or a table without this column: every exposure time of the filter, also "
+        "those of other rows. Not given: the survey's images; for a field that is not the survey's one image for each filter.",
     )
 
     @model_validator(mode="after")
@@ -97,7 +98,8 @@ class CheckConfig(Section):
 
     zero_points: str = Field(
         default="",
-        description="Table of zero points for exposures without MAGZERO, or to replace it (columns Root, MAGZERO in mag).",
+        description="Table of zero points for exposures without MAGZERO, or to replace it (columns Root, MAGZERO in mag; an empty "
+        "MAGZERO is none).",
     )
     verify_checksums: bool = Field(
         default=True, description="Compare each HDU that has a DATASUM with its bytes (reads the whole file, decodes nothing)."

@@ -112,7 +112,7 @@ def coadds(config: FieldConfig, found: Sequence[ExposureReport]) -> list[CoaddPl
     """The mosaics that the usable exposures would make, from the places of their detectors; their backgrounds are not known yet."""
     if not config.coadd.backgrounds:
         return []
-    images = survey.images(config.survey)
+    images = survey.images(config.field, config.survey)
     by_root = {row["Root"]: row for row in summary.exposure_rows(found, images, config.field)}
     rows = [
         {**by_root[place["Root"]], **place, "SUB_BACK": 0.0, "Noise": math.nan} for place in summary.place_rows(found, config.field)
@@ -248,7 +248,7 @@ def plan_figures(images: int, to_do: int) -> PlannedStage:
 
 def count_images(config: FieldConfig, usable: Iterable[ExposureReport]) -> int:
     """Images that the exposures of a field feed."""
-    table = survey.images(config.survey)
+    table = survey.images(config.field, config.survey)
     return len({image for r in usable for image in table.of_exposure(r.filter, r.exptime)})
 
 

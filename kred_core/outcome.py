@@ -18,6 +18,7 @@ from pathlib import Path
 from . import __version__
 from .check import ExposureReport
 from .products import read_record, write_record
+from .words import counted
 
 __all__ = ["Outcome", "StageOutcome", "disk_usage", "human_size"]
 
@@ -84,6 +85,8 @@ class Outcome:
         What of the input is not accounted for.
     n_refused : int
         Detectors that cannot be used, and exposures of which not even the detectors are known.
+    n_used, n_detectors : int or None, int
+        Detectors that went into the result, and all of the input; None: the run did not come to choose any.
     """
 
     field: str
@@ -98,6 +101,8 @@ class Outcome:
     input: list[str] = field(default_factory=list)
     unaccounted: list[str] = field(default_factory=list)
     n_refused: int = 0
+    n_used: int | None = None
+    n_detectors: int = 0
 
     @property
     def complete(self) -> bool:
@@ -108,13 +113,15 @@ class Outcome:
         """The result in one sentence."""
         counts = {v: sum(r.verdict == v for r in self.reports) for v in ("good", "usable", "refused")}
         exposures = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
-        about = f" ({_counted(len(self.reports), 'exposure')}: {exposures})" if self.reports else ""
+        about = f" ({counted(len(self.reports), 'exposure')}: {exposures})" if self.reports else ""
         if self.complete:
-            return f"{self.field}: complete{about}"
+            part = self.n_used is not None and self.n_used < self.n_detectors
+            used = f", {self.n_used} of {counted(self.n_detectors, 'detector')} used" if part else ""
+            return f"{self.field}: complete{used}{about}"
         failed = sum(len(s.failed) for s in self.stages)
         parts = [self.stopped] if self.stopped else []
         parts += [f"{failed} failed"] if failed else []
-        parts += [f"{_counted(len(self.missing), 'product')} missing"] if self.missing else []
+        parts += [f"{counted(len(self.missing), 'product')} missing"] if self.missing else []
         parts += ["not all of the input is accounted for"] if self.unaccounted else []
         return f"{self.field}: NOT complete{about}: {'; '.join(parts)}"
 
@@ -123,12 +130,9 @@ class Outcome:
         return [*(s.line() for s in self.stages), *self.details()]
 
     def details(self) -> list[str]:
-        """What the stages' own lines do not tell: every refusal and failure, disk, and the result."""
+        """What the stages' own lines do not tell: refusals and failures, disk, and the result."""
         result = [f"  {s.name} {unit} failed: {reason}" for s in self.stages for unit, reason in s.failed.items()]
-        for verdict in ("refused", "usable"):
-            for r in self.reports:
-                if r.verdict == verdict:
-                    result.append(f"  {verdict} {r.root}: {'; '.join((*r.refused, *r.remarks))}")
+        result += self.verdicts()
         result += [f"  matched {line}" for line in self.matching]
         result += [f"  note: {note}" for note in self.notes]
         result += [f"  missing: {path}" for path in self.missing]
@@ -139,6 +143,24 @@ class Outcome:
         if self.page:
             result.append(f"page       {self.page}")
         return [*result, self.headline()]
+
+    def verdicts(self) -> list[str]:
+        """The first reason of each refused exposure, and each remark on the others once; the quality table has the rest."""
+        result = [f"  refused {r.root}: {r.refused[0]}" for r in self.reports if r.refused]
+        detectors: dict[str, list[str]] = {}
+        remarks: dict[str, list[str]] = {}
+        for r in self.reports:
+            for name, reason in () if r.refused else r.lost:
+                detectors.setdefault(reason, []).append(f"{r.root} {name}")
+            told = {f"detector {name} refused: {reason}" for name, reason in r.lost}
+            for remark in () if r.refused else r.remarks:
+                if remark not in told:
+                    remarks.setdefault(remark, []).append(r.root)
+        for reason, names in detectors.items():
+            result.append(f"  refused {names[0] if len(names) == 1 else counted(len(names), 'detector')}: {reason}")
+        for remark, roots in remarks.items():
+            result.append(f"  {roots[0]}: {remark}" if len(roots) == 1 else f"  {remark}: {counted(len(roots), 'exposure')}")
+        return [*result, f"  all reasons and remarks: Summary/{self.field}_mef_qual.tab"] if result else []
 
     def disk_words(self) -> str:
         """How much disk the products take, by directory."""
@@ -172,10 +194,6 @@ class Outcome:
         }
         if found != {name: earlier.get(name) for name in found}:
             write_record(path, {"version": __version__, "ended": now, **found, "disk": self.disk})
-
-
-def _counted(n: int, thing: str) -> str:
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def disk_usage(directories: Mapping[str, Path]) -> dict[str, int]:

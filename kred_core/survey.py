@@ -8,6 +8,9 @@ with it. No other module knows where a tile lies or which exposures make an imag
 from __future__ import annotations
 
 import difflib
+import math
+import re
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +20,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import Table
 
-from .config import SurveyConfig
+from .config import NAME, SurveyConfig
 from .errors import InputError
 from .usertable import UserTable
 
@@ -59,15 +62,22 @@ class ImageTable:
     Attributes
     ----------
     rows : tuple of (str, str, float)
-        Image, FILTER (short name) and EXPTIME in s, in the order of the table.
+        Image, FILTER (short name) and EXPTIME in s (NaN: any), in the order of the table.
+    by_filter : bool
+        There is no table: each filter is an image, whatever the exposure time.
     """
 
     rows: tuple[tuple[str, str, float], ...]
+    by_filter: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
         """Images, each once, in the order of the table."""
         return tuple(dict.fromkeys(image for image, _, _ in self.rows))
+
+    def in_order(self, images: Iterable[str]) -> list[str]:
+        """Images, each once, in the order of the table; those that are not in it first, by name."""
+        return sorted(set(images), key=lambda name: (self.names.index(name) if name in self.names else -1, name))
 
     def of_exposure(self, filter: str, exptime: float) -> tuple[str, ...]:
         """Images that an exposure feeds.
@@ -88,12 +98,21 @@ class ImageTable:
         -----
         Real exposure times differ from the requested ones by fractions of a second, so that of
         the table's values for this filter the nearest counts, if it is not more than 0.5 s away.
+        Rows for any exposure time count too, whether or not another row fits.
         """
-        distances = [(image, abs(t - exptime)) for image, name, t in self.rows if name == filter]
-        nearest = min((d for _, d in distances), default=np.inf)
-        if not nearest <= EXPTIME_TOLERANCE:
-            return ()
-        return tuple(dict.fromkeys(image for image, d in distances if d == nearest))
+        if self.by_filter:
+            return (_named_after(filter),)
+        rows = [(image, t) for image, name, t in self.rows if name == filter]
+        nearest = min((abs(t - exptime) for _, t in rows if not math.isnan(t)), default=math.inf)
+        limit = nearest if nearest <= EXPTIME_TOLERANCE else -1.0
+        return tuple(dict.fromkeys(image for image, t in rows if math.isnan(t) or abs(t - exptime) <= limit))
+
+    def explain(self, filters: Iterable[str]) -> str:
+        """Say which images there are without a table, where that is so; otherwise nothing."""
+        if not self.by_filter:
+            return ""
+        found = ", ".join(sorted({_named_after(name) for name in filters}))
+        return f"no image table: one image for each filter, of all exposure times ({found}); --survey.image-table makes others"
 
 
 def fields() -> list[str]:
@@ -215,11 +234,12 @@ def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[
     return tuple(tile for tile in found if not names or tile.name in names)
 
 
-def images(config: SurveyConfig) -> ImageTable:
-    """Images of the survey, or of the user's own image table.
+def images(field: str, config: SurveyConfig) -> ImageTable:
+    """Images of a field: of the user's own table; those of the survey; for a field that is not the survey's, one for each filter.
 
     Parameters
     ----------
+    field : str
     config : `~kred_core.config.SurveyConfig`
 
     Raises
@@ -229,6 +249,8 @@ def images(config: SurveyConfig) -> ImageTable:
     """
     if config.image_table:
         return _read_images(config.image_table)
+    if field not in fields():
+        return ImageTable((), by_filter=True)
     return ImageTable(tuple((str(r["Image"]), str(r["FILTER"]), float(r["EXPTIME"])) for r in _packaged("images.ecsv")))
 
 
@@ -273,6 +295,13 @@ def _grid(field: str, ra: float, dec: float) -> tuple[Tile, ...]:
     return tuple(Tile(field, f"T{i + 1:02d}", float(tile_ra[i]), float(tile_dec[i]), GRID_SIZE) for i in range(16))
 
 
+def _named_after(filter: str) -> str:
+    """The image of a filter: its name, or where that cannot be part of a file name, what is left of it and a number instead."""
+    if re.fullmatch(NAME, filter) and len(filter) <= 40:
+        return filter
+    return f"{re.sub('[^A-Za-z0-9]', '', filter)[:30] or 'filter'}-{zlib.crc32(filter.encode()):08x}"
+
+
 def _near(name: str, known: Iterable[str]) -> str:
     """How a message goes on that could not find a name: the most similar ones, or else all of a few."""
     known = list(known)
@@ -300,7 +329,7 @@ def _read_tiles(path: str) -> tuple[Tile, ...]:
 
 
 def _read_images(path: str) -> ImageTable:
-    table = UserTable("image", path, ("Image", "FILTER", "EXPTIME"))
+    table = UserTable("image", path, ("Image", "FILTER", "EXPTIME"), "EXPTIME", optional=("exp", "time"))
     exptimes = table.numbers("EXPTIME", u.s, 0.0, 1e6)
     # The archive's FILTER is a sentence whose first word is the name.
     filters = [text.split()[0] for text in table.texts("FILTER")]

@@ -17,6 +17,7 @@ from astropy.table import Table, vstack
 from . import geometry
 from .config import TilingConfig
 from .survey import ImageTable, Tile
+from .words import counted
 
 __all__ = ["Selection", "mosaic_centre", "select", "select_all", "stack"]
 
@@ -52,17 +53,13 @@ class Selection:
             return f"none of {self.n_elsewhere} detectors lies on it"
         counts = Counter(map(str, self.detectors["Image"]))
         used = ", ".join(f"{image} {counts[image]}" for image in sorted(counts)) or "none"
-        parts = [f"{_detectors(self.n_on_tile)} on it; used: {used}"]
+        parts = [f"{counted(self.n_on_tile, 'detector')} on it; used: {used}"]
         if self.left_out:
             reasons = sorted(Counter(self.left_out.values()).items())
             parts.append("left out: " + ", ".join(f"{n} ({reason})" for reason, n in reasons))
         if self.n_unknown_seeing:
             parts.append(f"used without known seeing: {self.n_unknown_seeing}")
         return "; ".join(parts)
-
-
-def _detectors(n: int) -> str:
-    return f"{n} detector" if n == 1 else f"{n} detectors"
 
 
 def stack(parts: Sequence[Table]) -> Table:

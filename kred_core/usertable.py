@@ -8,6 +8,7 @@ found and what was expected.
 
 from __future__ import annotations
 
+import csv
 import textwrap
 import warnings
 from pathlib import Path
@@ -24,6 +25,7 @@ from .errors import InputError
 __all__ = ["UserTable"]
 
 LARGEST_TABLE = 10_000_000  # bytes; a larger file is not a table that a person wrote
+OPEN = ("", "*", "-", "--", "any", "all", "nan")  # what people and programs write into a cell that holds no value
 
 
 class UserTable:
@@ -36,11 +38,18 @@ class UserTable:
     path : str
     columns : tuple of str
         Names that it must have.
+    open_column : str
+        The one of them whose cells may be left open: empty, ``*``, ``any`` or the like, and where it is the last one not there.
+    optional : tuple of str
+        The open column as a whole may be missing, if no column has a name with one of these parts, as it would be misspelt.
     """
 
-    def __init__(self, kind: str, path: str, columns: tuple[str, ...]):
+    def __init__(self, kind: str, path: str, columns: tuple[str, ...], open_column: str = "", optional: tuple[str, ...] = ()):
         self.name = f"{kind} table {path}"
+        self.open_column = open_column
         table = self._read(path)
+        if optional and not any(part in name.lower() for name in table.colnames for part in optional):
+            table[open_column] = [""] * len(table)
         alike = {name: [c for c in table.colnames if c.strip().lower() == name.lower()] for name in columns}
         missing = [name for name in columns if len(alike[name]) != 1]
         if missing:
@@ -75,11 +84,22 @@ class UserTable:
                 warnings.simplefilter("ignore")
                 # As lines, because astropy takes a text of one line for a file name or even a web address;
                 # as texts, because a tile named 07 must not become 7.
-                return ascii.read(text.splitlines(), converters={"*": [ascii.convert_numpy(str)]})
-        except (ascii.InconsistentTableError, ValueError, TypeError, KeyError, IndexError) as e:
+                return ascii.read(self._filled_up(text.splitlines()), converters={"*": [ascii.convert_numpy(str)]})
+        except (ascii.InconsistentTableError, csv.Error, ValueError, TypeError, KeyError, IndexError) as e:
             raise InputError(
                 f"{self.name}: is not a table that can be understood; expected one line of column names, then one line for each row"
             ) from e
+
+    def _filled_up(self, lines: list[str]) -> list[str]:
+        """The lines of a table, with an empty last cell in rows that end before it, which no reader of tables understands."""
+        rows = [i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")]
+        separator = next((sign for sign in ",\t|" if rows and sign in lines[rows[0]]), " ")
+        cells = {i: next(csv.reader([lines[i].strip(" ")], delimiter=separator, skipinitialspace=True)) for i in rows}
+        names = cells[rows[0]] if rows else [""]
+        underlined = len(rows) > 1 and not set(lines[rows[1]]) - set("-= ")
+        if underlined or names[-1].strip().lower() != self.open_column.lower():
+            return lines
+        return [f'{line}{separator}""' if len(cells.get(i, ())) == len(names) - 1 else line for i, line in enumerate(lines)]
 
     def fault(self, row: int, column: str, found: object, expected: str) -> InputError:
         """The error for one value: row counted from 0, what was found, what was expected."""
@@ -107,7 +127,7 @@ class UserTable:
         return values
 
     def numbers(self, column: str, unit: u.UnitBase, low: float, high: float) -> list[float]:
-        """Numbers of a column in a unit, within [low, high]; a column that states no unit is in this one."""
+        """Numbers of a column in a unit, within [low, high]; a column that states no unit is in this one. NaN: an open cell."""
         data: Column | MaskedColumn = self.columns[column]
         factor = 1.0
         if data.unit is not None and data.unit != unit:
@@ -117,6 +137,9 @@ class UserTable:
                 raise InputError(f"{self.name}: column {column} is in '{data.unit}', expected {unit}") from e
         values = []
         for row, value in enumerate(data):
+            if column == self.open_column and (np.ma.is_masked(value) or str(value).strip().lower() in OPEN):
+                values.append(np.nan)
+                continue
             try:
                 number = np.nan if np.ma.is_masked(value) else float(value) * factor
             except (TypeError, ValueError):

@@ -25,7 +25,7 @@ def _work(config: FieldConfig) -> Work:
     )
 
 
-@stage_task("account", version=1, work=_work)
+@stage_task("account", version=2, work=_work)
 def account_for_input(config: FieldConfig) -> Manifest:
     """Tell what became of each detector of the input, and find what does not add up."""
     accounts = stages.account_for_input(config)
@@ -34,4 +34,6 @@ def account_for_input(config: FieldConfig) -> Manifest:
         sums=accounts.explain(),
         faults=list(accounts.faults),
         n_refused=accounts.n_refused,
+        n_used=accounts.n_used,
+        n_detectors=accounts.n_detectors,
     )

@@ -22,7 +22,7 @@ def _work(config: FieldConfig, path: Path, zero_point: float | None) -> Work:
     return Work(path.name, files=[path, *([mask] if mask else [])], options=[options], facts={"zero_point": zero_point})
 
 
-@stage_task("check", version=3, work=_work)
+@stage_task("check", version=4, work=_work)
 def check_exposure(config: FieldConfig, path: Path, zero_point: float | None) -> Manifest:
     """Judge one exposure by its headers, lengths and checksums."""
     record = stages.check_exposure(config, path, zero_point)

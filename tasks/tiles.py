@@ -21,7 +21,7 @@ def _work(config: FieldConfig) -> Work:
     )
 
 
-@stage_task("tiles", version=1, work=_work)
+@stage_task("tiles", version=2, work=_work)
 def tiles_field(config: FieldConfig) -> Manifest:
     """Select the detectors of each tile; write tile tables."""
     return Manifest.of(stages.tiles_field(config).values())

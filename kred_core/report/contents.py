@@ -201,9 +201,9 @@ def gather(paths: FieldPaths) -> Contents:
     matched = {row["Image"]: row for row in _rows(contents, paths.matching_table, tables.MATCHING, "match")}
     measured = _rows(contents, paths.mosaic_table, quality.MOSAICS, "evaluate")
     worst = contents.tried(_worst, paths.overlap_table) if paths.overlap_table.is_file() else {}
-    known = survey.images(config.survey).names
-    names = dict.fromkeys([*known, *matched, *(row["Image"] for row in measured)])
-    for name in names:
+    images = survey.images(paths.field, config.survey)
+    fed = (name for row in exposures.values() for name in row["Image"].split())
+    for name in images.in_order([*images.names, *fed, *matched, *(row["Image"] for row in measured)]):
         feeding = [row for row in exposures.values() if name in row["Image"].split()]
         image = ImageContents(name, feeding, [], matching=matched.get(name, {}), worst=(worst or {}).get(name, []))
         image.failed = contents.plain(_failed(contents.run, "match", [name]))

@@ -10,12 +10,13 @@ from astropy.io import fits
 from astropy.table import Table
 
 from .. import accounts, check, survey, tables, tiling
-from ..accounts import Accounts, Key, some
+from ..accounts import Accounts, Key
 from ..check import ExposureReport
 from ..config import FieldConfig
 from ..errors import InputError
 from ..geometry import SkyPolygon
 from ..products import FieldPaths
+from ..words import some
 from .exposures import judged
 from .mosaics import joined_detectors, mosaic_names, tile_inputs, tile_tables, wanted_tiles
 
@@ -93,7 +94,7 @@ def _chosen(config: FieldConfig) -> dict[Key, list[Mosaic]]:
 
 def _left_out(config: FieldConfig, detectors: Table) -> dict[Key, str]:
     """Why detectors were left out, whatever the tile."""
-    selection = tiling.select_all(detectors, config.field, survey.images(config.survey), config.tiling)
+    selection = tiling.select_all(detectors, config.field, survey.images(config.field, config.survey), config.tiling)
     return {(root, extname): reason for (_, root, extname), reason in selection.left_out.items()}
 
 

@@ -11,6 +11,7 @@ from ..coadd import swarp
 from ..config import FieldConfig
 from ..errors import InputError
 from ..products import FieldPaths
+from ..words import counted, some
 from .copies import plan_copies
 from .exposures import plan_preparation
 from .looks import compared_tiles
@@ -18,7 +19,6 @@ from .mosaics import mosaic_names, read_backgrounds, tile_names, wanted_tiles
 
 __all__ = ["leftovers", "missing_products", "preflight"]
 
-NAMED = 5  # files in a message
 BY_HAND = ".swarp.fits"  # what a person gets who runs the SWarp script beside a mosaic
 
 
@@ -41,7 +41,7 @@ def preflight(config: FieldConfig) -> None:
     paths.exposures()
     check.zero_points(config.check.zero_points)
     survey.tiles(config.field, config.survey, config.tiles)
-    survey.images(config.survey)
+    survey.images(config.field, config.survey)
     matching.fixed_backgrounds(config.match.fixed)
     if config.coadd.engine == "swarp" and "coadd" in config.run.stages:
         swarp.find_swarp()
@@ -127,8 +127,9 @@ def leftovers(config: FieldConfig) -> list[str]:
     paths = FieldPaths.of(config)
     notes = []
     if ignored := paths.not_looked_at():
-        names = ", ".join(ignored[:NAMED]) + (f" and {len(ignored) - NAMED} more" if len(ignored) > NAMED else "")
-        notes.append(f"not looked at in {paths.mef}: {names}; exposures are *.fits.fz and *.fits, masks have names as theirs")
+        notes.append(
+            f"not looked at in {paths.mef}: {some(ignored)}; exposures are *.fits.fz and *.fits, masks have names as theirs"
+        )
     if "coadd" in config.run.stages:
         planned = set(_mosaics(config))
         for directory in (paths.coadds(tile.name, matched) for tile in wanted_tiles(config) for matched in (False, True)):
@@ -138,5 +139,5 @@ def leftovers(config: FieldConfig) -> list[str]:
                 notes.append(f"{directory}: {names}: of an earlier run; with these options they would not be made")
     if "prepare" in config.run.stages:
         old = set(paths.prepared.glob("[!.]*.fits*")) - _prepared(config)
-        notes += [f"{len(old)} files in {paths.prepared} are of an earlier run; they are not used"] if old else []
+        notes += [f"{counted(len(old), 'file')} in {paths.prepared} of an earlier run, not used"] if old else []
     return notes

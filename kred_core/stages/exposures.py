@@ -19,11 +19,13 @@ from ..exposure import Exposure
 from ..products import FieldPaths, read_record, write_record
 from ..stamp import StampGrid
 from ..summary import ExposureSummary
+from ..words import counted
 
 __all__ = [
     "Preparation",
     "check_exposure",
     "check_field",
+    "explain_images",
     "judged",
     "plan_preparation",
     "preparations",
@@ -184,7 +186,7 @@ def summarize_field(config: FieldConfig) -> list[ExposureReport]:
         No exposure of the field can be used.
     """
     paths = FieldPaths.of(config)
-    images = survey.images(config.survey)
+    images = survey.images(config.field, config.survey)
     summaries: dict[str, ExposureSummary] = {}
     reports = []
     for report in check_field(config):
@@ -196,14 +198,14 @@ def summarize_field(config: FieldConfig) -> list[ExposureReport]:
                 summaries[report.root] = ExposureSummary.from_record(record)
                 report = summary.combine(report, summaries[report.root])
         if not report.refused and not images.of_exposure(report.filter, report.exptime):
-            report = report.remark(f"{report.filter} with {report.exptime:g} s belongs to no image")
+            report = report.remark(f"{report.filter} with {report.exptime:g} s belongs to no image (--survey.image-table)")
         reports.append(report)
     _write_quality(paths, reports)
     usable = [r for r in reports if not r.refused]
     if not usable:
         reason, n = Counter(r.refused[0] for r in reports).most_common(1)[0]
         raise InputError(
-            f"field {paths.field}: none of its {len(reports)} exposures can be used; {n} of them: {reason} "
+            f"field {paths.field}: none of its {counted(len(reports), 'exposure')} can be used; {n} of them: {reason} "
             f"({paths.quality_table} says it of each)"
         )
     exposures = tables.make(summary.exposure_rows(reports, images, paths.field), tables.EXPOSURES)
@@ -227,6 +229,13 @@ class Preparation:
 def plan_preparation(config: FieldConfig) -> list[Preparation]:
     """Factor and background of each usable exposure, from the tables."""
     return preparations(config, *read_summary(FieldPaths.of(config)))
+
+
+def explain_images(config: FieldConfig) -> list[str]:
+    """A sentence about the images of a field without an image table; none where there is one."""
+    exposures, _ = read_summary(FieldPaths.of(config))
+    words = survey.images(config.field, config.survey).explain(map(str, exposures["FILTER"]))
+    return [words] if words else []
 
 
 def read_summary(paths: FieldPaths) -> tuple[Table, Table]:

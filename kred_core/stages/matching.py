@@ -79,12 +79,12 @@ def _plain(value: object) -> str | float:
 
 def plan_matching(config: FieldConfig) -> list[MatchPlan]:
     """The images to match, each with all its detectors, from the tables: those of the whole field, whatever tiles are asked for."""
-    images = survey.images(config.survey)
+    images = survey.images(config.field, config.survey)
     detectors = tiling.stack([joined_detectors(config, FieldPaths.of(config)), *_others(config)])
     selection = tiling.select_all(detectors, config.field, images, config.tiling)
     log.info("%s: to be matched: %s", config.field, selection.explain())
-    found = set(map(str, selection.detectors["Image"]))
-    return [MatchPlan(name, selection.detectors[selection.detectors["Image"] == name]) for name in images.names if name in found]
+    found = images.in_order(map(str, selection.detectors["Image"]))
+    return [MatchPlan(name, selection.detectors[selection.detectors["Image"] == name]) for name in found]
 
 
 def _others(config: FieldConfig) -> list[Table]:

@@ -17,6 +17,7 @@ from ..coadd.plan import Background, CoaddPlan, make_plan
 from ..config import FieldConfig
 from ..errors import InputError
 from ..products import FieldPaths, link_all, read_record, write_record
+from ..words import counted
 from .exposures import preparations, read_summary
 
 __all__ = [
@@ -63,23 +64,27 @@ def tiles_field(config: FieldConfig) -> dict[str, Path]:
     """
     paths = FieldPaths.of(config)
     wanted = wanted_tiles(config)
-    images = survey.images(config.survey)
+    images = survey.images(config.field, config.survey)
     detectors = tiling.stack([joined_detectors(config, paths), *other_fields(config)])
     written = {}
+    unused = ""
     for tile in wanted:
         selection = tiling.select(detectors, tile, images, config.tiling)
         log.info("%s %s: %s", config.field, tile.name, selection.explain())
         if len(selection.detectors) == 0:
             if config.tiles:
                 raise InputError(f"no detector feeds tile {tile.name} of field {config.field}: {selection.explain()}")
+            unused = unused or (f"{tile.name}: {selection.explain()}" if selection.n_on_tile else "")
             paths.tile_table(tile.name).unlink(missing_ok=True)
             continue
         table = selection.detectors[[c.name for c in tables.TILE]]
         tables.write(table, paths.tile_table(tile.name), f"Detectors that feed tile {tile.name} of {config.field}")
         written[tile.name] = paths.tile_table(tile.name)
+    if unused and not written:
+        raise InputError(f"no detector of field {config.field} is used ({unused})")
     if not written:
         raise InputError(
-            f"no detector of field {config.field} lies on any of its {len(wanted)} tiles; are its centre and tiles right?"
+            f"no detector of field {config.field} lies on any of its {counted(len(wanted), 'tile')}; are centre and tiles right?"
         )
     return written
 
@@ -158,8 +163,7 @@ def tile_tables(config: FieldConfig) -> Iterator[tuple[survey.Tile, Table]]:
 
 def _images(config: FieldConfig, table: Table) -> list[str]:
     """Images that a tile has, in the survey's order."""
-    known = survey.images(config.survey).names
-    return sorted(set(map(str, table["Image"])), key=lambda name: (known.index(name) if name in known else 0, name))
+    return survey.images(config.field, config.survey).in_order(map(str, table["Image"]))
 
 
 def mosaic_names(config: FieldConfig) -> list[tuple[str, str]]:

@@ -217,7 +217,7 @@ def test_a_keyword_of_the_exposure_is_a_right_number_or_a_reason_to_refuse_it(as
 
 def require_tables(reports: list[ExposureReport], measured: dict[str, ExposureSummary], directory: Path) -> None:
     """What the headers say can be written into the tables of a field, and comes back from them as it was."""
-    images = survey.images(SurveyConfig())
+    images = survey.images("LMC_c42", SurveyConfig())
     found = accounts.account([r.file for r in reports], reports)
     assert found.faults == ()
     rows = [

@@ -141,7 +141,7 @@ def test_tables_name_tiles_and_images_plainly(name, tmp_path):
     with pytest.raises(KredError, match=r"tiles\.txt"):
         tiles("LMC_c42", config.survey, [])
     with pytest.raises(InputError, match=r"images\.txt"):
-        images(config.survey)
+        images(config.field, config.survey)
     tried("table with a name that leads elsewhere", 2)
 
 

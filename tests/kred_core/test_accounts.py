@@ -43,7 +43,15 @@ def test_before_anything_is_chosen_detectors_are_usable_or_refused():
     }
     assert found.faults == ()
     assert found.n_refused == 2
+    assert (found.n_used, found.n_detectors) == (None, 4)
     assert found.explain() == ["3 exposures, 4 detectors: 3 usable, 1 refused"]
+
+
+def test_detectors_that_were_used_are_counted_once_detectors_were_chosen():
+    bad = report("b", ("N1",), lost=(("N2", "all its pixels are NaN"),))
+    found = account([*FILES, "b.fits.fz"], [ONE, bad], {("a", "N1"): [MOSAIC]}, None, {}, "elsewhere")
+    assert (found.n_used, found.n_detectors) == (1, 4)
+    assert account(FILES, [ONE.refuse("FILTER is missing")]).n_used is None
 
 
 def test_all_detectors_of_a_refused_exposure_are_refused_for_its_reason():

@@ -51,7 +51,7 @@ def simulated(tmp_path_factory):
     config = FieldConfig(field="LMC_c42", tiles=["T07"], root=root)
     paths = FieldPaths.of(config)
     reports = [check.judge(path, config.check, {}) for path in paths.exposures()]
-    images = survey.images(config.survey)
+    images = survey.images(config.field, config.survey)
     exposures = {row["Root"]: row for row in summary.exposure_rows(reports, images, "LMC_c42")}
     places = summary.place_rows(reports, "LMC_c42")
     rows = [{**exposures[place["Root"]], **place, "SUB_BACK": SKY, "Noise": 5.0} for place in places]

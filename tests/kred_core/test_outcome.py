@@ -8,8 +8,9 @@ from kred_core.check import ExposureReport
 from kred_core.outcome import Outcome, StageOutcome, disk_usage, human_size
 
 GOOD = ExposureReport("a", "a.fits.fz")
-USABLE = ExposureReport("b", "b.fits.fz", remarks=("detector S7 refused: all NaN", "WCSCAL is Failed"))
-REFUSED = ExposureReport("c", "c.fits.fz", refused=("MAGZERO is missing",), remarks=("the seeing is unknown",))
+USABLE = ExposureReport("b", "b.fits.fz", remarks=("WCSCAL Failed",)).lose("S7", "all NaN")
+ALSO_USABLE = ExposureReport("d", "d.fits.fz", remarks=("WCSCAL Failed", "the seeing is unknown"))
+REFUSED = ExposureReport("c", "c.fits.fz", refused=("MAGZERO is missing", "too old"), remarks=("the seeing is unknown",))
 
 
 def test_a_run_is_complete_unless_something_failed_stopped_or_is_missing():
@@ -36,6 +37,13 @@ def test_a_run_is_complete_unless_something_failed_stopped_or_is_missing():
             "LMC_c42: NOT complete: no tiles; 2 failed; 1 product missing",
         ),
         (Outcome("LMC_c42", missing=[Path("a"), Path("b")]), "LMC_c42: NOT complete: 2 products missing"),
+        (Outcome("LMC_c42", reports=[GOOD], n_used=9, n_detectors=9), "LMC_c42: complete (1 exposure: 1 good)"),
+        (
+            Outcome("LMC_c42", reports=[GOOD, REFUSED], n_used=2, n_detectors=11),
+            "LMC_c42: complete, 2 of 11 detectors used (2 exposures: 1 good, 1 refused)",
+        ),
+        (Outcome("LMC_c42", n_used=0, n_detectors=1), "LMC_c42: complete, 0 of 1 detector used"),
+        (Outcome("LMC_c42", reports=[GOOD], n_used=None, n_detectors=9), "LMC_c42: complete (1 exposure: 1 good)"),
     ],
 )
 def test_the_result_in_one_sentence(outcome, headline):
@@ -55,7 +63,7 @@ def test_the_whole_story_names_every_refusal_remark_failure_and_missing_product(
     outcome = Outcome(
         "LMC_c42",
         [StageOutcome("check", done=3), StageOutcome("coadd", done=1, failed={"T07.r": "disk full"})],
-        [GOOD, USABLE, REFUSED],
+        [GOOD, USABLE, ALSO_USABLE, REFUSED],
         ["r with 5 s belongs to no image"],
         [Path("DECam_SWARP/x.fits")],
         disk={"DECam_PREP": 1_500_000, "DECam_SWARP": 0},
@@ -64,8 +72,11 @@ def test_the_whole_story_names_every_refusal_remark_failure_and_missing_product(
     assert [line.split()[0] for line in lines[:2]] == ["check", "coadd"]
     assert lines[2:] == [
         "  coadd T07.r failed: disk full",
-        "  refused c: MAGZERO is missing; the seeing is unknown",
-        "  usable b: detector S7 refused: all NaN; WCSCAL is Failed",
+        "  refused c: MAGZERO is missing",
+        "  refused b S7: all NaN",
+        "  WCSCAL Failed: 2 exposures",
+        "  d: the seeing is unknown",
+        "  all reasons and remarks: Summary/LMC_c42_mef_qual.tab",
         "  note: r with 5 s belongs to no image",
         "  missing: DECam_SWARP/x.fits",
         "disk       DECam_PREP 1.5 MB, DECam_SWARP 0 B",
@@ -100,3 +111,12 @@ def test_sizes_as_a_person_reads_them(size, shown):
 def test_a_run_that_used_no_disk_says_nothing_of_it():
     assert Outcome("LMC_c42", [StageOutcome("check", done=3)], []).lines()[-1].startswith("LMC_c42")
     assert not any(line.startswith("disk") for line in Outcome("LMC_c42", [], []).lines())
+
+
+def test_a_reason_that_many_detectors_share_is_one_line():
+    reports = [ExposureReport(root, root).lose("S7", "all NaN").lose("N1", "constant") for root in "abc"]
+    assert Outcome("LMC_c42", reports=reports).verdicts()[:-1] == [
+        "  refused 3 detectors: all NaN",
+        "  refused 3 detectors: constant",
+    ]
+    assert Outcome("LMC_c42", reports=[GOOD]).verdicts() == []

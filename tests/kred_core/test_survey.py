@@ -7,9 +7,10 @@ import pytest
 from astropy import units as u
 from astropy.coordinates import SkyCoord
 from astropy.table import Table
+from pydantic import TypeAdapter
 
 from kred_core import survey
-from kred_core.config import SurveyConfig
+from kred_core.config import Name, SurveyConfig
 from kred_core.errors import InputError
 
 SURVEY_TABLES = Path(__file__).resolve().parents[2].parent / "shared" / "survey"
@@ -84,7 +85,7 @@ def test_focal_plane_has_62_ccds_that_do_not_overlap():
 
 
 def test_images_of_the_survey():
-    images = survey.images(SurveyConfig())
+    images = survey.images("LMC_c42", SurveyConfig())
     assert images.names[:2] == ("N501", "N501_s")
     assert len(images.rows) == 22
     assert images.of_exposure("N662", 600) == ("N662",)
@@ -97,7 +98,7 @@ def test_images_of_the_survey():
 def test_exposure_time_is_compared_within_half_a_second_and_the_nearest_wins(tmp_path):
     path = tmp_path / "images.txt"
     path.write_text("Image FILTER EXPTIME\na z 107\nb z 107.6\nc z 107\nd z 5\n")
-    images = survey.images(SurveyConfig(image_table=str(path)))
+    images = survey.images("LMC_c42", SurveyConfig(image_table=str(path)))
     assert images.of_exposure("z", 107) == ("a", "c")
     assert images.of_exposure("z", 107.4) == ("b",)
     assert images.of_exposure("z", 5.5) == ("d",)
@@ -105,10 +106,65 @@ def test_exposure_time_is_compared_within_half_a_second_and_the_nearest_wins(tmp
     assert images.of_exposure("z", float("nan")) == ()
 
 
+def images_of(tmp_path, text):
+    path = tmp_path / "images.tab"
+    path.write_text(text)
+    return survey.images("mine", SurveyConfig(image_table=str(path)))
+
+
+def test_a_row_without_exposure_time_takes_every_exposure_of_its_filter_whatever_other_rows_say(tmp_path):
+    images = images_of(tmp_path, "Image FILTER EXPTIME\ns N662 30\nall N662\nz z *\n")
+    assert images.names == ("s", "all", "z")
+    assert images.of_exposure("N662", 30.2) == ("s", "all")
+    for exptime in (31, 800, 1e-3, 1e5):
+        assert images.of_exposure("N662", exptime) == ("all",)
+        assert images.of_exposure("z", exptime) == ("z",)
+    assert images.of_exposure("r", 30) == ()
+    assert images.explain(["N662"]) == ""
+
+
+def test_a_table_without_exposure_times_takes_all_of_them(tmp_path):
+    images = images_of(tmp_path, "Image,FILTER,remark\nred,r,\nred,i,x\n")
+    assert images.of_exposure("r", 1) == images.of_exposure("i", 777) == ("red",)
+
+
+@pytest.mark.parametrize("name", ["EXP_TIME", "exposure", "ExpTime[s]", "time"])
+def test_exposure_times_by_another_name_are_not_overlooked(tmp_path, name):
+    with pytest.raises(InputError, match="must have one column EXPTIME; found Image, FILTER, "):
+        images_of(tmp_path, f"Image,FILTER,{name}\na,z,30\n")
+
+
+def test_without_a_table_each_filter_of_a_field_of_ones_own_is_an_image():
+    for config in (SurveyConfig(centre=[10, -20]), SurveyConfig(tile_table="tiles.tab")):
+        images = survey.images("mine", config)
+        assert images.of_exposure("z", 107) == images.of_exposure("z", 0.5) == ("z",)
+        assert images.of_exposure("N662", 30) == ("N662",)
+        assert images.explain(["z", "N662", "z"]) == (
+            "no image table: one image for each filter, of all exposure times (N662, z); --survey.image-table makes others"
+        )
+    assert survey.images("LMC_c42", SurveyConfig()).explain(["z"]) == ""
+    assert survey.images("LMC_c42", SurveyConfig(centre=[10, -20])).of_exposure("N662", 30) == ("N662_s",)
+
+
+def test_images_of_filters_with_odd_names_have_names_of_files_and_stay_different():
+    images = survey.images("mine", SurveyConfig(centre=[10, -20]))
+    filters = ["g", "[OIII]", "(OIII)", "a/b", "a_b", "..", "/", "x" * 200, "x" * 201, "\xe9"]
+    names = [images.of_exposure(name, 30)[0] for name in filters]
+    assert [TypeAdapter(Name).validate_python(name) for name in names] == names
+    assert len(set(names)) == len(filters)
+    assert (names[0], names[4]) == ("g", "a_b")
+
+
+def test_images_are_put_in_the_order_of_the_table(tmp_path):
+    images = images_of(tmp_path, "Image FILTER\nz z\ng g\n")
+    assert images.in_order(["z", "old", "g", "z"]) == ["old", "z", "g"]
+    assert survey.images("mine", SurveyConfig(centre=[1, 2])).in_order(["z", "g"]) == ["g", "z"]
+
+
 def test_image_table_takes_the_first_word_of_a_filter(tmp_path):
     path = tmp_path / "images.csv"
     path.write_text('exptime,filter,image\n107.0,"z DECam SDSS c0004 9260.0 1520.0",deep\n')
-    assert survey.images(SurveyConfig(image_table=str(path))).rows == (("deep", "z", 107.0),)
+    assert survey.images("LMC_c42", SurveyConfig(image_table=str(path))).rows == (("deep", "z", 107.0),)
 
 
 GOOD = {
@@ -169,7 +225,7 @@ def test_missing_table_and_directory_are_explained(tmp_path):
     with pytest.raises(InputError, match=r"tile table .*none\.txt: cannot be read: No such file"):
         survey.tiles("A", SurveyConfig(tile_table=str(tmp_path / "none.txt")))
     with pytest.raises(InputError, match=r"image table .*: cannot be read: Is a directory"):
-        survey.images(SurveyConfig(image_table=str(tmp_path)))
+        survey.images("LMC_c42", SurveyConfig(image_table=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -184,4 +240,4 @@ def test_bad_image_table_is_explained(tmp_path, row, message):
     path = tmp_path / "images.txt"
     path.write_text(f"Image FILTER EXPTIME\n{row}\n")
     with pytest.raises(InputError, match=message):
-        survey.images(SurveyConfig(image_table=str(path)))
+        survey.images("LMC_c42", SurveyConfig(image_table=str(path)))

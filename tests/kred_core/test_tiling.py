@@ -11,7 +11,7 @@ from kred_core.config import SurveyConfig, TilingConfig
 from kred_core.survey import ImageTable, Tile
 
 NX, NY = 2046, 4094
-IMAGES = survey.images(SurveyConfig())
+IMAGES = survey.images("LMC_c42", SurveyConfig())
 EVERYWHERE = [(81.789, -66.454), (0.02, -30.0), (359.99, 0.0), (33.0, -89.0), (200.0, -90.0), (10.0, 89.8)]
 
 

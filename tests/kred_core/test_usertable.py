@@ -1,5 +1,6 @@
 """A table that a person wrote is read in the forms people write, and a mistake in it is named by table, row and column."""
 
+import numpy as np
 import pytest
 from astropy import units as u
 from astropy.table import Table
@@ -75,7 +76,7 @@ def test_a_table_that_astropy_wrote_is_read_in_its_unit(tmp_path):
         ("Root\n07\n", "must have one column MAGZERO; found Root."),
         ("Root;MAGZERO\n07;30\n", "must have one column Root, MAGZERO; found Root;MAGZERO."),
         ("Root MAGZERO magzero\n07 30 31\n", "must have one column MAGZERO; found Root, MAGZERO, magzero."),
-        ("Root MAGZERO\n07\nS7 29.5\n", "is not a table that can be understood; expected one line of column names"),
+        ("MAGZERO Root\n07\n30 S7\n", "is not a table that can be understood; expected one line of column names"),
         ("Root MAGZERO\n07 30 good\n", "is not a table that can be understood"),
         ("Root MAGZERO\n07 bright\n", "row 1, column MAGZERO: found 'bright', expected a number from 1 to 60 (mag)"),
         ("Root MAGZERO\n07 30\nS7 nan\n", "row 2, column MAGZERO: found 'nan', expected a number from 1 to 60 (mag)"),
@@ -118,3 +119,49 @@ def test_a_table_below_the_home_directory_may_be_written_with_a_tilde(tmp_path, 
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.txt").write_text("Root MAGZERO\n07 30\nS7 29.5\n")
     assert rows(UserTable("zero point", "~/mine.txt", ("Root", "MAGZERO"))) == ROWS
+
+
+FORMS_WITH_AN_OPEN_CELL = {
+    "nothing there": "Image FILTER EXPTIME\ndeep z\ns N662 30\n",
+    "nothing there in any row": "Image FILTER EXPTIME\ndeep z\n",
+    "quoted cells": 'Image FILTER EXPTIME\ndeep "z DECam SDSS c0004"\n',
+    "aligned columns": "  Image  FILTER  EXPTIME  \n  deep   z               \n  s      N662    30\n",
+    "underlined names": "Image FILTER EXPTIME\n----- ------ -------\ndeep  z\ns     N662   30\n",
+    "comments": "# mine\nImage FILTER EXPTIME\n# a b\ndeep z\n",
+    "tabs": "Image\tFILTER\tEXPTIME\ndeep\tz\t\n",
+    "tabs, short": "Image\tFILTER\tEXPTIME\ndeep\tz\ns\tN662\t30\n",
+    "csv": "Image,FILTER,EXPTIME\ndeep,z,\n",
+    "csv, short": "Image,FILTER,EXPTIME\ndeep,z\ns,N662,30\n",
+    "csv in another order": "EXPTIME,Image,FILTER\n,deep,z\n30,s,N662\n",
+    "bars, short": "Image|FILTER|EXPTIME\ndeep|z\ns|N662|30\n",
+    "empty quotes": 'Image FILTER EXPTIME\ndeep z ""\n',
+    **{f"written {word}": f"Image FILTER EXPTIME\ndeep z {word}\n" for word in ("*", "any", "Any", "all", "nan", "NaN", "-", "--")},
+}
+
+
+@pytest.mark.parametrize("form", FORMS_WITH_AN_OPEN_CELL)
+def test_a_cell_of_an_open_column_may_hold_nothing_in_any_form(form, tmp_path):
+    path = tmp_path / "images.tab"
+    path.write_text(FORMS_WITH_AN_OPEN_CELL[form])
+    table = UserTable("image", str(path), ("Image", "FILTER", "EXPTIME"), "EXPTIME")
+    assert (table.texts("Image")[0], table.texts("FILTER")[0].split()[0]) == ("deep", "z")
+    exptimes = table.numbers("EXPTIME", u.s, 0, 1e6)
+    assert np.isnan(exptimes[0])
+    assert exptimes[1:] in ([], [30.0])
+
+
+def test_only_the_open_column_may_be_left_open(tmp_path):
+    path = tmp_path / "images.tab"
+
+    def read(raw):
+        path.write_text(raw)
+        table = UserTable("image", str(path), ("Image", "FILTER", "EXPTIME"), "EXPTIME")
+        return table.names("Image"), table.numbers("EXPTIME", u.s, 0, 1e6)
+
+    for raw in ("Image FILTER EXPTIME\ndeep *z* 30s\n", "Image FILTER EXPTIME\ndeep\n", "Image,FILTER,EXPTIME\n,z,30\n"):
+        with pytest.raises(InputError, match=r"^image table .*images\.tab: "):
+            read(raw)
+
+
+def test_a_cell_longer_than_any_reader_takes_is_a_mistake_like_others(table):
+    assert fault(table, "Root MAGZERO\n" + "a" * 200_000 + " 30\n").startswith("is not a table that can be understood")

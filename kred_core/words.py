@@ -1,0 +1,32 @@
+"""Words of messages: counts, and lists that stay short."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = ["counted", "some"]
+
+NAMED = 5  # in a message
+
+
+def counted(n: int, thing: str) -> str:
+    """Return a number of things in words.
+
+    Parameters
+    ----------
+    n : int
+    thing : str
+        One of them; its plural ends in s.
+
+    Returns
+    -------
+    str
+        "1 exposure", "2 exposures".
+    """
+    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def some(names: Iterable[str]) -> str:
+    """Return the first few of the names, and how many more there are."""
+    ordered = sorted(names)
+    return ", ".join(ordered[:NAMED]) + (f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
