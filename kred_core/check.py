@@ -242,7 +242,7 @@ def _file_remarks(exposure: Exposure, config: CheckConfig) -> list[str]:
     remarks = []
     promised = number(exposure.primary, "NEXTEND")
     if promised is not None and promised > len(extensions):
-        remarks.append(f"NEXTEND promises {promised:g} extensions, the file has {len(extensions)}: is a part of it missing?")
+        remarks.append(f"NEXTEND promises {promised:g} extensions, the file has {len(extensions)}")
     tables = [f"{h.extname}[{h.index}]" for h in extensions if not h.is_image]
     if tables:
         remarks.append(f"not used, because no images: {_list(tables, 'extensions')}")

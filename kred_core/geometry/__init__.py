@@ -1,6 +1,6 @@
 """Where pixels are on the sky: WCS, corners, footprints as spherical polygons, pixel areas, control grids."""
 
-from .sphere import SkyPolygon, mean_position, outlines, position, touching, unit_vectors
+from .sphere import SkyPolygon, local_frame, mean_position, outlines, position, touching, unit_vectors
 from .wcs import (
     celestial_wcs,
     centre,
@@ -18,6 +18,7 @@ __all__ = [
     "centre",
     "control_grid",
     "corners",
+    "local_frame",
     "mean_position",
     "outlines",
     "pixel_area_arcsec2",

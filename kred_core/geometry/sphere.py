@@ -94,7 +94,7 @@ class SkyPolygon:
             Side in degrees, as of a TAN image of size_deg / CDELT pixels.
         """
         half = math.radians(size_deg / 2)
-        middle, east, north = _local_frame(ra, dec)
+        middle, east, north = local_frame(ra, dec)
         vertices = np.array([middle + half * (i * east + j * north) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))])
         return cls(vertices / np.linalg.norm(vertices, axis=-1, keepdims=True))
 
@@ -209,7 +209,7 @@ def touching(polygon: SkyPolygon, others: np.ndarray) -> np.ndarray:
     return result
 
 
-def _local_frame(ra: float, dec: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def local_frame(ra: float, dec: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Unit vectors towards a position, and east and north of it (at a pole: of the meridian ra)."""
     a, d = math.radians(ra), math.radians(dec)
     middle = np.array([math.cos(d) * math.cos(a), math.cos(d) * math.sin(a), math.sin(d)])
@@ -220,7 +220,7 @@ def _local_frame(ra: float, dec: float) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 def _tangent_plane(middle: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     ra, dec = position(middle)
-    return _local_frame(float(ra), float(dec))
+    return local_frame(float(ra), float(dec))
 
 
 def _project(vectors: np.ndarray, middle: np.ndarray, east: np.ndarray, north: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ def test_a_square_has_its_area_and_contains_what_is_in_it(ra, dec, size, x, y):
     half = math.radians(size / 2)
     solid_angle = 4 * math.atan(half**2 / math.sqrt(1 + 2 * half**2))
     assert square.area_deg2 == pytest.approx(solid_angle * math.degrees(1) ** 2, rel=1e-9)
-    middle, east, north = geometry.sphere._local_frame(ra, dec)
+    middle, east, north = geometry.local_frame(ra, dec)
     inside = max(abs(x), abs(y))
     assume(abs(inside - 1) > 1e-6)
     point = geometry.position(middle + half * (x * east + y * north))
@@ -65,7 +65,7 @@ class Places:
     def vertices(self, k, growth=1.0):
         """Unit vectors, (4, 3)."""
         x0, y0, size, angle = self.squares[k]
-        middle, east, north = geometry.sphere._local_frame(self.ra, self.dec)
+        middle, east, north = geometry.local_frame(self.ra, self.dec)
         c, s = math.cos(angle), math.sin(angle)
         corners = [
             (x0 + growth * size * (c * i - s * j), y0 + growth * size * (s * i + c * j))
