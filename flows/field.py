@@ -24,9 +24,11 @@ except ModuleNotFoundError as e:
     )
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
-    from flows import ending, local_server
+    from flows import ending, local_server, progress
 
-    if not settings.answer(settings.field_config, sys.argv[1:]).run.dry_run:
+    asked = settings.answer(settings.field_config, sys.argv[1:])
+    if not asked.run.dry_run:
+        progress.announce(asked.title)
         local_server.begin()
     gc.disable()  # until `explained`: modules are no garbage, and to look for some among them takes a fifth of the time
 

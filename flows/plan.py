@@ -40,8 +40,13 @@ def dry_run(config: FieldConfig) -> str:
     return foresight.describe(config, *_plan(config))
 
 
-def require_room(config: FieldConfig) -> None:
+def require_room(config: FieldConfig) -> list[ExposureReport]:
     """Find out whether there is room on the disk for what a run is going to make, once its exposures have been checked.
+
+    Returns
+    -------
+    list of ExposureReport
+        What is known of each exposure.
 
     Raises
     ------
@@ -52,10 +57,11 @@ def require_room(config: FieldConfig) -> None:
     usable = [r for r in found if not r.refused]
     grid = stages.stamp_grid(config, usable) if usable else None
     if not foresight.shortage(config, foresight.most_disk(config, found, grid)):
-        return  # where there is room for all of it, nobody needs to know how much of it is there already
+        return found  # where there is room for all of it, nobody needs to know how much of it is there already
     lacking = foresight.shortage(config, foresight.disk_to_do(_plan(config)[1]))
     if lacking:
         raise InputError(lacking)
+    return found
 
 
 def _plan(config: FieldConfig) -> tuple[list[ExposureReport], list[PlannedStage]]:

@@ -8,7 +8,6 @@ is counted. `flows.field` says what the stages are.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,9 +21,10 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed, State
 from prefect.utilities.annotations import opaque
 
-from flows import runners
+from flows import progress, runners
 from flows.plan import require_room
-from kred_core import __version__, memory, report, stages
+from flows.progress import TimeLeft
+from kred_core import __version__, foresight, memory, report, stages
 from kred_core.config import FieldConfig
 from kred_core.errors import KredError, explain
 from kred_core.locks import held
@@ -100,7 +100,8 @@ class Run:
         self._stage = StageOutcome("start")  # the one that is running
         self._besides: list[_Batch] = []  # that wait for the next units
         self._running: dict[PrefectFuture, tuple[_Batch, str]] = {}
-        self._fits = False
+        self._at: tuple[int, int] = 0, 0  # units of the stage that have ended, and all of them
+        self._left: TimeLeft | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Of the copy that goes, with Prefect's context, to each worker process with each task; futures cannot."""
@@ -145,7 +146,8 @@ class Run:
             log.info("kred %s: %s, stages %s", __version__, self.config.title, ", ".join(self.config.run.stages))
             if self._shared:
                 log.info("%s", self._shared)
-            yield
+            with progress.every_minute(lambda: log.info("%s", self._where())):
+                yield
         except Exception as e:
             log.exception("unexpected error, a defect of kred (%s: %s); details in %s", type(e).__name__, e, self.paths.log)
             raise
@@ -164,6 +166,7 @@ class Run:
     def stage(self, name: str) -> Iterator[None]:
         """Count what happens in this block as one stage; what a person can mend ends the run, not the program."""
         self._stage = StageOutcome(name)
+        self._at = 0, 0
         self.outcome.stages.append(self._stage)
         self._began = time.monotonic()
         try:
@@ -174,6 +177,8 @@ class Run:
             log.warning("%s was stopped; the next run goes on where it was", name)
             raise
         self._stage.seconds = time.monotonic() - self._began
+        if self._left:
+            self._left.taken[name] = self._stage.seconds
         log.info("%s", self._stage.line())
 
     def state(self) -> State:
@@ -183,9 +188,9 @@ class Run:
 
     def require_room(self, stage: str) -> None:
         """Before anything large is written, and after the exposures are known: is there room for it on the disk?"""
-        if stage != "check" and not self._fits:
-            require_room(self.config)
-            self._fits = True
+        if stage != "check" and self._left is None:
+            found = require_room(self.config)
+            self._left = TimeLeft(foresight.rough_seconds(self.config, found), runners.workers(self.config))
 
     @contextmanager
     def memory(self, stage: str) -> Iterator[None]:
@@ -278,9 +283,18 @@ class Run:
                 log.info("%s", batch.stage.line())
             if batch is awaited:
                 self._progress.show(self._stage.name, batch.n_ended, len(batch.units), name)
-            _show(f"{batch.stage.name:<10} {batch.n_ended:>5}/{len(batch.units)}  {name}", last=awaited.ended)
+                self._at = batch.n_ended, len(batch.units)
+            progress.show(f"{self._where()}: {name}", last=awaited.ended)
             if awaited.ended:
                 break
+
+    def _where(self) -> str:
+        """How far the stage that is running is, and how long the run will still take."""
+        ended, units = self._at
+        words = f"{self._stage.name:<10} {ended} of {units}" if units else self._stage.name
+        if self._left is None:
+            return words
+        return f"{words}, {self._left.words(self._stage.name, ended / max(units, 1), time.monotonic() - self._began)}"
 
     def finish(self) -> None:
         """Compare what was asked for with what is on disk, and say it all in the log."""
@@ -334,9 +348,3 @@ class Run:
 def _opaque(arguments: dict[str, Any]) -> dict[str, Any]:
     """Spare Prefect the search for other tasks' results in plans of thousands of values."""
     return {name: opaque(value) for name, value in arguments.items()}
-
-
-def _show(line: str, last: bool) -> None:
-    """Progress for a person at a terminal: one line that is written over."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)

@@ -25,6 +25,7 @@ from .products import FieldPaths, read_record
 from .stages.exposures import with_pixels
 from .stages.mosaics import other_fields, wanted_tiles
 from .stamp import StampGrid
+from .words import counted, human_time
 
 __all__ = [
     "PlannedStage",
@@ -43,6 +44,7 @@ __all__ = [
     "plan_tiles",
     "prepared_disk",
     "reports",
+    "rough_seconds",
     "shortage",
     "stamp_disk",
 ]
@@ -184,17 +186,38 @@ def most_disk(config: FieldConfig, found: Sequence[ExposureReport], grid: StampG
         Of the stamps.
     """
     usable = [r for r in found if not r.refused]
-    scales = [d.pixel_scale for r in usable for d in r.detectors]
-    n_images, n_tiles = count_images(config, usable), len(wanted_tiles(config))
-    side = config.coadd.size * 3600 / (config.coadd.pixel_scale or min(scales, default=math.inf))
-    mosaic = side**2 * (4 + COVERAGE_BYTES_PER_PIXEL)
+    n_mosaics, mosaic = _mosaics(config, usable)
     disk = {
         "summarize": stamp_disk(usable, [], grid),
         "prepare": prepared_disk(config, usable, []),
-        "match": n_images * sum(_copies(config, config.match.output, r) for r in usable),
-        "coadd": n_tiles * n_images * len(config.coadd.backgrounds) * mosaic,
+        "match": count_images(config, usable) * sum(_copies(config, config.match.output, r) for r in usable),
+        "coadd": n_mosaics * mosaic * (4 + COVERAGE_BYTES_PER_PIXEL),
     }
     return {stage: size for stage, size in disk.items() if stage in config.run.stages}
+
+
+def rough_seconds(config: FieldConfig, found: Sequence[ExposureReport]) -> dict[str, float]:
+    """CPU s that each stage of a run but the first takes where nothing has been made yet, from headers alone and at once."""
+    usable = [r for r in found if not r.refused]
+    n, n_images, mega = len(usable), count_images(config, usable), sum(map(_pixels, usable)) / 1e6
+    n_mosaics, mosaic = _mosaics(config, usable)
+    per_mpix, per_unit, output = SECONDS_PER_MPIX, SECONDS_PER_UNIT, n_mosaics * mosaic / 1e6
+    seconds = {
+        "summarize": mega * per_mpix["summarize"] + n * per_unit["summarize"],
+        "prepare": mega * per_mpix["prepare"] + n * per_unit["prepare"],
+        "tiles": per_unit["tiles"],
+        "match": sum(len(r.detectors) for r in usable) * MATCH_SECONDS_PER_DETECTOR + n_images * per_unit["figures"],
+        "coadd": mega * per_mpix["coadd"] + output * COADD_SECONDS_PER_OUTPUT_MPIX + n_mosaics * per_unit["coadd"],
+        "evaluate": output * per_mpix["evaluate"] + (n_mosaics + n_images) * per_unit["evaluate"],
+    }
+    return {name: seconds[name] for name in config.run.stages if name in seconds}
+
+
+def _mosaics(config: FieldConfig, usable: Sequence[ExposureReport]) -> tuple[int, float]:
+    """Most mosaics that a run makes, and pixels of each."""
+    scales = [d.pixel_scale for r in usable for d in r.detectors]
+    side = config.coadd.size * 3600 / (config.coadd.pixel_scale or min(scales, default=math.inf))
+    return len(wanted_tiles(config)) * count_images(config, usable) * len(config.coadd.backgrounds), side**2
 
 
 def shortage(config: FieldConfig, disk: Mapping[str, float]) -> str:
@@ -297,21 +320,17 @@ def describe(config: FieldConfig, found: Sequence[ExposureReport], planned: Sequ
     lines = [f"{config.field}: what would be done with these options (nothing has been done)", ""]
     lines.append(f"{'stage':<10} {'units':>16} {'to do':>7} {'CPU time':>10} {'disk':>10}")
     for p in planned:
-        time, disk = (_human_time(p.seconds), human_size(p.disk)) if p.to_do else ("-", "-")
-        lines.append(f"{p.name:<10} {p.units:>6} {p.unit:<9} {p.to_do:>7} {time:>10} {disk if p.disk else '-':>10}")
+        time, disk = (human_time(p.seconds), human_size(p.disk)) if p.to_do else ("-", "-")
+        unit = p.unit.removesuffix("s") if p.units == 1 else p.unit
+        lines.append(f"{p.name:<10} {p.units:>6} {unit:<9} {p.to_do:>7} {time:>10} {disk if p.disk else '-':>10}")
     seconds, disk = sum(p.seconds for p in planned if p.to_do), disk_to_do(planned)
     needed = f"{human_size(sum(disk.values()))} of disk ({human_size(shutil.disk_usage(config.root).free)} are free)"
-    lines += ["", f"about {_human_time(seconds / workers)} with {workers} tasks at once, {needed}"]
+    lines += ["", f"about {human_time(seconds / workers)} with {counted(workers, 'task')} at once, {needed}"]
+    if words := survey.images(config.field, config.survey).explain(r.filter for r in found if not r.refused):
+        lines.append(words)
     if lacking := shortage(config, disk):
         lines.append(f"WARNING: {lacking}")
     for r in found:
         if r.refused:
             lines.append(f"refused {r.root}: {'; '.join(r.refused)}")
     return "\n".join(lines)
-
-
-def _human_time(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{seconds:.0f} s"

@@ -1,10 +1,10 @@
-"""Words of messages: counts, and lists that stay short."""
+"""Words of messages: counts, times, and lists that stay short."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["counted", "some"]
+__all__ = ["counted", "human_time", "some"]
 
 NAMED = 5  # in a message
 
@@ -24,6 +24,14 @@ def counted(n: int, thing: str) -> str:
         "1 exposure", "2 exposures".
     """
     return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+
+
+def human_time(seconds: float) -> str:
+    """Return a time in s as a person says it."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def some(names: Iterable[str]) -> str:

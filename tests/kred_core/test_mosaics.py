@@ -284,5 +284,5 @@ def test_a_plan_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the
 def test_a_plan_that_needs_more_disk_than_there_is_warns(tmp_path):
     config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 1})
     text = foresight.describe(config, [], [foresight.PlannedStage("coadd", "mosaic", 2, 1, 1e18, 300.0)])
-    assert "about 5.0 min with 1 tasks at once" in text
+    assert "about 5.0 min with 1 task at once" in text
     assert "\nWARNING: " in text
