@@ -29,7 +29,8 @@ class Entry:
     extname : str
         As in `ExposureReport.lost`; empty for an exposure of which not even the detectors are known.
     fate : str
-        "used"; "left out", by choice or because nothing was made where it lies; "refused", it cannot be used;
+        "used"; "left out", by choice, because nothing was made where it lies, or the whole file because it is no exposure;
+        "refused", it cannot be used;
         "usable", it was not yet decided.
     reason : str
         Why it was left out or refused.
@@ -79,7 +80,8 @@ class Accounts:
     def explain(self) -> list[str]:
         """The sums, and why detectors were left out, a line each; refusals are told with the verdicts."""
         named = [e for e in self.entries if e.extname]
-        n_files, n = len({e.file for e in self.entries}), Counter(e.fate for e in named)
+        n_files = len({e.file for e in self.entries if e.extname or e.fate == "refused"})
+        n = Counter(e.fate for e in named)
         sums = ", ".join(f"{n[fate]} {fate}" for fate in ("used", "usable", "left out", "refused") if n[fate])
         lines = [f"{counted(n_files, 'exposure')}, {counted(len(named), 'detector')}" + (f": {sums}" if sums else "")]
         reasons = Counter(e.reason for e in named if e.fate == "left out").most_common()
@@ -95,6 +97,7 @@ def account(
     made: Mapping[tuple[str, str], Sequence[Mapping[Key, int]]] | None = None,
     left_out: Mapping[Key, str] | None = None,
     elsewhere: str = "",
+    beside: Iterable[Entry] = (),
 ) -> Accounts:
     """Tell of each detector of the input what became of it, and find what does not add up.
 
@@ -113,12 +116,15 @@ def account(
         Why detectors were left out, whatever the tile.
     elsewhere : str
         Why all other detectors that were not chosen were not.
+    beside : iterable of Entry
+        Files that are no exposures.
 
     Returns
     -------
     Accounts
     """
-    entries = [entry for report in reports for entry in _entries(report, chosen, made, left_out or {}, elsewhere)]
+    entries = [*beside]
+    entries += [entry for report in reports for entry in _entries(report, chosen, made, left_out or {}, elsewhere)]
     faults = [*_files_differ(files, reports), *_sums_differ(reports, entries), *_mosaics_differ(entries, chosen or {}, made)]
     return Accounts(tuple(sorted(entries, key=lambda e: (e.file, e.extname))), tuple(faults))
 

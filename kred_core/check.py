@@ -2,31 +2,31 @@
 
 `judge` looks at one file without decoding it: its structure and lengths, its
 checksums, the keywords that the later stages need; at every detector (`detectors`).
-`compare` looks at all exposures of a field together and finds the ones that
-are there twice. Pixels are judged where they are decoded, in `summary`.
+`duplicates` looks at all exposures of a field together. Pixels are judged where
+they are decoded, in `summary`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from astropy import units as u
 
-from . import checksum
+from . import checksum, inventory
 from .config import CheckConfig
 from .detectors import DetectorPlace, judge_detectors
 from .errors import ExposureError, of_the_moment
 from .exposure import Detector, Exposure, number, start_mjd, text
 from .products import FieldPaths, identity
+from .roles import Keys
 from .usertable import UserTable
 
-__all__ = ["DetectorPlace", "ExposureReport", "compare", "files_of", "judge", "quality_rows", "zero_points"]
+__all__ = ["DetectorPlace", "ExposureReport", "files_of", "judge", "listed", "quality_rows", "zero_points"]
 
 FAR_CORNER_ARCSEC = 5.0  # keywords are given to 1e-4 deg, and describe pixel centres or edges
 LARGEST_SEEING = 60.0  # arcsec; nobody calls that seeing
@@ -43,8 +43,8 @@ class ExposureReport:
         Short name of the filter.
     exptime, magzero, seeing, mjd : float
         Exposure time in s, zero point in mag, FWHM in arcsec, start in days; NaN: unknown.
-    target, obsid, version : str
-        OBJECT, OBSID (or what stands in for it), PLVER.
+    target, obsid, expnum, version : str
+        OBJECT, OBSID (or what stands in for it), EXPNUM, PLVER.
     detectors : tuple of DetectorPlace
         The detectors that can be used.
     n_detectors : int
@@ -58,6 +58,8 @@ class ExposureReport:
         the name alone would not tell.
     taken : tuple of str
         The detectors that are taken from another processing of the exposure.
+    sums : tuple of (str, str)
+        By EXTNAME of the usable detectors whose data can be told by it: what they sum up to as they are stored, and their bytes.
     read : tuple of (str, int, int)
         The files that were judged as they were: exposure and mask, each by name, size in bytes, time of modification in ns.
     """
@@ -71,6 +73,7 @@ class ExposureReport:
     mjd: float = math.nan
     target: str = ""
     obsid: str = ""
+    expnum: str = ""
     version: str = ""
     detectors: tuple[DetectorPlace, ...] = ()
     n_detectors: int = 0
@@ -78,6 +81,7 @@ class ExposureReport:
     remarks: tuple[str, ...] = ()
     lost: tuple[tuple[str, str], ...] = ()
     taken: tuple[str, ...] = ()
+    sums: tuple[tuple[str, str], ...] = ()
     read: tuple[tuple[str, int, int], ...] = ()
 
     @property
@@ -106,7 +110,7 @@ class ExposureReport:
             DetectorPlace(**{**d, "centre": tuple(d["centre"]), "corners": tuple(map(tuple, d["corners"]))})
             for d in record["detectors"]
         )
-        pairs = {name: tuple(map(tuple, record[name])) for name in ("lost", "read")}
+        pairs = {name: tuple(map(tuple, record[name])) for name in ("lost", "sums", "read")}
         return cls(**{**values, "detectors": places, **pairs})
 
     @property
@@ -207,13 +211,16 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     if math.isnan(seeing):
         remarks.append("SEEING and FWHM are missing or absurd: the seeing is unknown")
     remarks += _corner_remarks(usable, places)
-    mask = FieldPaths.mask_of(path)
+    mask, remark = inventory.mask_of(path)
+    if remark:
+        remarks.append(remark)
     bare = [d.extname for d in usable if d.mask is None] if mask else []
     if bare:
-        remarks.append(f"{mask.name} has no mask for {_list(bare)}")
+        remarks.append(f"{mask.name} has no mask for {listed(bare)}")
     if not places:
         refused.append("none of its detectors can be used")
-    obsid = text(primary, "OBSID") or text(primary, "EXPNUM") or text(primary, "DATE-OBS")
+    keys = Keys.of(primary)
+    obsid = keys.obsid or keys.expnum or keys.date
     if not obsid:
         remarks.append("no OBSID, EXPNUM or DATE-OBS: a second processing of this exposure would not be noticed")
     return ExposureReport(
@@ -226,14 +233,24 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
         mjd=math.nan if (mjd := start_mjd(primary)) is None else mjd,
         target=text(primary, "OBJECT"),
         obsid=obsid,
+        expnum=keys.expnum,
         version=text(primary, "PLVER"),
         detectors=tuple(places),
         n_detectors=len(exposure.detectors),
         refused=tuple(refused),
         remarks=tuple(remarks),
         lost=tuple(lost),
+        sums=tuple(_sums(usable, config)),
         read=read,
     )
+
+
+def _sums(detectors: Iterable[Detector], config: CheckConfig) -> Iterator[tuple[str, str]]:
+    """What tells the data of one detector from those of another without decoding them."""
+    for d in detectors:
+        total = checksum.data_sum(d.hdu, config.verify_checksums)
+        if total and d.hdu.data_length * 8 > math.prod(d.shape):  # noise takes more than a bit per pixel; the others are empty
+            yield d.extname, f"{total}:{d.hdu.data_length}"
 
 
 def _file_remarks(exposure: Exposure, config: CheckConfig) -> list[str]:
@@ -245,7 +262,7 @@ def _file_remarks(exposure: Exposure, config: CheckConfig) -> list[str]:
         remarks.append(f"NEXTEND promises {promised:g} extensions, the file has {len(extensions)}")
     tables = [f"{h.extname}[{h.index}]" for h in extensions if not h.is_image]
     if tables:
-        remarks.append(f"not used, because no images: {_list(tables, 'extensions')}")
+        remarks.append(f"not used, because no images: {listed(tables, 'extensions')}")
     if primary.shape:
         remarks.append("the image in its primary HDU is not used: detectors are in extensions")
     edited = checksum.edited_header(primary) if config.verify_checksums else None
@@ -286,61 +303,12 @@ def _corner_remarks(detectors: list[Detector], places: list[DetectorPlace]) -> l
 
 
 def _unless_all(names: list[str], detectors: list[Detector]) -> str:
-    return f" ({_list(names)})" if len(names) < len(detectors) else ""
+    return f" ({listed(names)})" if len(names) < len(detectors) else ""
 
 
-def _list(names: list[str], what: str = "detectors") -> str:
+def listed(names: list[str], what: str = "detectors") -> str:
+    """The names of a few, or how many they are."""
     return ", ".join(names) if len(names) <= 6 else f"{len(names)} {what}"
-
-
-def _preference(report: ExposureReport) -> tuple:
-    """The processing to prefer of two: usable, with more detectors, by the newer pipeline, then by name."""
-    numbers = re.findall(r"(\d+)([a-z]?)", report.version)  # V4.8.2a comes after V4.8.2, that after V4.8
-    version = [(-int(n), -ord(letter) if letter else 0) for n, letter in numbers]
-    return bool(report.refused), -len(report.detectors), [*version, (0, 0)], report.root
-
-
-def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
-    """Find exposures that are there twice, by name and by observation and detector.
-
-    Parameters
-    ----------
-    reports : iterable of ExposureReport
-        All exposures of a field, in any order.
-
-    Returns
-    -------
-    list of ExposureReport
-        Sorted by Root and file. Of two processings of one exposure, the
-        usable one with more detectors, then the one by the newer pipeline
-        stays; detectors that it has are taken from the other, which is
-        refused when none is left.
-    """
-    owner: dict[tuple[str, str], str] = {}
-    by_name: dict[str, str] = {}
-    by_obsid: dict[str, str] = {}
-    result = []
-    for report in sorted(reports, key=lambda r: (_preference(r), r.file)):
-        first = by_name.setdefault(report.root, report.file)
-        if first != report.file:
-            result.append(replace(report, detectors=(), taken=report.extnames).refuse(f"duplicate: the same exposure as {first}"))
-            continue
-        if report.obsid:
-            chosen = by_obsid.setdefault(report.obsid, report.root)
-            taken = [e for e in report.extnames if owner.setdefault((report.obsid, e), report.root) != report.root]
-            if chosen != report.root and (taken or not report.detectors):
-                report = _without(report, taken, chosen)
-        result.append(report)
-    return sorted(result, key=lambda r: (r.root, r.file))
-
-
-def _without(report: ExposureReport, taken: list[str], chosen: str) -> ExposureReport:
-    left = tuple(d for d in report.detectors if d.extname not in taken)
-    report = replace(report, detectors=left, taken=(*report.taken, *taken))
-    duplicate = f"duplicate: another processing of the exposure {chosen} (OBSID {report.obsid})"
-    if report.refused or not left:
-        return report.refuse(duplicate)
-    return report.remark(f"{duplicate}; {_list(taken)} taken from there")
 
 
 def quality_rows(reports: Iterable[ExposureReport]) -> list[dict]:

@@ -12,7 +12,7 @@ import numpy as np
 from .errors import ExposureError
 from .exposure import Hdu, text
 
-__all__ = ["add", "damage", "datasum", "edited_header", "encode"]
+__all__ = ["add", "damage", "data_sum", "datasum", "edited_header", "encode"]
 
 _FULL = 0xFFFFFFFF
 
@@ -106,6 +106,20 @@ def damage(hdu: Hdu) -> str | None:
         if datasum(_read(hdu, hdu.header_start, hdu.end)) not in (0, _FULL):
             return "its header or data are damaged: the bytes do not agree with CHECKSUM; fetch the file again"
     return None
+
+
+def data_sum(hdu: Hdu, compute: bool) -> int:
+    """What the data of an HDU sum up to: its DATASUM, or where it has none and that is asked for, its bytes; 0: not known.
+
+    Raises
+    ------
+    ExposureError
+        The file cannot be read.
+    """
+    stated = text(hdu.header, "DATASUM")
+    if stated.isdecimal():
+        return int(stated)
+    return datasum(_read(hdu, hdu.data_start, hdu.end)) if compute else 0
 
 
 def edited_header(hdu: Hdu) -> str | None:

@@ -23,12 +23,11 @@ from . import hdu
 from .config import NAME, DiscoverConfig
 from .errors import ExposureError, InputError
 from .products import FieldPaths, read_record, write_record
+from .roles import is_fits, named_kind
 
 __all__ = ["Content", "Finding", "Memory", "RunState", "clock", "examine", "fields", "reduce_once"]
 
 log = logging.getLogger(__name__)
-
-WEIGHT = "_oow_"  # kred does not read weights: another one changes nothing
 
 RunState = Literal["running", "done", "failed", "stopped"]
 State = Literal["no exposures", "changing", "damaged", "complete", "started", "running", "done", "given up", "stopped"]
@@ -76,7 +75,7 @@ class Content:
 
 
 def _is_read(name: str) -> bool:
-    return name.endswith((".fits.fz", ".fits")) and not name.startswith(".") and WEIGHT not in name
+    return is_fits(name) and named_kind(name) != "weight"  # another weight changes nothing
 
 
 def _digest(files: Iterable[tuple]) -> str:
@@ -225,9 +224,9 @@ def examine(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
 
 
 def _damaged(paths: FieldPaths, content: Content) -> tuple[str, ...]:
-    damaged = []
+    damaged, left_out = [], {name for name, _ in paths.left_out()}
     for name, _, _ in content.files:
-        if _is_read(name):
+        if _is_read(name) and name not in left_out:
             try:
                 hdu.scan(paths.exposure(name))
             except ExposureError as e:

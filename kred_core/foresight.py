@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import check, summary, survey, tables, tiling
+from . import check, duplicates, summary, survey, tables, tiling
 from .check import ExposureReport
 from .coadd.plan import CoaddPlan, make_plan
 from .config import CheckConfig, FieldConfig
@@ -100,7 +100,7 @@ def reports(
     for path in exposures:
         record = read_record(paths.record("check", path.name)) if path in known else None
         result.append(ExposureReport.from_record(record) if record else _judged(path, quick, points))
-    return [with_pixels(paths, report) for report in check.compare(result)]
+    return [with_pixels(paths, report) for report in duplicates.compare(result)]
 
 
 def _judged(path: Path, config: CheckConfig, points: dict[str, float]) -> ExposureReport:

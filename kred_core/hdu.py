@@ -13,6 +13,7 @@ import re
 import stat
 import textwrap
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from astropy.io import fits
 
 from .errors import ExposureError, printable
 
-__all__ = ["BLOCK", "Hdu", "number", "scan", "text"]
+__all__ = ["BLOCK", "Hdu", "number", "scan", "text", "walk"]
 
 BLOCK = 2880
 CARD = 80
@@ -65,10 +66,10 @@ def _parse(raw: bytes) -> fits.Header:
         return fits.Header.fromstring(raw.decode("latin-1"))
 
 
-def _structure(raw: bytes) -> fits.Header:
-    """The cards of the structure; they take a tenth of the time that all cards take."""
+def _matching(raw: bytes, wanted: re.Pattern[bytes]) -> fits.Header:
+    """The cards that match; a few of them take a tenth of the time that all cards take."""
     cards = (raw[i : i + CARD] for i in range(0, len(raw), CARD))
-    return _parse(b"".join(card for card in cards if STRUCTURE.match(card)))
+    return _parse(b"".join(card for card in cards if wanted.match(card)))
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,10 @@ class Hdu:
     def header(self) -> fits.Header:
         """The header as stored: of a compressed image, that of its binary table."""
         return _parse(self.raw_header)
+
+    def cards(self, wanted: re.Pattern[bytes]) -> fits.Header:
+        """The cards of the header that match a pattern."""
+        return _matching(self.raw_header, wanted)
 
     @property
     def extname(self) -> str:
@@ -187,34 +192,39 @@ def scan(path: Path) -> list[Hdu]:
         Not a FITS file, damaged headers, or data that end before they should
         (a truncated copy); the message says which extension is the first to suffer.
     """
+    return list(walk(path))
+
+
+def walk(path: Path) -> Iterator[Hdu]:
+    """The HDUs of a FITS file one after the other, as `scan` finds them; who stops early reads no more than that."""
     try:
         status = path.stat()
         if stat.S_ISFIFO(status.st_mode):  # to open it would be to wait for whoever writes into it
             raise ExposureError(f"{path.name}: is no file but a pipe")
         size = status.st_size
         with open(path, "rb") as f:
-            return _scan(path, f, size)
+            yield from _walk(path, f, size)
     except OSError as e:
         raise ExposureError(f"{path.name}: cannot be read: {e.strerror or e}") from e
 
 
-def _scan(path: Path, f: io.BufferedReader, size: int) -> list[Hdu]:
-    hdus: list[Hdu] = []
+def _walk(path: Path, f: io.BufferedReader, size: int) -> Iterator[Hdu]:
+    n = 0
     at = 0
     while at < size:
-        where = f"{path.name}[{len(hdus)}]"
+        where = f"{path.name}[{n}]"
         f.seek(at)
         blocks = []
         while True:
             block = f.read(BLOCK)
             first = not blocks
-            if first and not hdus and not block.startswith(b"SIMPLE  ="):
+            if first and not n and not block.startswith(b"SIMPLE  ="):
                 raise ExposureError(f"{path.name}: is not a FITS file (it does not begin with SIMPLE)")
-            if first and hdus and not block.startswith(b"XTENSION"):
+            if first and n and not block.startswith(b"XTENSION"):
                 if size - at <= RECORD and not (block + f.read(RECORD)).strip(b"\0 "):
-                    return hdus  # padding after the last HDU
+                    return  # padding after the last HDU
                 raise ExposureError(
-                    f"{where}: the {size - at} bytes after extension {len(hdus) - 1} are no FITS header; the file is damaged"
+                    f"{where}: the {size - at} bytes after extension {n - 1} are no FITS header; the file is damaged"
                 )
             if len(block) < BLOCK or len(blocks) > MAX_HEADER_BLOCKS:
                 raise ExposureError(f"{where}: the header has no END; the file is truncated or damaged ({size} bytes)")
@@ -223,8 +233,8 @@ def _scan(path: Path, f: io.BufferedReader, size: int) -> list[Hdu]:
                 break
         raw = b"".join(blocks)
         try:
-            structure = _structure(raw)
-            hdu = Hdu(path, len(hdus), structure, raw, at, at + len(raw), _data_length(structure, where))
+            structure = _matching(raw, STRUCTURE)
+            hdu = Hdu(path, n, structure, raw, at, at + len(raw), _data_length(structure, where))
         except (fits.VerifyError, ValueError, TypeError) as e:
             raise ExposureError(f"{where}: the header cannot be understood: {textwrap.shorten(str(e), 200)}") from e
         if hdu.data_start + hdu.data_length > size:
@@ -232,8 +242,8 @@ def _scan(path: Path, f: io.BufferedReader, size: int) -> list[Hdu]:
                 f"{where} {hdu.extname}".rstrip()
                 + f": the file is truncated: its data end at byte {hdu.data_start + hdu.data_length}, the file at {size}"
             )
-        hdus.append(hdu)
+        yield hdu
+        n += 1
         at = hdu.end
-    if not hdus:
+    if not n:
         raise ExposureError(f"{path.name}: is empty")
-    return hdus

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from prefect import task
 
-from kred_core import stages
+from kred_core import inventory, stages
 from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig
-from kred_core.products import FieldPaths, read_record
+from kred_core.products import read_record
 
 from .caching import REFUSED, Manifest, Work, stage_task
 
@@ -17,9 +17,10 @@ __all__ = ["check_exposure", "check_field"]
 
 
 def _work(config: FieldConfig, path: Path, zero_point: float | None) -> Work:
-    mask = FieldPaths.mask_of(path)
+    mask, remark = inventory.mask_of(path)  # the remark depends on what else lies there
     options = config.check.model_copy(update={"zero_points": ""})  # of that table only the exposure's own value counts
-    return Work(path.name, files=[path, *([mask] if mask else [])], options=[options], facts={"zero_point": zero_point})
+    facts = {"zero_point": zero_point, "mask": remark}
+    return Work(path.name, files=[path, *([mask] if mask else [])], options=[options], facts=facts)
 
 
 @stage_task("check", version=4, work=_work)

@@ -3,13 +3,14 @@
 Nobody else joins paths below the data root, and nobody else writes a file there.
 """
 
-from .paths import FieldPaths, service_memory, unfinished_looks
+from .paths import FieldPaths, grouped, service_memory, unfinished_looks
 from .writing import atomic, discard, identity, link, link_all, read_record, scratch, write_record, write_text
 
 __all__ = [
     "FieldPaths",
     "atomic",
     "discard",
+    "grouped",
     "identity",
     "link",
     "link_all",

@@ -6,14 +6,18 @@ import difflib
 import os
 import re
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import inventory
 from ..config import FieldConfig
 from ..errors import InputError
 from .writing import TEMPORARY
 
-__all__ = ["FieldPaths", "service_memory", "unfinished_looks"]
+__all__ = ["FieldPaths", "grouped", "service_memory", "unfinished_looks"]
+
+NAMED = 5  # files in a message
 
 
 @dataclass(frozen=True)
@@ -47,28 +51,34 @@ class FieldPaths:
         return self.input(self.root) / self.field / "mef"
 
     def exposures(self) -> list[Path]:
-        """Science files of the field, sorted by name (ood masks and oow weights are not exposures)."""
-        science = [p for p in self._mef_files() if _is_image(p) and "_ood_" not in p.name and "_oow_" not in p.name]
-        if not science:
-            raise InputError(f"field {self.field}: no *.fits.fz exposure in {self.mef}")
-        return science
+        """InstCal images of the field, sorted by name."""
+        found = self._inventory()
+        if not found.images:
+            there = grouped(found.left_out())
+            others = f"; what lies there is left out: {'; '.join(there)}. kred takes InstCal images (ooi)" if there else ""
+            raise InputError(f"field {self.field}: no *.fits.fz exposure in {self.mef}{others}")
+        return found.images
 
-    def _mef_files(self) -> list[Path]:
+    def left_out(self) -> list[tuple[str, str]]:
+        """Name and reason of each file beside the exposures that is neither one of them nor the mask of one."""
+        return self._inventory().left_out()
+
+    @property
+    def lacks_masks(self) -> bool:
+        """Whether there are exposures and none of them has a mask."""
+        images = self._inventory().images
+        return bool(images) and not any(map(self.mask_of, images))
+
+    def _inventory(self) -> inventory.Inventory:
         if not self.mef.is_dir():
             fields = {path.parent.name.lower(): path.parent.name for path in self.input(self.root).glob("*/mef")}
             close = difflib.get_close_matches(self.field.lower(), fields, 1)
             hint = f"did you mean {fields[close[0]]}?" if close else "put or link the field's *.fits.fz files there"
             raise InputError(f"field {self.field}: there is no directory {self.mef}; {hint}")
         try:
-            return sorted(self.mef.iterdir())
+            return inventory.inventory(self.mef)
         except OSError as e:
             raise InputError(f"field {self.field}: {self.mef} cannot be read: {e.strerror or e}") from e
-
-    def not_looked_at(self) -> list[str]:
-        """What lies beside the exposures and is no image, and masks that belong to none of them, by name."""
-        files = self._mef_files()
-        masks = {self.mask_of(p) for p in files if _is_image(p)}
-        return [p.name for p in files if not _is_image(p) or ("_ood_" in p.name and p not in masks)]
 
     @staticmethod
     def has_plain_name(exposure: Path) -> bool:
@@ -87,13 +97,8 @@ class FieldPaths:
 
     @staticmethod
     def mask_of(exposure: Path) -> Path | None:
-        """The data-quality (ood) file of an exposure, or None where there is none."""
-        name = exposure.name.replace("_ooi_", "_ood_")
-        if name == exposure.name:
-            return None
-        # One of the two may have been unpacked.
-        names = (name, name.removesuffix(".fz") if name.endswith(".fz") else name + ".fz")
-        return next((mask for mask in map(exposure.with_name, names) if mask.exists()), None)
+        """The mask (ood) of an exposure, or None where there is none: see `kred_core.inventory`."""
+        return inventory.mask_of(exposure)[0]
 
     def exposure(self, file: str) -> Path:
         """An exposure by its file name."""
@@ -301,8 +306,15 @@ class FieldPaths:
         return self.memory / stage / f"{unit}.json"
 
 
-def _is_image(path: Path) -> bool:
-    return path.name.endswith((".fits.fz", ".fits")) and not path.name.startswith(".")
+def grouped(left_out: Iterable[tuple[str, str]]) -> list[str]:
+    """What was left out for one reason each: how many files, of which a few are named."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in left_out:
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"{reason}: {', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}"
+        for reason, names in by_reason.items()
+    ]
 
 
 def service_memory(root: Path) -> Path:

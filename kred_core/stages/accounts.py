@@ -10,12 +10,13 @@ from astropy.io import fits
 from astropy.table import Table
 
 from .. import accounts, check, survey, tables, tiling
-from ..accounts import Accounts, Key
+from ..accounts import Accounts, Entry, Key
 from ..check import ExposureReport
 from ..config import FieldConfig
 from ..errors import InputError
 from ..geometry import SkyPolygon
 from ..products import FieldPaths
+from ..roles import is_fits
 from ..words import some
 from .exposures import judged
 from .mosaics import joined_detectors, mosaic_names, tile_inputs, tile_tables, wanted_tiles
@@ -40,6 +41,7 @@ def account_inputs(config: FieldConfig) -> list[Path]:
     exposures = paths.exposures()
     files = [*exposures, *(mask for path in exposures if (mask := paths.mask_of(path))), paths.quality_table]
     files += [paths.record("check", path.name) for path in exposures]
+    files += [paths.exposure(name) for name, _ in paths.left_out() if is_fits(name)]
     files += [paths.record("summarize", paths.root_of(path)) for path in exposures]
     if _has_chosen(config):
         files += [*tile_inputs(config), *(paths.tile_table(tile.name) for tile in wanted_tiles(config))]
@@ -68,7 +70,12 @@ def account_for_input(config: FieldConfig) -> Accounts:
         faults += _overlooked(config, detectors, chosen, left_out)
     if _has_made(config):
         made = _made(config, reports)
-    found = accounts.account(map(paths.shown, paths.exposures()), reports, chosen, made, left_out, elsewhere)
+    beside = [
+        Entry(paths.root_of(Path(shown)), shown, "", "left out", f"{reason}; kred takes InstCal images and their masks")
+        for name, reason in paths.left_out()
+        if is_fits(name) and (shown := paths.shown(Path(name)))
+    ]
+    found = accounts.account(map(paths.shown, paths.exposures()), reports, chosen, made, left_out, elsewhere, beside)
     found = Accounts(found.entries, (*found.faults, *faults))
     rows = tables.make(accounts.input_rows(found), tables.INPUT)
     tables.write(rows, paths.input_table, f"What became of the input of {config.field}")

@@ -10,8 +10,8 @@ from .. import check, matching, survey
 from ..coadd import swarp
 from ..config import FieldConfig
 from ..errors import InputError
-from ..products import FieldPaths
-from ..words import counted, some
+from ..products import FieldPaths, grouped
+from ..words import counted
 from .copies import plan_copies
 from .exposures import plan_preparation
 from .looks import compared_tiles
@@ -126,10 +126,10 @@ def leftovers(config: FieldConfig) -> list[str]:
     """A sentence for each kind of file that was not used: beside the input, and of an earlier run with other options."""
     paths = FieldPaths.of(config)
     notes = []
-    if ignored := paths.not_looked_at():
-        notes.append(
-            f"not looked at in {paths.mef}: {some(ignored)}; exposures are *.fits.fz and *.fits, masks have names as theirs"
-        )
+    if left_out := paths.left_out():
+        notes.append(f"left out in {paths.mef}, where kred takes InstCal images and their masks: {'; '.join(grouped(left_out))}")
+    if paths.lacks_masks:
+        notes.append(f"no exposure in {paths.mef} has a mask: bad pixels and cosmic rays stay in them")
     if "coadd" in config.run.stages:
         planned = set(_mosaics(config))
         for directory in (paths.coadds(tile.name, matched) for tile in wanted_tiles(config) for matched in (False, True)):

@@ -11,7 +11,7 @@ from statistics import median
 
 from astropy.table import Table
 
-from .. import calibration, check, rescale, stamp, summary, survey, tables
+from .. import calibration, check, duplicates, rescale, stamp, summary, survey, tables
 from ..check import ExposureReport
 from ..config import FieldConfig
 from ..errors import InputError
@@ -67,7 +67,7 @@ def check_field(config: FieldConfig) -> list[ExposureReport]:
     """Collect the reports of all exposures, find duplicates, and write the quality table."""
     paths = FieldPaths.of(config)
     reports = [_checked(config, path) for path in paths.exposures()]
-    reports = check.compare(reports)
+    reports = duplicates.compare(reports)
     _write_quality(paths, reports)
     return reports
 
@@ -76,7 +76,7 @@ def judged(config: FieldConfig) -> list[ExposureReport]:
     """What is known of each exposure that was checked: from headers and, where it was measured, from pixels."""
     paths = FieldPaths.of(config)
     known = [path for path in paths.exposures() if not paths.has_plain_name(path) or paths.record("check", path.name).is_file()]
-    return [with_pixels(paths, report) for report in check.compare(_checked(config, path) for path in known)]
+    return [with_pixels(paths, report) for report in duplicates.compare(_checked(config, path) for path in known)]
 
 
 def with_pixels(paths: FieldPaths, report: ExposureReport) -> ExposureReport:

@@ -10,8 +10,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from mefs import SHAPE, detector_hdu, sky_pixels
 
-from kred_core.check import DetectorPlace, ExposureReport, compare, judge, quality_rows, zero_points
+from kred_core.check import DetectorPlace, ExposureReport, judge, quality_rows, zero_points
 from kred_core.config import CheckConfig
+from kred_core.duplicates import compare
 from kred_core.errors import InputError
 from kred_core.hdu import scan
 from kred_core.products import FieldPaths
@@ -47,10 +48,6 @@ def place_of(name):
 def report(root, names=("N1", "N2"), **values):
     values = {"obsid": "o1", "version": "V4.8.2", "file": f"{root}.fits.fz", **values}
     return ExposureReport(root, detectors=tuple(map(place_of, names)), n_detectors=len(names), **values)
-
-
-def said(reports):
-    return {r.file: (r.verdict, r.extnames, (*r.refused, *r.remarks)) for r in reports}
 
 
 # one exposure
@@ -453,111 +450,6 @@ def test_a_table_of_zero_points_with_a_wrong_row_names_it(rows, message, tmp_pat
     assert message in str(error.value)
 
 
-# exposures that are there twice
-
-
-def test_two_processings_of_one_exposure_are_not_stacked_as_two():
-    old, new = report("a_v1", version="V3.6.2"), report("b_ls9", version="V4.8.2")
-    for reports in ([old, new], [new, old]):
-        assert said(compare(reports)) == {
-            "a_v1.fits.fz": ("refused", (), ("duplicate: another processing of the exposure b_ls9 (OBSID o1)",)),
-            "b_ls9.fits.fz": ("good", ("N1", "N2"), ()),
-        }
-
-
-def test_exposures_without_obsid_or_with_another_are_left_alone():
-    reports = [report("a", obsid=""), report("b", obsid=""), report("c", obsid="o2"), report("d", obsid="o3")]
-    assert all(r.verdict == "good" for r in compare(reports))
-
-
-@pytest.mark.parametrize(
-    ("older", "newer"),
-    [
-        ("V3.9", "V3.10"),
-        ("V4.8", "V4.8.2"),
-        ("V4.8.2", "V4.8.2a"),
-        ("V4.8.2a", "V4.8.2b"),
-        ("", "V3.3.0"),
-        ("V9.1", "V10.0"),
-        ("V4.8.2b", "V4.8.10"),
-    ],
-)
-def test_versions_are_compared_as_numbers(older, newer):
-    for roots in (("a", "b"), ("b", "a")):
-        found = compare([report(roots[0], version=older), report(roots[1], version=newer)])
-        assert [r.version for r in found if not r.refused] == [newer]
-
-
-def test_a_processing_that_can_be_used_comes_before_a_newer_one_that_cannot():
-    new = report("new", version="V5.0").refuse(NO_MAGZERO)
-    found = said(compare([new, report("old", version="V3.0")]))
-    assert found["old.fits.fz"] == ("good", ("N1", "N2"), ())
-    assert found["new.fits.fz"] == (
-        "refused",
-        (),
-        (NO_MAGZERO, "duplicate: another processing of the exposure old (OBSID o1)"),
-    )
-
-
-def test_the_more_complete_processing_comes_before_the_newer_one():
-    found = said(compare([report("new", ("N1",), version="V5.0"), report("old", ("N1", "N2"), version="V3.0")]))
-    assert found["old.fits.fz"] == ("good", ("N1", "N2"), ())
-    assert found["new.fits.fz"][0] == "refused"
-
-
-def test_detectors_that_only_the_other_processing_has_are_used():
-    found = said(compare([report("a", ("N1", "N2", "N3")), report("b", ("N3", "S1"))]))
-    assert found["a.fits.fz"] == ("good", ("N1", "N2", "N3"), ())
-    assert found["b.fits.fz"] == (
-        "usable",
-        ("S1",),
-        ("duplicate: another processing of the exposure a (OBSID o1); N3 taken from there",),
-    )
-
-
-def test_detectors_of_one_exposure_may_lie_in_several_files():
-    refused = report("c", ("S2",)).refuse(NO_MAGZERO)
-    found = said(compare([report("a", ("N1",)), report("b", ("S1",)), refused]))
-    assert found["a.fits.fz"] == ("good", ("N1",), ())
-    assert found["b.fits.fz"] == ("good", ("S1",), ())
-    assert found["c.fits.fz"] == ("refused", ("S2",), (NO_MAGZERO,))
-
-
-def test_three_processings_leave_each_detector_once():
-    found = compare([report("a", ("N1", "N2")), report("b", ("N2", "N3")), report("c", ("N1", "N3"))])
-    used = [name for r in found if not r.refused for name in r.extnames]
-    assert sorted(used) == ["N1", "N2", "N3"]
-
-
-def test_a_packed_and_an_unpacked_copy_are_one_exposure():
-    for obsid in ("o1", ""):
-        copies = [report("x", file=file, obsid=obsid) for file in ("x.fits", "x.fits.fz")]
-        for reports in (copies, copies[::-1]):
-            assert said(compare(reports)) == {
-                "x.fits": ("good", ("N1", "N2"), ()),
-                "x.fits.fz": ("refused", (), ("duplicate: the same exposure as x.fits",)),
-            }
-
-
-def test_of_two_copies_the_one_that_can_be_read_is_used():
-    broken = ExposureReport("x", "x.fits", refused=("x.fits: is empty",))
-    found = said(compare([broken, report("x")]))
-    assert found["x.fits.fz"] == ("good", ("N1", "N2"), ())
-    assert found["x.fits"] == ("refused", (), ("x.fits: is empty", "duplicate: the same exposure as x.fits.fz"))
-
-
-def test_the_order_of_the_files_changes_nothing():
-    reports = [
-        report(r, n, version=v)
-        for r, n, v in zip("abcd", [("N1",), ("N1", "N2"), ("N2",), ("N3",)], ["V1", "", "V1.2", "V3"], strict=True)
-    ]
-    expected = compare(reports)
-    assert [r.root for r in expected] == list("abcd")
-    random = np.random.default_rng(0)
-    for _ in range(10):
-        assert compare([reports[i] for i in random.permutation(4)]) == expected
-
-
 # how it is kept and shown
 
 
@@ -615,11 +507,14 @@ def test_of_the_real_field_those_are_refused_that_cannot_be_calibrated_or_are_th
     assert "WCSCAL Failed" in reports["180212_083009_ooi_z_ls9"].remarks
 
 
-def test_with_zero_points_all_of_the_real_field_is_used_but_the_less_complete_of_two_processings(real_decam, tmp_path):
+def test_with_zero_points_all_of_the_real_field_is_used_each_detector_from_its_newest_processing(real_decam, tmp_path):
     paths = FieldPaths(real_decam.parent, "LS_T4").exposures()
     table = tmp_path / "zero.txt"
     table.write_text("Root MAGZERO\n" + "".join(f"{p.name} 30.0\n" for p in paths))
     points = zero_points(str(table))
     reports = {r.root: r for r in compare([judged(p, points) for p in paths])}
     assert {r.magzero for r in reports.values()} == {30.0}
-    assert [root for root, r in reports.items() if r.refused] == ["c4d_150411_035242_ooi_z_ls9"]  # it lacks N10
+    assert not any(r.refused for r in reports.values())
+    new, old = (reports[f"c4d_150411_035242_ooi_z_{version}"] for version in ("ls9", "v1"))
+    assert (new.version, new.extnames, old.version, old.extnames) == ("V4.8.2a", ("N3",), "V3.6.2", ("N10",))
+    assert old.remarks[-1].endswith("(OBSID ct4m20150411t035000); N3 taken from there, only N10 from here")
