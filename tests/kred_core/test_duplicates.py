@@ -1,4 +1,4 @@
-"""Of an exposure that is there twice each detector is used once, from the better processing, and exposures that are two stay two."""
+"""Of an exposure that is there twice each detector is used once, from the better processing; two exposures stay two."""
 
 import dataclasses
 import math
