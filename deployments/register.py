@@ -25,16 +25,25 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 # isort: split
 import httpx
 import yaml
+from apprise import Apprise
 from prefect.automations import Automation
+from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
 from prefect.client.schemas.objects import StateType
-from prefect.events.actions import ChangeFlowRunState
+from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
+from flows.parameters import remember_file
 from flows.server import require_admission
 from kred_core.config import FieldConfig, ServiceConfig
 from kred_core.errors import ConfigError, KredError, ToolError
@@ -44,7 +53,10 @@ __all__ = ["main", "register"]
 PROJECT = Path(__file__).resolve().parents[1]
 DEPLOYMENTS = PROJECT / "prefect.yaml"
 POOL = "kred"
+DISCOVER = "discover fields/discover"
 DEAD_RUNS = "kred: runs whose machine is gone"
+FAILED_FIELDS = "kred: notice of failed fields"
+FAILED_LOOKS = "kred: notice of failed looks"
 MISSED = 3  # heartbeats
 
 
@@ -69,9 +81,13 @@ def register(service: ServiceConfig, options: FieldConfig) -> None:
 
     Raises
     ------
+    ConfigError
+        Nobody can be told at the address for notices.
     ToolError
         There is no server, or it refuses.
     """
+    if service.notify and Apprise.instantiate(service.notify) is None:
+        raise ConfigError("option service.notify (--notify): not an address that Apprise knows, such as mailto://... or json://...")
     url = PREFECT_API_URL.value()
     if not url:
         raise ToolError("PREFECT_API_URL is not set: which Prefect server is meant? For one on this machine alone: make serve")
@@ -79,8 +95,13 @@ def register(service: ServiceConfig, options: FieldConfig) -> None:
         with get_client(sync_client=True) as client:
             require_admission(client, url)
             _make_pool(client, service.fields_at_once)
-            _deploy(_described(service, options, paused=_is_paused(client)), options.root.absolute())
+            paused = _is_paused(client)
+            _deploy(_described(service, options, paused), options.root.absolute())
+            remember_file(options.root.absolute())
+            if not paused:
+                _look_now(client)
         _watch_for_dead_runs()
+        _give_notice(service.notify)
     except (httpx.HTTPError, PrefectHTTPStatusError) as e:
         raise ToolError(f"the Prefect server {url} does not do what it is asked: {e}") from e
 
@@ -101,7 +122,7 @@ def _make_pool(client: SyncPrefectClient, fields_at_once: int) -> None:
 def _is_paused(client: SyncPrefectClient) -> bool:
     """Whether a person has paused the schedule; Prefect would start it again when it is registered again."""
     try:
-        deployment = client.read_deployment_by_name("discover fields/discover")
+        deployment = client.read_deployment_by_name(DISCOVER)
     except ObjectNotFound:
         return False
     return deployment.paused or not all(schedule.active for schedule in deployment.schedules)
@@ -119,6 +140,18 @@ def _described(service: ServiceConfig, options: FieldConfig, paused: bool) -> di
     deployments["discover"]["parameters"]["config"] = service.discover.model_dump(mode="json")
     deployments["discover"]["schedules"][0] |= {"interval": 60 * service.every, "active": not paused}
     return described
+
+
+def _look_now(client: SyncPrefectClient) -> None:
+    """Have a look made at once, and none that was due with the options of before; the schedule begins with its interval."""
+    discover = client.read_deployment_by_name(DISCOVER).id
+    due = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[discover]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    )
+    for run in client.read_flow_runs(flow_run_filter=due):
+        client.delete_flow_run(run.id)
+    client.create_flow_run_from_deployment(discover, name="look for new fields")
 
 
 def _deploy(described: dict[str, Any], root: Path) -> None:
@@ -156,10 +189,47 @@ def _watch_for_dead_runs() -> None:
         ),
         actions=[ChangeFlowRunState(state=StateType.CRASHED, message="Its machine or process is gone; another run goes on.")],
     )
-    try:
-        Automation.read(name=DEAD_RUNS)
-    except ValueError:
+    if not _existing(DEAD_RUNS):
         watch.create()
+
+
+def _existing(name: str) -> Automation | None:
+    try:
+        return Automation.read(name=name)
+    except ValueError:
+        return None
+
+
+def _give_notice(address: str) -> None:
+    """Have the server tell an address of each run that ends without what was asked for; tell nobody where there is none."""
+    for name in (FAILED_FIELDS, FAILED_LOOKS):
+        if old := _existing(name):
+            old.delete()
+    if not address:
+        return
+    # Of Prefect's blocks for Apprise the one that takes every address as it is; the others make one from parts.
+    block = SlackWebhook(url=address).save("kred-notice", overwrite=True)
+    notice = SendNotification(
+        block_document_id=block,
+        subject="kred: {{ flow_run.name }}: {{ flow_run.state.name }}",
+        body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
+    )
+    ends = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}
+    # A look that fails, because kred.toml cannot be read, does so again every few minutes: only the first after a good one is told.
+    for name, flows_, after in (
+        (FAILED_FIELDS, ["reduce field", "reduce survey"], set()),
+        (FAILED_LOOKS, ["discover fields"], {"prefect.flow-run.Completed"}),
+    ):
+        trigger = EventTrigger(
+            after=after,
+            expect=ends,
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            match_related=ResourceSpecification({"prefect.resource.role": ["flow"], "prefect.resource.name": flows_}),
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(days=7) if after else timedelta(0),
+        )
+        Automation(name=name, trigger=trigger, actions=[notice]).create()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from kred_core.config import ServiceConfig
 from kred_core.errors import ConfigError, InputError, KredError, ToolError
 from kred_core.locks import held
 from kred_core.products import FieldPaths, service_memory
+from kred_core.served import PLACE, SERVED_ROOT
 
 __all__ = ["main", "serve"]
 
@@ -109,7 +110,9 @@ def _serve_until_the_server_ends(
                 log.info("registering the flows")
                 _register(arguments, ours)
                 log.info("Prefect: http://%s:%d   data: %s", local_server.HOST, service.port, root)
-                log.info("a look for new fields every %d minutes; logs in %s; Ctrl-C stops everything", service.every, logs)
+                page = f"{PLACE}DECam_SWARP/index.html"
+                log.info("pages of the fields, once there are some: http://%s:%d%s", local_server.HOST, service.port, page)
+                log.info("a look for new fields now and every %d minutes; logs in %s; Ctrl-C stops everything", service.every, logs)
             while process.poll() is None:
                 worker.keep()
                 time.sleep(PAUSE)
@@ -143,7 +146,8 @@ def _environment(root: Path, port: int) -> dict[str, str]:
         log.info("history of the runs: %s", database)
     if password := _password():
         defaults["PREFECT_API_AUTH_STRING"] = password
-    return given | defaults | os.environ | server.address(f"http://{local_server.HOST}:{port}/api") | {"PYTHONUNBUFFERED": "1"}
+    ours = server.address(f"http://{local_server.HOST}:{port}/api") | {SERVED_ROOT: str(root), "PYTHONUNBUFFERED": "1"}
+    return given | defaults | os.environ | ours
 
 
 def _password() -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from pathlib import Path
+from typing import Annotated, Any
 
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
@@ -16,8 +17,8 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect import flow
 from prefect.states import Completed, State
 
-from flows import messages, start
-from kred_core import discovery, locks
+from flows import messages, parameters, start
+from kred_core import discovery, locks, settings
 from kred_core.config import DiscoverConfig
 from kred_core.discovery import Finding
 from kred_core.products import FieldPaths, discard, read_record, service_memory, unfinished_looks, write_record
@@ -28,8 +29,15 @@ __all__ = ["discover_fields"]
 log = logging.getLogger("kred_core.discovery")
 
 
+def _options(root: Path) -> dict[str, Any]:
+    return settings.service_config(["--root", str(root)])[0].discover.model_dump(mode="json")
+
+
+Options = Annotated[DiscoverConfig, parameters.completed(_options, ("service", "discover"))]
+
+
 @flow(name="discover fields", flow_run_name="look for new fields")
-def discover_fields(root: Path, config: DiscoverConfig) -> State:
+def discover_fields(root: Path, config: Options) -> State:
     """Start the reduction of each field whose files are complete and have not been reduced as they are now.
 
     Parameters
@@ -41,7 +49,7 @@ def discover_fields(root: Path, config: DiscoverConfig) -> State:
     Returns
     -------
     `~prefect.states.State`
-        Completed; the message counts the fields.
+        Completed; the message counts the fields. Where waiting alone can make a field complete, another look is due when it has.
     """
     messages.to_ui()
     memory = service_memory(root)
@@ -51,6 +59,8 @@ def discover_fields(root: Path, config: DiscoverConfig) -> State:
         now = discovery.clock(memory)
         findings = [_look(FieldPaths(root, field), config, now) for field in discovery.fields(root, config.fields)]
         _publish_news(memory / "findings.json", findings)
+    if waits := [found.waits for found in findings if found.waits]:
+        start.look_again(60 * min(waits))
     counts = Counter(f.state for f in findings)
     return Completed(message=", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no field is there yet")
 
@@ -70,12 +80,12 @@ def _look(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
 def _publish_news(file: Path, findings: list[Finding]) -> None:
     """Tell what is new since the last look; a look every few minutes that finds nothing new leaves nothing behind."""
     before = read_record(file) or {}
-    states = {f.field: f.state for f in findings}
+    known = {f.field: [f.state, f.reason if f.state == "changing" else ""] for f in findings}
     for found in findings:
-        if found.state != before.get(found.field):
+        if known[found.field] != before.get(found.field):
             log.info("%s: %s, %s", found.field, found.state, found.reason)
             if found.state == "given up":
                 publish_given_up(found)
-    if states != before:
+    if known != before:
         publish_findings(findings)
-        write_record(file, states)
+        write_record(file, known)

@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 try:
     from kred_core import settings
@@ -42,7 +42,7 @@ from prefect.exceptions import FailedRun
 from prefect.states import Completed, Failed, State
 from prefect.utilities.annotations import allow_failure, opaque
 
-from flows import messages, runners
+from flows import messages, parameters, runners, start
 from flows.orphan import end_with_worker
 from flows.plan import dry_run
 from flows.run import Run
@@ -184,13 +184,13 @@ def _stage(name: str, run: Run) -> State:
 
 
 @flow(name="reduce field", flow_run_name="{config.title}", task_runner=runners.ConfiguredTaskRunner())
-def reduce_field(config: FieldConfig) -> State:
+def reduce_field(config: Annotated[FieldConfig, parameters.completed(start.defaults)]) -> State:
     """Reduce one field, from its exposures to co-added tiles and figures.
 
     Parameters
     ----------
     config : `~kred_core.config.FieldConfig`
-        Which field and tiles, and every option.
+        Which field and tiles, and every option; what a deployment is not given is completed (`flows.parameters`).
 
     Returns
     -------

@@ -15,6 +15,7 @@ import threading
 import time
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import uvicorn
     from sqlalchemy import TextClause
     from sqlalchemy.ext.asyncio import AsyncSession
+    from starlette.types import ASGIApp
 
 __all__ = ["serve"]
 
@@ -33,9 +35,9 @@ GRACE = 10  # s
 def serve(descriptor: int) -> None:
     """Serve Prefect's API and UI on a listening socket until standard input ends; ends this process, too."""
     gc.disable()  # a fifth of the start would be spent in search of garbage among modules, which are none
-    import prefect.server.api.server  # noqa: F401 - here, because the run itself imports this module and not the server
     import uvicorn
     from prefect.server.api import background_workers
+    from prefect.server.api.server import create_app  # here, because the run itself imports this module and not the server
     from prefect.server.utilities import worker_channel
     from sqlalchemy import text
 
@@ -45,9 +47,8 @@ def serve(descriptor: int) -> None:
     background_workers.Worker = partial(background_workers.Worker, minimum_check_interval=seldom, scheduling_resolution=seldom)
     gc.freeze()
     gc.enable()
-    config = uvicorn.Config(
-        "prefect.server.api.server:create_app", factory=True, lifespan="on", log_level="error", timeout_graceful_shutdown=3
-    )
+    app = _with_pages(create_app())
+    config = uvicorn.Config(app, lifespan="on", log_level="error", timeout_graceful_shutdown=3)
     server = uvicorn.Server(config)
     threading.Thread(target=_stop_when_alone, args=(server,), daemon=True).start()
     server.run(sockets=[socket.socket(fileno=descriptor)])
@@ -55,6 +56,19 @@ def serve(descriptor: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0 if server.started else 1)
+
+
+def _with_pages(app: ASGIApp) -> ASGIApp:
+    """Prefect's pages, and with them those of the data root that the service names."""
+    from kred_core.served import SERVED_ROOT
+
+    if not (root := os.environ.get(SERVED_ROOT)):
+        return app
+    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+
+    from flows.pages import Pages
+
+    return Pages(app, Path(root), PREFECT_SERVER_API_AUTH_STRING.value())
 
 
 def _wait_for_other_writers(worker_channel: ModuleType, nothing: TextClause) -> None:

@@ -6,6 +6,8 @@ import gc
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
 
 try:
     from kred_core import settings
@@ -32,7 +34,7 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
-from flows import messages, runners, start
+from flows import messages, parameters, runners, start
 from flows.field import EXIT_COMPLETE, EXIT_NOT_COMPLETE, explained, reduce
 from flows.plan import dry_run
 from flows.server import server
@@ -45,8 +47,13 @@ __all__ = ["main", "reduce_survey"]
 log = logging.getLogger("kred_core.survey")
 
 
+def _options(root: Path) -> dict[str, Any]:
+    given = start.defaults(root)
+    return {name: given[name] for name in ("root", "run")}
+
+
 @flow(name="reduce survey", flow_run_name="several fields")
-def reduce_survey(config: SeveralConfig) -> State:
+def reduce_survey(config: Annotated[SeveralConfig, parameters.completed(_options)]) -> State:
     """Start a run of its own for each of several fields; as many at once as the work queue allows.
 
     Parameters

@@ -393,4 +393,9 @@ class ServiceConfig(Section):
     every: int = _number(10, "Look for new fields every so many minutes.", ge=1, le=1440)
     fields_at_once: int = _number(1, "Fields that are reduced at once; the others wait.", ge=1, le=64)
     port: int = _number(4200, "Port of the Prefect server, on this machine only.", ge=1, le=65535)
+    notify: str = Field(
+        default="",
+        description="Where to tell of fields that failed: an address of Apprise, for example mailto://USER:PASSWORD@HOST or "
+        "slack://... (not taken from kred.toml).",
+    )
     discover: DiscoverConfig = DiscoverConfig()

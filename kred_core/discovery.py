@@ -91,6 +91,8 @@ class Memory(BaseModel):
         What the directory looked like at the last look.
     since : float
         When it was first seen like this, in s since 1970 by the clock of the file system.
+    is_new : bool
+        It has looked like this ever since the field was seen for the first time.
     scanned : str
         The snapshot whose files have been read.
     damaged : tuple of str
@@ -107,6 +109,7 @@ class Memory(BaseModel):
 
     snapshot: str = ""
     since: float = 0.0
+    is_new: bool = False
     scanned: str = ""
     damaged: tuple[str, ...] = ()
     fingerprint: str = ""
@@ -145,6 +148,8 @@ class Finding:
         When they last changed (`Content`).
     run : str
         The run that was started last for this content.
+    waits : float
+        Minutes until another look can tell more, if nothing changes meanwhile; 0 where time alone tells nothing.
     """
 
     field: str
@@ -153,6 +158,7 @@ class Finding:
     fingerprint: str = ""
     changed: int = 0
     run: str = ""
+    waits: float = 0.0
 
     def key(self, attempt: int) -> str:
         """What tells this try to reduce this content from all others; the same for all who look at the same disk."""
@@ -208,18 +214,21 @@ def examine(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
     found = Finding(paths.field, "complete", f"{len(exposures)} exposures", content.fingerprint, content.changed)
     memory = Memory.of(paths)
     if content.snapshot != memory.snapshot or memory.since > now:
-        memory = memory.but(paths, snapshot=content.snapshot, since=now)
+        memory = memory.but(paths, snapshot=content.snapshot, since=now, is_new=not memory.snapshot)
     changed = content.changed / 1e9
     quiet = (now - max(memory.since, changed if changed <= now else 0.0)) / 60  # min; a clock that was wrong tells nothing
     if quiet < config.settle:
-        return replace(found, state="changing", reason=f"changed less than {config.settle:g} min ago, perhaps still being copied")
+        what = "seen for the first time" if memory.is_new else "changed"
+        reason = f"{what} less than {config.settle:g} min ago, perhaps still being copied"
+        return replace(found, state="changing", reason=reason, waits=config.settle - quiet)
     if memory.scanned != content.snapshot:
         memory = memory.but(paths, scanned=content.snapshot, damaged=_damaged(paths, content))
     if not memory.damaged:
         return found
     damage = "; ".join(memory.damaged)
     if quiet < config.patience:
-        return replace(found, state="damaged", reason=f"{damage}. Waits {config.patience:g} min for another copy")
+        reason = f"{damage}. Waits {config.patience:g} min for another copy"
+        return replace(found, state="damaged", reason=reason, waits=config.patience - quiet)
     return replace(found, reason=f"{found.reason}, not all of them whole: {damage}")
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -27,6 +29,7 @@ from kred_core.config import FieldConfig
 from kred_core.outcome import Outcome
 from kred_core.products import FieldPaths
 from kred_core.report.pictures import figure_picture
+from kred_core.served import SERVED_ROOT, served_address
 
 from .markdown import key, plain, table
 
@@ -167,10 +170,17 @@ def _where(outcome: Outcome) -> str:
     """Notes, disk, and the page."""
     lines = [*(plain(f"note: {note}") for note in outcome.notes)]
     lines += [f"disk: {outcome.disk_words()}"] if outcome.disk else []
-    if outcome.page:  # browsers do not follow it from a page of a server, but copy it
-        lines.append(f"pictures and numbers of the field, for people who only want to look: [{plain(str(outcome.page))}]"
-                     f"({outcome.page.absolute().as_uri()})")  # fmt: skip
+    if outcome.page:
+        lines.append(f"pictures and numbers of the field, for people who only want to look: {_page(outcome.page)}")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _page(page: Path) -> str:
+    """A link where the server shows the page; browsers follow none from there to a file, so else what a person can copy."""
+    root = os.environ.get(SERVED_ROOT)
+    address = served_address(Path(root), page) if root else None
+    copied = f"`{page.absolute().as_uri()}`"
+    return f"[{plain(str(page))}]({address})" if address else f"copy {copied} into the address line of a browser on that machine"
 
 
 def _short(value: float) -> str:

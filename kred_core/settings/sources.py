@@ -69,12 +69,13 @@ SHORTCUTS = {
 }
 
 # Whoever can write the data root can write its kred.toml; it must not start programs or lead elsewhere in the name of others.
-NOT_IN_FILE = ("dask_address", "dask_cluster", "outside")
+NOT_IN_FILE = {"run": ("dask_address", "dask_cluster", "outside"), "service": ("notify",)}
 
 SERVICE_SHORTCUTS = {
     "service.every": "every",
     "service.fields-at-once": "fields-at-once",
     "service.port": "port",
+    "service.notify": "notify",
     "service.discover.settle": "settle",
     "service.discover.patience": "patience",
     "service.discover.tries": "tries",
@@ -160,13 +161,13 @@ def _load(command: type[_CommandLine], arguments: Sequence[str], prog: str, usag
     if "root" in text:
         raise ConfigError(f"{file}: remove the line 'root'; the file configures the data root it lies in")
 
-    run = text.get("run")
-    if isinstance(run, dict) and (found := next((name for name in NOT_IN_FILE if run.get(name)), None)):
-        option = f"--{found.replace('_', '-')}"
-        raise ConfigError(
-            f"{file}: option run.{found} is not taken from there, because others may write that file; give {option} on the "
-            f"command line, or {PREFIX}RUN__{found.upper()} in the environment"
-        )
+    for section, names in NOT_IN_FILE.items():
+        options = text.get(section)
+        if isinstance(options, dict) and (found := next((name for name in names if options.get(name)), None)):
+            raise ConfigError(
+                f"{file}: option {section}.{found} is not taken from there, because others may write that file; give "
+                f"--{found.replace('_', '-')} on the command line, or {PREFIX}{section.upper()}__{found.upper()} in the environment"
+            )
 
     class Settings(command):
         model_config = SettingsConfigDict(toml_file=file)
