@@ -28,7 +28,7 @@ import yaml
 from apprise import Apprise
 from prefect.automations import Automation
 from prefect.blocks.notifications import SlackWebhook
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -44,7 +44,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
 from flows.parameters import remember_file
-from flows.server import require_admission
+from flows.server import client_of, require_admission, without_proxy
 from kred_core.config import FieldConfig, ServiceConfig
 from kred_core.errors import ConfigError, KredError, ToolError
 
@@ -91,8 +91,9 @@ def register(service: ServiceConfig, options: FieldConfig) -> None:
     url = PREFECT_API_URL.value()
     if not url:
         raise ToolError("PREFECT_API_URL is not set: which Prefect server is meant? For one on this machine alone: make serve")
+    os.environ.update(without_proxy(url))
     try:
-        with get_client(sync_client=True) as client:
+        with client_of(url) as client:
             require_admission(client, url)
             _make_pool(client, service.fields_at_once)
             paused = _is_paused(client)

@@ -39,6 +39,7 @@ SETTINGS = {
     "DO_NOT_TRACK": "1",
     # Of Prefect's two kinds of pages, that whose graph of a run is that of its stages; the other draws all tasks.
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
+    "PREFECT_SERVER_API_BASE_PATH": "/api",
     # By default each change of state of each task is a transaction of its own: three times the work, and the end of a
     # run has to wait for it.
     f"{_SERVICES}TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",

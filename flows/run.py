@@ -102,6 +102,7 @@ class Run:
         self._running: dict[PrefectFuture, tuple[_Batch, str]] = {}
         self._at: tuple[int, int] = 0, 0  # units of the stage that have ended, and all of them
         self._left: TimeLeft | None = None
+        self._alone = True  # as far as locks can tell
 
     def __getstate__(self) -> dict[str, Any]:
         """Of the copy that goes, with Prefect's context, to each worker process with each task; futures cannot."""
@@ -111,10 +112,13 @@ class Run:
     def alone(self) -> Iterator[None]:
         """One run at a time on a field; what runs that were killed left half done is removed."""
         lock = self.paths.run_lock
-        with held([lock], self.config.title, lambda holder: log.info("waiting for the run that holds %s: %s", lock, holder)):
-            self._tidy("a run that was killed")
+        with held(
+            [lock], self.config.title, lambda holder: log.info("waiting for the run that holds %s: %s", lock, holder)
+        ) as self._alone:
+            if self._alone:  # otherwise it may be what another run is writing
+                self._tidy("a run that was killed")
             yield
-            if self.config.run.runner == "dask":
+            if self._alone and self.config.run.runner == "dask":
                 self._tidy("a worker that is gone")
 
     def _tidy(self, culprit: str) -> None:
@@ -146,6 +150,12 @@ class Run:
             log.info("kred %s: %s, stages %s", __version__, self.config.title, ", ".join(self.config.run.stages))
             if self._shared:
                 log.info("%s", self._shared)
+            if not self._alone:
+                log.warning(
+                    "%s: this file system has no locks; see to it that no other run works on this field meanwhile. What a run that "
+                    "was killed left half written (.*.tmp) stays there",
+                    self.config.root,
+                )
             with progress.every_minute(lambda: log.info("%s", self._where())):
                 yield
         except Exception as e:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import httpx
 from prefect import task
@@ -34,11 +35,12 @@ from kred_core.errors import ToolError
 from . import messages
 from .local_server import HOST, STOP_TIMEOUT, own_server
 
-__all__ = ["address", "require_admission", "server"]
+__all__ = ["address", "client_of", "require_admission", "server", "without_proxy"]
 
 log = logging.getLogger("kred_core.server")
 
 RECORDING_TIMEOUT = 120  # s
+LOCAL = (HOST, "localhost", "::1", "0.0.0.0")  # noqa: S104 - where a server answers that is on this machine
 
 
 @contextmanager
@@ -61,8 +63,9 @@ def server() -> Iterator[str]:
     configured = PREFECT_API_URL.value()
     with own_server(wanted=not configured) as port:
         if configured:
-            _require_answer(configured)
-            yield configured
+            with _environment(without_proxy(configured)):
+                _require_answer(configured)
+                yield configured
             return
         url = f"http://{HOST}:{port}/api"
         # Nobody listens to heartbeats there, and the end of a run would wait for the next second of their clock.
@@ -76,8 +79,25 @@ def server() -> Iterator[str]:
                     worker.drain_all(timeout=STOP_TIMEOUT, at_exit=False)
 
 
+def client_of(url: str) -> SyncPrefectClient:
+    """A client of the configured server, which has this address.
+
+    Raises
+    ------
+    ToolError
+        A proxy that the environment names cannot be used.
+    """
+    try:
+        return get_client(sync_client=True)
+    except (ImportError, ValueError, httpx.InvalidURL) as e:
+        raise ToolError(
+            f"the way to the Prefect server {url} leads through a proxy that cannot be used: {e}. Look at HTTP_PROXY, HTTPS_PROXY, "
+            "ALL_PROXY and NO_PROXY in the environment"
+        ) from e
+
+
 def _require_answer(url: str) -> None:
-    with get_client(sync_client=True) as client:
+    with client_of(url) as client:
         problem = client.api_healthcheck()
         if problem is None:
             require_admission(client, url)
@@ -106,10 +126,33 @@ def require_admission(client: SyncPrefectClient, url: str) -> None:
         ) from e
 
 
+def without_proxy(url: str) -> dict[str, str]:
+    """Environment variables that keep all proxies out of the way to a server on this machine; none for one on another.
+
+    Exceptions for this machine alone would not do: httpx refuses a proxy of a kind that it does not know, and an exception that
+    it cannot read, whatever the address.
+    """
+    return {"NO_PROXY": "*", "no_proxy": "*"} if urlsplit(url).hostname in LOCAL else {}
+
+
 def address(url: str) -> dict[str, str]:
     """Environment variables that make Prefect use a server on this machine, and no proxy on the way to it."""
-    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
-    return {"PREFECT_API_URL": url, "NO_PROXY": no_proxy, "no_proxy": no_proxy}
+    return {"PREFECT_API_URL": url, **without_proxy(url)}
+
+
+@contextmanager
+def _environment(ours: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while, of this process and those that it starts."""
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager
@@ -120,19 +163,13 @@ def _used_by_all(url: str) -> Iterator[None]:
     }
     if password := PREFECT_SERVER_API_AUTH_STRING.value():  # the server was started with that
         ours["PREFECT_API_AUTH_STRING"] = password
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    # Prefect read its settings when it was imported. Its `temporary_settings` reach only this thread and those of a thread
-    # runner; the threads of a process pool that forward events would start a second server.
-    refresh_global_settings_context()
     try:
-        yield
+        with _environment(ours):
+            # Prefect read its settings when it was imported. Its `temporary_settings` reach only this thread and those of a
+            # thread runner; the threads of a process pool that forward events would start a second server.
+            refresh_global_settings_context()
+            yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
         refresh_global_settings_context()
 
 

@@ -22,7 +22,8 @@ __all__ = ["held", "open_lock", "try_lock"]
 
 log = logging.getLogger(__name__)
 
-NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK})
+# Without a lock service (NFS), without the option flock (Lustre), in folders that are shared with a virtual machine.
+NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL})
 PAUSE = 0.5  # s between two looks at a lock that somebody else holds
 
 
@@ -52,6 +53,11 @@ def try_lock(file: BinaryIO) -> bool:
         Whether the lock is held now. True also where the file system has no locks: products are written whole or
         not at all, so the worst that can happen without is that two runs of one field do the same work.
     """
+    return _lock(file) is not False
+
+
+def _lock(file: BinaryIO) -> bool | None:
+    """Whether the lock is held now; None where the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -60,11 +66,12 @@ def try_lock(file: BinaryIO) -> bool:
         if e.errno not in NO_LOCKS_HERE:
             raise
         log.debug("%s: no file locks on this file system", file.name)
+        return None
     return True
 
 
 @contextmanager
-def held(paths: Sequence[Path], title: str, waiting: Callable[[str], None]) -> Iterator[None]:
+def held(paths: Sequence[Path], title: str, waiting: Callable[[str], None]) -> Iterator[bool]:
     """Hold one of several locks for a while, and wait for one where all are taken.
 
     Parameters
@@ -75,17 +82,23 @@ def held(paths: Sequence[Path], title: str, waiting: Callable[[str], None]) -> I
         Who holds it, in words for those who wait.
     waiting : callable
         Called once before waiting, with the holders of all the locks.
+
+    Yields
+    ------
+    bool
+        False where the file system has no locks, so that nobody can be kept out.
     """
-    file = _first_free(paths)
-    if file is None:
+    found = _first_free(paths)
+    if found is None:
         waiting("; ".join(_holder(path) for path in paths))
-        while (file := _first_free(paths)) is None:
+        while (found := _first_free(paths)) is None:
             time.sleep(PAUSE)
+    file, locked = found
     with file:
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         _say(file, f"{title} (process {os.getpid()} on {socket.gethostname()}, since {since})")
         try:
-            yield
+            yield locked
         finally:
             _say(file, "")
 
@@ -97,11 +110,12 @@ def _say(file: BinaryIO, holder: str) -> None:
         file.write(holder.encode())
 
 
-def _first_free(paths: Sequence[Path]) -> BinaryIO | None:
+def _first_free(paths: Sequence[Path]) -> tuple[BinaryIO, bool] | None:
     for path in paths:
         file = open_lock(path)
-        if try_lock(file):
-            return file
+        locked = _lock(file)
+        if locked is not False:
+            return file, bool(locked)
         file.close()
     return None
 

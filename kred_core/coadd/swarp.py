@@ -247,9 +247,10 @@ class _Files:
             "trap 'rm -rf \"$work\"' EXIT",
             "trap 'exit 1' HUP INT TERM",
             'cd "$work" || exit 1',
-            f'ln -s "$here"/{stem}.list "$here"/{stem}.back "$here"/{stem}.scale "$here"/{stem}.swarp . || exit 1',
+            'bring() { ln -s "$1" "$2" 2>/dev/null || cp "$1" "$2"; }  # some file systems have no links',
+            f'for kind in list back scale swarp; do bring "$here"/{stem}.$kind {stem}.$kind || exit 1; done',
             "# SWarp cannot read names with blanks, commas or brackets",
-            *(f"ln -s {shlex.quote(os.path.abspath(path))} {name} || exit 1" for path, name in links.items()),
+            *(f"bring {shlex.quote(os.path.abspath(path))} {name} || exit 1" for path, name in links.items()),
             f'"$swarp" @{stem}.list -c {stem}.swarp || exit 1',
             'mv mosaic.fits "$output"',
         ]

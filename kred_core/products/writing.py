@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -32,8 +33,12 @@ __all__ = [
 
 TEMPORARY = ".tmp"
 WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})  # errors of writing, whatever else is done meanwhile
-_UMASK = os.umask(0o022)  # can only be read by setting it; once, at import, because threads share it
-os.umask(_UMASK)
+# What file systems answer to a request that they do not know: exFAT, network shares, folders shared with a virtual machine, FUSE.
+REFUSED = frozenset(
+    {errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EISDIR}
+)
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -63,16 +68,14 @@ def atomic(path: Path, keep_same: bool = False, mode: int = 0o666) -> Iterator[P
     name = str(temporary)
     try:
         # Made here, and not by a function that makes a name, too: a thread that is stopped is stopped just after such a call.
-        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
         yield temporary
         if keep_same and path.is_file() and path.read_bytes() == temporary.read_bytes():
             temporary.unlink()
             return
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        temporary.chmod(mode & ~_UMASK)
+        _sync(temporary)
         temporary.replace(path)
-        _sync_names(path.parent)
+        _sync(path.parent)
     except BaseException as e:
         with suppress(OSError):  # where it was not even made
             temporary.unlink()
@@ -89,12 +92,17 @@ def scratch(directory: Path) -> BinaryIO:
     return tempfile.TemporaryFile(prefix=".", suffix=TEMPORARY, dir=directory, buffering=0)
 
 
-def _sync_names(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have a file, or the names in a directory, written to disk; file systems that refuse do that when they want to."""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as e:
+        if e.errno not in REFUSED:
+            raise
 
 
 def discard(path: Path) -> None:
@@ -131,8 +139,14 @@ def link(path: Path, target: Path) -> None:
     _link(path, os.path.relpath(target.parent.resolve() / target.name, path.parent.resolve()))
 
 
-def link_all(directory: Path, targets: Iterable[Path]) -> None:
-    """Make the links to FITS files in a directory those to the targets that exist, by their names, and no others."""
+def link_all(directory: Path, targets: Iterable[Path]) -> bool:
+    """Make the links to FITS files in a directory those to the targets that exist, by their names, and no others.
+
+    Returns
+    -------
+    bool
+        False where the file system refuses symbolic links, which has been said; they are for people, and nothing depends on them.
+    """
     wanted = {target.name: target.parent for target in targets if target.exists()}
     for old in directory.glob("[!.]*.fits*") if directory.is_dir() else ():
         if old.name not in wanted and old.is_symlink():
@@ -141,10 +155,19 @@ def link_all(directory: Path, targets: Iterable[Path]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     here = directory.resolve()
     ways = {parent: os.path.relpath(parent.resolve(), here) for parent in set(wanted.values())}
-    for name, parent in wanted.items():
-        _link(directory / name, os.path.join(ways[parent], name))
+    try:
+        for name, parent in wanted.items():
+            _link(directory / name, os.path.join(ways[parent], name))
+    except _LinksRefused as e:
+        log.warning("%s: no links to the detectors, because this file system refuses them (%s); nothing else needs them", here, e)
+        return False
     if wanted:
-        _sync_names(directory)
+        _sync(directory)
+    return True
+
+
+class _LinksRefused(Exception):
+    """A file system without symbolic links; the text is its own reason."""
 
 
 def _link(path: Path, goal: str) -> None:
@@ -154,13 +177,22 @@ def _link(path: Path, goal: str) -> None:
     with suppress(FileNotFoundError):
         temporary.unlink()
     try:
-        temporary.symlink_to(goal)
+        _make_link(temporary, goal)
         temporary.replace(path)
     except BaseException as e:
         temporary.unlink(missing_ok=True)
         if isinstance(e, OSError):
             e.filename = str(path)
         raise
+
+
+def _make_link(path: Path, goal: str) -> None:
+    try:
+        path.symlink_to(goal)
+    except OSError as e:
+        if e.errno in REFUSED and os.access(path.parent, os.W_OK | os.X_OK):
+            raise _LinksRefused(e.strerror) from e
+        raise  # such as the directory of somebody else
 
 
 def identity(path: Path) -> tuple[str, int, int]:

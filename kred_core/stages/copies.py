@@ -102,4 +102,5 @@ def link_matched(config: FieldConfig, copies: Iterable[MatchedCopies]) -> None:
         for row in _rows(paths, tile):
             image = row["Image"] if "" not in names[row["Field"], row["Root"]] else ""
             targets += [paths.matched_detector(row["Root"], row["EXTNAME"], plain, image) for plain in (False, True)]
-        link_all(paths.prepared_tile(tile, matched=True), targets)
+        if not link_all(paths.prepared_tile(tile, matched=True), targets):
+            break

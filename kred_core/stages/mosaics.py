@@ -134,7 +134,8 @@ def link_prepared(config: FieldConfig) -> None:
         fields = {name: FieldPaths(config.root, name) for name in set(map(str, table["Field"]))}
         names = zip(map(str, table["Field"]), map(str, table["Root"]), map(str, table["EXTNAME"]), strict=True)
         targets = (fields[f].prepared_detector(root, extname, plain) for f, root, extname in names for plain in (False, True))
-        link_all(FieldPaths.of(config).prepared_tile(tile.name), targets)
+        if not link_all(FieldPaths.of(config).prepared_tile(tile.name), targets):
+            break
 
 
 def tile_names(config: FieldConfig) -> list[str]:
