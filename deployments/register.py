@@ -15,6 +15,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before all else that is called flows
+    from flows import command
+
+    command.begin()
+
 from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
@@ -234,4 +240,4 @@ def _give_notice(address: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -17,15 +17,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
-try:
-    from kred_core import settings
-except ModuleNotFoundError as e:
-    if __name__ != "__main__":
-        raise
-    sys.exit(
-        f"error: {e.name} is not installed in this Python ({sys.executable}, {sys.version.split()[0]}): in kred's directory, "
-        "run `make demo` once (it needs Python 3.11 or newer), then `source .venv/bin/activate` in each new terminal"
-    )
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before all else that is called flows
+    from flows import command
+
+    command.begin()
+
+from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     settings.answer(settings.service_config, sys.argv[1:])
@@ -208,4 +206,4 @@ class _Worker:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command.run(main)

@@ -11,20 +11,19 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated, Any
 
-try:
-    from kred_core import settings
-except ModuleNotFoundError as e:
-    if __name__ != "__main__":
-        raise
-    sys.exit(
-        f"error: {e.name} is not installed in this Python ({sys.executable}, {sys.version.split()[0]}): in kred's directory, "
-        "run `make demo` once (it needs Python 3.11 or newer), then `source .venv/bin/activate` in each new terminal"
-    )
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before all else that is called flows
+    from flows import command
+
+    command.begin()
+
+from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
-    from flows import ending, local_server, progress
+    from flows import local_server, progress
 
     asked = settings.answer(settings.field_config, sys.argv[1:])
     if not asked.run.dry_run:
@@ -271,4 +270,4 @@ def explained(command: Callable[[Sequence[str]], int], arguments: Sequence[str])
 if __name__ == "__main__":
     from flows.field import main as imported  # tasks in other processes must find the flow under this name
 
-    ending.leave(imported(sys.argv[1:]))
+    command.run(imported)

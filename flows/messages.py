@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from prefect.context import FlowRunContext, TaskRunContext
@@ -130,6 +131,8 @@ def kred_only() -> None:
         if isinstance(handler, PrefectConsoleHandler) and _for_people not in handler.filters:
             handler.addFilter(_for_people)
             handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
+            # Where nobody reads any more, as after `2>&1 | head`, the run goes on; it would be ended.
+            handler.console.on_broken_pipe = partial(setattr, handler.console, "quiet", True)
 
 
 class _OneLine(logging.Formatter):

@@ -91,8 +91,8 @@ def client_of(url: str) -> SyncPrefectClient:
         return get_client(sync_client=True)
     except (ImportError, ValueError, httpx.InvalidURL) as e:
         raise ToolError(
-            f"the way to the Prefect server {url} leads through a proxy that cannot be used: {e}. Look at HTTP_PROXY, HTTPS_PROXY, "
-            "ALL_PROXY and NO_PROXY in the environment"
+            f"the way to the Prefect server {url} leads through a proxy that cannot be used: {str(e).rstrip('.')}. Look at "
+            "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in the environment"
         ) from e
 
 

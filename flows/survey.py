@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-try:
-    from kred_core import settings
-except ModuleNotFoundError as e:
-    if __name__ != "__main__":
-        raise
-    sys.exit(
-        f"error: {e.name} is not installed in this Python ({sys.executable}, {sys.version.split()[0]}): in kred's directory, "
-        "run `make demo` once (it needs Python 3.11 or newer), then `source .venv/bin/activate` in each new terminal"
-    )
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before all else that is called flows
+    from flows import command
+
+    command.begin()
+
+from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
-    from flows import ending, local_server, progress
+    from flows import local_server, progress
 
     asked = settings.answer(settings.survey_configs, sys.argv[1:])
     if not asked[0].run.dry_run:
@@ -113,4 +111,4 @@ def _show_plan(config: FieldConfig) -> int:
 if __name__ == "__main__":
     from flows.survey import main as imported  # tasks in other processes must find the flow under this name
 
-    ending.leave(imported(sys.argv[1:]))
+    command.run(imported)
