@@ -21,7 +21,7 @@ def _work(config: FieldConfig, plan: CoaddPlan) -> Work:
     return Work(stages.mosaic_unit(plan.tile, plan.image, plan.backgrounds), files=[*exposures, *masks], facts=digests)
 
 
-@stage_task("coadd", version=2, work=_work)
+@stage_task("coadd", version=3, work=_work)
 def coadd_mosaic(config: FieldConfig, plan: CoaddPlan) -> Manifest:
     """Make the mosaics of one image of a tile, and their coverage maps."""
     return Manifest.of(stages.coadd(config, plan))

@@ -29,7 +29,7 @@ def _work(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> Work:
     return Work(report.root, files=[exposure, *([mask] if mask else [])], options=[config.summarize], facts=facts)
 
 
-@stage_task("summarize", version=2, work=_work)
+@stage_task("summarize", version=3, work=_work)
 def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> Manifest:
     """Decode and measure the detectors of one exposure, and make their stamps."""
     record, _ = stages.summarize_exposure(config, report, grid)
@@ -41,7 +41,7 @@ def _restore_work(config: FieldConfig, report: ExposureReport, grid: StampGrid) 
     return Work(work.unit, [*work.files, FieldPaths.of(config).record("summarize", report.root)], work.options, work.facts)
 
 
-@stage_task("stamps", version=1, work=_restore_work)
+@stage_task("stamps", version=2, work=_restore_work)
 def restore_stamps(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> Manifest:
     """Make the stamps of one exposure again that has been measured already."""
     return Manifest.of([stages.restore_stamps(config, report, grid)])

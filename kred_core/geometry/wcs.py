@@ -8,6 +8,7 @@ at the centre of the first pixel, as numpy does; FITS keywords count from 1.
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import numpy as np
@@ -33,6 +34,7 @@ __all__ = [
 
 ARCSEC = math.radians(1 / 3600)
 INVERSE_TOLERANCE = 1e-3  # pixel, of the way back from the sky
+PROJECTIONS = ("AIT", "ARC", "AZP", "CAR", "CEA", "MER", "SIN", "STG", "TAN", "TPV", "ZEA", "ZPN")  # which SWarp reads alike
 LAST_OF_PROJECTION = 4  # PVi_m with a larger m are the distortion's, but for projections that no camera has
 _DISTORTION_CARDS = ("A_ORDER", "B_ORDER", "CPDIS1", "CPDIS2", "CQDIS1", "CQDIS2", "D2IMDIS1", "D2IMDIS2")
 
@@ -61,7 +63,8 @@ def celestial_wcs(header: fits.Header) -> WCS:
     -----
     Calabretta & Greisen 2002, A&A 395, 1077; TPV: https://fits.gsfc.nasa.gov/registry/tpvwcs.html.
     Reading the cards here, not by ``WCS(header)``, takes 0.9 ms, not 14 ms, and other cards of real
-    files, which may be odd, cannot disturb it.
+    files, which may be odd, cannot disturb it. SWarp reads the same headers: one that it would read in
+    another way is unusable, so that no mosaic depends on who made it.
     """
     kinds = [text(header, "CTYPE1"), text(header, "CTYPE2")]
     if not all(kinds):
@@ -70,17 +73,22 @@ def celestial_wcs(header: fits.Header) -> WCS:
         raise _unusable(f"its axes are {kinds[0]} and {kinds[1]}, expected RA---xxx and DEC--xxx")
     if kinds[0].endswith("-SIP") or any(key in header for key in _DISTORTION_CARDS):
         raise _unusable("it has a SIP or table distortion; only projections and TPV are understood")
+    code = kinds[0][5:]
+    if code not in PROJECTIONS or kinds[1][5:] != code:  # wcslib ignores what stands behind a known code, and TNX's tables
+        raise _unusable(f"its axes are {kinds[0]} and {kinds[1]}, expected one projection of {', '.join(PROJECTIONS)}")
     for key in ("CUNIT1", "CUNIT2"):
         if text(header, key).lower() not in ("", "deg", "degree", "degrees"):
             raise _unusable(f"{key} is {text(header, key)}, expected deg")
     system = (text(header, "RADESYS") or text(header, "RADECSYS")).upper()
-    if system != "ICRS" and (system not in ("", "FK5") or _value(header, "EQUINOX", 2000.0) != 2000.0):
-        found = " ".join(filter(None, (system, text(header, "EQUINOX"))))
+    equinox = "EQUINOX" if "EQUINOX" in header else "EPOCH"  # its older name
+    if system != "ICRS" and (system not in ("", "FK5") or _value(header, equinox, 2000.0) != 2000.0):
+        found = " ".join(filter(None, (system, text(header, equinox))))
         raise _unusable(f"its coordinates are {found}, expected ICRS or FK5 J2000")
 
     wcs = WCS(naxis=2)
     core = wcs.wcs
-    core.ctype = kinds
+    code, parameters = _as_swarp_reads(code, _projection_parameters(header))
+    core.ctype = [f"RA---{code}", f"DEC--{code}"]
     core.cunit = ["deg", "deg"]
     core.crval = [_value(header, "CRVAL1"), _value(header, "CRVAL2")]
     core.crpix = [_value(header, "CRPIX1"), _value(header, "CRPIX2")]
@@ -92,11 +100,8 @@ def celestial_wcs(header: fits.Header) -> WCS:
     if abs(a * d - b * c) < 1e-9:
         raise _unusable(f"its {name} is singular")
     core.cd = matrix
-    parameters = _projection_parameters(header)
-    if not kinds[0].endswith("-TPV") and any(m > LAST_OF_PROJECTION for _, m, _ in parameters):
-        raise _unusable(f"it is {kinds[0]} and has the distortion of TPV (PVi_m)")  # which wcslib would ignore
     core.set_pv(parameters)
-    core.lonpole = _value(header, "LONPOLE", math.nan)
+    core.lonpole = _value(header, "LONPOLE" if "LONPOLE" in header else "LONGPOLE", math.nan)
     core.latpole = _value(header, "LATPOLE", math.nan)
     core.radesys = system or "ICRS"
     try:
@@ -125,7 +130,10 @@ def _linear_part(header: fits.Header) -> tuple[str, np.ndarray]:
     """Name and values of the matrix from pixels to degrees: CD, or PC x CDELT, or CDELT turned by CROTA2."""
     indices = ((1, 1), (1, 2), (2, 1), (2, 2))
     if any(f"CD{i}_{j}" in header for i, j in indices):
-        return "CD matrix", np.reshape([_value(header, f"CD{i}_{j}", 0.0) for i, j in indices], (2, 2))
+        # One of the diagonal that is left out is 0 in the standard, and 1 degree for SWarp.
+        return "CD matrix", np.reshape([_value(header, f"CD{i}_{j}", None if i == j else 0.0) for i, j in indices], (2, 2))
+    if any(f"PC00{i}00{j}" in header for i, j in indices):
+        raise _unusable("it has PC001001 and the like; expected a CD matrix or PC1_1 and the like")
     if "CDELT1" not in header or "CDELT2" not in header:
         raise _unusable("it has neither a CD matrix nor CDELT1 and CDELT2")
     steps = np.array([_value(header, "CDELT1"), _value(header, "CDELT2")])
@@ -138,7 +146,30 @@ def _linear_part(header: fits.Header) -> tuple[str, np.ndarray]:
     return "CDELT", turn * steps[None, :]
 
 
+def _as_swarp_reads(code: str, parameters: list[tuple[int, int, float]]) -> tuple[str, list[tuple[int, int, float]]]:
+    """Projection and its parameters (axis, m, PVi_m), where TAN and TPV are told apart by the parameters and not by name.
+
+    SCAMP used to call its distortion TAN, and files without any distortion may be called TPV. What the standard defines for TAN
+    (PV1_1 to PV1_4: native reference point and poles; Calabretta & Greisen 2002, section 2.5) never comes with a PV2_1.
+    """
+    if code not in ("TAN", "TPV"):
+        if any(m > LAST_OF_PROJECTION for _, m, _ in parameters):
+            raise _unusable(f"it is {code} and has the distortion of TPV (PVi_m)")  # which wcslib would ignore
+        return code, parameters
+    given = {f"PV{axis}_{m}" for axis, m, value in parameters if value != 0.0}
+    if not given:
+        return "TAN", []
+    lacking = [name for name in ("PV1_1", "PV2_1") if name not in given]
+    if lacking:
+        standard = code == "TAN" and given <= {"PV1_1", "PV1_2", "PV1_3", "PV1_4"}
+        why = "what the standard means by these SWarp takes for distortion" if standard else "the distortion is not complete"
+        raise _unusable(f"it is {code} with {', '.join(sorted(given))} and without {' and '.join(lacking)}: {why}")
+    return "TPV", parameters
+
+
 def _projection_parameters(header: fits.Header) -> list[tuple[int, int, float]]:
+    if any(re.fullmatch(r"PROJP\d+", key) for key in header):
+        raise _unusable("it has PROJPn, the old form of PVi_m, which is not understood")
     keys = dict.fromkeys(k for k in header if k[:4] in ("PV1_", "PV2_") and k[4:].isdigit())
     return [(int(key[2]), int(key[4:]), _value(header, key)) for key in keys]
 
