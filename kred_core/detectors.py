@@ -12,16 +12,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from . import checksum, geometry
+from . import checksum, focal_plane, geometry, survey
 from .config import CheckConfig
 from .errors import ExposureError, of_the_moment
-from .exposure import Detector, Exposure
+from .exposure import Detector, Exposure, number, text
 from .storage import require_sound
 
 __all__ = ["DetectorPlace", "judge_detectors"]
 
 SMALLEST_SIDE = 16  # pixels; smaller images hold no sky level
 ALIKE = 2.0  # pixels of one camera differ by less than this factor
+MISPLACED = 20.0  # arcsec; real CCDs at the edge of the field of view lie up to 7 from the layout, refraction adds 4
+ELSEWHERE = 270.0  # arcsec, half a CCD
 PIXEL_SIZES = (1e-3, 600.0)  # arcsec; no camera is beyond
 
 
@@ -90,7 +92,8 @@ def judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[Detec
             continue
         places.append(place)
         remarks += edited
-    return *_alike(places, lost), remarks
+    places, lost = _alike(places, lost)
+    return _in_place(exposure, places, lost, remarks)
 
 
 def _alike(places: list[DetectorPlace], lost: list[tuple[str, str]]) -> tuple[list[DetectorPlace], list[tuple[str, str]]]:
@@ -101,6 +104,25 @@ def _alike(places: list[DetectorPlace], lost: list[tuple[str, str]]) -> tuple[li
         return places, lost  # none is the usual one
     why = "its WCS gives it pixels of {:.3g} arcsec, those of the other detectors have {:.3g}"
     return alike, [*lost, *((p.extname, why.format(p.pixel_scale, usual)) for p in places if p not in alike)]
+
+
+def _in_place(
+    exposure: Exposure, places: list[DetectorPlace], lost: list[tuple[str, str]], remarks: list[str]
+) -> tuple[list[DetectorPlace], list[tuple[str, str]], list[str]]:
+    """Remark on the CCDs of DECam that lie where the focal plane does not have them; lose those that are far away."""
+    if text(exposure.primary, "INSTRUME").upper() != "DECAM":
+        return places, lost, remarks
+    headers = {d.extname: d.header for d in exposure.detectors}
+    of_table = {str(row["EXTNAME"]): float(row["CCDNUM"]) for row in survey.focal_plane()}
+    named = [p for p in places if of_table.get(p.extname) == number(headers[p.extname], "CCDNUM")]
+    crval = [[number(headers[p.extname], key) for key in ("CRVAL1", "CRVAL2")] for p in named]
+    off = focal_plane.displacements({p.extname: p.corners for p in named}, crval)
+    away = {name: f"{arcsec:.0f} arcsec from where the focal plane has it" for name, arcsec in off.items() if arcsec > MISPLACED}
+    lost = [*lost, *((name, f"its WCS puts it {where}") for name, where in away.items() if off[name] > ELSEWHERE)]
+    remarks = remarks + [
+        f"detector {name} lies {where}; its WCS may be wrong" for name, where in away.items() if off[name] <= ELSEWHERE
+    ]
+    return [p for p in places if off.get(p.extname, 0.0) <= ELSEWHERE], lost, remarks
 
 
 def _require_name(d: Detector, names: Mapping[str, int]) -> None:

@@ -15,14 +15,13 @@ from astropy.wcs import WCS
 
 from ..cards import Value
 from ..errors import ConfigError
+from ..focal_plane import CD, RADIAL
 from ..survey import Tile, focal_plane
 from .sky import unit_vectors
 
 __all__ = ["NATIVE_SCALE", "Ccd", "DetectorGeometry", "Pointing", "ccds"]
 
-CD = 7.287e-5  # deg per native pixel
 NATIVE_SCALE = CD * 3600  # arcsec per native pixel
-RADIAL = {1: 1.0056, 7: -0.00305, 9: -0.00305}  # PV1_n and PV2_n: xi (c + k r^2), fitted to 25 real detectors: rms of area 3e-4
 SMALL = {1: {4: 1e-4, 5: -1e-4, 6: 5e-5}, 2: {4: -5e-5, 5: 1e-4, 6: 1e-4}}  # decentring, as small as the real files' scatter
 CORNERS = ((0, 0), (1, 0), (0, 1), (1, 1))  # order of COR1..COR4: not cyclic
 
