@@ -78,7 +78,7 @@ PRIMARY_KEYS = [*PRIMARY, "EXPNUM", "DATE-OBS", "NEXTEND", "TELESCOP", "INSTRUME
 GAINS = ["GAIN", "GAINA", "GAINB", "ARAWGAIN", "RDNOISE", "RDNOISEA", "RDNOISEB"]
 LEVELS = ["SATURAT", "SATURATE", "SATURATA", "SATURATB", "AVSKY", "AVSIG", "SKYADU", "SKYBRITE", "SKYSIGMA"]
 MATRIX = ["CD1_1", "CD1_2", "CD2_1", "CD2_2", "PC1_1", "PC1_2", "PC2_1", "PC2_2", "CDELT1", "CDELT2", "CROTA2"]
-SYSTEM = ["CTYPE1", "CTYPE2", "CUNIT1", "CUNIT2", "RADESYS", "RADECSYS", "EQUINOX", "LONPOLE", "LATPOLE"]
+SYSTEM = ["CTYPE1", "CTYPE2", "CUNIT1", "CUNIT2", "RADESYS", "RADECSYS", "EQUINOX", "EPOCH", "LONPOLE", "LATPOLE", "LONGPOLE"]
 DISTORTION = ["A_ORDER", "B_ORDER", "CPDIS1", "CPDIS2", "CQDIS1", "CQDIS2", "D2IMDIS1", "D2IMDIS2"]
 WCS_KEYS = [*SYSTEM, "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2", *MATRIX, "PV1_0", "PV1_1", "PV1_7", "PV2_1", "PV2_39", *DISTORTION]
 WCS_OF_ALL = [*SYSTEM[:4], "CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2"]
@@ -278,8 +278,11 @@ def is_number(value: object) -> bool:
 
 
 def astropys_corners(header: fits.Header) -> np.ndarray:
-    """Of 48 x 64 pixels, by nothing but the cards of the WCS; numbers written as texts are numbers."""
+    """Of 48 x 64 pixels, by nothing but the cards of the WCS; numbers written as texts are numbers, and zeros no distortion."""
     cards = {key: header[key] for key in WCS_KEYS if key in header}
+    cards = {key: value for key, value in cards.items() if not (key.startswith("PV") and is_number(value) and float(value) == 0)}
+    if "LONGPOLE" in cards:  # which astropy does not know
+        cards.setdefault("LONPOLE", cards.pop("LONGPOLE"))
     numbers = {key: float(value) for key, value in cards.items() if key not in SYSTEM[:6] and is_number(value)}
     wcs = WCS(fits.Header(list((cards | numbers).items())), naxis=2)
     corners = wcs.all_pix2world([[1, 1], [48, 1], [1, 64], [48, 64]], 1)
