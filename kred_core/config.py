@@ -132,7 +132,7 @@ class StampConfig(Section):
         default=[],
         max_length=2,
         description="Tangent point of the grid, RA,Dec in degrees, the same for all fields of a galaxy. Not given: the middle of "
-        "the galaxy's fields in the survey, or of the tiles in the tile table.",
+        "the galaxy's fields in the survey, or of those in the tile table that are not far away.",
     )
     keep: bool = Field(
         default=True,

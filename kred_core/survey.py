@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 from astropy import units as u
@@ -22,17 +23,18 @@ from astropy.table import Table
 
 from .config import NAME, SurveyConfig
 from .errors import InputError
+from .geometry import mean_position, separation
+from .products import FieldPaths, find_clash, same_file, table_names
 from .usertable import UserTable
 
 __all__ = ["ImageTable", "Tile", "field_centre", "fields", "focal_plane", "galaxy", "images", "tiles"]
 
+NEAR = 15.0  # deg; what lies farther apart shares no tangent plane: at its edge cells are 7 % smaller on the sky than in the middle
 GRID_STEP = 0.55  # deg between the centres of neighbouring tiles
 GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
 LARGEST_TILE = 10.0  # deg; a larger Size is a mistake (arcmin?), not a tile
 EXPTIME_TOLERANCE = 0.5  # s
 MATCHED = "_b"  # at the end of names
-# Summary/<field>_<tile>.tab must not be one of kred's tables, nor <field>/<tile> one of its directories.
-TAKEN = ("data", "data_b", "eval", "quick", "mef", "mef_qual", "det", "overlaps", "backgrounds", "matching", "mosaics")
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def field_centre(field: str) -> tuple[float, float]:
 
 
 def galaxy(field: str, config: SurveyConfig) -> list[tuple[float, float]]:
-    """Where the galaxy of a field is: the places of all fields whose names begin alike, up to the first ``_``.
+    """Where the galaxy of a field is: the places of the fields whose names begin alike, up to the first ``_``.
 
     Parameters
     ----------
@@ -159,7 +161,9 @@ def galaxy(field: str, config: SurveyConfig) -> list[tuple[float, float]]:
     -------
     list of (float, float)
         RA and Dec in degrees: of the tiles in the tile table; of the own centre; or of the survey's pointings (of
-        its tiles, where no field of this name has a pointing). Empty for a name that is not in the survey.
+        its tiles, where no field of this name has a pointing). Empty for a name that is not in the survey. In a tile
+        table names may be alike by chance: only the fields count that lead to this one in steps of at most 15 deg, and
+        only the field itself where they reach farther than 15 deg from their middle.
 
     Raises
     ------
@@ -172,11 +176,27 @@ def galaxy(field: str, config: SurveyConfig) -> list[tuple[float, float]]:
         return name.partition("_")[0] == prefix
 
     if config.tile_table:
-        return [(tile.ra, tile.dec) for tile in _read_tiles(config.tile_table) if alike(tile.field)]
+        return _on_one_plane(field, [tile for tile in _read_tiles(config.tile_table, field) if alike(tile.field)])
     if config.centre:
         return [(config.centre[0], config.centre[1])]
     pointings = [centre for name, centre in _centres().items() if alike(name)]
     return pointings or [(tile.ra, tile.dec) for tile in _irregular_tiles() if alike(tile.field)]
+
+
+def _on_one_plane(field: str, tiles: list[Tile]) -> list[tuple[float, float]]:
+    """Places of the tiles of the fields that can share a tangent plane with a field; the same for each of those fields."""
+    rows: dict[str, list[tuple[float, float]]] = {}
+    for tile in tiles:
+        rows.setdefault(tile.field, []).append((tile.ra, tile.dec))
+    left = {name: mean_position(*np.transpose(places)) for name, places in rows.items()}
+    found, new = [], [field] if field in left else []
+    while new:
+        found += new
+        last = [left.pop(name) for name in new]
+        new = [name for name, place in left.items() if any(separation(place, other) <= NEAR for other in last)]
+    together = [place for name in rows if name in found for place in rows[name]]
+    middle = mean_position(*np.transpose(together)) if together else None
+    return together if all(separation(place, middle) <= NEAR for place in together) else rows[field]
 
 
 def focal_plane() -> Table:
@@ -219,11 +239,12 @@ def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[
     equator points east there; the latitude runs fastest.
     """
     if config.tile_table:
-        table = _read_tiles(config.tile_table)
+        table = _read_tiles(config.tile_table, field)
         found = tuple(tile for tile in table if tile.field == field)
         if not found:
             known = list(dict.fromkeys(tile.field for tile in table))
             raise InputError(f"tile table {config.tile_table}: has no tile of field {field}{_near(field, known)}")
+        _require_one_place(field, found, config.tile_table)
     elif config.centre:
         found = _grid(field, config.centre[0], config.centre[1])
     else:
@@ -302,6 +323,17 @@ def _named_after(filter: str) -> str:
     return f"{re.sub('[^A-Za-z0-9]', '', filter)[:30] or 'filter'}-{zlib.crc32(filter.encode()):08x}"
 
 
+def _require_one_place(field: str, tiles: Sequence[Tile], table: str) -> None:
+    middle = mean_position([tile.ra for tile in tiles], [tile.dec for tile in tiles])
+    farthest = max(tiles, key=lambda tile: separation((tile.ra, tile.dec), middle))
+    away = separation((farthest.ra, farthest.dec), middle)
+    if away > NEAR:
+        raise InputError(
+            f"tile table {table}: tile {farthest.name} lies {away:.0f} deg from the middle of field {field}, at most {NEAR:g} "
+            "works; call tiles that far apart different fields (column Field)"
+        )
+
+
 def _near(name: str, known: Iterable[str]) -> str:
     """How a message goes on that could not find a name: the most similar ones, or else all of a few."""
     known = list(known)
@@ -311,21 +343,43 @@ def _near(name: str, known: Iterable[str]) -> str:
     return f"; there are: {', '.join(known)}" if len(known) <= 30 else ""
 
 
-def _read_tiles(path: str) -> tuple[Tile, ...]:
+def _read_tiles(path: str, field: str) -> tuple[Tile, ...]:
     table = UserTable("tile", path, ("Field", "Tile", "RA", "Dec", "Size"))
     ra = [value % 360.0 for value in table.numbers("RA", u.deg, 0.0, 360.0)]
     dec, size = table.numbers("Dec", u.deg, -90.0, 90.0), table.numbers("Size", u.deg, 0.001, LARGEST_TILE)
     rows = [Tile(*values) for values in zip(table.names("Field"), table.names("Tile"), ra, dec, size, strict=True)]
     first: dict[tuple[str, str], int] = {}
     for i, tile in enumerate(rows):
-        if tile.name in TAKEN:
-            raise table.fault(i, "Tile", tile.name, "another name; kred has tables or directories of this one")
-        if tile.name.endswith(MATCHED):
-            raise table.fault(i, "Tile", tile.name, f"another name; {MATCHED} marks what kred makes with matched backgrounds")
         before = first.setdefault((tile.field, tile.name), i)
         if before != i:
             raise table.fault(i, "Tile", tile.name, f"each tile of field {tile.field} once; row {before + 1} has the same")
+    _require_own_files(table, rows, field)
     return tuple(rows)
+
+
+def _require_own_files(table: UserTable, rows: Sequence[Tile], field: str) -> None:
+    """Refuse names that would make one file of two products: of the field, or of it and another field of the table."""
+    number = {tile.name: i for i, tile in enumerate(rows) if tile.field == field}
+    for name, i in number.items():
+        if same_file(name).endswith(MATCHED):
+            raise table.fault(i, "Tile", name, f"another name; {MATCHED} marks what kred makes with matched backgrounds")
+        if any(same_file(name).endswith(f"_{ours}") for ours in table_names()):
+            raise table.fault(i, "Tile", name, "another name; its table would look like one of kred's tables of another field")
+    clash = find_clash(field, tuple(number))
+    if clash and clash.other.startswith("tile"):
+        raise table.fault(number[clash.tile], "Tile", clash.tile, f"another name; {clash.path} would be that of {clash.other} too")
+    if clash:
+        raise table.fault(
+            number[clash.tile], "Tile", clash.tile, f"another name; kred has tables or directories of this one ({clash.path})"
+        )
+    owners = {same_file(tile.field): tile.field for tile in reversed(rows)}
+    tabled = {same_file(FieldPaths(Path(), f).tile_table(name)): f for f in owners.values() for name in table_names()}
+    for i, tile in enumerate(rows):
+        if (other := owners[same_file(tile.field)]) != tile.field:
+            raise table.fault(i, "Field", tile.field, f"another name; {other} has the same letters, and files may be the same")
+        path = FieldPaths(Path(), tile.field).tile_table(tile.name)
+        if (other := tabled.setdefault(same_file(path), tile.field)) != tile.field:
+            raise table.fault(i, "Tile", tile.name, f"another name; {path} would be a table of field {other} too")
 
 
 def _read_images(path: str) -> ImageTable:

@@ -1,6 +1,6 @@
 """Where pixels are on the sky: WCS, corners, footprints as spherical polygons, pixel areas, control grids."""
 
-from .sphere import SkyPolygon, local_frame, mean_position, outlines, position, touching, unit_vectors
+from .sphere import SkyPolygon, local_frame, mean_position, outlines, position, separation, touching, unit_vectors
 from .wcs import (
     celestial_wcs,
     centre,
@@ -24,6 +24,7 @@ __all__ = [
     "pixel_area_arcsec2",
     "pixel_scale",
     "position",
+    "separation",
     "tan_header",
     "tan_wcs",
     "touching",

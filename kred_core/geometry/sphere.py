@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import ExposureError, InputError
 
-__all__ = ["LARGEST_RADIUS", "SkyPolygon", "mean_position", "outlines", "position", "touching", "unit_vectors"]
+__all__ = ["LARGEST_RADIUS", "SkyPolygon", "mean_position", "outlines", "position", "separation", "touching", "unit_vectors"]
 
 EDGE_SEGMENTS = 8  # leaves 0.003 arcsec between a side of a DECam CCD, 0.1 arcsec curved, and the polygon
 LARGEST_RADIUS = 25.0  # deg; a polygon and any that touches it must fit into one tangent plane
@@ -39,6 +39,11 @@ def mean_position(ra: ArrayLike, dec: ArrayLike) -> tuple[float, float]:
     """RA and Dec, in degrees, of the mean of the unit vectors of positions in degrees."""
     mean_ra, mean_dec = position(unit_vectors(ra, dec).reshape(-1, 3).mean(axis=0))
     return float(mean_ra), float(mean_dec)
+
+
+def separation(a: tuple[float, float], b: tuple[float, float]) -> float:
+    """Distance on the sky of two positions; all in degrees."""
+    return 2 * math.degrees(math.asin(min(1.0, float(np.linalg.norm(unit_vectors(*a) - unit_vectors(*b))) / 2)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from .. import inventory
 from ..config import FieldConfig
@@ -18,6 +19,8 @@ from .writing import TEMPORARY
 __all__ = ["FieldPaths", "grouped", "service_memory", "unfinished_looks"]
 
 NAMED = 5  # files in a message
+
+MatchingFigure = Literal["overlaps", "backgrounds", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -211,8 +214,8 @@ class FieldPaths:
         """Before and after matching, side by side at the same stretch: a tile, or the whole field."""
         return self.evaluation / f"{'_'.join(filter(None, (self.field, tile)))}.{image}.before_after.png"
 
-    def matching_figure(self, image: str, kind: str) -> Path:
-        """How the matching of one image went: overlaps, backgrounds, pairs."""
+    def matching_figure(self, image: str, kind: MatchingFigure) -> Path:
+        """How the matching of one image went."""
         return self.evaluation / f"{self.field}.{image}.{kind}.png"
 
     @property

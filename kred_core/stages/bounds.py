@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from .. import check, matching, survey
 from ..coadd import swarp
-from ..config import FieldConfig
+from ..config import FieldConfig, SurveyConfig
 from ..errors import InputError
-from ..products import FieldPaths, grouped
+from ..products import FieldPaths, find_clash, grouped, same_file, table_names
 from ..words import counted
 from .copies import plan_copies
 from .exposures import plan_preparation
@@ -41,10 +42,42 @@ def preflight(config: FieldConfig) -> None:
     paths.exposures()
     check.zero_points(config.check.zero_points)
     survey.tiles(config.field, config.survey, config.tiles)
+    _require_own_files(config)
     survey.images(config.field, config.survey)
     matching.fixed_backgrounds(config.match.fixed)
     if config.coadd.engine == "swarp" and "coadd" in config.run.stages:
         swarp.find_swarp()
+
+
+def _require_own_files(config: FieldConfig) -> None:
+    """Refuse names that would make one file of two products; those within a tile table were judged with it."""
+    paths, images = FieldPaths.of(config), survey.images(config.field, config.survey).names
+    if same_file(paths.page.parent) == same_file(paths.all_fields_page):
+        raise InputError(f"field {config.field}: {paths.all_fields_page} is the page of all fields; give the field another name")
+    names = tuple(tile.name for tile in survey.tiles(config.field, config.survey))
+    if clash := find_clash(config.field, names, images):
+        owner = " of ".join(f"{kind} {name}" for kind, name in (("image", clash.image), ("tile", clash.tile)) if name)
+        raise InputError(
+            f"{owner} of field {config.field} cannot have this name: {clash.path} would be that of {clash.other} too; "
+            "change the table of images or tiles"
+        )
+    for name in (*names, *table_names()):
+        parts = f"{config.field}_{name}".split("_")
+        for k in range(1, len(parts)):
+            other, rest = FieldPaths(config.root, "_".join(parts[:k])), "_".join(parts[k:])
+            if other.field != config.field and other.mef.parent.is_dir() and _has_table(other, rest):
+                raise InputError(
+                    f"field {config.field}: {paths.tile_table(name)} is a table of field {other.field} too; give the tile "
+                    f"{name if name in names else rest} another name"
+                )
+
+
+def _has_table(other: FieldPaths, name: str) -> bool:
+    """Whether a field has a tile of this name, as far as the survey and its products say, or kred such a table."""
+    with suppress(InputError):
+        if name in {tile.name for tile in survey.tiles(other.field, SurveyConfig())}:
+            return True
+    return name in table_names() or other.prepared_tile(name).is_dir() or other.coadds(name, matched=True).is_dir()
 
 
 def _stay_inside(config: FieldConfig) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from .. import figures, quality, survey, tables, tiling
+from .. import figures, geometry, quality, survey, tables, tiling
 from ..coadd import native, swarp
 from ..coadd.plan import Background, CoaddPlan, make_plan
 from ..config import FieldConfig
@@ -100,8 +100,12 @@ def _other_fields(config: FieldConfig) -> list[FieldPaths]:
 
 
 def other_fields(config: FieldConfig) -> list[Table]:
-    """Detectors of the other fields that may cover the tiles."""
-    return [joined_detectors(config, paths) for paths in _other_fields(config)]
+    """Detectors of the other fields that may cover the tiles: of those of which a part is not far away."""
+    tiles = survey.tiles(config.field, config.survey)
+    middle = geometry.unit_vectors(*geometry.mean_position([t.ra for t in tiles], [t.dec for t in tiles]))
+    found = [joined_detectors(config, paths) for paths in _other_fields(config)]
+    nearest = math.cos(math.radians(survey.NEAR))
+    return [table for table in found if (geometry.unit_vectors(table["CENRA1"], table["CENDEC1"]) @ middle >= nearest).any()]
 
 
 def wanted_tiles(config: FieldConfig) -> tuple[survey.Tile, ...]:

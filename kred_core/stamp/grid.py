@@ -6,7 +6,6 @@ detectors, so that fields which are reduced years apart fit together.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +21,6 @@ __all__ = ["StampGrid", "stamp_grid"]
 CELL = 2.0  # arcsec: seeing and sampling of stars no longer matter, diffuse emission still does
 SMALLEST_CELL, LARGEST_CELL = 4, 8  # pixels along a side, unless the configuration says otherwise
 PIXELS_ALONG_CELL = (2, 250)  # that can be asked for; counts have 16 bits
-NEAR = 15.0  # deg; a field farther from the galaxy that it is named after has a grid of its own
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,9 @@ def stamp_grid(config: FieldConfig, pixel_scale: float) -> StampGrid:
     -----
     Cells have 2 arcsec, but at least 4 and at most 8 pixels, rounded to two digits: 2 arcsec for DECam. The tangent
     point is the mean position, rounded to 0.1 deg, of all fields of the survey with the same prefix (the name up to
-    the first ``_``). A field elsewhere on the sky takes that of the tiles in its tile table with the same prefix,
-    rounded too, or its own centre. Both can be set in ``config.stamps``.
+    the first ``_``). A field elsewhere on the sky takes that of the tiles in its tile table of the fields with the same
+    prefix that are not far away (`kred_core.survey.galaxy`), rounded too, or its own centre. Both can be set in
+    ``config.stamps``.
     """
     cell = config.stamps.cell_size or _two_digits(min(max(CELL, SMALLEST_CELL * pixel_scale), LARGEST_CELL * pixel_scale))
     least, most = PIXELS_ALONG_CELL
@@ -107,7 +106,7 @@ def _tangent_point(config: FieldConfig) -> tuple[float, float]:
             f"field {config.field} is not in the survey and nothing says where it is; give its centre "
             "(option survey.centre: RA,Dec in degrees), a tile table (survey.tile_table) or stamps.centre"
         )
-    if own is None or (of_survey is not None and _separation(own, of_survey) < NEAR):
+    if own is None or (of_survey is not None and geometry.separation(own, of_survey) < survey.NEAR):
         return _tenths(of_survey)
     return (config.survey.centre[0], config.survey.centre[1]) if config.survey.centre else _tenths(own)
 
@@ -118,8 +117,3 @@ def _mean(positions: list[tuple[float, float]]) -> tuple[float, float] | None:
 
 def _tenths(position: tuple[float, float]) -> tuple[float, float]:
     return round(position[0], 1) % 360.0, round(position[1], 1)
-
-
-def _separation(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Distance on the sky in degrees."""
-    return 2 * math.degrees(math.asin(min(1.0, float(np.linalg.norm(geometry.unit_vectors(*a) - geometry.unit_vectors(*b))) / 2)))
