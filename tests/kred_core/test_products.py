@@ -16,12 +16,14 @@ from kred_core.products import (
     FieldPaths,
     atomic,
     discard,
+    find_clash,
     identity,
     link,
     link_all,
     read_record,
     scratch,
     service_memory,
+    table_names,
     unfinished_looks,
     write_record,
     write_text,
@@ -97,6 +99,43 @@ def test_no_two_products_share_a_name():
     ]  # fmt: skip
     assert len(set(one_each)) == len(one_each)
     assert not any(path.is_relative_to(p.mef) for path in one_each)
+
+
+def test_a_tile_with_the_name_of_any_product_of_its_field_is_found():
+    """Of every table and directory that `FieldPaths` has, so that none can be forgotten."""
+    p = FieldPaths(Path("R"), "A")
+    values = {name: getattr(p, name) for name, member in vars(FieldPaths).items() if isinstance(member, property)}
+    fixed = [path for path in values.values() if isinstance(path, Path)] + [p.quick_look("r"), p.field_figure("r", matched=True)]
+    taken = {path.name for path in fixed if path.parent in (p.coadds("x").parent, p.prepared_tile("x").parent)}
+    taken |= {path.parent.name for path in fixed if path.parent.parent == p.coadds("x").parent}
+    taken |= {path.stem.removeprefix("A_") for path in fixed if path.parent == p.tile_table("x").parent}
+    assert {"input", "mef_qual", "mosaics", "data", "eval", "quick", "index.html"} <= taken
+    for name in [*taken, *(name.upper() for name in taken)]:
+        assert find_clash("A", (name,)) is not None, name
+    assert taken >= table_names()
+
+
+@pytest.mark.parametrize(
+    ("tiles", "images"),
+    [
+        (("T1", "t1"), ("r",)),
+        (("T1", "T1_b"), ("r",)),
+        (("T1_B", "T1"), ("r",)),
+        (("b",), ("r",)),
+        (("T1",), ("r", "R")),
+        (("T1",), ("r", "r.coverage")),
+        (("T1",), ("r.before_after", "r")),
+        (("T1",), ("r", "r.pairs")),
+        (("T1.x", "T1"), ("r", "x.r")),
+    ],
+)
+def test_names_that_make_one_file_of_two_products_are_found(tiles, images):
+    assert find_clash("A", tiles, images) is not None
+
+
+def test_names_that_people_give_are_no_clash():
+    tiles = (*(f"T{i:02d}" for i in range(1, 17)), "07", "a.b", "a", "T01b", "B", "x_y", "c4_T01")
+    assert find_clash("A", tiles, ("N662", "N662_s", "r", "r_s", "deep.v2", "b", "eval")) is None
 
 
 def test_a_root_is_the_file_name_without_its_endings():

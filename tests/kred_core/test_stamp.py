@@ -360,6 +360,30 @@ class TestGrid:
         assert (grids[0].ra, grids[0].dec) == (0.5, 30.5)
         assert (grids[2].ra, grids[2].dec) == (10.0, 41.0)
 
+    @staticmethod
+    def grids(tmp_path, *rows):
+        """Tangent points of the fields of a tile table of (field, RA, Dec) of one tile each, by field."""
+        table = tmp_path / "tiles.txt"
+        table.write_text("Field Tile RA Dec Size\n" + "".join(f"{name} T1 {ra} {dec} 0.5\n" for name, ra, dec in rows))
+        configs = {name: FieldConfig(field=name, survey={"tile_table": str(table)}) for name, *_ in rows}
+        return {name: (grid.ra, grid.dec) for name, grid in ((n, stamp_grid(c, 0.26)) for n, c in configs.items())}
+
+    def test_fields_of_a_table_that_are_far_apart_have_each_a_grid_of_its_own(self, tmp_path):
+        assert self.grids(tmp_path, ("LS_a", 10, -30), ("LS_b", 130, 40)) == {"LS_a": (10, -30), "LS_b": (130, 40)}
+        found = self.grids(tmp_path, ("LS_a", 359, 0), ("LS_b", 1, 0), ("LS_c", 180, 0), ("LS_d", 182, 0))
+        assert found == {"LS_a": (0, 0), "LS_b": (0, 0), "LS_c": (181, 0), "LS_d": (181, 0)}
+        assert self.grids(tmp_path, ("a", 0, 90), ("b", 0, -90)) == {"a": (0, 90), "b": (0, -90)}
+
+    def test_fields_of_a_table_share_a_grid_also_where_others_lie_between_them(self, tmp_path):
+        assert set(self.grids(tmp_path, ("X_a", 0, 0), ("X_b", 24, 0), ("X_c", 12, 0)).values()) == {(12, 0)}
+        around_the_pole = self.grids(tmp_path, *((f"X_{i}", 60 * i, 85) for i in range(6)))
+        assert {dec for _, dec in around_the_pole.values()} == {90}
+        assert len(set(around_the_pole.values())) == 1
+
+    def test_a_chain_of_fields_too_long_for_one_plane_has_a_grid_for_each(self, tmp_path):
+        strip = [(f"X_{i}", 10 * i, 0) for i in range(36)]  # around the sky: they have no middle
+        assert self.grids(tmp_path, *strip) == {name: (ra, 0) for name, ra, _ in strip}
+
     def test_options_come_first(self):
         config = FieldConfig(field="LMC_c42", stamps={"cell_size": 3.5, "centre": [10.0, 20.0]})
         assert stamp_grid(config, 0.26) == StampGrid(10.0, 20.0, 3.5)

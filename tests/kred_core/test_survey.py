@@ -204,6 +204,22 @@ BAD = {
     "path as a name": (HEADER + "A ../T1 10 20 1\n", "row 1, column Tile: found '../T1', expected a name of letters"),
     "name of what is matched": (HEADER + "A T1_b 10 20 1\n", "row 1, column Tile: found 'T1_b', expected another name; _b marks"),
     "name of a directory": (HEADER + "A quick 10 20 1\n", "row 1, column Tile: found 'quick', expected another name; kred has"),
+    "name of a table": (HEADER + "A input 10 20 1\n", r"row 1, column Tile: found 'input', .* of this one \(Summary/A_input.tab"),
+    "name of a table in capitals": (HEADER + "A INPUT 10 20 1\n", r"found 'INPUT', .*kred has tables or directories of this one"),
+    "name of a matched directory": (HEADER + "A data_b 10 20 1\n", "found 'data_b', expected another name; _b marks"),
+    "name of what is matched in capitals": (HEADER + "A T1_B 10 20 1\n", "found 'T1_B', expected another name; _b marks"),
+    "name of a page": (HEADER + "A index.html 10 20 1\n", "found 'index.html', expected another name; kred has"),
+    "name of options": (HEADER + "A kred.toml 10 20 1\n", "found 'kred.toml', expected another name; kred has"),
+    "figure of the whole field": (HEADER + "A b 10 20 1\n", "found 'b', expected another name; kred has .*A_b.image.png"),
+    "table of a field that is not there": (HEADER + "A my_det 10 20 1\n", "found 'my_det', .* look like one of kred's tables"),
+    "same but for capitals": (HEADER + "A t1 10 20 1\nA T1 10 20 1\n", "row 2, column Tile: found 'T1', .* that of tile t1 too"),
+    "fields but for capitals": (HEADER + "A T1 10 20 1\na T2 1 2 1\n", "row 2, column Field: found 'a', .*A has the same letters"),
+    "table of another field": (
+        HEADER + "A_c4 T1 1 2 1\nA c4_T1 1 2 1\n",
+        "A_c4_T1.tab would be a table of field A_c4",
+    ),
+    "far apart": (HEADER + "A T1 10 0 1\nA T2 130 0 1\n", "lies 60 deg from the middle of field A, at most 15 works"),
+    "opposite": (HEADER + "A T1 10 0 1\nA T2 190 0 1\n", "deg from the middle of field A, at most 15 works"),
     "same tile twice": (HEADER + "A T1 10 20 1\nB T1 1 2 1\nA T1 10 21 1\n", "row 3, column Tile: found 'T1'.* row 1 has the same"),
     "other field": (HEADER + "A_c2 T1 10 20 1\n", "has no tile of field A; there are: A_c2"),
     "wrong unit": (GOOD["ECSV with units"].replace("hourangle", "s"), "column RA is in 's', expected deg"),
@@ -219,6 +235,16 @@ def test_bad_tile_table_is_explained(tmp_path, name):
     with pytest.raises(InputError, match=message) as caught:
         survey.tiles("A", SurveyConfig(tile_table=str(path)))
     assert f"tile table {path}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["07", "a.b", "x+y", "T-1", "c4_T1", "match", "A", "T1b", "B1", "x" * 64])
+def test_every_other_name_of_a_tile_is_allowed(tmp_path, name):
+    path = tmp_path / "tiles.tab"
+    path.write_text(HEADER + f"A {name} 0.05 90 0.67\nA T2 359.9 89.9 0.67\nB input 200 0 1\n")  # B is refused when it is asked for
+    config = SurveyConfig(tile_table=str(path))
+    assert [t.name for t in survey.tiles("A", config)] == [name, "T2"]
+    with pytest.raises(InputError, match="row 3, column Tile: found 'input'"):
+        survey.tiles("B", config)
 
 
 def test_missing_table_and_directory_are_explained(tmp_path):
