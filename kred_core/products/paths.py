@@ -66,9 +66,8 @@ class FieldPaths:
         """Name and reason of each file beside the exposures that is neither one of them nor the mask of one."""
         return self._inventory().left_out()
 
-    @property
     def lacks_masks(self) -> bool:
-        """Whether there are exposures and none of them has a mask."""
+        """Return whether there are exposures and none of them has a mask."""
         images = self._inventory().images
         return bool(images) and not any(map(self.mask_of, images))
 
