@@ -95,7 +95,8 @@ class TimeLeft:
         pace = (spent + PRIOR / self.workers) / (done + PRIOR)  # wall s for each CPU s that was foreseen
         names = list(self.foreseen)
         after = sum(self.foreseen[name] for name in names[names.index(stage) + 1 :]) if stage in names else 0.0
-        here = elapsed * (1 - part) / part if part else self.foreseen.get(stage, 0.0) * pace
+        guess = self.foreseen.get(stage, 0.0) * (1 - part) * pace
+        here = (1 - part) * (elapsed + guess)  # what is timed, elapsed * (1 - part) / part, counts the more the more is done
         return here + after * pace
 
     def words(self, stage: str, part: float, elapsed: float) -> str:

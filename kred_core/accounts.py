@@ -69,7 +69,7 @@ class Accounts:
     @property
     def n_used(self) -> int | None:
         """Detectors that were used; None where nothing was chosen yet."""
-        n = Counter(e.fate for e in self.entries)
+        n = Counter(e.fate for e in self.entries if e.extname)
         return n["used"] if n["used"] + n["left out"] and not n["usable"] else None
 
     @property

@@ -186,12 +186,12 @@ def most_disk(config: FieldConfig, found: Sequence[ExposureReport], grid: StampG
         Of the stamps.
     """
     usable = [r for r in found if not r.refused]
-    n_mosaics, mosaic = _mosaics(config, usable)
+    _, pixels = _mosaics(config, usable)
     disk = {
         "summarize": stamp_disk(usable, [], grid),
         "prepare": prepared_disk(config, usable, []),
         "match": count_images(config, usable) * sum(_copies(config, config.match.output, r) for r in usable),
-        "coadd": n_mosaics * mosaic * (4 + COVERAGE_BYTES_PER_PIXEL),
+        "coadd": pixels * (4 + COVERAGE_BYTES_PER_PIXEL),
     }
     return {stage: size for stage, size in disk.items() if stage in config.run.stages}
 
@@ -200,8 +200,8 @@ def rough_seconds(config: FieldConfig, found: Sequence[ExposureReport]) -> dict[
     """CPU s that each stage of a run but the first takes where nothing has been made yet, from headers alone and at once."""
     usable = [r for r in found if not r.refused]
     n, n_images, mega = len(usable), count_images(config, usable), sum(map(_pixels, usable)) / 1e6
-    n_mosaics, mosaic = _mosaics(config, usable)
-    per_mpix, per_unit, output = SECONDS_PER_MPIX, SECONDS_PER_UNIT, n_mosaics * mosaic / 1e6
+    n_mosaics, pixels = _mosaics(config, usable)
+    per_mpix, per_unit, output = SECONDS_PER_MPIX, SECONDS_PER_UNIT, pixels / 1e6
     seconds = {
         "summarize": mega * per_mpix["summarize"] + n * per_unit["summarize"],
         "prepare": mega * per_mpix["prepare"] + n * per_unit["prepare"],
@@ -214,10 +214,11 @@ def rough_seconds(config: FieldConfig, found: Sequence[ExposureReport]) -> dict[
 
 
 def _mosaics(config: FieldConfig, usable: Sequence[ExposureReport]) -> tuple[int, float]:
-    """Most mosaics that a run makes, and pixels of each."""
-    scales = [d.pixel_scale for r in usable for d in r.detectors]
-    side = config.coadd.size * 3600 / (config.coadd.pixel_scale or min(scales, default=math.inf))
-    return len(wanted_tiles(config)) * count_images(config, usable) * len(config.coadd.backgrounds), side**2
+    """How many mosaics a run makes at most, and the pixels of all of them."""
+    scale = config.coadd.pixel_scale or min((d.pixel_scale for r in usable for d in r.detectors), default=math.inf)
+    sides = [config.coadd.size * 3600 / scale for _ in wanted_tiles(config)]
+    of_each = count_images(config, usable) * len(config.coadd.backgrounds)
+    return of_each * len(sides), of_each * sum(side**2 for side in sides)
 
 
 def shortage(config: FieldConfig, disk: Mapping[str, float]) -> str:

@@ -184,6 +184,9 @@ class TestWhatOnlyTheRunCanFind:
         log = log_of("T07", "--survey.image-table", str(tmp_path / "images.txt"), "--until", "tiles")
         assert "N662 with 800 s belongs to no image" in log
         assert "no detector feeds tile T07" in log
+        log = log_of("--survey.image-table", str(tmp_path / "images.txt"), "--until", "tiles")
+        assert re.search(r"no detector of field LMC_c42 is used \(T\d\d: \d+ detectors? on it; used: none; left out: ", log)
+        assert "are centre and tiles right?" not in log
 
     def test_a_tile_without_detectors(self, log_of):
         assert "no detector feeds tile T16 of field LMC_c42" in log_of("T16", "--until", "tiles")

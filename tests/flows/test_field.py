@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import shlex
 import shutil
 import tomllib
 from pathlib import Path
@@ -15,8 +16,8 @@ from astropy.table import Table
 from on_server import reports
 from runs import done, last_log, products
 
-from flows.field import reduce
-from kred_core import stages
+from flows.field import main, reduce
+from kred_core import stages, starter
 from kred_core.config import STAGES, FieldConfig
 from kred_core.products import FieldPaths
 from kred_core.simulate import FAULTS, simulate_field
@@ -239,8 +240,8 @@ class TestFaults:
             "flipped-byte": ("usable", "DATASUM"),
             "missing-magzero": ("refused", "MAGZERO is missing"),
             "missing-seeing": ("usable", "the seeing is unknown"),
-            "missing-corners": ("usable", "corner keywords missing"),
-            "wrong-corners": ("usable", "corner keywords do not describe the pixels"),
+            "missing-corners": ("usable", "no corner keywords"),
+            "wrong-corners": ("usable", "wrong corner keywords"),
             "duplicate": ("refused", "duplicate: another processing of the exposure"),
             "nan-detector": ("usable", "all its pixels are NaN"),
             "constant-detector": ("usable", "the same value"),
@@ -290,8 +291,33 @@ def test_real_cut_outs_become_a_z_band_mosaic(tmp_path):
     assert header["NEXP"] == 3
     log = last_log(tmp_path, "LS_T4")
     assert "c4d_150411_035242_ooi_z_ls9: MAGZERO is missing" in log
-    assert "duplicate: another processing of the exposure c4d_150411_035242_ooi_z_v1" in log
     assert "refused c4d_180212_083009_ooi_z_ls9: MAGZERO is missing" in log
+    assert len(re.findall("  refused c4d_", log)) == 5
+    assert "wrong corner keywords: 5 exposures" in log
+    assert "LS_T4: complete, 3 of 11 detectors used (10 exposures: 5 usable, 5 refused)" in log
+    quality = FieldPaths(tmp_path, "LS_T4").quality_table.read_text()
+    assert "duplicate: another processing of the exposure c4d_150411_035242_ooi_z_v1" in quality
+
+
+def test_the_real_field_with_the_tables_that_the_command_writes(tmp_path, capsys):
+    real = Path(__file__).resolve().parents[2].parent / "shared" / "real_decam" / "DECam_MEF"
+    if not real.is_dir():
+        pytest.skip(f"the real DECam cut-outs are not at {real}")
+    (tmp_path / "DECam_MEF").symlink_to(real)
+    assert starter.main(["LS_T4", "--root", str(tmp_path)]) == 0
+    arguments = shlex.split(next(line for line in capsys.readouterr().out.splitlines() if "flows/field.py" in line))[2:]
+    table = tmp_path / "LS_T4_zero_points.tab"
+    lines = table.read_text().splitlines()
+    wanted = [f"{line}  30.1" if len(line.split()) == 3 and "180314" not in line else line for line in lines]
+    table.write_text("\n".join(wanted))
+    assert main([*arguments, "--coadd.size", "0.18"]) == 3
+    paths = FieldPaths(tmp_path, "LS_T4")
+    for image, n in (("g", 2), ("r", 2)):
+        assert fits.getheader(paths.mosaic("T01", image, matched=True))["NEXP"] == n
+    log = last_log(tmp_path, "LS_T4")
+    reason = "MAGZERO is missing in the primary header, so the counts cannot be calibrated; its row in the table of"
+    assert f"refused c4d_180314_055922_ooi_r_ls9: {reason} --check.zero-points is empty" in log
+    assert re.search(r"LS_T4: complete, \d+ of 11 detectors used \(10 exposures: ", log)
 
 
 def test_preflight_knows_the_plan_of_a_complete_field(reduced):
