@@ -1,4 +1,8 @@
-"""A Prefect of its own for each test run: no test sees, or leaves anything in, the Prefect of the person who runs it; real data."""
+"""A Prefect of its own for each test run: no test sees, or leaves anything in, the Prefect of the person who runs it; real data.
+
+Tests that need a real server or a browser run a second time when they fail, and so do those marked ``flaky`` (signals, other
+processes). Those that then pass are listed at the end, with the reason why they had failed. No other test is run twice.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-LONGEST = ("test_kills.py", "test_service.py", "test_dask.py", "test_cli.py")  # begun first, they do not end alone on one core
+# Begun first, so that no file ends alone on one core.
+LONGEST = ("test_kills.py", "test_service.py", "test_browser.py", "test_field.py", "test_dask.py", "test_cli.py")
+REAL = {"prefect_server", "service", "browser"}  # fixtures
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -26,6 +32,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    for item in items:
+        if not REAL.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the tests that failed at first and passed when they were run again, each with the reason of the failure."""
+    stats = terminalreporter.stats
+    failed = {report.nodeid for outcome in ("failed", "error") for report in stats.get(outcome, ())}
+    flaky = [report for report in stats.get("rerun", ()) if report.nodeid not in failed]
+    if flaky:
+        terminalreporter.section("flaky: failed at first, passed when run again")
+    for report in flaky:
+        crash = getattr(report.longrepr, "reprcrash", None)
+        reason = crash.message if crash else str(report.longrepr)
+        terminalreporter.line(f"FLAKY {report.nodeid} - {' '.join(reason.split())[:200]}")
 
 
 @pytest.fixture(scope="session")

@@ -166,7 +166,7 @@ class TestAClusterThatIsRunning:
             run.send_signal(signal.SIGTERM)
             began = time.monotonic()
             run.wait(60)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 40
         assert not works_at(worker, "look", root)
         assert unfinished(root) == []
         assert running.workers[0].pid == worker

@@ -35,11 +35,11 @@ def elsewhere(locks: Sequence[Path]) -> Iterator[threading.Event]:
     def hold() -> None:
         with held(locks, "LMC_c41 T07", pytest.fail):
             holds.set()
-            release.wait(30)
+            release.wait(120)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert holds.wait(10)
+    assert holds.wait(60)
     yield release
     release.set()
     thread.join()
@@ -59,7 +59,7 @@ def said(caplog) -> Iterator[threading.Event]:
 
 
 def release_when(said: threading.Event, release: threading.Event) -> threading.Thread:
-    thread = threading.Thread(target=lambda: said.wait(30) and release.set())
+    thread = threading.Thread(target=lambda: said.wait(60) and release.set())
     thread.start()
     return thread
 
@@ -110,7 +110,7 @@ def test_what_a_killed_run_left_is_removed_before_the_next_begins(tmp_path, capl
 @stage_task("make", version=1, work=lambda config, unit, after: Work(unit))
 def make(config: FieldConfig, unit: str, after: str) -> Manifest:
     """Make a file as soon as there is another one, and fail where that is asked for."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while after and not (config.root / after).exists():
         if time.monotonic() > deadline:
             raise KredError(f"{after} was not made while this waited")

@@ -85,7 +85,7 @@ def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_se
     assert sorted(m for m in caplog.messages if "looked at" in m) == sorted(expected)  # in the terminal and the field's log
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
     messages: set[str] = set()
-    deadline = time.monotonic() + 30  # messages travel in parcels
+    deadline = time.monotonic() + 60  # messages travel in parcels
     with get_client(sync_client=True) as client:
         while not expected <= messages and time.monotonic() < deadline:
             messages = {entry.message for entry in client.read_logs(wanted)}
@@ -118,4 +118,4 @@ def test_processes_end_with_a_run_that_is_killed(tmp_path, prefect_server):
         worker = int(run.stdout.readline())
         assert exists(worker)
         run.kill()
-    wait_for(lambda: not exists(worker), 30)
+    wait_for(lambda: not exists(worker), 60)

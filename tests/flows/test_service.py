@@ -29,6 +29,8 @@ from serving import LONG, SERVE, Service, exists, wait_for
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
 
+pytestmark = pytest.mark.flaky  # whoever starts the service
+
 
 def processes_below(process: int) -> dict[int, str]:
     """The processes that a process has started, directly or not, with their arguments."""

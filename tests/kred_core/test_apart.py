@@ -121,7 +121,7 @@ def test_it_ends_with_the_program_that_asked(tmp_path):
     read_pixels(hdu)
     process = apart._idle.get()
     process.stdin.close()
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     process.stdout.close()
 
 
