@@ -1,6 +1,7 @@
 # make demo   a small simulated field, reduced, with pictures
 # make serve  kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
-# make test   all tests
+# make test   the tests: each promise at least in small
+# make test-long what is longer: rare machinery, many cases, full sizes (10 minutes)
 # make faults all faults that the tests make happen, and a table of them (15 minutes)
 # make coverage which lines and branches of kred_core the tests run (15 minutes)
 # make lock   renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
@@ -17,7 +18,7 @@ PORT ?=
 OPTIONS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo serve test faults coverage lock clean
+.PHONY: demo serve test test-long faults coverage lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/pip:
@@ -56,6 +57,9 @@ serve: $(VENV)/.installed
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m long
 
 faults: $(VENV)/.installed-test
 	$(BIN)/python tests/faults/table.py
