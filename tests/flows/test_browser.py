@@ -272,6 +272,7 @@ def test_the_bar_is_at_its_end(service, run):
     assert (bar.key, bar.data) == ("lmc-c42-progress", 100.0)
 
 
+@pytest.mark.long
 def test_a_tile_that_cannot_be_made_is_red_while_the_rest_goes_on(page, service, run, tmp_path):
     mosaic = service.paths.mosaic(TILE, "r", matched=True)
     mosaic.unlink()
@@ -309,6 +310,7 @@ def deployment_run(service: Service, **config) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.long
 def test_the_same_from_the_command_line(service, run):
     started = deployment_run(service, tiles=[TILE], run={"only": ["coadd"]})
     assert started.returncode == 0, started.stdout + started.stderr

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
-from runs import PROJECT, done, last_log
+from runs import PROJECT, done, last_log, products
+from serving import wait_for
 
 from flows import field, survey
 from kred_core.products import FieldPaths
@@ -23,33 +25,48 @@ def planned(text: str) -> dict[str, int]:
 
 
 class TestOneField:
-    def test_from_exposures_to_figures_and_again(self, root, command):
-        arguments = ["flows/field.py", "LMC_c42", "T07", "--root", str(root)]
-        foreseen = command(*arguments, "--dry-run")
-        assert foreseen.returncode == 0, foreseen.stderr
+    def test_from_exposures_to_figures_and_again(self, root, command, capsys):
+        arguments = ["LMC_c42", "T07", "--root", str(root)]
+
+        def foreseen() -> dict[str, int]:
+            assert field.main([*arguments, "--dry-run"]) == 0
+            return planned(capsys.readouterr().out)
+
+        plan = foreseen()
         assert not (root / "Summary").exists()
-        first = command(*arguments)
+        first = command("flows/field.py", *arguments)
         assert first.returncode == 0, first.stderr
         assert "LMC_c42: complete (4 exposures: 4 good)" in first.stderr + first.stdout
-        assert planned(foreseen.stdout) == done(root)
+        assert plan == done(root)
 
         (FieldPaths(root, "LMC_c42").exposures()[0]).touch()
-        foreseen = planned(command(*arguments, "--dry-run").stdout)
-        again = command(*arguments)
-        assert again.returncode == 0, again.stderr
+        plan = foreseen()
+        assert field.main(arguments) == 0
         for stage, n in done(root).items():  # a dry run cannot know that the tables will turn out the same
-            assert n <= foreseen[stage]
-        assert planned(command(*arguments, "--dry-run").stdout) == {}
+            assert n <= plan[stage]
+        capsys.readouterr()
+        assert foreseen() == {}
 
     def test_two_runs_at_once_end_with_one_set_of_products(self, root, command, prefect_server):
-        arguments = ["flows/field.py", "LMC_c42", "T07", "--root", str(root), "--until", "coadd"]
+        arguments = ["flows/field.py", "LMC_c42", "T07", "--root", str(root), "--until", "tiles"]
         environment = {"PREFECT_API_URL": prefect_server}
         other = start(arguments, environment)
         mine = command(*arguments)
         assert other.wait(timeout=300) == 0
         assert mine.returncode == 0, mine.stderr
-        leftovers = [p for top in ("Summary", "DECam_PREP", "DECam_SWARP") for p in (root / top).rglob(".*")]
+        leftovers = [p for top in ("Summary", "DECam_PREP") for p in (root / top).rglob(".*")]
         assert leftovers == []
+
+    def test_a_killed_run_goes_on_where_it_was(self, root, reduced, prefect_server):
+        """At one moment; tests/faults/test_kills.py tries others."""
+        arguments = ["LMC_c42", "T07", "--root", str(root)]
+        with start(["flows/field.py", *arguments], {"PREFECT_API_URL": prefect_server}) as run:
+            wait_for(FieldPaths(root, "LMC_c42").background_table.exists)
+            run.kill()
+        assert run.returncode == -signal.SIGKILL
+        assert field.main(arguments) == 0
+        assert {"evaluate"} <= set(done(root)) <= {"match", "figures", "coadd", "evaluate"}
+        assert products(root) == products(reduced)
 
 
 def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
@@ -112,19 +129,14 @@ class TestWrongSteps:
     def test_a_field_that_is_mistyped(self, typed, refused):
         assert refused(typed).endswith("; did you mean LMC_c42?\n")
 
-    def test_a_link_that_leads_elsewhere(self, refused, root, tmp_path, command):
-        elsewhere = tmp_path / "elsewhere"
+    def test_a_link_that_leads_elsewhere(self, root, tmp_path, capsys):
+        arguments, elsewhere = ["LMC_c42", "T07", "--root", str(root), "--until", "check"], tmp_path / "elsewhere"
         elsewhere.mkdir()
         (root / "DECam_SWARP").symlink_to(elsewhere)
-        said = subprocess.run(
-            [sys.executable, "flows/field.py", "LMC_c42", "T07", "--root", str(root), "--until", "check"],
-            cwd=PROJECT, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert said.returncode == 1
-        assert f"{root}/DECam_SWARP is a link to {elsewhere}, outside the data root" in said.stderr
+        assert field.main(arguments) == 1
+        assert f"{root}/DECam_SWARP is a link to {elsewhere}, outside the data root" in capsys.readouterr().err
         assert list(elsewhere.iterdir()) == []
-        allowed = command("flows/field.py", "LMC_c42", "T07", "--root", str(root), "--until", "check", "--outside", str(elsewhere))
-        assert allowed.returncode == 0, allowed.stderr
+        assert field.main([*arguments, "--outside", str(elsewhere)]) == 0
         assert (elsewhere / "LMC_c42" / "index.html").is_file()
 
     def test_no_exposure_in_the_directory(self, refused, root):
@@ -198,27 +210,3 @@ class TestWhatOnlyTheRunCanFind:
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         assert "the disk ate it" in log_of("T07", "--coadd.engine", "swarp", "--until", "coadd")
         assert not list((root / "DECam_SWARP").rglob("T07_b/*.fits*"))
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A directory on a file system of 2 MB."""
-    directory = tmp_path / "small"
-    directory.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(directory)], capture_output=True, check=False)
-    if mounted.returncode:
-        pytest.skip("a small file system cannot be mounted here (needs root)")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
-
-
-def test_a_full_disk_is_said_and_leaves_nothing_half_written(root, command, small_disk):
-    (small_disk / "DECam_MEF").symlink_to(root / "DECam_MEF")
-    result = command("flows/field.py", "LMC_c42", "T07", "--root", str(small_disk))
-    assert result.returncode == 1
-    assert "the products do not fit" in result.stderr + result.stdout
-    assert "Traceback" not in result.stderr + result.stdout
-    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    result = command("flows/field.py", "LMC_c42", "T07", "--root", str(small_disk))
-    assert result.returncode == 0, result.stderr
-    assert not [p for p in small_disk.rglob(".*.tmp")]

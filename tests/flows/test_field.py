@@ -120,13 +120,11 @@ class TestSecondRun:
         assert done(again) == {"check": 1, "summarize": 1, "prepare": 1, "match": 3, "figures": 1, "coadd": 1, "evaluate": 1}
         assert products(again) == before
 
-    def test_redo_does_everything(self, root):
-        assert reduce(config(root, "T07")) == 0
-        assert done(root) == EVERYTHING
-        before = products(root)
-        assert reduce(config(root, "T07", run={"redo": True})) == 0
-        assert done(root) == EVERYTHING
-        assert products(root) == before
+    def test_redo_does_everything(self, again):
+        before = products(again)
+        assert reduce(config(again, "T07", run={"redo": True})) == 0
+        assert done(again) == EVERYTHING
+        assert products(again) == before
 
 
 @pytest.mark.parametrize(
@@ -136,7 +134,9 @@ class TestSecondRun:
         ({"coadd": {"combine": "weighted"}}, {"coadd": 2, "evaluate": 4}),
         # matched mosaics do not depend on the backgrounds of the exposures
         ({"prepare": {"background": "none"}}, {"prepare": 4, "tiles": 1, "match": 5, "figures": 2}),
-        ({"summarize": {"clipped": True}}, {"summarize": 4, "tiles": 1, "match": 4, "figures": 2}),
+        pytest.param(
+            {"summarize": {"clipped": True}}, {"summarize": 4, "tiles": 1, "match": 4, "figures": 2}, marks=pytest.mark.long
+        ),
     ],
     ids=lambda value: str(value),
 )
@@ -215,7 +215,11 @@ class TestStages:
         assert table.read_text() == text
 
 
-@pytest.mark.parametrize("run", [{"workers": 1}, {"runner": "processes", "workers": 2}], ids=["one thread", "processes"])
+@pytest.mark.parametrize(
+    "run",
+    [pytest.param({"workers": 1}, marks=pytest.mark.long), {"runner": "processes", "workers": 2}],
+    ids=["one thread", "processes"],
+)
 def test_results_do_not_depend_on_how_the_work_is_run(root, reduced, run):
     """`reduced` was made by one thread for each core; test_dask.py compares a cluster with it."""
     assert reduce(config(root, "T07", run=run)) == 0

@@ -176,6 +176,7 @@ def full_size(tmp_path_factory):
     return root, *simulated_plan(root, 0.27, 3000, exposures=3, detectors=["S4", "N4"])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("swarp_installed")
 def test_engines_agree_on_whole_detectors(full_size):
     root, plan, field = full_size
@@ -206,7 +207,9 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of memory is read from /proc/self/status")
-@pytest.mark.parametrize("backgrounds", [("original",), ("original", "matched")], ids=["one", "both"])
+@pytest.mark.parametrize(
+    "backgrounds", [("original",), pytest.param(("original", "matched"), marks=pytest.mark.long)], ids=["one", "both"]
+)
 def test_memory_stays_within_its_bound(full_size, binned, backgrounds, tmp_path):
     # The standard mosaic of 8700 x 8700 pixels is 0.3 GB, six detectors, resampled for one background, are 0.19 GB, one in the
     # making 0.17 GB.
