@@ -134,7 +134,7 @@ def test_names_that_make_one_file_of_two_products_are_found(tiles, images):
 
 
 def test_names_that_people_give_are_no_clash():
-    tiles = (*(f"T{i:02d}" for i in range(1, 17)), "07", "a.b", "a", "T01b", "B", "x_y", "c4_T01")
+    tiles = (*(f"T{i:02d}" for i in range(1, 17)), "07", "a.b", "a", "T01b", "C", "x_y", "c4_T01")
     assert find_clash("A", tiles, ("N662", "N662_s", "r", "r_s", "deep.v2", "b", "eval")) is None
 
 
