@@ -102,7 +102,7 @@ def _serve_until_the_server_ends(
 ) -> None:
     logs = service_memory(root)
     listening = local_server.listen(service.port)
-    with open(logs / "server.log", "w+b") as output, local_server.started(listening, ours, output) as process:
+    with open(logs / "server.log", "w+b") as output, local_server.started(listening, ours | _proxies(), output) as process:
         try:
             if not worker.started:
                 log.info("registering the flows")
@@ -139,13 +139,19 @@ def _environment(root: Path, port: int) -> dict[str, str]:
     digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     database = PREFECT_HOME.value() / f"kred-{root.name}-{digest}.db"  # on this machine: SQLite and network disks do not agree
     defaults = {"PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(service_memory(root) / "results")}
-    if not {"PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL"} & set(os.environ):
+    if not set(local_server.DATABASE) & set(os.environ):
         defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         log.info("history of the runs: %s", database)
     if password := _password():
         defaults["PREFECT_API_AUTH_STRING"] = password
     ours = server.address(f"http://{local_server.HOST}:{port}/api") | {SERVED_ROOT: str(root), "PYTHONUNBUFFERED": "1"}
     return given | defaults | os.environ | ours
+
+
+def _proxies() -> dict[str, str]:
+    """Of the server alone: notices that it sends, as to a chat, may have to go through the proxies that a person has set."""
+    excepted = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), local_server.HOST]))
+    return {"NO_PROXY": excepted, "no_proxy": excepted}
 
 
 def _password() -> str:

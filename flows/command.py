@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ __all__ = ["begin", "run"]
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "PREFECT_API_SSL_CERT_FILE")
 ADVICE = {
+    "numba": ". Set NUMBA_CACHE_DIR to a directory that can be written to",
     "prefect": ". Prefect is set by variables PREFECT_..., by its profiles (prefect config view) and, in the current directory, by "
     "prefect.toml, pyproject.toml and .env",
 }
@@ -47,6 +49,7 @@ def begin() -> None:
             sys.exit(f"error: {name} in the environment names a file that does not exist: {os.environ[name]}; correct or unset it")
     sys.excepthook = _explain
     logging.getLogger("prefect").addHandler(logging.NullHandler())  # it would say at length what keeps it from being imported
+    warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # said where it is needed
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:

@@ -32,6 +32,8 @@ HOST = "127.0.0.1"
 STARTUP_TIMEOUT = 300  # s; 10-20 are normal, a new database or a busy machine takes several times that
 STOP_TIMEOUT = 15  # s
 
+DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
+
 _SERVICES = "PREFECT_SERVER_SERVICES_"
 SETTINGS = {
     # Prefect would report to its makers, and log an error at each start where there is no network.
@@ -65,7 +67,8 @@ class _Own:
         listening = listen(0)
         self.port = listening.getsockname()[1]
         self.output = tempfile.TemporaryFile()
-        self.process = _launch(listening, os.environ | SETTINGS, self.output)
+        self.environment = os.environ | SETTINGS | {"NO_PROXY": "*", "no_proxy": "*"}
+        self.process = _launch(listening, self.environment, self.output)
         atexit.register(self.stop)
 
     def stop(self) -> None:
@@ -104,7 +107,7 @@ def own_server(wanted: bool) -> Iterator[int | None]:
         return
     try:
         if wanted:
-            with _running(own.process, own.port, own.output):
+            with _running(own.process, own.port, own.environment, own.output):
                 yield own.port
         else:
             yield None
@@ -158,7 +161,7 @@ def started(listening: socket.socket, environment: Mapping[str, str], output: Bi
         The server does not start.
     """
     port = listening.getsockname()[1]
-    with _running(_launch(listening, environment, output), port, output) as process:
+    with _running(_launch(listening, environment, output), port, environment, output) as process:
         yield process
 
 
@@ -177,16 +180,13 @@ def _launch(listening: socket.socket, environment: Mapping[str, str], output: Bi
 
 
 @contextmanager
-def _running(process: subprocess.Popen, port: int, output: BinaryIO) -> Iterator[subprocess.Popen]:
+def _running(process: subprocess.Popen, port: int, environment: Mapping[str, str], output: BinaryIO) -> Iterator[subprocess.Popen]:
     """Wait until a server answers, and stop it at the end of the block."""
     try:
         began = time.monotonic()
         log.info("starting Prefect")
         if not _answers(port):
-            raise ToolError(
-                f"no Prefect server after {time.monotonic() - began:.0f} s: {_reason(output)}. "
-                "To see more, start one by hand: prefect server start"
-            )
+            raise ToolError(f"no Prefect server after {time.monotonic() - began:.0f} s: {_explain(_reason(output), environment)}")
         yield process
     finally:
         process.stdin.close()
@@ -202,6 +202,20 @@ def _reason(output: BinaryIO) -> str:
     output.seek(0)
     said = output.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
     return next((line for line in reversed(said) if re.match(r"[\w.]+(Error|Exception)\b", line)), said[-1]).strip()
+
+
+def _explain(reason: str, environment: Mapping[str, str]) -> str:
+    """What a person can do about a server that does not start: most often it is its database."""
+    if not re.match(r"sqlalchemy|sqlite3|alembic", reason):
+        return f"{reason}. To see more, start one by hand: prefect server start"
+    who = "was made by another version of Prefect" if "locate revision" in reason else "cannot be used"
+    name = next((name for name in DATABASE if environment.get(name)), "")
+    home = os.path.expanduser(environment.get("PREFECT_HOME") or "~/.prefect")
+    file = environment[name].partition(":///")[2] if name else os.path.join(home, "prefect.db")
+    return (
+        f"its database {f'{file} ' if file else ''}{who} ({reason}); set PREFECT_HOME to another directory that can be written to"
+        f"{f', or correct {name}' if name else ''}"
+    )
 
 
 def _answers(port: int) -> bool:

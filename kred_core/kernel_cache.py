@@ -1,0 +1,45 @@
+"""A place where numba can keep what it compiles, where it would find none and refuse to compile at all.
+
+So it is where kred is the installation of somebody else, and the home directory cannot be written to either. Called before
+numba is imported, which reads its settings only then.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import suppress
+
+__all__ = ["ensure"]
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "NUMBA_CACHE_DIR"
+
+
+def ensure() -> None:
+    """Have this process, and those that it starts, keep compiled loops in a temporary directory if no lasting place can be used."""
+    caches = "~/Library/Caches" if sys.platform == "darwin" else os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    here = os.path.join(os.path.dirname(os.path.abspath(__file__)), "__pycache__")
+    lasting = [os.environ.get(VARIABLE), here, os.path.join(os.path.expanduser(caches), "numba")]  # as numba tries them
+    if any(map(_usable, filter(None, lasting))):
+        return
+    with suppress(OSError):
+        directory = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="kred-numba-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        log.warning(
+            "compiled loops cannot be kept in any of %s, so they are compiled each time (half a minute); set %s to a directory "
+            "that can be written to",
+            ", ".join(filter(None, lasting)),
+            VARIABLE,
+        )
+
+
+def _usable(directory: str) -> bool:
+    with suppress(OSError):
+        os.makedirs(directory, exist_ok=True)
+    return os.access(directory, os.W_OK | os.X_OK)
