@@ -58,6 +58,7 @@ class _Detectors:
     vertices: np.ndarray  # (n, 4, 3) unit vectors, NaN where the corners are not known
 
 
+@drawing.own_settings()
 def background_figure(backgrounds: Table, detectors: Table, title: str, path: Path) -> None:
     """Draw the solved backgrounds as maps.
 

@@ -48,6 +48,7 @@ class _Stretch:
     change: float
 
 
+@drawing.own_settings()
 def comparison_figure(
     before: ReducedImage,
     after: ReducedImage,

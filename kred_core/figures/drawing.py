@@ -7,12 +7,15 @@ state, so that figures can be drawn on several threads; the same input gives the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..errors import ToolError
 from ..geometry import pixel_scale
 from ..products import atomic
 from ..quality import ReducedImage
@@ -38,6 +41,7 @@ __all__ = [
     "label_log",
     "linear_scale",
     "outline",
+    "own_settings",
     "page",
     "pixels_of",
     "plain_axes",
@@ -59,6 +63,44 @@ DPI = 100
 COMPRESSION = 3  # of 9: half the time of Pillow's 6, for 5 % more bytes
 MARGIN = 0.6  # inches
 LETTER = 116.0, 132.0  # a line of n letters, bold or not, is one inch long at LETTER / n points
+
+
+_settings = threading.Lock()
+_given = ExitStack()  # gives the person's settings back
+_n_drawing = 0
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Draw with matplotlib's default settings, whatever a matplotlibrc or the program says; to decorate what draws a figure.
+
+    Settings belong to the whole process: the first of those who draw at the same time sets them, and the last gives them back.
+
+    Raises
+    ------
+    ToolError
+        matplotlib cannot be imported, as with a matplotlibrc that it cannot read.
+    """
+    global _n_drawing
+    try:
+        import matplotlib
+    except Exception as e:
+        raise ToolError(
+            f"matplotlib cannot be imported: {type(e).__name__}: {e}. Move a file matplotlibrc that it cannot read away, from the "
+            "current directory, MPLCONFIGDIR or ~/.config/matplotlib"
+        ) from e
+    with _settings:
+        if not _n_drawing:
+            ours = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+            _given.enter_context(matplotlib.rc_context(ours))
+        _n_drawing += 1
+    try:
+        yield
+    finally:
+        with _settings:
+            _n_drawing -= 1
+            if not _n_drawing:
+                _given.close()
 
 
 def page(width: float, height: float, title: str, subtitle: str, note: str) -> Figure:

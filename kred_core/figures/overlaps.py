@@ -50,6 +50,7 @@ class _Differences:
     n_pixels: np.ndarray
 
 
+@drawing.own_settings()
 def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path: Path) -> None:
     """Draw how the differences of overlapping detectors got smaller.
 

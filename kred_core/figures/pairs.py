@@ -65,6 +65,7 @@ class PairCutout:
     rejected: bool
 
 
+@drawing.own_settings()
 def pair_figure(cutouts: Sequence[PairCutout], title: str, path: Path) -> None:
     """Draw the pairs that agree least: both detectors, and their difference in the cells that were compared.
 

@@ -35,6 +35,7 @@ FIELD_SIDE = 1000  # pixels
 NARROWEST = 0.6  # of the longer side; the text needs that width
 
 
+@drawing.own_settings()
 def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, stretch: float, path: Path) -> None:
     """Draw a mosaic so that its flaws are seen.
 
@@ -63,6 +64,7 @@ def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, str
     )
 
 
+@drawing.own_settings()
 def coverage_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, path: Path) -> None:
     """Draw how many detectors each part of a mosaic comes from; for the parameters see `mosaic_figure`."""
     from matplotlib import colormaps
@@ -84,6 +86,7 @@ def coverage_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, p
     )
 
 
+@drawing.own_settings()
 def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Path) -> None:
     """Draw all tiles of one image of a field where they lie on the sky, so that the sky is seen, from faint to bright.
 
