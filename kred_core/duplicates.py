@@ -17,7 +17,7 @@ from .roles import named_kind
 
 __all__ = ["compare"]
 
-SAME_START = 1e-3  # d; what processings round the start of an exposure to, and less than two exposures are apart
+SAME_START = 1e-4  # d, 9 s; MJD-OBS may be rounded, and between two exposures a camera reads out for longer
 EXACT = 5  # decimals of an MJD-OBS by which an exposure is known: 0.9 s
 SAME_SKY = 0.05  # deg; astrometric solutions differ by less, dithers by more
 

@@ -58,7 +58,7 @@ class FieldPaths:
         found = self._inventory()
         if not found.images:
             there = grouped(found.left_out())
-            others = f"; what lies there is left out: {'; '.join(there)}. kred takes InstCal images (ooi)" if there else ""
+            others = f"; what lies there is left out: {'; '.join(there)}; only InstCal images (ooi) are taken" if there else ""
             raise InputError(f"field {self.field}: no *.fits.fz exposure in {self.mef}{others}")
         return found.images
 

@@ -71,7 +71,7 @@ def account_for_input(config: FieldConfig) -> Accounts:
     if _has_made(config):
         made = _made(config, reports)
     beside = [
-        Entry(paths.root_of(Path(shown)), shown, "", "left out", f"{reason}; kred takes InstCal images and their masks")
+        Entry(paths.root_of(Path(shown)), shown, "", "left out", f"{reason}; only InstCal images and their masks are taken")
         for name, reason in paths.left_out()
         if is_fits(name) and (shown := paths.shown(Path(name)))
     ]

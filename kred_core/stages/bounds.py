@@ -160,7 +160,7 @@ def leftovers(config: FieldConfig) -> list[str]:
     paths = FieldPaths.of(config)
     notes = []
     if left_out := paths.left_out():
-        notes.append(f"left out in {paths.mef}, where kred takes InstCal images and their masks: {'; '.join(grouped(left_out))}")
+        notes.append(f"left out in {paths.mef}, only InstCal images and their masks are taken: {'; '.join(grouped(left_out))}")
     if paths.lacks_masks():
         notes.append(f"no exposure in {paths.mef} has a mask: bad pixels and cosmic rays stay in them")
     if "coadd" in config.run.stages:

@@ -327,3 +327,54 @@ def test_the_real_field_with_the_tables_that_the_command_writes(tmp_path, capsys
 def test_preflight_knows_the_plan_of_a_complete_field(reduced):
     assert stages.missing_products(config(reduced, "T07")) == []
     assert stages.leftovers(config(reduced, "T07")) == []
+
+
+def under_other_keys(source: Path, name: str, **keys) -> None:
+    """A copy of a file beside it, with other keywords in its primary header."""
+    with fits.open(source, disable_image_compression=True) as hdus:
+        for key, value in keys.items():
+            hdus[0].header[key.replace("_", "-")] = value
+        hdus.writeto(source.with_name(name))
+
+
+def test_other_files_of_the_archive_beside_the_exposures_change_no_product_and_are_named(root, reduced):
+    """Sky-subtracted images, stacks, weights, a second processing by an older pipeline, and the same data under another OBSID."""
+    paths = FieldPaths(root, "LMC_c42")
+    exposures = paths.exposures()
+    left_out = {}
+    for i, path in enumerate(exposures):
+        for name, keys, reason in (
+            (path.name.replace("_ooi_", "_oki_"), {"PROCTYPE": "SkySub"}, "sky-subtracted (PROCTYPE SkySub)"),
+            (f"0stack{i}.fits.fz", {"PROCTYPE": "Stacked"}, "stacked (PROCTYPE Stacked)"),
+            (f"0wtmap{i}.fits.fz", {"PRODTYPE": "wtmap"}, "weight (PRODTYPE wtmap)"),
+        ):
+            under_other_keys(path, name, **keys)
+            left_out[name] = f"{reason}; only InstCal images and their masks are taken"
+    start = fits.getheader(exposures[0])["MJD-OBS"] + 1
+    under_other_keys(exposures[0], "0again_ooi.fits.fz", OBSID="another", EXPNUM=1, MJD_OBS=start, PLVER="V4.8.1")
+    under_other_keys(exposures[1], "0older_ooi.fits.fz", PLVER="V3.9")
+
+    assert reduce(config(root, "T07")) == 3
+
+    told = ("Summary/LMC_c42_input.tab", "Summary/LMC_c42_mef_qual.tab")
+    expected, found = products(reduced), products(root)
+    assert [name for name in expected | found if found.get(name) != expected.get(name) and name not in told] == []
+    rows = {str(row["File"]): row for row in Table.read(paths.input_table, format="ascii.ecsv") if not row["EXTNAME"]}
+    assert {name: str(row["Reason"]) for name, row in rows.items()} == left_out
+    log, (first, second, *_) = last_log(root), (FieldPaths.root_of(path) for path in exposures)
+    assert f"refused 0again_ooi: duplicate: the same data as in {first}" in log
+    assert f"refused 0older_ooi: duplicate: another processing of the exposure {second} (OBSID" in log
+    assert re.search(rf"note: left out in {paths.mef}.*weight \(PRODTYPE wtmap\): 0wtmap0\.fits\.fz, 0wtmap1\.fits\.fz", log)
+    assert "LMC_c42: complete (6 exposures: 4 good, 2 refused)" in log
+
+
+def test_a_field_of_sky_subtracted_images_alone_is_told_so(root, command):
+    mef = FieldPaths(root, "LMC_c42").mef
+    for path in mef.glob("*_ooi_*"):
+        under_other_keys(path, path.name.replace("_ooi_", "_oki_"), PROCTYPE="SkySub")
+        path.unlink()
+    ran = command("flows/field.py", "LMC_c42", "T07", "--root", str(root))
+    assert ran.returncode == 1
+    assert f"no *.fits.fz exposure in {mef}; what lies there is left out: " in ran.stdout + ran.stderr
+    assert "sky-subtracted (PROCTYPE SkySub): c4d_" in ran.stdout + ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -176,7 +176,7 @@ def test_a_field_of_other_products_alone_is_told_what_they_are(field):
     assert "sky-subtracted (PROCTYPE SkySub): c4d_150410_035242_ooi_z_v1.fits.fz, " in message
     assert "c4d_150414_035242_ooi_z_v1.fits.fz and 2 more" in message
     assert "stacked (PROCTYPE Stacked): s.fits" in message
-    assert message.endswith("kred takes InstCal images (ooi)")
+    assert message.endswith("; only InstCal images (ooi) are taken")
 
 
 def test_sky_subtracted_files_beside_instcal_ones_are_left_out_and_their_common_mask_is_not(field):

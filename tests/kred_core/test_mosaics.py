@@ -259,7 +259,7 @@ def test_what_lies_beside_the_exposures_is_named_but_not_all_of_it(tmp_path):
         (directory / f"notes{i}.txt").touch()
     (note,) = stages.leftovers(config)
     names = "notes0.txt, notes1.txt, notes2.txt, notes3.txt, notes4.txt and 2 more"
-    where = f"left out in {directory}, where kred takes InstCal images and their masks"
+    where = f"left out in {directory}, only InstCal images and their masks are taken"
     assert note == f"{where}: no *.fits.fz or *.fits: {names}"
 
 
