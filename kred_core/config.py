@@ -234,7 +234,9 @@ class CoaddConfig(Section):
         "4 bleed, 5 cosmic ray, 6 low weight, 7 difference. Empty: use no masks.",
     )
     pixel_scale: float = _number(0.0, "Pixel size in arcsec. 0: the detectors' own, rounded up to 0.01 arcsec.", ge=0, le=60)
-    size: float = _number(0.6525, "Side of a mosaic in degrees.", gt=0, le=5)
+    size: float = _number(
+        0.0, "Side of a mosaic in degrees. 0: Size in your own tile table; 0.6525 for the survey's tiles.", ge=0, le=5
+    )
     memory: float = _number(1.0, "Memory for one mosaic in the making, in GB (native engine).", ge=0.25, le=64)
     swarp_timeout: float = _number(7200, "Longest time for one SWarp run, in s.", ge=10)
 

@@ -127,7 +127,9 @@ def coadds(config: FieldConfig, found: Sequence[ExposureReport]) -> list[CoaddPl
         for image in sorted(set(selected["Image"])):
             of_image = selected[selected["Image"] == image]
             centre = tiling.mosaic_centre(tile, selected, config.tiling)
-            plans.append(make_plan(config.field, tile.name, image, of_image, centre, lambda _, file: Path(file), config.coadd))
+            plans.append(
+                make_plan(config.field, tile.name, image, of_image, centre, tile.mosaic, lambda _, file: Path(file), config.coadd)
+            )
     return plans
 
 
@@ -216,7 +218,7 @@ def rough_seconds(config: FieldConfig, found: Sequence[ExposureReport]) -> dict[
 def _mosaics(config: FieldConfig, usable: Sequence[ExposureReport]) -> tuple[int, float]:
     """How many mosaics a run makes at most, and the pixels of all of them."""
     scale = config.coadd.pixel_scale or min((d.pixel_scale for r in usable for d in r.detectors), default=math.inf)
-    sides = [config.coadd.size * 3600 / scale for _ in wanted_tiles(config)]
+    sides = [tile.mosaic * 3600 / scale for tile in wanted_tiles(config)]
     of_each = count_images(config, usable) * len(config.coadd.backgrounds)
     return of_each * len(sides), of_each * sum(side**2 for side in sides)
 

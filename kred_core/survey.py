@@ -32,7 +32,8 @@ __all__ = ["ImageTable", "Tile", "field_centre", "fields", "focal_plane", "galax
 NEAR = 15.0  # deg; what lies farther apart shares no tangent plane: at its edge cells are 7 % smaller on the sky than in the middle
 GRID_STEP = 0.55  # deg between the centres of neighbouring tiles
 GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
-LARGEST_TILE = 10.0  # deg; a larger Size is a mistake (arcmin?), not a tile
+MOSAIC_SIZE = 0.6525  # deg, 8700 pixels of 0.27″: the survey's standard settings, which stay so that its mosaics can be compared
+LARGEST_TILE = 5.0  # deg; a larger Size is a mistake (arcmin?), not a tile
 EXPTIME_TOLERANCE = 0.5  # s
 MATCHED = "_b"  # at the end of names
 
@@ -48,6 +49,8 @@ class Tile:
         Centre (ICRS) in degrees, 0 <= ra < 360.
     size : float
         Side in degrees of the square, north up, whose detectors feed the tile.
+    mosaic : float
+        Side in degrees of its mosaics: the standard one for the survey's tiles, ``size`` for those of a user's table.
     """
 
     field: str
@@ -55,6 +58,7 @@ class Tile:
     ra: float
     dec: float
     size: float
+    mosaic: float = MOSAIC_SIZE
 
 
 @dataclass(frozen=True)
@@ -347,7 +351,7 @@ def _read_tiles(path: str, field: str) -> tuple[Tile, ...]:
     table = UserTable("tile", path, ("Field", "Tile", "RA", "Dec", "Size"))
     ra = [value % 360.0 for value in table.numbers("RA", u.deg, 0.0, 360.0)]
     dec, size = table.numbers("Dec", u.deg, -90.0, 90.0), table.numbers("Size", u.deg, 0.001, LARGEST_TILE)
-    rows = [Tile(*values) for values in zip(table.names("Field"), table.names("Tile"), ra, dec, size, strict=True)]
+    rows = [Tile(*values) for values in zip(table.names("Field"), table.names("Tile"), ra, dec, size, size, strict=True)]
     first: dict[tuple[str, str], int] = {}
     for i, tile in enumerate(rows):
         before = first.setdefault((tile.field, tile.name), i)

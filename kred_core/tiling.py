@@ -88,8 +88,8 @@ def select(detectors: Table, tile: Tile, images: ImageTable, config: TilingConfi
     Notes
     -----
     The tile is a square in its tangent plane. The outline of a detector is that of its pixels with
-    straight sides, which for a DECam CCD is right to 0.12 arcsec; tiles reach farther than the mosaics
-    made of them by half an arcmin. An unknown SEEING (NaN) is not larger than any limit.
+    straight sides, which for a DECam CCD is right to 0.12 arcsec; the survey's tiles reach
+    farther than the mosaics made of them by half an arcmin. An unknown SEEING (NaN) is not larger than any limit.
 
     Fields can share exposures. Of several rows with one EXTNAME and one OBSID (Root, where it has none)
     that of the tile's own field is used, or else that of the first field by name.

@@ -145,25 +145,28 @@ class CoaddPlan:
         for entry in inputs:
             del entry["back"], entry["matched"]
         options = config.model_dump(mode="json", exclude=INCONSEQUENTIAL)
+        options["size"] = round(self.grid.nx * self.grid.pixel_scale / 3600, 6)  # as it is, whether an option or the tile says so
         content = vars(self) | {"grid": vars(self.grid), "inputs": inputs, "backgrounds": background, "config": options}
         text = json.dumps(content, sort_keys=True, default=lambda path: path.name)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def make_grid(ra: float, dec: float, native_scale: float, config: CoaddConfig) -> Grid:
+def make_grid(ra: float, dec: float, size: float, native_scale: float, config: CoaddConfig) -> Grid:
     """The grid of a mosaic.
 
     Parameters
     ----------
     ra, dec : float
         Centre in degrees.
+    size : float
+        Side in degrees.
     native_scale : float
         Pixel size of the detectors in arcsec.
     config : `~kred_core.config.CoaddConfig`
         A pixel scale of 0 stands for the native one, rounded up to 0.01 arcsec.
     """
     scale = config.pixel_scale or math.ceil(round(native_scale * 100, 4)) / 100
-    n = max(1, round(config.size * 3600 / scale))
+    n = max(1, round(size * 3600 / scale))
     return Grid(ra, dec, scale, n, n)
 
 
@@ -173,6 +176,7 @@ def make_plan(
     image: str,
     detectors: Table,
     centre: tuple[float, float],
+    size: float,
     path_of: Callable[[str, str], Path],
     config: CoaddConfig,
     matched: Sequence[Background] | None = None,
@@ -186,6 +190,8 @@ def make_plan(
         At least one row, all of this image (columns of `kred_core.tables.TILE`).
     centre : tuple of float
         RA, Dec of the centre of the mosaic in degrees.
+    size : float
+        Side of the mosaic in degrees.
     path_of : callable
         The MEF of (field, file name).
     config : `~kred_core.config.CoaddConfig`
@@ -212,5 +218,5 @@ def make_plan(
         for row, background in zip(detectors, matched or [None] * len(detectors), strict=True)
     )
     filters = dict.fromkeys(str(f) for f in detectors["FILTER"])
-    grid = make_grid(*centre, float(np.median(detectors["PixScale"])), config)
+    grid = make_grid(*centre, size, float(np.median(detectors["PixScale"])), config)
     return CoaddPlan(field, tile, image, " ".join(filters), grid, inputs, config.backgrounds)

@@ -109,9 +109,13 @@ def other_fields(config: FieldConfig) -> list[Table]:
 
 
 def wanted_tiles(config: FieldConfig) -> tuple[survey.Tile, ...]:
-    """The tiles that the configuration asks for; a mosaic larger than its tile takes the detectors that feed the mosaic."""
+    """The tiles that the configuration asks for, with the side of mosaics that it gives, if any.
+
+    A mosaic larger than its tile takes the detectors that feed the mosaic.
+    """
     tiles = survey.tiles(config.field, config.survey, config.tiles)
-    return tuple(replace(tile, size=max(tile.size, config.coadd.size)) for tile in tiles)
+    sides = [config.coadd.size or tile.mosaic for tile in tiles]
+    return tuple(replace(tile, size=max(tile.size, side), mosaic=side) for tile, side in zip(tiles, sides, strict=True))
 
 
 def tile_inputs(config: FieldConfig) -> list[Path]:
@@ -209,7 +213,9 @@ def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
             detectors = table[table["Image"] == image]
             matched = None if backgrounds is None else _matched(config, backgrounds, tile.name, image, detectors)
             path_of = _exposure_path(config)
-            plans.append(make_plan(config.field, tile.name, image, detectors, centre, path_of, config.coadd, matched))
+            plans.append(
+                make_plan(config.field, tile.name, image, detectors, centre, tile.mosaic, path_of, config.coadd, matched)
+            )
     return plans
 
 

@@ -150,7 +150,7 @@ def test_choices_are_in_a_drop_down(form):
 @pytest.mark.parametrize(
     ("titles", "wrong", "words"),
     [
-        (("Coadd", "Size"), "-1", "'config.coadd.size'. Failure reason: -1 is less than or equal to the minimum of 0"),
+        (("Coadd", "Size"), "-1", "'config.coadd.size'. Failure reason: -1 is less than the minimum of 0"),
         (("Match", "Min Cells"), "3", "'config.match.min_cells'. Failure reason: 3 is less than the minimum of 10"),
         (("Tiles",), "T99", "'config.tiles[0]'. Failure reason: 'T99' is not one of ['T01', 'T02',"),
     ],

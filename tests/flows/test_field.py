@@ -290,9 +290,10 @@ def test_real_cut_outs_become_a_z_band_mosaic(tmp_path):
     (tmp_path / "tiles.txt").write_text("Field Tile RA Dec Size\nLS_T4 T01 186.744 25.462 0.05\n")
     (tmp_path / "images.txt").write_text("Image FILTER EXPTIME\nz z 114\nz z 107\nz z 209\nz z 123\n")
     tables = {"tile_table": str(tmp_path / "tiles.txt"), "image_table": str(tmp_path / "images.txt")}
-    assert reduce(FieldConfig(field="LS_T4", root=tmp_path, survey=tables, coadd={"size": 0.05})) == 3
+    assert reduce(FieldConfig(field="LS_T4", root=tmp_path, survey=tables)) == 3
     header = fits.getheader(FieldPaths(tmp_path, "LS_T4").mosaic("T01", "z", matched=True))
     assert header["NEXP"] == 3
+    assert header["NAXIS1"] == round(0.05 * 3600 / 0.27)
     log = last_log(tmp_path, "LS_T4")
     assert "c4d_150411_035242_ooi_z_ls9: MAGZERO is missing" in log
     assert "refused c4d_180212_083009_ooi_z_ls9: MAGZERO is missing" in log

@@ -8,7 +8,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from kred_core import check, foresight, stages, summary, survey, tables, tiling
-from kred_core.config import FieldConfig
+from kred_core.config import FieldConfig, SurveyConfig
 from kred_core.errors import InputError
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
@@ -142,6 +142,21 @@ def test_a_dry_run_foresees_the_mosaics_before_any_background_is_known(field, mo
     side = round(0.6525 * 3600 / 4.23)
     assert coadd.disk == pytest.approx(sets * side**2 * 4, rel=0.1)
     assert foresight.plan_mosaics("coadd", plans, plans).to_do == 0
+
+
+@pytest.mark.parametrize(("size", "side"), [(0.0, 0.05), (0.1, 0.1), (0.02, 0.02)])
+def test_a_mosaic_of_a_tile_of_ones_own_is_as_large_as_the_table_or_the_option_says(field, size, side):
+    (tile,) = survey.tiles("LMC_c42", field.config().survey, ["T07"])
+    table = field.root / "tiles.txt"
+    table.write_text(f"Field Tile RA Dec Size\nLMC_c42 T07 {tile.ra} {tile.dec} 0.05\n")
+    config = field.config("original", size=size).model_copy(update={"survey": SurveyConfig(tile_table=str(table))})
+    (plan,) = stages.plan_coadds(config)
+    reports = foresight.reports(config, field.paths.exposures(), [], {})
+    (foreseen,) = foresight.coadds(config, reports)
+    assert plan.grid.nx == plan.grid.ny == foreseen.grid.nx == foreseen.grid.ny == (n := round(side * 3600 / plan.grid.pixel_scale))
+    assert foresight.most_disk(config, reports, None)["coadd"] == pytest.approx(n**2 * 4, rel=0.1)
+    (wanted,) = stages.wanted_tiles(config)
+    assert wanted.size == max(side, 0.05)
 
 
 def made(config):

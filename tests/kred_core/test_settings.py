@@ -209,7 +209,7 @@ def test_an_unknown_environment_variable_is_named_with_the_one_that_was_meant(wr
         ("[run]\ndry-run = true", "option run.dry-run is not known; did you mean run.dry_run?"),
         ("[coadd]\nengine = 'swrap'", "option coadd.engine: input should be 'native' or 'swarp', not 'swrap'"),
         ("[coadd]\nsize = nan", "option coadd.size: input should be a finite number, not nan"),
-        ("[coadd]\nsize = -1", "option coadd.size: input should be greater than 0, not -1"),
+        ("[coadd]\nsize = -1", "option coadd.size: input should be greater than or equal to 0, not -1"),
         ("coadd = 3", "option coadd is a section of options, as [coadd] in kred.toml, not 3"),
         ("tiles = 'T01'", "option tiles: input should be a valid list, not 'T01'"),
         ("[survey]\ncentre = [1, 2, 3]", "option survey.centre: expected at most 2 values, not [1, 2, 3]"),

@@ -198,7 +198,7 @@ BAD = {
     "declination": (HEADER + "A T1 10 20 1\nA T2 10 -91 1\n", "row 2, column Dec: found '-91', expected a number from -90 to 90"),
     "sexagesimal": (HEADER + "A T1 05:10:00 20 1\n", "row 1, column RA: found '05:10:00', expected a number from 0 to 360"),
     "not a number": (HEADER + "A T1 nan 20 1\n", "row 1, column RA: found 'nan'"),
-    "size in arcmin": (HEADER + "A T1 10 20 40\n", "row 1, column Size: found '40', expected a number from 0.001 to 10"),
+    "size in arcmin": (HEADER + "A T1 10 20 40\n", "row 1, column Size: found '40', expected a number from 0.001 to 5"),
     "hole": ("Field,Tile,RA,Dec,Size\nA,T1,,2,1\n", "row 1, column RA: found nothing"),
     "nameless": ("Field,Tile,RA,Dec,Size\nA,T1,1,2,1\nA,,1,2,1\n", "row 2, column Tile: found nothing, expected a name"),
     "path as a name": (HEADER + "A ../T1 10 20 1\n", "row 1, column Tile: found '../T1', expected a name of letters"),

@@ -6,7 +6,8 @@ import pytest
 from astropy.table import Table
 
 from kred_core.coadd.plan import Background, make_grid, make_plan
-from kred_core.config import CoaddConfig
+from kred_core.config import CoaddConfig, SurveyConfig
+from kred_core.survey import tiles
 
 ROW = {
     "Field": "F", "File": "a.fits.fz", "Root": "a", "EXTNAME": "N1", "EXPTIME": 60.0, "XFACTOR": 0.5, "SUB_BACK": 20.0,
@@ -15,23 +16,30 @@ ROW = {
 
 
 def test_the_pixels_are_the_detectors_own_rounded_up():
-    grid = make_grid(80.0, -66.0, 0.2623, CoaddConfig())
-    assert (grid.pixel_scale, grid.nx, grid.ny) == (0.27, 8700, 8700)
-    assert make_grid(80.0, -66.0, 4.1968, CoaddConfig()).pixel_scale == 4.2
-    assert make_grid(80.0, -66.0, 0.27, CoaddConfig()).pixel_scale == 0.27
+    grid = make_grid(80.0, -66.0, 0.1, 0.2623, CoaddConfig())
+    assert (grid.pixel_scale, grid.nx, grid.ny) == (0.27, 1333, 1333)
+    assert make_grid(80.0, -66.0, 0.1, 4.1968, CoaddConfig()).pixel_scale == 4.2
+    assert make_grid(80.0, -66.0, 0.1, 0.27, CoaddConfig()).pixel_scale == 0.27
 
 
-def test_scale_and_size_can_be_chosen():
-    grid = make_grid(80.0, -66.0, 0.2623, CoaddConfig(pixel_scale=0.5, size=0.1))
+def test_the_scale_can_be_chosen():
+    grid = make_grid(80.0, -66.0, 0.1, 0.2623, CoaddConfig(pixel_scale=0.5))
     assert (grid.pixel_scale, grid.nx) == (0.5, 720)
+
+
+@pytest.mark.parametrize(("field", "tile"), [("LMC_c42", "T07"), ("LMC_30Dor", "T01"), ("SMC_c02", "T16")])
+def test_mosaics_of_the_survey_have_its_standard_size_whatever_feeds_the_tile(field, tile):
+    (found,) = tiles(field, SurveyConfig(), [tile])
+    assert found.size >= 0.67
+    assert make_grid(80.0, -66.0, found.mosaic, 0.2623, CoaddConfig()).nx == 8700
 
 
 def path_of(field, file):
     return Path("/data") / field / file
 
 
-def plan(config=None, **changes):
-    return make_plan("F", "T01", "r", Table(rows=[ROW | changes]), (80.0, -66.0), path_of, config or CoaddConfig())
+def plan(config=None, size=0.6525, **changes):
+    return make_plan("F", "T01", "r", Table(rows=[ROW | changes]), (80.0, -66.0), size, path_of, config or CoaddConfig())
 
 
 def test_rows_become_inputs():
@@ -44,7 +52,7 @@ def test_rows_become_inputs():
 def matched(*numbers, mosaics="both", **changes):
     """A plan whose one detector has a matched background with these numbers."""
     config = CoaddConfig(mosaics=mosaics)
-    return make_plan("F", "T01", "r", Table(rows=[ROW | changes]), (80.0, -66.0), path_of, config, [Background(*numbers)])
+    return make_plan("F", "T01", "r", Table(rows=[ROW | changes]), (80.0, -66.0), 0.6525, path_of, config, [Background(*numbers)])
 
 
 @pytest.mark.parametrize(
@@ -71,11 +79,16 @@ def test_matched_backgrounds_may_be_unknown_while_the_mosaics_are_planned():
 
 def test_the_digest_knows_everything_but_the_place_of_the_data():
     config = CoaddConfig()
-    same = make_plan("F", "T01", "r", Table(rows=[ROW]), (80.0, -66.0), lambda field, file: Path("/elsewhere") / file, config)
+    rows = Table(rows=[ROW])
+    same = make_plan("F", "T01", "r", rows, (80.0, -66.0), 0.6525, lambda field, file: Path("/elsewhere") / file, config)
     assert same.digest(config, "original") == plan().digest(config, "original")
-    others = [plan(), plan(SUB_BACK=20.1), plan(EXTNAME="N2"), plan(CoaddConfig(size=0.2))]
+    others = [plan(), plan(SUB_BACK=20.1), plan(EXTNAME="N2"), plan(size=0.2)]
     digests = {p.digest(config, "original") for p in others} | {plan().digest(CoaddConfig(combine="clipped"), "original")}
     assert len(digests) == 5
+
+
+def test_the_digest_is_the_same_whether_the_tile_or_an_option_says_how_large_a_mosaic_is():
+    assert plan().digest(CoaddConfig(), "original") == plan().digest(CoaddConfig(size=0.6525), "original")
 
 
 def test_the_digest_of_a_matched_mosaic_knows_its_backgrounds():
