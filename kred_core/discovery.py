@@ -24,6 +24,7 @@ from .config import NAME, DiscoverConfig
 from .errors import ExposureError, InputError
 from .products import FieldPaths, read_record, write_record
 from .roles import is_fits, named_kind
+from .words import counted
 
 __all__ = ["Content", "Finding", "Memory", "RunState", "clock", "examine", "fields", "reduce_once"]
 
@@ -211,7 +212,7 @@ def examine(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
         exposures = paths.exposures()
     except (OSError, InputError) as e:
         return Finding(paths.field, "no exposures", str(e))
-    found = Finding(paths.field, "complete", f"{len(exposures)} exposures", content.fingerprint, content.changed)
+    found = Finding(paths.field, "complete", counted(len(exposures), "exposure"), content.fingerprint, content.changed)
     memory = Memory.of(paths)
     if content.snapshot != memory.snapshot or memory.since > now:
         memory = memory.but(paths, snapshot=content.snapshot, since=now, is_new=not memory.snapshot)

@@ -20,6 +20,7 @@ from .background import Shape, Solution, component_means, components, solve, sol
 from .config import MatchConfig
 from .overlaps import N_BLOCKS, Pairs
 from .usertable import UserTable
+from .words import counted
 
 __all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match", "robust_rms"]
 
@@ -350,11 +351,11 @@ def _remark(remarks: list[str], pairs: Pairs, solution: Solution, sizes: np.ndar
         ("contradict", "contradict their neighbours"),
     ):
         n = sum(what in remark for remark in remarks)
-        words += [f"{n} of {len(remarks)} detectors {how}"] if n else []
+        words += [f"{n} of {counted(len(remarks), 'detector')} {how}"] if n else []
     if solution.scale > LARGE_SCALE:
         words.append(f"the overlaps disagree by {solution.scale:.1f} times their errors, which b_err contains")
     if pairs.n_small:
-        words.append(f"{pairs.n_small} overlaps with too few good cells not used")
+        words.append(f"{counted(pairs.n_small, 'overlap')} with too few good cells not used")
     return "; ".join(words)
 
 
@@ -366,20 +367,16 @@ def explain(row: Mapping) -> str:
     row : mapping
         Columns of `kred_core.tables.MATCHING`.
     """
-    parts = [f"{row['Image']}: {_counted(int(row['N_det']), 'detector')}, {_counted(int(row['N_pairs']), 'overlap')}"]
+    parts = [f"{row['Image']}: {counted(int(row['N_det']), 'detector')}, {counted(int(row['N_pairs']), 'overlap')}"]
     if int(row["N_pairs"]):
         parts.append(f"differences {_short(row['Before'])} -> {_short(row['After'])} counts28/pixel")
     if np.isfinite(row["Seam_off"]):
-        parts.append(f"seams of {_short(row['Seam_off'])} taken away")
+        parts.append(f"seams of {_short(row['Seam_off'])} removed")
     if np.isfinite(row["b_err"]):
         parts.append(f"standard error of a background {_short(row['b_err'])}")
-    parts += [f"{_counted(int(row['N_reject']), 'overlap')} rejected"] if int(row["N_reject"]) else []
+    parts += [f"{counted(int(row['N_reject']), 'overlap')} rejected"] if int(row["N_reject"]) else []
     parts += [str(row["Remark"])] if row["Remark"] else []
     return "; ".join(parts)
-
-
-def _counted(n: int, thing: str) -> str:
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
 
 
 def _short(value: float) -> str:

@@ -35,6 +35,8 @@ GRID_SIZE = 0.67  # deg, side of a tile of the grid: neighbours share 0.12
 MOSAIC_SIZE = 0.6525  # deg, 8700 pixels of 0.27″: the survey's standard settings, which stay so that its mosaics can be compared
 LARGEST_TILE = 5.0  # deg; a larger Size is a mistake (arcmin?), not a tile
 EXPTIME_TOLERANCE = 0.5  # s
+# What the narrow filters are for. Images that are named after them are explained so; a user's own names speak for themselves.
+LIGHT = {"N501": "[O III]", "N540": "continuum at 540 nm", "N662": "Hα", "N673": "[S II]", "N708": "continuum at 708 nm"}
 MATCHED = "_b"  # at the end of names
 
 
@@ -84,6 +86,12 @@ class ImageTable:
     def in_order(self, images: Iterable[str]) -> list[str]:
         """Images, each once, in the order of the table; those that are not in it first, by name."""
         return sorted(set(images), key=lambda name: (self.names.index(name) if name in self.names else -1, name))
+
+    def title(self, image: str) -> str:
+        """The name of an image and, where it is that of its filter, what light that is: N662 Hα."""
+        name = image.removesuffix("_s")
+        filters = {image} if self.by_filter else {filter for other, filter, _ in self.rows if other == image}
+        return f"{image} {LIGHT[name]}" if name in LIGHT and filters == {name} else image
 
     def of_exposure(self, filter: str, exptime: float) -> tuple[str, ...]:
         """Images that an exposure feeds.

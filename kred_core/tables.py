@@ -199,9 +199,9 @@ MATCHING = (
     Column("rms_aft", np.float32, _C28, "rms of the differences after, rejected ones left out"),
     Column("b_err", np.float32, _C28, "Median standard error of a background"),
     Column("Scale", np.float32, "", "1.4826 x median |residual| / standard error: near 1 where the errors are right"),
-    Column("Seam_bef", np.float32, _C28, "99th percentile of |difference| of adjacent blocks of the quick look, before"),
-    Column("Seam_aft", np.float32, _C28, "The same, after; nebulae count in both"),
-    Column("Seam_off", np.float32, _C28, "The same of the quick look before minus that after: the seams that are gone"),
+    Column("Jump_bef", np.float32, _C28, "99th percentile of |difference| of adjacent blocks of the quick look, before"),
+    Column("Jump_aft", np.float32, _C28, "The same, after; nebulae count in both"),
+    Column("Seam_off", np.float32, _C28, "The same of the quick look before minus that after: the seams that were removed"),
     Column("Remark", str, "", "What was special, and what was done about it"),
 )
 

@@ -50,7 +50,7 @@ class Selection:
     def explain(self) -> str:
         """What feeds the tile and what does not, in one line."""
         if self.n_on_tile == 0:
-            return f"none of {self.n_elsewhere} detectors lies on it"
+            return f"none of {counted(self.n_elsewhere, 'detector')} lies on it"
         counts = Counter(map(str, self.detectors["Image"]))
         used = ", ".join(f"{image} {counts[image]}" for image in sorted(counts)) or "none"
         parts = [f"{counted(self.n_on_tile, 'detector')} on it; used: {used}"]

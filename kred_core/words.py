@@ -21,9 +21,9 @@ def counted(n: int, thing: str) -> str:
     Returns
     -------
     str
-        "1 exposure", "2 exposures".
+        "1 exposure", "1,024 exposures".
     """
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"
+    return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
 def human_time(seconds: float) -> str:

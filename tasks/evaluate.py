@@ -21,7 +21,7 @@ def _work(config: FieldConfig, tile: str, image: str) -> Work:
     return Work(stages.mosaic_unit(tile, image, config.coadd.backgrounds), files=files, options=[config.evaluate])
 
 
-@stage_task("evaluate", version=2, work=_work)
+@stage_task("evaluate", version=3, work=_work)
 def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> Manifest:
     """Measure the mosaics of one image of a tile and draw them."""
     return Manifest.of_figures(stages.evaluate_mosaic(config, tile, image))
@@ -33,7 +33,7 @@ def _field_work(config: FieldConfig, image: str, background: str, tiles: list[st
     return Work(paths.field_figure(image, matched).stem, files=files, facts={"tiles": tiles})
 
 
-@stage_task("draw", version=2, work=_field_work)
+@stage_task("draw", version=3, work=_field_work)
 def draw_field(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Manifest:
     """Draw the tiles of one image where they lie on the sky."""
     return Manifest.of_figures([stages.draw_field(config, image, background, tiles)])
@@ -50,7 +50,7 @@ def _page_work(config: FieldConfig) -> Work:
     return Work(config.field, files=files, facts={"kred": __version__})
 
 
-@stage_task("report", version=1, work=_page_work)
+@stage_task("report", version=2, work=_page_work)
 def write_page(config: FieldConfig) -> Manifest:
     """Make the page for people who only want to look."""
     return Manifest.of(report.write_field_page(FieldPaths.of(config)))

@@ -72,7 +72,7 @@ def _look_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
     return Work(plan.image, files=files, options=_of_stamps(config), facts={"tiles": places})
 
 
-@stage_task("look", version=2, work=_look_work)
+@stage_task("look", version=3, work=_look_work)
 def make_quick_looks(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Manifest:
     """Make the quick looks of an image."""
     return Manifest.of(stages.make_quick_looks(config, plan, tiles))
@@ -81,13 +81,13 @@ def make_quick_looks(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> 
 def _draw_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
     paths = FieldPaths.of(config)
     compared = stages.compared_tiles(config, tiles)
-    looks = [paths.quick_look(plan.image, tile) for tile in ("", *compared)]
+    looks = [stages.look_record(paths, plan.image), *(paths.quick_look(plan.image, tile) for tile in ("", *compared))]
     files = [*stages.stamp_sources(config, plan), *stages.solved_files(paths, plan.image), paths.pairs(plan.image), *looks]
     facts = {"tiles": tiles, "compared": compared, "pixels": config.evaluate.figure_pixels}
     return Work(f"{plan.image}, figures", files=files, options=_of_stamps(config), facts=facts)
 
 
-@stage_task("draw", version=1, work=_draw_work)
+@stage_task("draw", version=2, work=_draw_work)
 def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Manifest:
     """Draw the figures of an image."""
     return Manifest.of_figures(stages.draw_matching(config, plan, tiles))
@@ -99,7 +99,7 @@ def _table_work(config: FieldConfig, images: list[str]) -> Work:
     return Work(config.field, files=files, facts={"images": images})
 
 
-@stage_task("tabulate", version=1, work=_table_work)
+@stage_task("tabulate", version=2, work=_table_work)
 def tabulate_matching(config: FieldConfig, images: list[str]) -> Manifest:
     """Put the tables of the images together."""
     return Manifest.of(stages.tabulate_matching(config, images))

@@ -134,7 +134,7 @@ def _items(lines: Iterable[str]) -> str:
 def _matching(config: FieldConfig) -> str:
     """Numbers of each image before and after, and what was special."""
     rows = list(tables.read(FieldPaths.of(config).matching_table, tables.MATCHING, "match"))
-    columns = ["image", "detectors", "overlaps", "differences before", "after", "seams taken away", "error of a background"]
+    columns = ["image", "detectors", "overlaps", "differences before", "after", "seams removed", "error of a background"]
     numbers = (
         [plain(str(row["Image"])), str(row["N_det"]), str(row["N_pairs"])]
         + [_short(row[name]) for name in ("Before", "After", "Seam_off", "b_err")]

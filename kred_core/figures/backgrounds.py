@@ -6,6 +6,7 @@ place on the sky; a detector whose background went astray stands out in both.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from astropy.table import Table
 from .. import survey
 from ..coadd.plan import Grid
 from ..geometry import mean_position, outlines, position, tan_wcs
+from ..words import counted
 from . import drawing
 
 if TYPE_CHECKING:
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["background_figure"]
 
-WIDTH, HEIGHT = 13.8, 12.9  # inches
+WIDTH, HEAD, ROW, FOOT = 13.8, 0.9, 5.85, 0.3  # inches
 PANEL, BAR = 5.0, 0.16  # inches: side of a map, width of its colour bar
 NORMAL_MAD = 1.482602218505602
-RANGE = 3.5  # robust standard deviations from the median at which the colours of differences end
+RANGE = 3.5  # robust standard deviations beyond the median at which the colours of differences end
 KNOWN_BEST, KNOWN_WORST = 1.0, 99.0  # percentiles of the standard errors at which theirs end
 CELLS = 240  # across a map of means
 ARCMIN_PER_PIXEL = 7.287e-5 * 60.0  # |CD| of DECam
@@ -40,8 +42,8 @@ NOT_KNOWN = "#bbbbbb"
 KINDS = (("fixed", "fixed by the user", "#5d3a9b"), ("contradict", "contradicts its neighbours", "#d55e00"))
 ALONE = "without a neighbour", "#000000"
 NOTE = (
-    "b: matched background; SUB_BACK: the exposure's own; b and d: mean over the detectors that cover a place; "
-    f"colours of a and b: median ± {RANGE:g} robust standard deviations; grey: not known; north is up, east left"
+    "b: matched background; SUB_BACK: the exposure's own; on the sky: mean over the detectors that cover a place; "
+    f"colours of b − SUB_BACK: centred on 0, to median + {RANGE:g} robust standard deviations; grey: not known; north up, east left"
 )
 
 
@@ -75,36 +77,51 @@ def background_figure(backgrounds: Table, detectors: Table, title: str, path: Pa
         PNG to write.
     """
     found = _joined(backgrounds, detectors)
-    figure = drawing.page(WIDTH, HEIGHT, f"{title} · backgrounds of the detectors", _summary(found), NOTE)
     on_sky, centre = _plane(found.vertices)
     frame = _frame(on_sky)
-    colours, bar = _diverging(), f"b − SUB_BACK  [{drawing.UNIT}]"
-
+    colours, label = _diverging(), f"b − SUB_BACK  [{drawing.UNIT}]"
     places, words = _focal_plane(found)
     names, medians = _by_name(found)
-    axes = _panel(figure, 0, "a  Focal plane: median over the exposures", _frame(places), words)
-    scale = _around_median(medians)
-    _polygons(axes, places, medians, colours, scale)
-    _name_detectors(axes, places, names, medians, scale)
-    _bar(figure, axes, colours, scale, bar)
+    several = np.isfinite(found.vertices).all(axis=(1, 2)).sum() > 1  # the subtitle says all that there is to say of a single one
+    connected = several and len(np.unique(found.component)) < len(found.root)
+    in_camera = np.isfinite(places).all(axis=(1, 2)).sum() > 1
 
-    axes = _panel(figure, 1, "b  Sky: mean over the exposures", frame, centre)
-    means, covered = _means(on_sky, found.excess, frame)
-    scale = _around_median(means)
-    _show_map(axes, frame, means, covered, colours, scale)
-    _bar(figure, axes, colours, scale, bar)
+    def focal_plane(axes: Axes) -> None:
+        scale = _around_zero(medians)
+        _polygons(axes, places, medians, colours, scale)
+        _name_detectors(axes, places, names, medians, scale)
+        _bar(axes, colours, scale, label)
+
+    def sky(axes: Axes) -> None:
+        means, covered = _means(on_sky, found.excess, frame)
+        scale = _around_zero(means)
+        _show_map(axes, frame, means, covered, colours, scale)
+        _bar(axes, colours, scale, label)
+
+    def components(axes: Axes) -> None:
+        _components(axes, on_sky, found)
+
+    def errors(axes: Axes) -> None:
+        means, covered = _means(on_sky, found.error, frame)
+        scale = _from_least(means)
+        _show_map(axes, frame, means, covered, _sequential(), scale)
+        _bar(axes, _sequential(), scale, f"standard error of b  [{drawing.UNIT}]")
 
     west, east, south, north = frame
     room = 0.08 * (north - south)  # for the legend
-    frame_of_c = west - room, east + room, south, north + 2 * room
-    axes = _panel(figure, 2, "c  Sky: components connected by overlaps", frame_of_c, centre)
-    _components(axes, on_sky, found)
-
-    axes = _panel(figure, 3, "d  Sky: standard error of b, mean over the exposures", frame, centre)
-    means, covered = _means(on_sky, found.error, frame)
-    colours, scale = _sequential(), _from_least(means)
-    _show_map(axes, frame, means, covered, colours, scale)
-    _bar(figure, axes, colours, scale, f"standard error of b  [{drawing.UNIT}]")
+    frame_with_legend = west - room, east + room, south, north + 2 * room
+    panels = [
+        (in_camera, "Focal plane: median over the exposures", _frame(places), words, focal_plane),
+        (several, "Sky: mean over the exposures", frame, centre, sky),
+        (connected, "Sky: components connected by overlaps", frame_with_legend, centre, components),
+        (connected and np.isfinite(found.error).any(), "Sky: standard error of b, mean over the exposures", frame, centre, errors),
+    ]
+    panels = [panel for wanted, *panel in panels if wanted]
+    height = HEAD + ROW * math.ceil(len(panels) / 2) + FOOT
+    figure = drawing.page(WIDTH, height, f"{title} · backgrounds of the detectors", _summary(found), NOTE if panels else "")
+    for k, (name, panel_frame, panel_words, draw) in enumerate(panels):
+        letter = f"{'abcd'[k]}  " if len(panels) > 1 else ""
+        draw(_panel(figure, k, letter + name, panel_frame, panel_words))
     drawing.save(figure, path, grey=False)
 
 
@@ -144,20 +161,23 @@ def _summary(found: _Detectors) -> str:
     error = found.error[np.isfinite(found.error)]
     middle = float(np.median(excess)) if excess.size else np.nan
     scatter = float(NORMAL_MAD * np.median(np.abs(excess - middle))) if excess.size else np.nan
+    alone = int(sizes[sizes == 1].sum())
     words = [
-        f"{n:,} detector{'s' * (n > 1)} of {_count(len(np.unique(found.root)), 'exposure')}",
-        f"b − SUB_BACK: median {drawing.short(middle)}, robust scatter {drawing.short(scatter)}",
-        f"standard error of b: median {drawing.short(float(np.median(error)) if error.size else np.nan)}  {drawing.UNIT}",
-        _count(int(np.count_nonzero(sizes > 1)), "component"),
+        f"{counted(n, 'detector')} of {counted(len(np.unique(found.root)), 'exposure')}",
+        f"b − SUB_BACK: median {drawing.short(middle)}, robust scatter {drawing.short(scatter)}"
+        if n > 1
+        else f"b − SUB_BACK {drawing.short(middle)}",
+        *([f"standard error of b{': median' * (n > 1)} {drawing.short(float(np.median(error)))}"] if error.size else []),
+    ]
+    words[-1] += f"  {drawing.UNIT}"
+    words += [
+        *([counted(int(np.count_nonzero(sizes > 1)), "component")] if alone < n else []),
+        *([f"{alone:,} without a neighbour"] if alone else []),
     ]
     nowhere = int(np.isnan(found.vertices[:, 0, 0]).sum())
     if nowhere:
         words.append(f"{nowhere:,} without known corners")
     return "      ".join(words)
-
-
-def _count(n: int, name: str) -> str:
-    return f"{n:,} {name}{'s' * (n != 1)}"
 
 
 # places
@@ -240,14 +260,14 @@ def _sequential() -> Colormap:
     return colormaps["viridis"].with_extremes(bad=NOT_KNOWN)
 
 
-def _around_median(values: np.ndarray) -> Normalize:
+def _around_zero(values: np.ndarray) -> Normalize:
+    """As far on both sides of 0 as most values reach: a value of 0 is the exposure's own background."""
     known = values[np.isfinite(values)]
     if not known.size:
         return drawing.linear_scale(0.0, 0.0)
-    middle = float(np.median(known))
-    deviation = np.abs(known - middle)
-    largest = float(deviation.max())
-    return drawing.linear_scale(middle, min(RANGE * NORMAL_MAD * float(np.median(deviation)) or largest, largest))
+    middle, largest = float(np.median(known)), float(np.abs(known).max())
+    spread = RANGE * NORMAL_MAD * float(np.median(np.abs(known - middle)))
+    return drawing.linear_scale(0.0, min(abs(middle) + spread, largest) if spread else largest)
 
 
 def _from_least(values: np.ndarray) -> Normalize:
@@ -264,8 +284,9 @@ def _from_least(values: np.ndarray) -> Normalize:
 
 
 def _panel(figure: Figure, number: int, title: str, frame: tuple[float, float, float, float], words: str) -> Axes:
-    left, bottom = 0.85 + (number % 2) * 6.75, (6.75, 0.9)[number // 2]
-    axes = figure.add_axes((left / WIDTH, bottom / HEIGHT, PANEL / WIDTH, PANEL / HEIGHT))
+    height = figure.get_size_inches()[1]
+    left, bottom = 0.85 + (number % 2) * 6.75, height - HEAD - ROW * (number // 2) - 0.25 - PANEL
+    axes = figure.add_axes((left / WIDTH, bottom / height, PANEL / WIDTH, PANEL / height))
     west, east, south, north = frame
     axes.set_xlim(east, west)
     axes.set_ylim(south, north)
@@ -279,10 +300,10 @@ def _panel(figure: Figure, number: int, title: str, frame: tuple[float, float, f
     return axes
 
 
-def _bar(figure: Figure, axes: Axes, colours: Colormap, scale: Normalize, label: str) -> None:
+def _bar(axes: Axes, colours: Colormap, scale: Normalize, label: str) -> None:
     from matplotlib.cm import ScalarMappable
 
-    box = axes.get_position()
+    box, figure = axes.get_position(), axes.figure
     place = figure.add_axes((box.x1 + 0.12 / WIDTH, box.y0, BAR / WIDTH, box.height))
     bar = figure.colorbar(ScalarMappable(scale, colours), cax=place, extend="both", extendfrac=0.02)
     bar.set_label(label, fontsize=10)

@@ -15,26 +15,19 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..mode import histogram_mode
-from ..quality import ReducedImage, block_medians, block_side, seam_jump
+from ..quality import ReducedImage, block_medians, block_side
 from . import drawing
+from .panels import Panels
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
-    from matplotlib.colors import Normalize
-    from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 __all__ = ["comparison_figure"]
 
-# inches; the longer side of each image is SIDE
-SIDE, LEFT, BOTTOM, TOP = 5.6, 1.15, 0.95, 1.2
-GAP, BAR_GAP, BAR_WIDTH, BAR_ROOM = 0.25, 0.12, 0.18, 1.1
-NARROWEST = 0.5  # of the longer side; the text needs that width
-SMALLEST_SIDE, LARGEST_SIDE = 500, 900  # pixels; smaller images are enlarged by a whole factor, larger ones averaged
+LARGEST_SIDE = 900  # pixels; larger images are averaged
 NORMAL_MAD = 1.482602218505602
 DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles of the block medians of the matched image, which see no stars: black and white
 LEAST = 2.0  # times the linear range, of black and white from the sky level
-TICK_DISTANCE = 0.07  # of the length of the bar
 RANGE = 99.0  # percentile of |before - after| that is black or white
 
 
@@ -52,6 +45,7 @@ class _Stretch:
 def comparison_figure(
     before: ReducedImage,
     after: ReducedImage,
+    jumps: tuple[float | None, float | None, float | None],
     title: str,
     path: Path,
     outlines: Sequence[tuple[str, ArrayLike]] = (),
@@ -62,6 +56,8 @@ def comparison_figure(
     ----------
     before, after : `~kred_core.quality.ReducedImage`
         The same pixels of the sky.
+    jumps : tuple of float or None
+        `~kred_core.quality.block_jump` before, after, and of the difference; None where there is none.
     title : str
         Field, tile, image.
     path : `~pathlib.Path`
@@ -84,7 +80,6 @@ def comparison_figure(
     """
     if before.image.shape != after.image.shape:
         raise ValueError(f"images of {before.image.shape} and {after.image.shape} pixels cannot be compared")
-    summary = _summary(before, after)
     factor = -(-max(before.image.shape) // LARGEST_SIDE)
     before, after = before.shrink(factor), after.shrink(factor)
     change = before.image.astype(np.float64) - after.image
@@ -92,88 +87,15 @@ def comparison_figure(
     level = _sky_level(after.image)
     stretch = _stretch(after.image - level, change - shift)
 
-    page = _Page(after, title, summary, _note(stretch, after))
+    panels = Panels(after, (False, True, True), title, _summary(*jumps), _note(stretch, after))
     outlines = [(name, _in_pixels(vertices, after.wcs)) for name, vertices in outlines]
-    greys = drawing.asinh_scale(stretch.black, 0.0, stretch.white, stretch.linear)
-    page.draw(0, "before", drawing.BEFORE, before.image - (level + shift), greys, outlines)
-    shown = page.draw(1, "after", drawing.AFTER, after.image - level, greys, outlines)
-    page.bar(1, shown, f"{drawing.UNIT} above the sky", _ticks(greys))
-    shown = page.draw(2, "before − after", "#333333", change - shift, drawing.linear_scale(0.0, stretch.change), ())
-    page.bar(2, shown, drawing.UNIT)
-    drawing.save(page.figure, path, grey=True)
-
-
-class _Page:
-    """Places of the three images, in whole pixels so that all squares of an image are equal."""
-
-    def __init__(self, reduced: ReducedImage, title: str, subtitle: str, note: str):
-        from matplotlib.figure import Figure
-
-        self.wcs = reduced.wcs
-        rows, columns = (n * max(1, -(-SMALLEST_SIDE // max(reduced.image.shape))) for n in reduced.image.shape)
-        self.dpi = max(rows, columns) / SIDE
-        self.image = columns, rows
-        self.cell = max(columns, self._pixels(NARROWEST * SIDE))
-        width = self._left(2) + self.cell + self._pixels(BAR_ROOM)
-        height = rows + self._pixels(BOTTOM) + self._pixels(TOP)
-        self.size = width, height
-        # a hair more than whole pixels: the canvas rounds down
-        self.figure: Figure = Figure(
-            figsize=((width + 0.01) / self.dpi, (height + 0.01) / self.dpi), dpi=self.dpi, facecolor="white"
-        )
-        drawing.write_lines(self.figure, LEFT, width / self.dpi - LEFT - 0.3, title, subtitle, note)
-
-    def _pixels(self, inches: float) -> int:
-        return round(inches * self.dpi)
-
-    def _left(self, k: int) -> int:
-        return self._pixels(LEFT) + k * (self.cell + self._pixels(GAP)) + (self._pixels(BAR_ROOM) if k == 2 else 0)
-
-    def _place(self, left: int, width: int) -> tuple[float, float, float, float]:
-        return left / self.size[0], self._pixels(BOTTOM) / self.size[1], width / self.size[0], self.image[1] / self.size[1]
-
-    def draw(
-        self,
-        k: int,
-        name: str,
-        colour: str,
-        image: np.ndarray,
-        scale: Normalize,
-        outlines: Sequence[tuple[str, np.ndarray]],
-    ) -> AxesImage:
-        """The image number ``k`` from the left, with its name above it; only the first has RA and Dec, which hold for all."""
-        place = self._place(self._left(k), self.image[0])
-        if k:
-            axes, shown = drawing.plain_axes(self.figure, place, image, drawing.grey_colours(), scale, outlines)
-        else:
-            axes, shown = drawing.sky_axes(self.figure, place, image, self.wcs, drawing.grey_colours(), scale, outlines)
-            axes.coords[0].set_ticks(number=4)
-            axes.coords.grid(draw_grid=False)  # its lines look like seams
-        y = 1 + 0.06 * self.dpi / self.image[1]
-        axes.text(0, y, name, transform=axes.transAxes, fontsize=14, fontweight="bold", color=colour, va="bottom")
-        return shown
-
-    def bar(self, k: int, shown: AxesImage, label: str, ticks: Sequence[float] = ()) -> None:
-        place = self._place(self._left(k) + self.image[0] + self._pixels(BAR_GAP), self._pixels(BAR_WIDTH))
-        bar = self.figure.colorbar(shown, cax=self.figure.add_axes(place), extend="both", extendfrac=0.02)
-        if ticks:
-            bar.set_ticks(ticks)
-        bar.set_label(label, fontsize=drawing.fit(label, 10, self.image[1] / self.dpi))
-        bar.ax.tick_params(labelsize=10)
-
-
-def _ticks(scale: Normalize) -> list[float]:
-    """0, and round numbers on both sides of it that are far enough from one another on a scale that need not be linear."""
-    decades = 10.0 ** np.arange(*np.floor(np.log10([1e-3 * scale.vmax, 10 * max(scale.vmax, -scale.vmin)])))
-    ticks = [0.0]
-    for sign in (1, -1):
-        last = float(scale(0.0))
-        for value in sign * np.outer(decades, (1.0, 2.0, 5.0)).ravel():
-            place = float(scale(value))
-            if scale.vmin <= value <= scale.vmax and abs(place - last) >= TICK_DISTANCE:
-                ticks.append(float(value))
-                last = place
-    return sorted(ticks)
+    look = drawing.grey_colours(), drawing.asinh_scale(stretch.black, 0.0, stretch.white, stretch.linear), outlines
+    panels.draw(0, "before", drawing.BEFORE, before.image - (level + shift), *look)
+    shown = panels.draw(1, "after", drawing.AFTER, after.image - level, *look)
+    panels.bar(1, shown, f"{drawing.UNIT} above the sky")
+    signed = drawing.diverging_colours(), drawing.linear_scale(0.0, stretch.change)
+    panels.bar(2, panels.draw(2, "before − after", "#333333", change - shift, *signed), drawing.UNIT)
+    drawing.save(panels.figure, path, grey=True)
 
 
 def _in_pixels(vertices: ArrayLike, wcs: WCS) -> np.ndarray:
@@ -183,22 +105,16 @@ def _in_pixels(vertices: ArrayLike, wcs: WCS) -> np.ndarray:
     return np.stack([np.append(x, x[0]), np.append(y, y[0])])
 
 
-def _summary(before: ReducedImage, after: ReducedImage) -> str:
-    change = before.image - after.image
-    was, remains, gone = (_seams(image) for image in (before.image, after.image, change))
-    return f"seams {was} → {remains}, nebulae count too      seams taken away {gone}  {drawing.UNIT}"
-
-
-def _seams(image: np.ndarray) -> str:
-    jump = seam_jump(block_medians(image, block_side(image.shape)))
-    return drawing.short(np.nan if jump is None else jump)
+def _summary(before: float | None, after: float | None, removed: float | None) -> str:
+    was, remains, gone = (drawing.short(np.nan if jump is None else jump) for jump in (before, after, removed))
+    return f"block jump {was} → {remains}, nebulae count too      seams removed {gone}  {drawing.UNIT}"
 
 
 def _note(stretch: _Stretch, reduced: ReducedImage) -> str:
     return (
         f"grey, the same for before and after: linear to ± {drawing.short(stretch.linear)} {drawing.UNIT}, then logarithmic; "
-        "seams: 99th percentile of |difference| of the medians of adjacent blocks; "
-        f"{drawing.pixels_of(reduced)}; blue: no data"
+        "block jump: 99th percentile of |difference| of the medians of adjacent blocks; seams removed: the same of before − after; "
+        f"{drawing.pixels_of(reduced)}; blue, on the right grey: no data"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,20 +31,28 @@ if TYPE_CHECKING:
 __all__ = [
     "AFTER",
     "BEFORE",
+    "BRIGHTEST",
+    "DARKEST",
     "GREYS",
+    "LEFT_OUT",
     "MARKED",
+    "MINUS",
     "UNCOVERED",
     "UNIT",
     "asinh_scale",
+    "colour_bar",
+    "diverging_colours",
     "fit",
     "grey_colours",
     "label_log",
     "linear_scale",
+    "nebula_scale",
     "outline",
     "own_settings",
     "page",
     "pixels_of",
     "plain_axes",
+    "round_values",
     "save",
     "short",
     "sky_axes",
@@ -53,11 +61,15 @@ __all__ = [
 ]
 
 UNCOVERED = "#31557a"  # blue, which no grey is and which the colours of the coverage do not reach
+LEFT_OUT = "#8c8c8c"  # grey, which no colour of a difference is
 OUTLINE = "#ffb347"
 BEFORE, AFTER, MARKED = "#d55e00", "#0072b2", "#000000"  # told apart by the colour-blind too (Okabe & Ito 2008)
 KEPT_COLOURS, MOST_COLOURS = 192, 50_000
 GREYS = 64  # more are not seen, and noise then compresses badly
 UNIT = "counts28/pixel"
+MINUS = "\N{MINUS SIGN}"
+DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles that are black and white where the sky is to be seen
+SOFTENING = 0.1  # of the range between them, which is linear around the middle
 LABEL_INSIDE = 0.22  # of the diagonal, beyond the overlap of neighbouring tiles
 DPI = 100
 COMPRESSION = 3  # of 9: half the time of Pillow's 6, for 5 % more bytes
@@ -131,13 +143,20 @@ def fit(words: str, size: float, length: float, bold: bool = False) -> float:
 
 def short(value: float) -> str:
     """A number to three digits, as people write it; a dash where it is not known."""
-    return f"{float(f'{value:.3g}'):g}".replace("-", "\N{MINUS SIGN}") if math.isfinite(value) else "–"
+    return f"{float(f'{value:.3g}'):g}".replace("-", MINUS) if math.isfinite(value) else "–"
 
 
 def grey_colours() -> Colormap:
     from matplotlib import colormaps
 
     return colormaps["gray"].resampled(GREYS).with_extremes(bad=UNCOVERED)
+
+
+def diverging_colours() -> Colormap:
+    """For differences: blue below 0, white at 0, red above."""
+    from matplotlib import colormaps
+
+    return colormaps["RdBu_r"].resampled(GREYS).with_extremes(bad=LEFT_OUT)
 
 
 def linear_scale(level: float, half_width: float) -> Normalize:
@@ -155,6 +174,49 @@ def asinh_scale(black: float, middle: float, white: float, softening: float) -> 
     if not black < white:
         return linear_scale(middle, 0.0)
     return FuncNorm((lambda v: np.arcsinh((v - middle) / softening), lambda g: middle + softening * np.sinh(g)), black, white)
+
+
+def nebula_scale(image: np.ndarray) -> Normalize:
+    """Black to white in asinh, so that nebulae are seen from faint to bright: from percentile `DARKEST` to `BRIGHTEST`."""
+    known = image[np.isfinite(image)].astype(np.float64)
+    black, middle, white = np.percentile(known, [DARKEST, 50, BRIGHTEST]) if known.size else (0.0, 0.0, 0.0)
+    return asinh_scale(black, middle, white, SOFTENING * (white - black))
+
+
+def colour_bar(figure: Figure, place: tuple[float, float, float, float], shown: AxesImage, label: str, length: float) -> Axes:
+    """A colour bar at a place in the figure, ``length`` inches long, with round numbers on any scale; values may be beyond it."""
+    from matplotlib.colors import FuncNorm
+
+    bar = figure.colorbar(shown, cax=figure.add_axes(place), extend="both", extendfrac=0.02)
+    if isinstance(shown.norm, FuncNorm):  # the numbers that matplotlib chooses are for linear scales
+        ticks = round_values(shown.norm.inverse, shown.norm)
+        bar.set_ticks(ticks, labels=[f"{v:g}".replace("-", MINUS) for v in ticks])
+    bar.set_label(label, fontsize=fit(label, 11, length))
+    bar.ax.tick_params(labelsize=10)
+    return bar.ax
+
+
+def round_values(value_at: Callable[[float], float], place_of: Callable[[float], float], n: int = 8) -> list[float]:
+    """Round numbers that are about equally far from one another on a scale that need not be linear.
+
+    Parameters
+    ----------
+    value_at, place_of : callable
+        Value at a place from 0 to 1 of the scale, which grows along it, and the reverse.
+    n : int
+        About as many numbers.
+    """
+    found: list[float] = []
+    for k in range(n + 1):
+        low, value, high = (float(value_at(min(max(place, 0.0), 1.0))) for place in ((k - 0.4) / n, k / n, (k + 0.4) / n))
+        if not high > low:  # an image without spread
+            continue
+        unit = 10.0 ** math.floor(math.log10(high - low))
+        candidates = [round(value / step) * step for step in (10 * unit, 5 * unit, 2 * unit, unit)]  # the roundest first
+        best = next((v for v in candidates if low <= v <= high), None)
+        if best is not None and (not found or float(place_of(best)) - float(place_of(found[-1])) > 0.7 / n):
+            found.append(float(f"{best:.10g}") + 0.0)
+    return found
 
 
 def pixels_of(reduced: ReducedImage) -> str:

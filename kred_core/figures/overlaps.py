@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.table import Table
 
+from ..words import counted
 from . import drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["overlap_figure"]
 
 NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
 NORMAL_MEDIAN = 1 / NORMAL_MAD
-WIDTH, HEIGHT = 13.0, 9.2  # inches
+WIDTH, HEAD, UPPER, LOWER, FOOT = 13.0, 1.15, 3.55, 4.0, 0.5  # inches
 SHOWN = 5.0  # half width of a histogram in robust standard deviations
 MOST_BINS = 60
 LOG_COUNTS = 30  # a histogram whose highest bin has more pairs gets a logarithmic axis, on which its wings are seen
@@ -67,28 +69,31 @@ def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path
     """
     found = _differences(pairs, exptimes)
     stride = max(1, -(-len(found.before) // MOST_POINTS))
-    figure = drawing.page(WIDTH, HEIGHT, f"{title} · differences of overlapping detectors", _summary(found), _note(stride))
-    for i, (name, values, colour) in enumerate(
-        (("before", found.before, drawing.BEFORE), ("after", found.after, drawing.AFTER)),
-    ):
-        axes = figure.add_axes(_place(0.95 + 6.1 * i, 5.2, 5.35, 2.85))
-        _histogram(axes, values, found, name, colour)
+    histograms = [("before", found.before, drawing.BEFORE), ("after", found.after, drawing.AFTER)]
+    histograms = [row for row in histograms if np.count_nonzero(np.isfinite(row[1])) > 1]
+    plots = [
+        (found.separation / 60.0, "separation of the centres  [arcmin]", False),
+        (found.exptime, "mean exposure time of the two  [s]", False),
+        (found.n_pixels, "area in common  [native pixels]", True),
+    ]
+    plots = [plot for plot in plots if histograms and np.unique(plot[0][np.isfinite(plot[0])]).size > 1]  # others show no trend
+    height = HEAD + bool(histograms) * UPPER + bool(plots) * LOWER + FOOT
+    figure = drawing.page(WIDTH, height, f"{title} · differences of overlapping detectors", _summary(found), _note(found, stride))
+    for i, (name, values, colour) in enumerate(histograms):
+        bottom = FOOT + bool(plots) * LOWER + 0.7
+        _histogram(figure.add_axes(_place(height, 0.95 + 6.1 * i, bottom, 5.35, 2.85)), values, found, name, colour)
     limits = _limits(found)
-    for i, (values, label, logarithmic) in enumerate(
-        (
-            (found.separation / 60.0, "separation of the centres  [arcmin]", False),
-            (found.exptime, "mean exposure time of the two  [s]", False),
-            (found.n_pixels, "area in common  [native pixels]", True),
-        )
-    ):
-        axes = figure.add_axes(_place(0.95 + 3.95 * i, 0.95, 3.55, 3.1))
+    width = (11.45 - 0.4 * (len(plots) - 1)) / max(1, len(plots))
+    for i, (values, label, logarithmic) in enumerate(plots):
+        axes = figure.add_axes(_place(height, 0.95 + (width + 0.4) * i, FOOT + 0.45, width, 3.1))
         _against(axes, values, found, limits, stride, logarithmic)
         axes.set_xlabel(label, fontsize=11)
         if i == 0:
             axes.set_ylabel(f"|difference|  [{drawing.UNIT}]", fontsize=11)
         else:
             axes.tick_params(labelleft=False)
-    _legend(figure)
+    if plots:
+        _legend(figure, height)
     drawing.save(figure, path, grey=False)
 
 
@@ -133,15 +138,24 @@ def _summary(found: _Differences) -> str:
     n = len(found.before)
     if n == 0:
         return "no two detectors overlap"
+    if n == 1:
+        before, after, error = (drawing.short(float(values[0])) for values in (found.before, found.after, found.error))
+        return f"1 pair      difference {before} → {after}      standard error {error}  {drawing.UNIT}" + "      rejected" * bool(
+            found.rejected[0]
+        )
     kept, short = ~found.rejected, drawing.short
     return (
-        f"{n:,} pair{'s' if n > 1 else ''}      robust rms {short(_robust(found.before))} → {short(_robust(found.after))}      "
+        f"{counted(n, 'pair')}      robust rms {short(_robust(found.before))} → {short(_robust(found.after))}      "
         f"rms {short(_rms(found.before))} → {short(_rms(found.after[kept]))} without the rejected  {drawing.UNIT}      "
         f"{np.count_nonzero(found.rejected):,} rejected ({100 * np.mean(found.rejected):.1f} %)"
     )
 
 
-def _note(stride: int) -> str:
+def _note(found: _Differences, stride: int) -> str:
+    if len(found.before) == 0:
+        return ""
+    if len(found.before) == 1:
+        return "before: each exposure's own background subtracted; after: matched backgrounds"
     points = "" if stride == 1 else f"1 of {stride} pairs is drawn as a point; "
     return (
         "before: each exposure's own background subtracted; after: matched backgrounds; robust rms: 1.4826 × median |difference|; "
@@ -149,9 +163,9 @@ def _note(stride: int) -> str:
     )
 
 
-def _place(left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
-    """From inches to fractions of the figure."""
-    return left / WIDTH, bottom / HEIGHT, width / WIDTH, height / HEIGHT
+def _place(page: float, left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
+    """From inches to fractions of a figure that is ``page`` inches high."""
+    return left / WIDTH, bottom / page, width / WIDTH, height / page
 
 
 def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, colour: str) -> None:
@@ -185,9 +199,6 @@ def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, c
     axes.tick_params(labelsize=10)
     above = {"transform": axes.transAxes, "va": "bottom", "parse_math": False}
     axes.text(0, 1.02, name, ha="left", fontsize=14, fontweight="bold", color=colour, **above)
-    if not values.size:
-        axes.text(0.5, 0.5, "no pairs" if not known.size else "no known differences", ha="center", fontsize=11, **above)
-        return
     words = f"robust rms {drawing.short(_robust(values))}"
     beyond = [int(np.count_nonzero(side > half)) for side in (-values, values)]
     if sum(beyond):
@@ -231,18 +242,14 @@ def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float
     values = np.unique(x[usable])
     few = len(values) <= FEW_VALUES and not log_x
     # the pairs of one value are spread evenly beside it, before to its left and after to its right
-    spread = 0.36 * max(np.diff(values).min(initial=np.inf), 0.04 * np.ptp(values)) if few and len(values) > 1 else 0.36 * few
-    if values.size:
-        _set_x_range(axes, values[0] - spread, values[-1] + spread, log_x)
-    if few and 0 < values.size <= MOST_TICKS:
+    spread = 0.36 * max(np.diff(values).min(initial=np.inf), 0.04 * np.ptp(values)) if few else 0.0
+    _set_x_range(axes, values[0] - spread, values[-1] + spread, log_x)
+    if few and values.size <= MOST_TICKS:
         axes.set_xticks(values, [f"{value:g}" for value in values])
     drawing.label_log(axes.yaxis)
     axes.tick_params(labelsize=10)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
-    if not values.size:
-        axes.text(0.5, 0.5, "no pairs" if not x.size else "not known", transform=axes.transAxes, ha="center", fontsize=11)
-        return
     within = (np.arange(len(x)) * 0.6180339887498949) % 1.0
     drawn = np.flatnonzero(usable)[::stride]
     size, alpha = (4.5, 0.8) if len(drawn) <= FEW_POINTS else (2.6, 0.45) if len(drawn) < 3000 else (1.6, 0.3)
@@ -297,7 +304,7 @@ def _running_median(x: np.ndarray, y: np.ndarray, few: bool) -> np.ndarray:
     return np.array([point for point in medians if point[1] > 0], dtype=np.float64).reshape(-1, 2).T
 
 
-def _legend(figure) -> None:
+def _legend(figure: Figure, height: float) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
@@ -307,6 +314,6 @@ def _legend(figure) -> None:
         Line2D([], [], color=ERROR, linestyle="--", linewidth=1.8, label="expected from the standard errors"),
     ]
     figure.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=_place(0.9, 4.12, 0, 0)[:2], ncols=4, fontsize=10, frameon=False,
-        borderaxespad=0, handlelength=2.2, columnspacing=2.0,
+        handles=handles, loc="lower left", bbox_to_anchor=_place(height, 0.9, FOOT + 3.62, 0, 0)[:2], ncols=4, fontsize=10,
+        frameon=False, borderaxespad=0, handlelength=2.2, columnspacing=2.0,
     )  # fmt: skip

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..words import counted
 from . import drawing
 
 if TYPE_CHECKING:
-    from matplotlib.colors import Colormap, Normalize
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
 __all__ = ["PairCutout", "pair_figure"]
@@ -33,7 +34,6 @@ GREY_RANGE = 4.0  # robust standard deviations on each side of the median that a
 COLOUR_RANGE = 4.0  # robust standard deviations of a difference beyond its median
 Place = tuple[float, float, float, float]  # left, top, width and height in inches
 NORMAL_MAD = 1.482602218505602
-LEFT_OUT = "#8c8c8c"
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,16 +81,13 @@ def pair_figure(cutouts: Sequence[PairCutout], title: str, path: Path) -> None:
     cutouts = list(cutouts)[:MOST]
     places = [_places(cutout.image1.shape) for cutout in cutouts]
     heights = [TEXT_HEIGHT + place[-1][1] + place[-1][3] + ROOM for place in places]
-    rows = [max(heights[k : k + 2]) for k in range(0, len(cutouts), 2)] or [BLOCK_HEIGHT]
+    rows = [max(heights[k : k + 2]) for k in range(0, len(cutouts), 2)]
     height = HEAD + FOOT + sum(rows)
-    figure = drawing.page(
-        WIDTH,
-        height,
-        f"{title} · pairs that agree least",
-        _summary(cutouts),
+    note = (
         f"grey: median ± {GREY_RANGE:g} robust standard deviations, blue: no data; red: second is brighter, blue: first is, only "
-        f"cells that were compared, averaged to about {BLOCKS} blocks across; north is up, east left",
+        f"cells that were compared, averaged to about {BLOCKS} blocks across; north is up, east left"
     )
+    figure = drawing.page(WIDTH, height, f"{title} · pairs that agree least", _summary(cutouts), note if cutouts else "")
     for k, cutout in enumerate(cutouts):
         left = drawing.MARGIN + (k % 2) * (BLOCK_WIDTH + GAP)
         _draw_pair(figure, cutout, k + 1, left, height - HEAD - sum(rows[: k // 2]), places[k])
@@ -102,9 +99,9 @@ def _summary(cutouts: Sequence[PairCutout]) -> str:
         return "no two detectors overlap"
     largest = max((abs(c.after) for c in cutouts if np.isfinite(c.after)), default=np.nan)
     words = [
-        f"the worst{f' {len(cutouts)}' if len(cutouts) > 1 else ''}, matched backgrounds subtracted",
+        f"{f'the worst {len(cutouts)}' if len(cutouts) > 1 else 'one pair'}, matched backgrounds subtracted",
         f"|difference| up to {drawing.short(largest)}  {drawing.UNIT}",
-        f"{sum(c.rejected for c in cutouts)} of them rejected",
+        f"{sum(c.rejected for c in cutouts)} rejected",
     ]
     return "      ".join(words)
 
@@ -125,7 +122,7 @@ def _draw_pair(figure: Figure, cutout: PairCutout, number: int, left: float, top
     numbers = _numbers(cutout, signed.vmax)
     size = drawing.fit(numbers, 9, 0.93 * BLOCK_WIDTH)
     figure.text(left / width, (top - 0.18) / height, numbers, fontsize=size, color=colour, **style)
-    shown = [(image, drawing.grey_colours(), grey) for image in images] + [(difference, _diverging(), signed)]
+    shown = [(image, drawing.grey_colours(), grey) for image in images] + [(difference, drawing.diverging_colours(), signed)]
     for (image, colours, scale), (x, y, w, h) in zip(shown, places, strict=True):
         picture = _picture(colours(scale(np.ma.masked_invalid(image)), bytes=True), round(w * figure.dpi), round(h * figure.dpi))
         x0, y0 = (left + x) * figure.dpi, (top - TEXT_HEIGHT - y - h) * figure.dpi
@@ -143,7 +140,7 @@ def _picture(pixels: np.ndarray, width: int, height: int) -> np.ndarray:
 def _numbers(cutout: PairCutout, colour_range: float) -> str:
     words = [
         f"difference {drawing.short(cutout.after)} ± {drawing.short(cutout.error)} {drawing.UNIT}",
-        f"{int(np.count_nonzero(cutout.good)):,} cells",
+        counted(int(np.count_nonzero(cutout.good)), "cell"),
         f"colours ± {drawing.short(colour_range)}",
     ]
     if cutout.error > 0 and np.isfinite(cutout.after):
@@ -195,9 +192,3 @@ def _difference_scale(difference: np.ndarray) -> Normalize:
     """White at 0, so that the colour tells the sign."""
     middle, spread = _spread(difference)
     return drawing.linear_scale(0.0, abs(middle) + COLOUR_RANGE * spread)
-
-
-def _diverging() -> Colormap:
-    from matplotlib import colormaps
-
-    return colormaps["RdBu_r"].with_extremes(bad=LEFT_OUT)

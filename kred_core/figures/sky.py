@@ -1,7 +1,6 @@
 """Pictures of mosaics, for people, who look before they read numbers.
 
-They show flaws, so the grey scale is narrow and nothing is smoothed: a pixel of
-the mosaic's reduced image is one pixel, or a square of pixels, of the picture.
+Nothing is smoothed: a pixel of the mosaic's reduced image is one pixel, or a square of pixels, of the picture.
 """
 
 from __future__ import annotations
@@ -16,16 +15,15 @@ import numpy as np
 from ..coadd.plan import Grid
 from ..geometry import mean_position, pixel_scale, tan_wcs
 from ..quality import MosaicNumbers, ReducedImage
+from ..words import counted
 from . import drawing
+from .panels import Panels
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
     from matplotlib.colors import Colormap, Normalize
 
 __all__ = ["coverage_figure", "field_figure", "mosaic_figure"]
-
-DARKEST, BRIGHTEST = 0.5, 99.5  # percentiles that are black and white in the picture of a field
-SOFTENING = 0.1
 
 # inches; the longer side of the image is SIDE, so that text keeps its size relative to it
 SIDE, LEFT, RIGHT, BOTTOM, TOP = 9.0, 1.15, 1.25, 0.95, 0.85
@@ -37,7 +35,7 @@ NARROWEST = 0.6  # of the longer side; the text needs that width
 
 @drawing.own_settings()
 def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, stretch: float, path: Path) -> None:
-    """Draw a mosaic so that its flaws are seen.
+    """Draw a mosaic twice: as the sky, nebulae from faint to bright, and beside it so that its flaws are seen.
 
     Parameters
     ----------
@@ -47,21 +45,20 @@ def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, str
     title : str
         Field, tile, image, and what the reader should know of them.
     stretch : float
-        The grey scale spans the median of the covered pixels +- this many of their standard deviations.
+        The greys of the flaws span the median of the covered pixels +- this many of their standard deviations.
     path : `~pathlib.Path`
         PNG to write. Where there is no data it has the colour `UNCOVERED`.
     """
-    _draw_sky(
-        reduced.image,
-        reduced.wcs,
-        drawing.grey_colours(),
-        drawing.linear_scale(numbers.level, stretch * numbers.std),
-        bar_label=drawing.UNIT,
-        title=title,
-        subtitle=_summary(level=numbers.level, std=numbers.std, noise=numbers.noise, seams=numbers.seams),
-        note=f"grey: median ± {stretch:g} standard deviations; {drawing.pixels_of(reduced)}; blue: no data",
-        path=path,
-    )
+    note = f"sky: asinh from percentile {drawing.DARKEST:g} to {drawing.BRIGHTEST:g}; {drawing.pixels_of(reduced)}; blue: no data"
+    panels = Panels(reduced, (True, True), title, _summary(numbers), note)
+    for k, (name, scale) in enumerate(
+        (
+            ("sky", drawing.nebula_scale(reduced.image)),
+            (f"flaws: median ± {stretch:g} standard deviations", drawing.linear_scale(numbers.level, stretch * numbers.std)),
+        )
+    ):
+        panels.bar(k, panels.draw(k, name, "#333333", reduced.image, drawing.grey_colours(), scale), drawing.UNIT)
+    drawing.save(panels.figure, path, grey=True)
 
 
 @drawing.own_settings()
@@ -101,24 +98,31 @@ def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Pa
     """
     tiles = sorted(tiles, key=lambda tile: tile[0])
     image, wcs, scale = _on_one_grid([reduced for _, reduced in tiles])
-    black, middle, white = np.nanpercentile(image, [DARKEST, 50, BRIGHTEST])
     _draw_sky(
         image,
         wcs,
         drawing.grey_colours(),
-        drawing.asinh_scale(black, middle, white, SOFTENING * (white - black)),
+        drawing.nebula_scale(image),
         bar_label=drawing.UNIT,
         title=title,
-        subtitle=f"{len(tiles)} tile{'s' if len(tiles) > 1 else ''}   {_summary(median=middle)}",
-        note=f"grey: asinh from percentile {DARKEST:g} to {BRIGHTEST:g}; 1 pixel is {scale:.3g}″; blue: no data",
+        subtitle=f"{counted(len(tiles), 'tile')}   median {drawing.short(_median(image))}  {drawing.UNIT}",
+        note=f"grey: asinh from percentile {drawing.DARKEST:g} to {drawing.BRIGHTEST:g}; 1 pixel is {scale:.3g}″; blue: no data",
         path=path,
         outlines=[(name, drawing.outline(reduced, wcs)) for name, reduced in tiles],
     )
 
 
-def _summary(**values: float | None) -> str:
+def _summary(numbers: MosaicNumbers) -> str:
     """Names and values to three digits; those that are not known are left out."""
-    return "   ".join(f"{name} {drawing.short(value)}" for name, value in values.items() if value is not None) + f"  {drawing.UNIT}"
+    values = {"level": numbers.level, "std": numbers.std, "noise": numbers.noise, "block jump": numbers.block_jump}
+    known = [f"{name} {drawing.short(value)}" for name, value in values.items() if value is not None]
+    jump = f"      block jump: 99th percentile of |difference| of the medians of adjacent {numbers.block} × {numbers.block} pixels"
+    return "   ".join(known) + f"  {drawing.UNIT}" + (jump if numbers.block_jump is not None else "")
+
+
+def _median(image: np.ndarray) -> float:
+    known = image[np.isfinite(image)]
+    return float(np.median(known)) if known.size else math.nan
 
 
 def _draw_sky(
@@ -147,13 +151,13 @@ def _draw_sky(
     figure = Figure(figsize=((width + 0.01) / dpi, (height + 0.01) / dpi), dpi=dpi, facecolor="white")
     place = (left / width, bottom / height, enlarged[1] / width, enlarged[0] / height)
     _, shown = drawing.sky_axes(figure, place, image, wcs, colours, scale, outlines)
-    bar_axes = figure.add_axes(
-        ((left + enlarged[1] + BAR_GAP * dpi) / width, bottom / height, BAR_WIDTH * dpi / width, enlarged[0] / height)
-    )
-    bar = figure.colorbar(shown, cax=bar_axes, extend="both" if grey else "neither", extendfrac=0.02)
-    bar.set_label(bar_label, fontsize=11)
-    bar.ax.tick_params(labelsize=10)
-    if not grey:
+    place = ((left + enlarged[1] + BAR_GAP * dpi) / width, bottom / height, BAR_WIDTH * dpi / width, enlarged[0] / height)
+    if grey:
+        drawing.colour_bar(figure, place, shown, bar_label, enlarged[0] / dpi)
+    else:
+        bar = figure.colorbar(shown, cax=figure.add_axes(place))
+        bar.set_label(bar_label, fontsize=11)
+        bar.ax.tick_params(labelsize=10)
         bar.ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     drawing.write_lines(figure, left / dpi, min(SIDE, enlarged[1] / dpi + RIGHT - BAR_GAP), title, subtitle, note)
     drawing.save(figure, path, grey)

@@ -9,16 +9,16 @@ resolution, and exact: medians are found by counting, not by sampling.
 from .measure import measure_mosaic
 from .numbers import MOSAICS, MosaicNumbers, mosaic_table
 from .reduced import ReducedImage
-from .seams import block_medians, block_side, low_pass_rms, seam_jump
+from .seams import block_jump, block_medians, block_side, low_pass_rms
 
 __all__ = [
     "MOSAICS",
     "MosaicNumbers",
     "ReducedImage",
+    "block_jump",
     "block_medians",
     "block_side",
     "low_pass_rms",
     "measure_mosaic",
     "mosaic_table",
-    "seam_jump",
 ]

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..exposure import scan
 from .numbers import MosaicNumbers
 from .reduced import ReducedImage, coarser_wcs, explained, wcs_of
-from .seams import block_side, fill_block_medians, low_pass_rms, seam_jump
+from .seams import block_jump, block_side, fill_block_medians, low_pass_rms
 
 __all__ = ["measure_mosaic"]
 
@@ -164,7 +164,7 @@ class _Passes:
             mean=mean,
             std=float(np.sqrt(squares / n_covered)),
             noise=float(NORMAL_MAD / np.sqrt(2) * self.median(1, bins[1], ranks[1])) if n_pairs else None,
-            seams=seam_jump(self.medians),
+            block_jump=block_jump(self.medians),
             low_pass_rms=low_pass_rms(self.medians),
             block=self.side,
         )

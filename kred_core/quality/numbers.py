@@ -46,9 +46,9 @@ class MosaicNumbers:
         blind to nebulae, and to stars unless they crowd. Resampling correlates neighbours, so it is
         lower than the noise that a single pixel has (by 5 % for LANCZOS3 at the survey's scale).
         None where no two neighbours are covered.
-    seams : float or None
-        99th percentile of |difference| of the medians of adjacent blocks (see `seam_jump`), counts28 per pixel.
-        None where no two adjacent blocks are covered.
+    block_jump : float or None
+        99th percentile of |difference| of the medians of adjacent blocks (see `block_jump`), counts28 per pixel:
+        seams, and nebulae in full. None where no two adjacent blocks are covered.
     low_pass_rms : float or None
         rms of the block medians about their median, counts28 per pixel: nebulae and left-over backgrounds.
         None where no block is covered by more than a half.
@@ -64,7 +64,7 @@ class MosaicNumbers:
     mean: float
     std: float
     noise: float | None
-    seams: float | None
+    block_jump: float | None
     low_pass_rms: float | None
     block: int
 
@@ -86,7 +86,7 @@ MOSAICS = (
     Column("Mean", float, COUNTS28, "Mean of the covered pixels"),
     Column("STD", float, COUNTS28, "Standard deviation of the covered pixels, stars included"),
     Column("Noise", float, COUNTS28, "Pixel noise: 1.4826/sqrt(2) x median |difference| of neighbours; NaN: none"),
-    Column("Seams", float, COUNTS28, "99th percentile of |difference| of the medians of adjacent blocks; NaN: none"),
+    Column("BlockJump", float, COUNTS28, "99th percentile of |difference| of the medians of adjacent blocks; NaN: none"),
     Column("LowPass", float, COUNTS28, "rms of the block medians about their median; NaN: none"),
     Column("Block", int, "pix", "Side of these blocks"),
 )

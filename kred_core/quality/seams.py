@@ -9,7 +9,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["block_medians", "block_side", "fill_block_medians", "low_pass_rms", "seam_jump"]
+__all__ = ["block_jump", "block_medians", "block_side", "fill_block_medians", "low_pass_rms"]
 
 LARGEST_BLOCK = 64
 SMALLEST_BLOCK = 8
@@ -124,7 +124,7 @@ def _next(values, limit):
     return least
 
 
-def seam_jump(medians: np.ndarray) -> float | None:
+def block_jump(medians: np.ndarray) -> float | None:
     """99th percentile of |difference| between blocks that share a side.
 
     Parameters

@@ -6,6 +6,6 @@ looking at, and for counting seams, not for photometry.
 """
 
 from .mosaic import QuickLook, quick_look
-from .product import cut, read, reduced, seams, write
+from .product import cut, jumps, read, reduced, write
 
-__all__ = ["QuickLook", "cut", "quick_look", "read", "reduced", "seams", "write"]
+__all__ = ["QuickLook", "cut", "jumps", "quick_look", "read", "reduced", "write"]

@@ -1,4 +1,4 @@
-"""What is done with a quick look: cut out a tile, measure its seams, average it for a figure, keep it in a file.
+"""What is done with a quick look: cut out a tile, measure its blocks, average it for a figure, keep it in a file.
 
 Apart from the arithmetic because all of this is about where cells are on the sky and how they are stored.
 """
@@ -19,13 +19,13 @@ from ..errors import InputError
 from ..exposure import read_pixels, scan
 from ..geometry import celestial_wcs, tan_header, tan_wcs
 from ..products import atomic
-from ..quality import ReducedImage, block_medians, seam_jump
+from ..quality import ReducedImage, block_jump, block_medians
 from ..quality.reduced import explained
 from ..stamp import StampGrid
 from ..survey import Tile
 from .mosaic import COVERAGE, QuickLook
 
-__all__ = ["cut", "read", "reduced", "seams", "write"]
+__all__ = ["cut", "jumps", "read", "reduced", "write"]
 
 NOISE_STEPS = 8  # steps of the stored values in the noise of a cell, at least
 NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
@@ -72,8 +72,8 @@ def cut(look: QuickLook, grid: StampGrid, tile: Tile) -> QuickLook:
     return QuickLook(int(low[0]), int(low[1]), images, coverage, look.pixel_area)
 
 
-def seams(look: QuickLook) -> dict[str, float | None]:
-    """How large the steps between neighbouring blocks of cells are, for each version.
+def jumps(look: QuickLook) -> tuple[float | None, float | None, float | None]:
+    """How large the steps between neighbouring blocks of cells are: before, after, and in the difference: the removed seams.
 
     Parameters
     ----------
@@ -81,12 +81,13 @@ def seams(look: QuickLook) -> dict[str, float | None]:
 
     Returns
     -------
-    dict of str to float or None
-        `~kred_core.quality.seam_jump` in counts28 per native pixel, with blocks of 8 x 8 cells: with cells of 2 arcsec as
+    tuple of float or None
+        `~kred_core.quality.block_jump` in counts28 per native pixel, with blocks of 8 x 8 cells: with cells of 2 arcsec as
         large as those of 64 pixels that mosaics are judged by. Structure of the sky counts too, in larger blocks for more than
-        seams do, but it is the same in all versions. None where there are no two blocks side by side.
+        seams do, but it is the same before and after. None where there are no two blocks side by side.
     """
-    return {name: seam_jump(block_medians(image, SEAM_BLOCK)) for name, image in look.images.items()}
+    before, after = look.images["before"], look.images["after"]
+    return tuple(block_jump(block_medians(image, SEAM_BLOCK)) for image in (before, after, before - after))
 
 
 def reduced(look: QuickLook, grid: StampGrid, name: str, figure_pixels: int) -> ReducedImage:

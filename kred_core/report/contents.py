@@ -24,7 +24,7 @@ from ..errors import InputError, KredError
 from ..products import FieldPaths, read_record
 from ..survey import Tile
 from ..tables import Column
-from .pictures import Picture, Sky, figure_picture, read_sky, sky_pictures, tile_picture, tile_pictures
+from .pictures import Greys, Picture, Place, Sky, figure_picture, read_sky, sky_greys, sky_pictures, tile_picture, tile_pictures
 
 __all__ = ["Contents", "ImageContents", "TileContents", "gather", "saved_config"]
 
@@ -74,11 +74,17 @@ class ImageContents:
     Attributes
     ----------
     name : str
+    title : str
+        The name and what light that is, where that is known; see `~kred_core.survey.ImageTable.title`.
     exposures : list of dict
         Rows of the exposure table that go into it.
     tiles : list of TileContents
     sky : dict
         Picture of the field by "before" and "after"; empty where there is no quick look.
+    greys : Greys or None
+        What the greys of these pictures mean.
+    place : Place or None
+        Where they are on the sky.
     outlines : dict
         Corners of the tiles in these pictures, in pixels.
     matching : dict
@@ -94,9 +100,12 @@ class ImageContents:
     """
 
     name: str
+    title: str
     exposures: list[Row]
     tiles: list[TileContents]
     sky: dict[str, Picture] = field(default_factory=dict)
+    greys: Greys | None = None
+    place: Place | None = None
     outlines: dict[str, Any] = field(default_factory=dict)
     matching: Row = field(default_factory=dict)
     failed: str = ""
@@ -201,11 +210,12 @@ def gather(paths: FieldPaths) -> Contents:
     matched = {row["Image"]: row for row in _rows(contents, paths.matching_table, tables.MATCHING, "match")}
     measured = _rows(contents, paths.mosaic_table, quality.MOSAICS, "evaluate")
     worst = contents.tried(_worst, paths.overlap_table) if paths.overlap_table.is_file() else {}
-    images = survey.images(paths.field, config.survey)
+    known = survey.images(paths.field, config.survey)
     fed = (name for row in exposures.values() for name in row["Image"].split())
-    for name in images.in_order([*images.names, *fed, *matched, *(row["Image"] for row in measured)]):
+    for name in known.in_order([*known.names, *fed, *matched, *(row["Image"] for row in measured)]):
         feeding = [row for row in exposures.values() if name in row["Image"].split()]
-        image = ImageContents(name, feeding, [], matching=matched.get(name, {}), worst=(worst or {}).get(name, []))
+        image = ImageContents(name, known.title(name), feeding, [], matching=matched.get(name, {}))
+        image.worst = (worst or {}).get(name, [])
         image.failed = contents.plain(_failed(contents.run, "match", [name]))
         image.tiles = [_tile(contents, tile, name, measured) for tile in contents.tiles]
         contents.images.append(image)
@@ -312,9 +322,11 @@ def _add_pictures(contents: Contents, image: ImageContents) -> list[str]:
     sky = contents.tried(read_sky, look, contents.tiles) if look.is_file() else None
     side = FEW_TILES_SIDE if len(contents.tiles) <= FEW else TILE_SIDE
     if sky:
-        image.sky, image.outlines = sky_pictures(sky), sky.outlines
+        image.sky, image.greys, image.place, image.outlines = sky_pictures(sky), sky_greys(sky), sky.place, sky.outlines
     _add_tile_pictures(contents, image, sky, side)
     for kind, words in MATCHING_FIGURES.items():
+        if image.matching.get("N_pairs") == 0 and kind != "backgrounds":
+            continue  # there is nothing to be seen on it
         path = paths.matching_figure(name, kind)
         picture = contents.tried(figure_picture, path, FIGURE_WIDTH, FIGURE_BYTES) if path.is_file() else None
         if picture:

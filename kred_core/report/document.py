@@ -15,7 +15,7 @@ from ..figures.drawing import short
 from .markup import Content, Markup, address, element
 from .pictures import Picture
 
-__all__ = ["counted", "document", "folded", "links", "number", "picture", "table"]
+__all__ = ["document", "folded", "links", "number", "picture", "table"]
 
 
 def document(title: str, body: Content, style: str = "", script: bool = False) -> str:
@@ -74,8 +74,3 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Content | int]], numeric:
 def number(value: float) -> str:
     """A number to three digits; a dash where it is not known."""
     return short(float(value))
-
-
-def counted(n: int, thing: str) -> str:
-    """1 tile, 2 tiles."""
-    return f"{n} {thing}" if n == 1 else f"{n} {thing}s"

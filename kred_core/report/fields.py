@@ -11,6 +11,7 @@ from typing import Any
 
 from ..locks import held
 from ..products import FieldPaths, discard, read_record, write_text
+from ..words import counted
 from .contents import Contents
 from .document import document
 from .markup import Content, Markup, address, element
@@ -42,7 +43,7 @@ def fields_page(cards: Sequence[tuple[FieldPaths, dict[str, Any]]]) -> str:
         The fields that have a page, and their `card`; one that has been lost may be empty.
     """
     states = [card.get("state", ["unknown", ""])[0] for _, card in cards]
-    facts = [element("span", f"{len(cards)} field{'' if len(cards) == 1 else 's'}")]
+    facts = [element("span", counted(len(cards), "field"))]
     for kind, words in (("complete", "complete"), ("incomplete", "not complete"), ("waiting", "without pictures yet")):
         if n := states.count(kind):
             facts.append(element("span", f"{n} {words}", class_=kind))

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from astropy.coordinates import Angle
 
 from ..coadd.plan import Grid
-from ..figures.drawing import UNIT, short
+from ..figures.drawing import MINUS, UNIT, short
 from ..geometry import mean_position, tan_wcs
 from ..survey import Tile
+from ..words import counted
 from .contents import Contents, ImageContents, TileContents
-from .document import counted, folded, links, number, picture, table
+from .document import folded, links, number, picture, table
 from .markup import Content, Markup, address, element, joined
-from .pictures import Picture
+from .pictures import Greys, Picture, Place
 
 __all__ = ["image_panel", "tile_places"]
 
@@ -29,7 +31,7 @@ def image_panel(contents: Contents, image: ImageContents, place: int) -> Content
     filters = ", ".join(dict.fromkeys(f"{row['FILTER']} {short(row['EXPTIME'])} s" for row in image.exposures))
     about = f"{counted(len(image.exposures), 'exposure')} ({filters}), {exposed:.0f} s in all" if image.exposures else ""
     return (
-        element("h2", image.name, " ", element("small", about)),
+        element("h2", image.title, " ", element("small", about)),
         element(
             "div",
             _sky(contents, image, place),
@@ -76,20 +78,45 @@ def _sky(contents: Contents, image: ImageContents, place: int) -> Markup | None:
             min=0,
             max=100,
             step=1,
-            value=0,
+            value=50,
             class_="slider",
             autocomplete="off",
             aria_label="How much of the picture, from the left, is before matching, in percent",
         ),
         class_="window",
+        **{f"data_{name}": f"{value:.8g}" for name, value in vars(image.place).items()},
         style=f"aspect-ratio:{after.width}/{after.height};max-width:calc({after.width / after.height:.4f}*92vh)",
     )
+    shift = f"{number(abs(image.greys.shift))} {UNIT} {'more' if image.greys.shift >= 0 else 'less'}"
     caption = element(
         "figcaption",
-        "The whole field from its quick look, both with the same greys. North is up, east left. ",
-        element("span", "Drag across the picture to compare.", class_="scripted"),
+        element("span", "Drag across the picture to compare. ", class_="scripted"),
+        f"The whole field from its quick look; the same greys are {shift} before matching. North is up, east left. ",
+        element("span", _where(image.place)),
     )
-    return element("figure", element("div", choices, window, class_="comparison"), caption, class_="sky")
+    position = element("output", "Point at the picture for RA and Dec.", class_="position")
+    comparison = element("div", choices, window, position, _bar(image.greys), class_="comparison")
+    return element("figure", comparison, caption, class_="sky")
+
+
+def _bar(greys: Greys) -> Markup | None:
+    """The greys of the pictures of the field with values."""
+    if not greys.values:
+        return None
+    values = [element("span", number(value), style=f"left:{100 * place:.2f}%") for value, place in greys.values]
+    label = f"Greys from {number(greys.values[0][0])} to {number(greys.values[-1][0])} {UNIT}"
+    greys_bar = element("div", values, class_="greys", role="img", aria_label=label)
+    return element("div", greys_bar, element("small", UNIT), class_="bar")
+
+
+def _where(place: Place) -> str:
+    """Middle and size of a picture on the sky."""
+    square = tan_wcs(Grid(place.ra, place.dec, 1.0, 1, 1))
+    middle = [[(0.5 - place.left) * place.width, (place.top - 0.5) * place.height]]
+    ra, dec = (Angle(degrees, "deg") for degrees in square.wcs_pix2world(middle, 0)[0])
+    words = ra.to_string("hourangle", sep=("ʰ", "ᵐ", "ˢ"), precision=0), dec.to_string(sep=("°", "′", "″"), precision=0)
+    size = " × ".join(f"{side / 3600:.2f}°" if side > 3600 else f"{side / 60:.1f}′" for side in (place.width, place.height))
+    return f"Middle: RA {words[0]}, Dec {words[1].replace('-', MINUS)} (ICRS); {size}."
 
 
 def _outlines(image: ImageContents, picture: Picture) -> Markup:
@@ -126,7 +153,7 @@ def _matching(contents: Contents, image: ImageContents) -> Markup | None:
     facts = [
         ("differences of overlapping detectors", _change(row["Before"], row["After"]), UNIT),
         ("their rms", _change(row["rms_bef"], row["rms_aft"]), UNIT),
-        ("seams taken away", number(row["Seam_off"]), UNIT),
+        ("seams removed", number(row["Seam_off"]), UNIT),
         ("standard error of a background", number(row["b_err"]), UNIT),
         ("detectors", f"{row['N_det']} in {counted(row['N_comp'], 'connected group')}{alone}{fixed}", ""),
         ("overlaps", f"{row['N_pairs']}, {row['N_reject'] or 'none'} of them rejected", ""),
@@ -248,7 +275,8 @@ def _pairs(image: ImageContents) -> Markup | None:
         )
         for pair in image.worst
     ]
-    return folded(f"The {len(rows)} pairs of detectors that agree least", table(head, rows, numeric={2, 3, 4}))
+    title = f"The {len(rows)} pairs of detectors that agree least" if len(rows) > 1 else "The pair of detectors that agrees least"
+    return folded(title, table(head, rows, numeric={2, 3, 4}))
 
 
 def _mosaics(contents: Contents, image: ImageContents) -> Markup | None:
@@ -261,12 +289,16 @@ def _mosaics(contents: Contents, image: ImageContents) -> Markup | None:
         rows.append((t.tile.name, *(_numbers(t) if t.numbers else [""] * 6), files))
     if not rows:
         return None
-    head = ("tile", "covered", "depth", "level", "noise", "seams", "low-pass rms", "files")
-    hint = element("p", f"Depth: median number of detectors in a pixel. The others in {UNIT}.", class_="hint")
+    head = ("tile", "covered", "depth", "level", "noise", "block jump", "low-pass rms", "files")
+    words = (
+        "Depth: median number of detectors in a pixel. Block jump: the step between neighbouring blocks of pixels that 1 % exceed, "
+        f"at seams and in nebulae. The last four in {UNIT}."
+    )
+    hint = element("p", words, class_="hint")
     numbers = table(head, rows, numeric=set(range(1, 7)))
     return folded(f"Numbers and files of {counted(len(rows), 'tile')}", joined((hint, numbers)))
 
 
 def _numbers(t: TileContents) -> list[str]:
-    values = [number(t.numbers[name]) for name in ("Cov_med", "Level", "Noise", "Seams", "LowPass")]
+    values = [number(t.numbers[name]) for name in ("Cov_med", "Level", "Noise", "BlockJump", "LowPass")]
     return [f"{100 * t.numbers['Covered']:.0f} %", *values]

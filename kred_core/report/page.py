@@ -11,8 +11,9 @@ from typing import Any
 
 from ..config import STAGES
 from ..outcome import human_size
+from ..words import counted
 from .contents import Contents
-from .document import counted, document, folded, links, number, table
+from .document import document, folded, links, number, table
 from .image import image_panel
 from .markup import Content, Markup, address, element, joined
 
@@ -109,7 +110,7 @@ def _images(contents: Contents) -> Markup:
     tabs = [
         (
             element("input", type="radio", name="image", id=f"image-{i}", class_="choice", checked=i == 0, autocomplete="off"),
-            element("label", image.name, for_=f"image-{i}", class_="tab"),
+            element("label", image.title, for_=f"image-{i}", class_="tab"),
         )
         for i, image in enumerate(contents.images)
     ]

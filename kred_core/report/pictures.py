@@ -21,6 +21,7 @@ import numpy as np
 from ..coadd.plan import Grid
 from ..errors import InputError
 from ..exposure import read_pixels, scan
+from ..figures.drawing import round_values
 from ..geometry import mean_position, tan_wcs
 from ..quality import ReducedImage
 from ..stamp import StampGrid
@@ -30,7 +31,19 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
     from PIL import Image
 
-__all__ = ["Picture", "Sky", "card_picture", "figure_picture", "read_sky", "sky_pictures", "tile_picture", "tile_pictures"]
+__all__ = [
+    "Greys",
+    "Picture",
+    "Place",
+    "Sky",
+    "card_picture",
+    "figure_picture",
+    "read_sky",
+    "sky_greys",
+    "sky_pictures",
+    "tile_picture",
+    "tile_pictures",
+]
 
 SKY_SIDE = 900  # pixels of the longer side of a field
 SKY_BYTES, TILE_BYTES = 200_000, 12_000  # at most; with 3 images of 16 tiles 2.4 MB in base64
@@ -38,6 +51,7 @@ CARD_SIDE, CARD_BYTES = 320, 16_000
 SMALLEST_SIDE = 64
 QUALITIES = (84, 72, 60, 48)  # of JPEG, until it is small enough; then the picture becomes smaller
 DARKEST, BRIGHTEST, SOFTENING = 0.5, 99.6, 0.1  # percentiles, and the linear part of the range between them
+VALUES = 6  # about so many on the bar of greys
 LEAST_COVERED = 0.05  # of a tile; less comes from the exposures of its neighbours
 NO_DATA, BLACK = 14, 30  # grey levels; the sky's darkest is told from where there is no data
 
@@ -57,6 +71,44 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a picture is on the sky: TAN projection, north up, east left.
+
+    Attributes
+    ----------
+    ra, dec : float
+        Tangent point in degrees.
+    left, top : float
+        The tangent point in the picture, as parts of its width and height from the upper left corner.
+    width, height : float
+        Of the picture in arcsec.
+    """
+
+    ra: float
+    dec: float
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
+class Greys:
+    """What the greys of the picture of a field mean.
+
+    Attributes
+    ----------
+    values : list of (float, float)
+        Round values of the matched image, counts28 per native pixel, and where they are from black, 0, to white, 1.
+    shift : float
+        What was subtracted from the image before matching so that it has the same greys.
+    """
+
+    values: list[tuple[float, float]]
+    shift: float
+
+
+@dataclass(frozen=True)
 class Sky:
     """The quick look of a field, north up and east left.
 
@@ -66,10 +118,12 @@ class Sky:
         Image by name (``before``, ``after``): float32, first row north; NaN where there is no data.
     outlines : dict
         Corners of each tile by its name, in pixels from the upper left corner of the picture, shape (4, 2).
+    place : Place
     """
 
     versions: dict[str, np.ndarray]
     outlines: dict[str, np.ndarray]
+    place: Place
 
 
 @nb.njit(nogil=True, cache=True)
@@ -147,8 +201,11 @@ def read_sky(path: Path, tiles: Sequence[Tile]) -> Sky:
         weighted, weights = _turned(means * weights, turn, columns, rows), _turned(weights, turn, columns, rows)
         versions[name] = np.where(weights > 0.5, weighted / np.maximum(weights, 1e-6), np.nan).astype(np.float32)
     window = _covered(versions["after"])
-    outlines = {tile.name: _outline(tile, target, rows) - [window[1].start, window[0].start] for tile in tiles}
-    return Sky({name: image[window] for name, image in versions.items()}, outlines)
+    outlines = {tile.name: _outline(tile, target, rows) - [window[1].start or 0, window[0].start or 0] for tile in tiles}
+    height, width = versions["after"][window].shape
+    left, top = -low[0] / scale - (window[1].start or 0), rows + low[1] / scale - (window[0].start or 0)
+    place = Place(ra, dec, left / width, top / height, scale * width, scale * height)
+    return Sky({name: image[window] for name, image in versions.items()}, outlines, place)
 
 
 def _projective(points: np.ndarray, images: np.ndarray) -> tuple[float, ...]:
@@ -193,12 +250,20 @@ def sky_pictures(sky: Sky) -> dict[str, Picture]:
 
     Zero of ``before`` is moved by the median of before - after, a level that all detectors have in common.
     """
-    after, before = sky.versions["after"], sky.versions["before"]
-    change = before - after
+    scale, before = _Scale.of(sky.versions["after"]), sky.versions["before"] - _shift(sky)
+    return {name: _encoded(scale.greys(image), SKY_BYTES) for name, image in (("before", before), ("after", sky.versions["after"]))}
+
+
+def sky_greys(sky: Sky) -> Greys:
+    """What the greys of `sky_pictures` mean."""
+    scale = _Scale.of(sky.versions["after"])
+    return Greys([(value, scale.place_of(value)) for value in round_values(scale.value_at, scale.place_of, VALUES)], _shift(sky))
+
+
+def _shift(sky: Sky) -> float:
+    change = sky.versions["before"] - sky.versions["after"]
     known = np.isfinite(change)
-    shift = float(np.median(change[known])) if known.any() else 0.0
-    scale = _Scale.of(after)
-    return {"before": _encoded(scale.greys(before - shift), SKY_BYTES), "after": _encoded(scale.greys(after), SKY_BYTES)}
+    return float(np.median(change[known])) if known.any() else 0.0
 
 
 def tile_pictures(tiles: dict[str, ReducedImage], side: int) -> dict[str, Picture]:
@@ -249,12 +314,30 @@ class _Scale:
         known = image[np.isfinite(image)]
         return cls(*(np.percentile(known, [DARKEST, 50.0, BRIGHTEST]) if known.size else (0.0, 0.0, 0.0)))
 
+    @property
+    def softening(self) -> float:
+        """Distance from the middle within which the scale is nearly linear."""
+        return SOFTENING * (self.white - self.black) or 1.0
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """asinh at black and at white."""
+        return tuple(math.asinh((limit - self.middle) / self.softening) for limit in (self.black, self.white))
+
+    def place_of(self, values: np.ndarray | float) -> np.ndarray | float:
+        """Where values are from black, 0, to white, 1; those beyond are less or more."""
+        low, high = self.ends
+        return (np.arcsinh((values - self.middle) / self.softening) - low) / (high - low or 1.0)
+
+    def value_at(self, place: float) -> float:
+        """The reverse of `place_of`."""
+        low, high = self.ends
+        return self.middle + self.softening * math.sinh(low + place * (high - low))
+
     def greys(self, image: np.ndarray) -> np.ndarray:
         """Grey levels, 0 to 255; `NO_DATA` where there is none."""
-        softening = SOFTENING * (self.white - self.black) or 1.0
         known = np.isfinite(image)
-        low, high = (math.asinh((limit - self.middle) / softening) for limit in (self.black, self.white))
-        part = (np.arcsinh((np.where(known, image, self.middle) - self.middle) / softening) - low) / (high - low or 1.0)
+        part = self.place_of(np.where(known, image, self.middle))
         levels = np.rint(BLACK + (255 - BLACK) * np.clip(part, 0.0, 1.0))
         return np.where(known, levels, NO_DATA).astype(np.uint8)
 

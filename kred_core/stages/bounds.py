@@ -172,5 +172,5 @@ def leftovers(config: FieldConfig) -> list[str]:
                 notes.append(f"{directory}: {names}: of an earlier run; with these options they would not be made")
     if "prepare" in config.run.stages:
         old = set(paths.prepared.glob("[!.]*.fits*")) - _prepared(config)
-        notes += [f"{counted(len(old), 'file')} in {paths.prepared} of an earlier run, not used"] if old else []
+        notes += [f"{counted(len(old), 'file')} of an earlier run in {paths.prepared}, not used"] if old else []
     return notes

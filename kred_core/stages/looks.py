@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
 
-from .. import figures, overlaps, quicklook, tables
+from .. import figures, overlaps, quicklook, survey, tables
 from ..coadd.plan import Grid
 from ..config import FieldConfig
 from ..geometry import tan_wcs
 from ..matching import Skies
 from ..overlaps import Pairs
-from ..products import FieldPaths, write_record
+from ..products import FieldPaths, read_record, write_record
 from ..stamp import Stamp
 from ..survey import Tile
 from .matching import SOLVED_FROM, MatchPlan, PlannedStamps, look_record, read_skies, solved_files
@@ -24,6 +23,7 @@ from .mosaics import wanted_tiles
 __all__ = ["compared_tiles", "draw_matching", "make_quick_looks"]
 
 WORST = 10  # pairs that are shown
+JUMPS = ("Jump_bef", "Jump_aft", "Seam_off")  # columns of the table of the matching
 CUTOUT_CELLS = 400  # larger overlaps are shown in part
 
 
@@ -33,7 +33,7 @@ def make_quick_looks(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> 
     Returns
     -------
     list of `~pathlib.Path`
-        Mosaics of the stamps, and the record of the seams.
+        Mosaics of the stamps, and the record of the jumps of their blocks.
     """
     paths = FieldPaths.of(config)
     skies = read_skies(paths, plan.image)
@@ -46,9 +46,7 @@ def make_quick_looks(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> 
         float(np.median(skies.area[used])),
     )
     record = look_record(paths, plan.image)
-    gone = replace(look, images={"gone": look.images["before"] - look.images["after"]})
-    seams = quicklook.seams(look) | quicklook.seams(gone)
-    write_record(record, {"Seam_bef": seams["before"], "Seam_aft": seams["after"], "Seam_off": seams["gone"]})
+    write_record(record, dict(zip(JUMPS, quicklook.jumps(look), strict=True)))
     made = [record]
     parts = {"": look} | {t.name: quicklook.cut(look, stamps.grid, t) for t in wanted_tiles(config) if t.name in tiles}
     digest = plan.digest(SOLVED_FROM)
@@ -69,7 +67,8 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> lis
     pairs, skies = Pairs.read(paths.pairs(plan.image)), read_skies(paths, plan.image)
     backgrounds = _backgrounds(paths, plan)
     pair_table = tables.read(solved_files(paths, plan.image)[0], tables.OVERLAPS, "match")
-    title = f"{config.field} {plan.image}"
+    shown = survey.images(config.field, config.survey).title(plan.image)
+    title = f"{config.field} {shown}"
     made = [paths.matching_figure(plan.image, kind) for kind in ("overlaps", "backgrounds", "pairs")]
     exptimes = {str(row["Root"]): float(row["EXPTIME"]) for row in plan.detectors}
     figures.overlap_figure(pair_table, exptimes, title, made[0])
@@ -81,7 +80,9 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> lis
         versions = (quicklook.reduced(look, grid, version, config.evaluate.figure_pixels) for version in ("before", "after"))
         outlines = () if name else _outlines(wanted_tiles(config), tiles)
         made.append(paths.comparison_figure(plan.image, name))
-        figures.comparison_figure(*versions, " ".join(filter(None, (config.field, name, plan.image))), made[-1], outlines)
+        known = {} if name else read_record(look_record(paths, plan.image)) or {}  # the field's, as in the table
+        jumps = tuple(known[key] for key in JUMPS) if known.keys() >= set(JUMPS) else quicklook.jumps(look)
+        figures.comparison_figure(*versions, jumps, " ".join(filter(None, (config.field, name, shown))), made[-1], outlines)
     return made
 
 

@@ -237,7 +237,7 @@ def tabulate_matching(config: FieldConfig, images: list[str]) -> list[Path]:
 
 
 def look_record(paths: FieldPaths, image: str) -> Path:
-    """The seams of the quick look of one image."""
+    """The jumps of blocks and the removed seams of the quick look of one image."""
     return paths.record("match", f"{image}.look")
 
 
@@ -245,7 +245,7 @@ def _numbers(paths: FieldPaths, image: str) -> dict:
     solved, look = read_record(solved_files(paths, image)[-1]), read_record(look_record(paths, image))
     if solved is None:
         raise InputError(f"the numbers of {image} cannot be read; run the stage 'match' again (--from match)")
-    row = {"Seam_bef": None, "Seam_aft": None, "Seam_off": None} | (look or {}) | solved
+    row = {"Jump_bef": None, "Jump_aft": None, "Seam_off": None} | (look or {}) | solved
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -291,13 +291,14 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
         For each background the figure, the coverage figure, the record of the numbers, and the reduced image; and the figure
         of both.
     """
-    paths, products, shown = FieldPaths.of(config), [], []
+    paths, products, shown, measured = FieldPaths.of(config), [], [], []
+    subject = f"{config.field} {tile} {survey.images(config.field, config.survey).title(image)}"
     for background in config.coadd.backgrounds:
         matched = background == "matched"
         record = _numbers(paths, tile, image, background)
         record.unlink(missing_ok=True)
         numbers, reduced = quality.measure_mosaic(*_mosaic_files(paths, tile, image, background), config.evaluate.figure_pixels)
-        title = f"{config.field} {tile} {image}, {IN_WORDS[background]}"
+        title = f"{subject}, {IN_WORDS[background]}"
         figure, coverage_figure = paths.mosaic_figure(tile, image, matched), paths.coverage_figure(tile, image, matched)
         figures.mosaic_figure(reduced, numbers, title, config.evaluate.stretch, figure)
         figures.coverage_figure(reduced, numbers, title, coverage_figure)
@@ -306,9 +307,13 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
         write_record(record, asdict(numbers))
         products += [figure, coverage_figure, record, kept]
         shown.append(reduced)
+        measured.append(numbers)
     if len(shown) == 2:
         products.append(paths.comparison_figure(image, tile))
-        figures.comparison_figure(*shown, f"{config.field} {tile} {image}", products[-1])
+        block = max(1, round(measured[0].block / shown[0].factor))
+        removed = quality.block_jump(quality.block_medians(shown[0].image - shown[1].image, block))
+        jumps = measured[0].block_jump, measured[1].block_jump, removed
+        figures.comparison_figure(*shown, jumps, subject, products[-1])
     return products
 
 
@@ -339,7 +344,8 @@ def draw_field(config: FieldConfig, image: str, background: str, tiles: Sequence
     """
     paths, matched = FieldPaths.of(config), background == "matched"
     reduced = [(tile, quality.ReducedImage.read(paths.reduced(tile, image, matched))) for tile in tiles]
-    figures.field_figure(reduced, f"{config.field} {image}, {IN_WORDS[background]}", paths.field_figure(image, matched))
+    title = f"{config.field} {survey.images(config.field, config.survey).title(image)}, {IN_WORDS[background]}"
+    figures.field_figure(reduced, title, paths.field_figure(image, matched))
     return paths.field_figure(image, matched)
 
 
@@ -359,6 +365,9 @@ def tabulate_mosaics(config: FieldConfig) -> Path:
             if record is None:
                 mosaic = _mosaic_files(paths, tile, image, background)[0]
                 raise InputError(f"the numbers of {mosaic} cannot be read; run the stage 'evaluate' with --redo")
+            if record.keys() != {f.name for f in fields(quality.MosaicNumbers)}:
+                log.warning("%s %s: its numbers are those of another version of kred; evaluate it again", tile, image)
+                continue
             rows.append((tile, image, background, quality.MosaicNumbers(**record)))
     tables.write(quality.mosaic_table(config.field, rows), paths.mosaic_table, f"Numbers of the mosaics of {config.field}")
     return paths.mosaic_table

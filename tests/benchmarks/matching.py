@@ -215,7 +215,7 @@ def mosaic_errors(config: FieldConfig, simulated: SimulationConfig, image: str, 
         _without_stars(seen, header, stars, image)
         for key, medians in ((name, quality.block_medians(seen, side)), (f"{name}, alone", alone)):
             result[f"low-pass rms, {key}"] = quality.low_pass_rms(medians)
-            result[f"99 % jump, {key}"] = quality.seam_jump(medians)
+            result[f"99 % jump, {key}"] = quality.block_jump(medians)
     return result
 
 

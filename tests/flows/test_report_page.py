@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 import pytest
+from astropy.coordinates import SkyCoord
 from browsing import chromium, picture
 from on_server import reports
 from runs import last_log
 
 from flows.field import reduce
+from kred_core.coadd.plan import Grid
 from kred_core.config import FieldConfig
+from kred_core.geometry import tan_wcs
 from kred_core.products import FieldPaths
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -95,7 +99,32 @@ class TestInABrowser:
         assert page.locator(".panel:visible").count() == 1
         assert page.locator(".panel-1").is_visible()
 
+    def test_opens_with_the_slider_in_the_middle(self, page):
+        window = page.locator(".window").first
+        assert window.evaluate("element => getComputedStyle(element).getPropertyValue('--cut')") == "50%"
+        assert page.locator(".panel-0 .comparison > .choice:checked").count() == 0
+
+    def test_says_where_the_pointer_is(self, page, paths):
+        window, position = page.locator(".window").first, page.locator(".position").first
+        window.scroll_into_view_if_needed()
+        box = window.bounding_box()
+        for x, y in ((0.5, 0.5), (0.2, 0.7)):
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            ra, dec = position.inner_text().removeprefix("RA ").split("  Dec ")
+            found = SkyCoord(*(re.sub("[ʰᵐˢ°′″]", " ", text.replace("−", "-")) for text in (ra, dec)), unit="hourangle,deg")
+            place = {name: float(value) for name, value in window.evaluate("element => ({...element.dataset})").items()}
+            west, north = (x - place["left"]) * place["width"], (place["top"] - y) * place["height"]
+            true = SkyCoord(*tan_wcs(Grid(place["ra"], place["dec"], 1.0, 1, 1)).wcs_pix2world(west, north, 0), unit="deg")
+            assert found.separation(true).arcsec < 10  # a pixel of the screen is 7 arcsec here
+
+    def test_says_what_the_greys_mean(self, page):
+        bar = page.locator(".bar").first
+        assert bar.locator(".greys span").count() >= 3
+        assert "counts28/pixel" in bar.inner_text()
+
     def test_before_and_after_are_not_the_same(self, page):
+        page.get_by_text("After", exact=True).first.click()
+        page.mouse.click(1, 1)
         after = seen(page)
         page.get_by_text("Before matching").first.click()
         before = seen(page)
@@ -106,6 +135,7 @@ class TestInABrowser:
 
     def test_a_part_of_each_where_the_picture_is_dragged(self, page):
         page.locator(".window").first.scroll_into_view_if_needed()
+        page.get_by_text("After", exact=True).first.click()
         after = seen(page)
         box = page.locator(".window").first.bounding_box()
         page.mouse.click(box["x"] + 0.25 * box["width"], box["y"] + 0.3 * box["height"])
@@ -121,9 +151,8 @@ class TestInABrowser:
         page.keyboard.press("ArrowRight")
         assert page.locator(".panel-1").is_visible()
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.id") == "after-1"
-        page.keyboard.press("ArrowLeft")
         assert page.evaluate("document.activeElement.id") == "before-1"
+        page.keyboard.press("Space")
         page.keyboard.press("Tab")
         page.keyboard.press("ArrowLeft")
         assert page.evaluate("document.activeElement.value") == "99"

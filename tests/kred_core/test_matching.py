@@ -128,7 +128,7 @@ def test_without_any_overlap_every_detector_keeps_its_own_sky(n, method):
     assert np.array_equal(found.backgrounds["b"], LEVELS[:n])
     assert set(found.backgrounds["Remark"]) == {"no overlap with another detector: own sky level kept"}
     assert found.numbers["Before"] is None
-    assert f"{n} of {n} detectors without an overlap" in found.numbers["Remark"]
+    assert f"{n} of {n} detector{'s' * (n > 1)} without an overlap" in found.numbers["Remark"]
     assert "0 overlaps" in matching.explain({"Seam_off": np.nan} | _row(found))
 
 
@@ -243,7 +243,7 @@ def test_the_line_for_a_person_says_how_much_better_it_got():
     row = _row(match(pairs_of(*CHAIN, surface(*CHAIN)))) | {"Seam_off": 3.84}
     line = matching.explain(row)
     assert line.startswith("N662: 4 detectors, 3 overlaps; differences ")
-    assert "seams of 3.8 taken away" in line
+    assert "seams of 3.8 removed" in line
 
 
 def test_a_detector_is_remarked_if_most_of_its_overlaps_are_rejected():

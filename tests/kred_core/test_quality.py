@@ -17,12 +17,12 @@ from kred_core.quality import (
     MOSAICS,
     MosaicNumbers,
     ReducedImage,
+    block_jump,
     block_medians,
     block_side,
     low_pass_rms,
     measure_mosaic,
     mosaic_table,
-    seam_jump,
 )
 from kred_core.quality import measure as measure_module
 
@@ -152,11 +152,11 @@ def test_a_step_between_detectors_is_the_seam(tmp_path):
     image[:, 256:] += 10  # 32 of 2 x 32 x 31 borders of blocks lie on it: 1.6 %
     numbers, _ = measure_mosaic(*write(tmp_path, image, np.ones(image.shape)), 200)
     assert numbers.block == 16
-    assert numbers.seams == pytest.approx(10, abs=0.3)
+    assert numbers.block_jump == pytest.approx(10, abs=0.3)
     assert numbers.low_pass_rms == pytest.approx(5, abs=0.1)
     flat, _ = measure_mosaic(*write(tmp_path, image - np.where(np.arange(512) >= 256, 10, 0), np.ones(image.shape)), 200)
     # noise alone: 2.576 x sqrt(2) x 1.253 sigma / 16
-    assert flat.seams == pytest.approx(0.285, rel=0.15)
+    assert flat.block_jump == pytest.approx(0.285, rel=0.15)
 
 
 def test_stars_make_no_seams(tmp_path):
@@ -164,7 +164,7 @@ def test_stars_make_no_seams(tmp_path):
     image = np.zeros((512, 512))
     image[rng.random(image.shape) < 0.1] = 1e5
     numbers, _ = measure_mosaic(*write(tmp_path, image, np.ones(image.shape)), 200)
-    assert numbers.seams == 0
+    assert numbers.block_jump == 0
     assert numbers.low_pass_rms == 0
 
 
@@ -173,8 +173,8 @@ def test_a_mosaic_without_neighbours_has_no_noise_and_no_seams(tmp_path):
     coverage[::2, ::2] = 1
     numbers, _ = measure_mosaic(*write(tmp_path, np.full((64, 64), 3.0), coverage), 200)
     assert (numbers.level, numbers.std) == (3, 0)
-    assert numbers.noise is numbers.seams is numbers.low_pass_rms is None
-    assert seam_jump(np.full((3, 3), np.nan)) is None
+    assert numbers.noise is numbers.block_jump is numbers.low_pass_rms is None
+    assert block_jump(np.full((3, 3), np.nan)) is None
     assert low_pass_rms(np.full((3, 3), np.nan)) is None
 
 
@@ -257,7 +257,7 @@ def test_the_numbers_survive_json_and_become_a_table_with_units(patchy, tmp_path
     numbers, _ = measure_mosaic(mosaic, depth, 50)
     again = MosaicNumbers(**json.loads(json.dumps(numbers.to_dict(), allow_nan=False)))
     assert again == numbers
-    bare = MosaicNumbers(**{**numbers.to_dict(), "noise": None, "seams": None, "low_pass_rms": None})
+    bare = MosaicNumbers(**{**numbers.to_dict(), "noise": None, "block_jump": None, "low_pass_rms": None})
     rows = [("T08", "N662", "matched", numbers), ("T07", "r", "original", bare), ("T07", "N662", "matched", numbers)]
     table = mosaic_table("LMC_c42", rows)
     tables.write(table, tmp_path / "mosaics.tab", "Numbers of the mosaics")
@@ -269,7 +269,7 @@ def test_the_numbers_survive_json_and_become_a_table_with_units(patchy, tmp_path
     assert back["Level"][0] == pytest.approx(numbers.level, rel=1e-5)
     assert back["STD"][0] == pytest.approx(numbers.std, rel=1e-5)
     assert back["N_covered"][2] == numbers.n_covered
-    assert np.isnan(back["Seams"][2])
+    assert np.isnan(back["BlockJump"][2])
     assert back["Block"][0] == numbers.block
 
 

@@ -223,6 +223,9 @@ class TestKernels:
         assert weights.tolist() == [[1, 0.25, 0.5], [0.5, 0, 0.25]]  # blocks at the far edges are cut
 
 
+PLACE = pictures.Place(81.0, -66.0, 0.5, 0.5, 3600.0, 3600.0)
+
+
 class TestPlaces:
     def test_tiles_stand_as_on_the_sky(self):
         """T07 is north of T06 and T10 east of it, which is left."""
@@ -250,7 +253,12 @@ class TestPlaces:
         quicklook.write(path, look, grid, field, "N662")
         sky = pictures.read_sky(path, tiles)
         after = sky.versions["after"]
+        seen = sky.place
+        plane = tan_wcs(Grid(seen.ra, seen.dec, 1.0, 1, 1))  # arcsec, west and north
         for number, tile in enumerate(tiles, 1):
+            west, north = plane.wcs_world2pix([[tile.ra, tile.dec]], 0)[0]
+            part = np.array([seen.left + west / seen.width, seen.top - north / seen.height])
+            np.testing.assert_allclose(part * after.shape[::-1], sky.outlines[tile.name].mean(axis=0), atol=0.5)
             x, y = sky.outlines[tile.name].mean(axis=0)
             assert after[round(y - 0.5), round(x - 0.5)] == pytest.approx(number, abs=0.3), tile.name
         first, last = (sky.outlines[name] for name in (tiles[0].name, tiles[-1].name))
@@ -263,16 +271,31 @@ class TestPlaces:
         """The same sky, but for a level that all detectors share, gives the same picture."""
         after = np.add.outer(np.arange(64), np.arange(80)).astype(np.float32)
         after[:16, :16] = np.nan
-        shown = pictures.sky_pictures(pictures.Sky({"before": after + 300, "after": after}, {}))
+        shown = pictures.sky_pictures(pictures.Sky({"before": after + 300, "after": after}, {}, PLACE))
         greys = [np.asarray(Image.open(io.BytesIO(shown[name].jpeg))).astype(int) for name in ("before", "after")]
         assert np.abs(greys[0] - greys[1]).max() <= 2
         assert greys[1][:8, :8].max() < 20  # no data is darker than any sky
         assert greys[1][24:].min() > 24
 
+    def test_the_greys_have_their_values(self):
+        """A picture whose grey is known at each value: the scale says the same as the pixels."""
+        after = np.tile(np.repeat(np.linspace(-20, 500, 64), 8), (512, 1)).astype(np.float32)
+        sky = pictures.Sky({"before": after + 300, "after": after}, {}, PLACE)
+        greys = pictures.sky_greys(sky)
+        shown = np.asarray(Image.open(io.BytesIO(pictures.sky_pictures(sky)["after"].jpeg)))[256].astype(float)
+        assert len(greys.values) >= 4
+        assert greys.shift == pytest.approx(300)
+        for value, place in greys.values:
+            assert np.interp(value, after[0], shown) == pytest.approx(30 + place * 225, abs=8)
+
+    def test_greys_of_nothing_have_no_values(self):
+        nothing = np.full((64, 64), np.nan, np.float32)
+        assert pictures.sky_greys(pictures.Sky({"before": nothing, "after": nothing}, {}, PLACE)).values == []
+
     def test_noise_does_not_make_a_page_large(self):
         """Three images of sixteen tiles, all of it noise, which compresses worst."""
         noise = np.random.default_rng(1).normal(0, 1, (900, 900)).astype(np.float32)
-        sky = pictures.sky_pictures(pictures.Sky({"before": noise + noise[::-1], "after": noise}, {}))
+        sky = pictures.sky_pictures(pictures.Sky({"before": noise + noise[::-1], "after": noise}, {}, PLACE))
         tile = pictures.tile_pictures({"T01": ReducedImage(noise[:220, :220], noise[:220, :220], None, 1)}, 220)["T01"]
         size = 3 * (sum(len(picture.address) for picture in sky.values()) + 16 * len(tile.address))
         assert size < 2_500_000

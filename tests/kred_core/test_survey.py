@@ -267,3 +267,14 @@ def test_bad_image_table_is_explained(tmp_path, row, message):
     path.write_text(f"Image FILTER EXPTIME\n{row}\n")
     with pytest.raises(InputError, match=message):
         survey.images("LMC_c42", SurveyConfig(image_table=str(path)))
+
+
+def test_images_say_what_light_they_are_and_own_names_stay_as_they_are(tmp_path):
+    images = survey.images("LMC_c42", SurveyConfig())
+    assert [images.title(name) for name in ("N662", "N662_s", "N673", "N501", "r")] == [
+        "N662 Hα", "N662_s Hα", "N673 [S II]", "N501 [O III]", "r",
+    ]  # fmt: skip
+    table = tmp_path / "images.txt"
+    table.write_text("Image FILTER EXPTIME\nHalpha N662 800\nN673 r 30\nN662_deep N662 800\n")
+    own = survey.images("LMC_c42", SurveyConfig(image_table=str(table)))
+    assert [own.title(name) for name in own.names] == ["Halpha", "N673", "N662_deep"]
