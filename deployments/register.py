@@ -218,7 +218,7 @@ def _give_notice(address: str) -> None:
     block = SlackWebhook(url=address).save("kred-notice", overwrite=True)
     notice = SendNotification(
         block_document_id=block,
-        subject="kred: {{ flow_run.name }}: {{ flow_run.state.name }}",
+        subject="kred: {{ flow_run.parameters.config.field or flow.name }}: {{ flow_run.state.name }}",
         body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
     )
     ends = {"prefect.flow-run.Failed", "prefect.flow-run.Crashed"}

@@ -49,11 +49,13 @@ class Service:
     root : `~pathlib.Path`
     settle : float
         Minutes until a field that has arrived is complete.
+    every : int
+        Minutes between two looks of the schedule.
     environment
         What is set beside what the tests set.
     """
 
-    def __init__(self, root: Path, settle: float = 0.05, **environment: str):
+    def __init__(self, root: Path, settle: float = 0.05, every: int = 1, **environment: str):
         self.root, self.paths = root, FieldPaths(root, "LMC_c42")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
@@ -62,7 +64,7 @@ class Service:
         self.environment = os.environ | {"PYTHONPATH": str(PROJECT), "PREFECT_WORKER_QUERY_SECONDS": "2"} | environment
         self.client = SyncPrefectClient(self.url).__enter__()
         self.output = root / "serve.txt"
-        options = ["--root", str(root), "--port", str(self.port), "--every", "1", "--settle", str(settle)]
+        options = ["--root", str(root), "--port", str(self.port), "--every", str(every), "--settle", str(settle)]
         with open(self.output, "w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, SERVE, *options], env=self.environment, stdout=output, stderr=output, start_new_session=True

@@ -252,6 +252,27 @@ def test_the_report_shows_numbers_and_pictures(run_page, service, run, tmp_path)
     picture(run_page, "report", tmp_path)
 
 
+def test_the_report_leads_to_the_page_of_the_field_and_that_to_its_files(run_page, service, run):
+    artifact(run_page, service, run, "report")
+    with run_page.context.expect_page() as opened:
+        run_page.get_by_role("link", name=service.paths.page.name).click()
+    shown, said = opened.value, []
+    shown.on("console", lambda message: said.append(message.text))
+    shown.reload()
+    assert shown.url == f"{service.ui}/pages/DECam_SWARP/LMC_c42/index.html"
+    assert shown.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    files = set(shown.evaluate("[...document.links].map(link => link.href)"))
+    kinds = {file.rpartition(".")[2] for file in files}
+    assert {"png", "tab", "log", "toml", "fits", "html"} <= kinds
+    assert {file: shown.request.head(file).status for file in files} == dict.fromkeys(files, 200)
+    assert said == []
+    refused = shown.evaluate("fetch('/api/flows/count', {method: 'POST'}).then(() => 'answered', () => 'refused')")
+    assert refused == "refused"  # a page that somebody has changed cannot start runs
+    shown.get_by_role("link", name="All fields").click()
+    shown.wait_for_url(f"{service.ui}/pages/DECam_SWARP/index.html")
+    shown.close()
+
+
 def test_exposures_and_backgrounds_are_in_tables(run_page, service, run, tmp_path):
     artifact(run_page, service, run, "exposures")
     run_page.get_by_text("4 Items").wait_for()

@@ -128,6 +128,24 @@ class TestComplete:
         assert look.after(6).state == "complete"
 
 
+    def test_a_field_that_is_new_is_not_called_changed(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        for minutes in (0, 2):
+            assert look.after(minutes).reason.startswith("seen for the first time less than 5 min ago")
+        os.utime(next(path for path in look.paths.mef.iterdir() if "_ooi_" in path.name))
+        for minutes in (0, 2):
+            assert look.after(minutes).reason.startswith("changed less than 5 min ago")
+
+    def test_another_look_is_due_when_it_would_be_complete_and_not_before(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        assert look.after(0).waits == pytest.approx(5, abs=0.1)
+        assert look.after(3).waits == pytest.approx(2, abs=0.1)
+        found = look.after(2.1)
+        assert (found.state, found.waits) == ("complete", 0)
+
+
 class TestDamaged:
     @pytest.fixture
     def truncated(self, look, arrived):
@@ -141,6 +159,7 @@ class TestDamaged:
         assert found.state == "damaged"
         assert found.reason.count("the file is truncated") == 3
         assert "Waits 60 min for another copy" in found.reason
+        assert found.waits == pytest.approx(54, abs=0.1)
 
     def test_not_for_ever(self, truncated):
         truncated.after(0)

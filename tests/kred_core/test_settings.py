@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import ConfigError
-from kred_core.settings import appearance, field_config, survey_configs, to_toml
+from kred_core.settings import appearance, field_config, service_config, survey_configs, to_toml
 from kred_core.settings.sources import answer
 
 
@@ -254,6 +254,16 @@ def test_what_starts_programs_or_leads_elsewhere_is_not_taken_from_a_file_that_o
         if variable:
             monkeypatch.setenv(f"KRED_RUN__{option.upper()}", variable)
         assert given in getattr(field_config(["LMC_c42", *arguments]).run, option)
+
+
+def test_the_address_for_notices_is_not_taken_from_the_file(tmp_path, monkeypatch):
+    (tmp_path / "kred.toml").write_text('[service]\nnotify = "json://elsewhere"\n')
+    for read in (service_config, field_config):
+        with pytest.raises(ConfigError, match=r"option service\.notify is not taken from there.*KRED_SERVICE__NOTIFY"):
+            read([*(["LMC_c42"] if read is field_config else []), "--root", str(tmp_path)])
+    (tmp_path / "kred.toml").unlink()
+    monkeypatch.setenv("KRED_SERVICE__NOTIFY", "json://here")
+    assert service_config(["--root", str(tmp_path)])[0].notify == "json://here"
 
 
 def test_the_file_cannot_move_the_data_root_it_lies_in(toml):
