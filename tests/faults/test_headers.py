@@ -75,6 +75,7 @@ FAULTS = {
     "lower case": Fault(("{lower}= {good}",), right=True),
 }  # fmt: skip
 PRIMARY_KEYS = [*PRIMARY, "EXPNUM", "DATE-OBS", "NEXTEND", "TELESCOP", "INSTRUME", "MAGZPT", "BUNIT", "CHECKSUM", "DATASUM"]
+PRIMARY_KEYS += ["PROCTYPE", "PRODTYPE", "OBSTYPE"]
 GAINS = ["GAIN", "GAINA", "GAINB", "ARAWGAIN", "RDNOISE", "RDNOISEA", "RDNOISEB"]
 LEVELS = ["SATURAT", "SATURATE", "SATURATA", "SATURATB", "AVSKY", "AVSIG", "SKYADU", "SKYBRITE", "SKYSIGMA"]
 MATRIX = ["CD1_1", "CD1_2", "CD2_1", "CD2_2", "PC1_1", "PC1_2", "PC2_1", "PC2_2", "CDELT1", "CDELT2", "CROTA2"]
@@ -181,7 +182,7 @@ def right_fact(key: str, fault: Fault, whole: ExposureReport) -> tuple[str, obje
         case "FILTER":
             return "filter", (fault.text.split() or [""])[0]
         case "OBSID":
-            return "obsid", fault.text.strip() or "405"  # EXPNUM
+            return "obsid", "405" if fault.text.strip() in ("", "NaN") else fault.text.strip()  # EXPNUM
         case "OBJECT":
             return "target", fault.text.strip()
         case "PLVER":

@@ -53,15 +53,14 @@ TEXTS = [f"$(touch {MARK})", f"'; touch {MARK}; '", "../../etc/passwd", "<script
 def odd(tmp_path_factory) -> Path:
     """A field of two good exposures, and more of the same sky with odd names and with odd texts in their headers."""
     root = tmp_path_factory.mktemp("odd") / "root"
-    simulate_field(root, field="LMC_c42", tiles=["T07"], binning=16, exposures=2, bands=["r"], n_detectors=2)
+    exposures = 2 + len(NAMES) + len(NOT_PLAIN) + len(TEXTS)
+    simulate_field(root, field="LMC_c42", tiles=["T07"], binning=16, exposures=exposures, bands=["r"], n_detectors=2)
     mef = FieldPaths(root, "LMC_c42").mef
-    good = next(path for path in sorted(mef.iterdir()) if "_ooi_" in path.name)
-    for i, name in enumerate([*NAMES, *NOT_PLAIN]):
-        shutil.copy(good, mef / name)
-        set_keywords(mef / name, OBSID=f"other {i}")
+    _, _, *others = sorted(mef.glob("*_ooi_*"))
+    for name in [*NAMES, *NOT_PLAIN]:
+        others.pop().rename(mef / name)
     for i, text in enumerate(TEXTS):
-        path = mef / f"header{i}_ooi_r_v1.fits.fz"
-        shutil.copy(good, path)
+        path = others.pop().rename(mef / f"header{i}_ooi_r_v1.fits.fz")
         set_keywords(path, OBSID=f"{text} {i}", OBJECT=text, PLVER=text, TELESCOP=text, INSTRUME=text)
     return root
 
