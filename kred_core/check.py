@@ -217,6 +217,8 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     bare = [d.extname for d in usable if d.mask is None] if mask else []
     if bare:
         remarks.append(f"{mask.name} has no mask for {listed(bare)}")
+    if any(d.mask and not d.mask_format.known for d in usable):
+        remarks.append(f"neither {mask.name} nor the exposure has a PLVER: whether the mask is bits is decided from its values")
     if not places:
         refused.append("none of its detectors can be used")
     keys = Keys.of(primary)

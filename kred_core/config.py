@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
+    "AMPLIFIERS",
     "NAME",
     "STAGES",
     "CheckConfig",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 STAGES = ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate")
+AMPLIFIERS = ("A", "B")  # of a detector, as in GAINA, RDNOISEB and the like
 Stage = Literal["check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate"]
 
 # Names become file names: letters, digits and a few signs, nothing that could lead elsewhere.
@@ -113,7 +115,6 @@ class SummarizeConfig(Section):
         default=False, description="Mean, Med and STD from sigma-clipped pixels. Mode is always that of all good pixels."
     )
     clip_sigma: float = _number(3.0, "Clipping limit in standard deviations.", ge=1, le=10)
-    use_masks: bool = Field(default=True, description="Leave out pixels flagged in the ood mask, where there is one.")
 
 
 class StampConfig(Section):
@@ -163,7 +164,12 @@ class PrepareConfig(Section):
 class TilingConfig(Section):
     """Which detectors feed a tile."""
 
-    leave_out: list[Name] = Field(default=[], description="Detectors to leave out, by EXTNAME, for example S7,S30.")
+    leave_out: list[Name] = Field(
+        default=[],
+        description="Detectors to leave out, by EXTNAME, for example S30; or one amplifier of a detector (native engine), as S7.A, "
+        "which is known to be unstable: A reads the lower half of the columns of N detectors, the upper half of S detectors. "
+        "Prepared and matched copies stay whole.",
+    )
     max_seeing: float = _number(0.0, "Leave out exposures with larger SEEING (arcsec). 0: keep all.", ge=0, le=20)
     all_fields: bool = Field(
         default=False, description="Use every prepared field of the same galaxy (name prefix) that covers the tile."
@@ -171,6 +177,13 @@ class TilingConfig(Section):
     centre: Literal["table", "mean"] = Field(
         default="table", description="Centre mosaics on the tile table, or on the mean position of the detectors."
     )
+
+    @model_validator(mode="after")
+    def _amplifiers_exist(self):
+        for name, amplifier in (entry.upper().split(".", 1) for entry in self.leave_out if "." in entry):
+            if amplifier not in AMPLIFIERS:
+                raise ValueError(f"leave_out: a detector has the amplifiers {name}.A and {name}.B, not {name}.{amplifier}")
+        return self
 
 
 class MatchConfig(Section):
@@ -228,10 +241,11 @@ class CoaddConfig(Section):
         default="median", description="Median, sigma-clipped mean, or mean weighted by 1/variance of the sky."
     )
     clip_sigma: float = _number(4.0, "Limit of the clipped mean, in standard deviations.", ge=1, le=20)
-    mask_codes: list[Annotated[int, Field(ge=1, le=255)]] = Field(
+    mask_codes: list[Annotated[int, Field(ge=1, le=8)]] = Field(
         default=[1, 2, 5],
-        description="Codes of the ood mask whose pixels are left out (native engine): 1 bad, 2 no value, 3 saturated, "
-        "4 bleed, 5 cosmic ray, 6 low weight, 7 difference. Empty: use no masks.",
+        description="Codes of the ood mask whose pixels are left out of mosaics (native engine), statistics and stamps, of the two "
+        "latter also 3 and 4: 1 bad, 2 no value, 3 saturated, 4 bleed, 5 cosmic ray, 6 low weight, 7 difference, 8 streak. Masks "
+        "of pipeline versions before 3.5.0, which are bits, are translated. Empty: use no masks.",
     )
     pixel_scale: float = _number(0.0, "Pixel size in arcsec. 0: the detectors' own, rounded up to 0.01 arcsec.", ge=0, le=60)
     size: float = _number(
@@ -341,6 +355,13 @@ class FieldConfig(Section):
             raise ValueError(
                 "match.shape and match.amplifier_steps need coadd.engine = native: SWarp subtracts one constant from a detector"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _engine_can_leave_out(self):
+        part = next((entry for entry in self.tiling.leave_out if "." in entry), "")
+        if part and self.coadd.engine == "swarp" and self.coadd.backgrounds:
+            raise ValueError(f"tiling.leave_out {part} needs coadd.engine = native: SWarp cannot leave out a part of a detector")
         return self
 
     @property

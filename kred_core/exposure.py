@@ -12,15 +12,19 @@ import io
 import math
 import textwrap
 import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 
-from . import apart, gzipped, rice
+from . import amplifiers, apart, gzipped, masks, rice
 from .errors import ExposureError
 from .hdu import BLOCK, Hdu, number, scan, text
+from .masks import PixelRule
 from .products import FieldPaths
 from .storage import require_sound
 
@@ -84,9 +88,9 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
 
 
 def _whole(values: np.ndarray) -> np.ndarray:
-    """Floating-point numbers as whole ones; what is no number becomes the largest, so that a mask flags its pixel."""
+    """Floating-point numbers as the nearest whole ones; what is no number becomes the largest, so that a mask flags its pixel."""
     largest = float(1 << 62)
-    return np.nan_to_num(values.astype(np.float64), nan=largest).clip(-largest, largest).astype(np.int64)
+    return np.rint(np.nan_to_num(values.astype(np.float64), nan=largest).clip(-largest, largest)).astype(np.int64)
 
 
 _PRIMARY = fits.PrimaryHDU().header.tostring().encode("ascii")
@@ -99,6 +103,40 @@ def _through_astropy(raw: bytes) -> np.ndarray:
             return np.array(f[1].data)
 
 
+class MaskFormat:
+    """Whether the masks of one file are bits or codes (`kred_core.masks`).
+
+    Parameters
+    ----------
+    primaries : sequence of `~astropy.io.fits.Header`
+        Where to look for the version of the pipeline (PLVER), in this order: the mask's own header, then that of the image.
+    mask_hdus : sequence of Hdu
+        All masks of the file, whose values decide where no header has a version.
+
+    Attributes
+    ----------
+    known : bool
+        Whether a header has a version.
+    """
+
+    def __init__(self, primaries: Sequence[fits.Header], mask_hdus: Sequence[Hdu]) -> None:
+        answers = (masks.has_codes(text(header, "PLVER")) for header in primaries)
+        self._has_codes = next((answer for answer in answers if answer is not None), None)
+        self.known = self._has_codes is not None
+        self._undecided = () if self.known else tuple(mask_hdus)
+
+    @cached_property
+    def bits(self) -> bool:
+        """Whether the values are bits. Without a version they are, in the whole file, where one of them cannot be a code."""
+        return not self._has_codes if self.known else any(map(_beyond_codes, self._undecided))
+
+
+def _beyond_codes(mask: Hdu) -> bool:
+    with suppress(ExposureError):  # said of the detector that it belongs to
+        return mask.is_image and int(read_pixels(mask, np.uint16).max(initial=0)) > masks.LARGEST_CODE
+    return False
+
+
 @dataclass(frozen=True)
 class Detector:
     """One CCD image of an exposure."""
@@ -107,6 +145,7 @@ class Detector:
     extname: str
     hdu: Hdu
     mask: Hdu | None = field(default=None, repr=False)
+    mask_format: MaskFormat = field(default=MaskFormat((), ()), repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -126,15 +165,25 @@ class Detector:
         return read_pixels(self.hdu)
 
     def mask_codes(self) -> np.ndarray | None:
-        """The ood mask (0 good; codes in `kred_core.config.CoaddConfig.mask_codes`), uint8, or None without one."""
+        """The ood mask in codes (0 good; `kred_core.masks.CODES`), uint8, or None without one."""
         if self.mask is None:
             return None
-        codes = read_pixels(self.mask, np.uint8)
-        if codes.shape != self.shape:
+        bits = self.mask_format.bits
+        values = read_pixels(self.mask, np.uint16 if bits else np.uint8)
+        if values.shape != self.shape:
             raise ExposureError(
-                f"{self.mask.path.name} {self.extname}: the mask has the shape {codes.shape}, the image {self.shape}"
+                f"{self.mask.path.name} {self.extname}: the mask has the shape {values.shape}, the image {self.shape}"
             )
-        return codes
+        return masks.codes_of(values, bits) if bits or values.max() > masks.LARGEST_CODE else values
+
+    def bad_pixels(self, rule: PixelRule) -> np.ndarray | None:
+        """The pixels that a rule leaves out: bool, shape (NAXIS2, NAXIS1); None where there are none."""
+        codes = self.mask_codes() if rule.codes else None
+        bad = None if codes is None else masks.flagged(codes, rule.codes)
+        if amplifier := rule.amplifiers.get(self.extname.upper()):
+            bad = np.zeros(self.shape, np.bool_) if bad is None else bad
+            bad[:, amplifiers.columns(self.header, self.extname, self.shape[1], amplifier)] = True
+        return bad if bad is not None and bad.any() else None
 
 
 @dataclass(frozen=True)
@@ -178,8 +227,9 @@ class Exposure:
         mask_path = FieldPaths.mask_of(path)
         masks = tuple(scan(mask_path)) if mask_path else ()
         by_name = {h.extname: h for h in masks[1:] if h.is_image}
+        form = MaskFormat([h.header for h in (*masks[:1], hdus[0])], masks[1:])
         root = FieldPaths.root_of(path)
-        detectors = tuple(Detector(root, h.extname, h, by_name.get(h.extname)) for h in hdus[1:] if h.is_image)
+        detectors = tuple(Detector(root, h.extname, h, by_name.get(h.extname), form) for h in hdus[1:] if h.is_image)
         if not detectors:
             alone = "; detectors are images in extensions, and its only image is in the primary HDU" if hdus[0].shape else ""
             raise ExposureError(f"{path.name}: no extension holds an image{alone}")

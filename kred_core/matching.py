@@ -18,6 +18,7 @@ from astropy.table import Table
 from . import tables
 from .background import Shape, Solution, component_means, components, solve, solve_svd
 from .config import MatchConfig
+from .mode import NORMAL_MAD
 from .overlaps import N_BLOCKS, Pairs
 from .usertable import UserTable
 from .words import counted
@@ -26,10 +27,10 @@ __all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match", "robust_
 
 COUNTS28 = u.Unit("counts28/pix", parse_strict="silent")
 LARGEST_BACKGROUND = 1e6  # counts28 per pixel; anything larger is a mistake
-NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
 OWN_SKY_ERROR = 73.0  # counts28 per square arcsec, 5 in a pixel of DECam: how far own skies may be from backgrounds, at least
 DARKEST = 0.1  # part of the detectors whose own skies are taken to be free of emission
 LARGE_SCALE = 3.0  # of the residuals in units of their errors; beyond, something is wrong that the model does not know
+UNSTABLE = "S7"  # of DECam: amplifier A of CCDNUM 31 (Valdes 2021, PL206; DES and the Legacy Surveys leave it out)
 MOST = 0.5  # of its overlaps: a detector that disagrees with more of them is called contradicting
 
 
@@ -146,11 +147,11 @@ def match(
     area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])
     before = (pairs.difference - (original[pairs.second] - original[pairs.first])) * area
     after = solution.residual * area
-    remarks = _remarks(skies, given, pairs, solution)
+    remarks, names = _remarks(skies, given, pairs, solution), list(map(str, detectors["EXTNAME"]))
     return Matched(
         backgrounds=_background_table(image, files, detectors, skies, solution, b, remarks),
         overlaps=_overlap_table(image, files, skies, pairs, solution, area, before, after),
-        numbers=_numbers(image, pairs, skies, given, solution, before, after, remarks, config),
+        numbers=_numbers(image, pairs, skies, given, solution, before, after, remarks, names, config),
     )
 
 
@@ -301,6 +302,7 @@ def _numbers(
     before: np.ndarray,
     after: np.ndarray,
     remarks: list[str],
+    names: list[str],
     config: MatchConfig,
 ) -> dict:
     """The row of this image in the table of numbers; None where one is not known, because JSON has no NaN."""
@@ -324,7 +326,7 @@ def _numbers(
         "rms_aft": _rms(agreeing),
         "b_err": _median(solution.error * skies.area),
         "Scale": float(solution.scale),
-        "Remark": _remark(remarks, pairs, solution, sizes),
+        "Remark": _remark(remarks, names, pairs, solution, sizes),
     }
     return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()}
 
@@ -338,7 +340,7 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(known)) if known.size else np.nan
 
 
-def _remark(remarks: list[str], pairs: Pairs, solution: Solution, sizes: np.ndarray) -> str:
+def _remark(remarks: list[str], names: list[str], pairs: Pairs, solution: Solution, sizes: np.ndarray) -> str:
     """What was special in this image, and what was done about it."""
     words = []
     if np.count_nonzero(sizes > 1) > 1:
@@ -352,6 +354,8 @@ def _remark(remarks: list[str], pairs: Pairs, solution: Solution, sizes: np.ndar
     ):
         n = sum(what in remark for remark in remarks)
         words += [f"{n} of {counted(len(remarks), 'detector')} {how}"] if n else []
+    if any(name.upper() == UNSTABLE and "contradict" in remark for name, remark in zip(names, remarks, strict=True)):
+        words.append(f"{UNSTABLE} among them, which is known for an unstable amplifier (--tiling.leave-out {UNSTABLE}.A)")
     if solution.scale > LARGE_SCALE:
         words.append(f"the overlaps disagree by {solution.scale:.1f} times their errors, which b_err contains")
     if pairs.n_small:

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from . import calibration, geometry, mode, stamp
+from . import calibration, geometry, masks, mode, siblings, stamp
 from .check import ExposureReport
 from .config import SummarizeConfig
 from .errors import ExposureError, of_the_moment
 from .exposure import Detector, Exposure
+from .masks import PixelRule
 from .stamp import Stamp, StampGrid
 from .survey import ImageTable
 
@@ -35,6 +36,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
+DEFAULT_RULE = PixelRule()
 FEW_PIXELS = 100  # fewer good pixels say nothing about a sky level
 
 
@@ -48,7 +50,7 @@ class DetectorSummary:
     n_pixels : int
         Good pixels: finite and unmasked.
     mean, median, std, mode, histogram_mode, histogram_mode_error, noise : float
-        In ADU; see `kred_core.mode.statistics`.
+        In ADU; see `kred_core.mode.statistics`, and for the noise of a pixel `kred_core.mode.pixel_noise`.
     """
 
     extname: str
@@ -64,11 +66,12 @@ class DetectorSummary:
 
 @dataclass(frozen=True)
 class ExposureSummary:
-    """Measured detectors of one exposure, and why the others were refused."""
+    """Measured detectors of one exposure, why the others were refused, and what a user should know of those that were not."""
 
     root: str
     detectors: tuple[DetectorSummary, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     def to_record(self) -> dict:
         """As plain values, for JSON."""
@@ -77,11 +80,17 @@ class ExposureSummary:
     @classmethod
     def from_record(cls, record: Mapping) -> ExposureSummary:
         """Back from `to_record`."""
-        return cls(record["root"], tuple(DetectorSummary(**d) for d in record["detectors"]), dict(record["refused"]))
+        detectors = tuple(DetectorSummary(**d) for d in record["detectors"])
+        return cls(record["root"], detectors, dict(record["refused"]), tuple(record.get("remarks", ())))
 
 
 def summarize(
-    path: Path, extnames: Iterable[str], config: SummarizeConfig, grid: StampGrid, scale: float
+    path: Path,
+    extnames: Iterable[str],
+    config: SummarizeConfig,
+    grid: StampGrid,
+    scale: float,
+    rule: PixelRule = DEFAULT_RULE,
 ) -> tuple[ExposureSummary, list[Stamp]]:
     """Measure detectors of one exposure and average them onto the grid, decoding each once.
 
@@ -95,11 +104,13 @@ def summarize(
     grid : `~kred_core.stamp.StampGrid`
     scale : float
         counts28 per ADU; see `kred_core.calibration.factor`.
+    rule : `~kred_core.masks.PixelRule`
+        Which pixels are not used: of statistics and stamps, what is no sky either.
 
     Returns
     -------
     summary : ExposureSummary
-        A detector that cannot be decoded or has no usable pixels is in
+        A detector that cannot be decoded, has no usable pixels or does not see what the others see (`kred_core.siblings`) is in
         ``refused`` with the reason.
     stamps : list of `~kred_core.stamp.Stamp`
         Of the measured detectors. Saturated pixels are left out, too, and those as far below zero. A detector for which none
@@ -118,8 +129,8 @@ def summarize(
             continue
         wanted.discard(detector.extname)  # of two with one name, check has judged the first
         try:
-            pixels, bad = _pixels(detector, config)
-            measured.append(_measure(detector.extname, pixels, bad, config))
+            pixels, bad = detector.pixels(), detector.bad_pixels(rule.of_sky)
+            measured.append(_measure(detector, pixels, bad, config))
         except ExposureError as e:
             if of_the_moment(e):
                 raise
@@ -128,10 +139,16 @@ def summarize(
             continue
         stamps += _stamp(detector, pixels, bad, measured[-1].histogram_mode, grid, scale)
     refused |= dict.fromkeys(sorted(wanted), "it is no longer in the file; run check again")
-    return ExposureSummary(exposure.root, tuple(measured), refused), stamps
+    odd, remarks = siblings.judge(measured)
+    for name, why in odd.items():
+        log.warning("%s: detector %s refused: %s", exposure.root, name, why)
+    used = tuple(d for d in measured if d.extname not in odd)
+    return ExposureSummary(exposure.root, used, refused | odd, tuple(remarks)), [s for s in stamps if s.extname not in odd]
 
 
-def make_stamps(path: Path, measured: ExposureSummary, config: SummarizeConfig, grid: StampGrid, scale: float) -> list[Stamp]:
+def make_stamps(
+    path: Path, measured: ExposureSummary, grid: StampGrid, scale: float, rule: PixelRule = DEFAULT_RULE
+) -> list[Stamp]:
     """The same stamps as `summarize` makes, of an exposure that is measured already.
 
     Parameters
@@ -139,7 +156,7 @@ def make_stamps(path: Path, measured: ExposureSummary, config: SummarizeConfig, 
     path : `~pathlib.Path`
         The MEF.
     measured : ExposureSummary
-    config, grid, scale
+    grid, scale, rule
         See `summarize`.
 
     Returns
@@ -155,16 +172,9 @@ def make_stamps(path: Path, measured: ExposureSummary, config: SummarizeConfig, 
     stamps = []
     for detector in Exposure.open(path).detectors:
         if detector.extname in levels:
-            pixels, bad = _pixels(detector, config)
+            pixels, bad = detector.pixels(), detector.bad_pixels(rule.of_sky)
             stamps += _stamp(detector, pixels, bad, levels.pop(detector.extname), grid, scale)
     return stamps
-
-
-def _pixels(detector: Detector, config: SummarizeConfig) -> tuple[np.ndarray, np.ndarray | None]:
-    """Pixels in ADU, and which of them are flagged."""
-    pixels = detector.pixels()
-    codes = detector.mask_codes() if config.use_masks else None
-    return pixels, None if codes is None else codes != 0
 
 
 def _stamp(
@@ -179,16 +189,16 @@ def _stamp(
         return []
 
 
-def _measure(extname: str, pixels: np.ndarray, bad: np.ndarray | None, config: SummarizeConfig) -> DetectorSummary:
+def _measure(detector: Detector, pixels: np.ndarray, bad: np.ndarray | None, config: SummarizeConfig) -> DetectorSummary:
     sky = mode.statistics(pixels, bad, config.clipped, config.clip_sigma)
     if sky.n == 0 and sky.n_nan == pixels.size:
         raise ExposureError("all its pixels are NaN")
     if sky.n < FEW_PIXELS:
-        raise ExposureError(f"only {sky.n} of its {pixels.size} pixels are good (not NaN, not masked)")
+        raise ExposureError(f"only {sky.n} of its {pixels.size} pixels are good (not NaN, not masked){_flags(detector)}")
     if sky.minimum == sky.maximum:
         raise ExposureError(f"all its good pixels have the same value {sky.minimum:g}")
     return DetectorSummary(
-        extname=extname,
+        extname=detector.extname,
         n_pixels=sky.n,
         mean=sky.mean,
         median=sky.median,
@@ -196,14 +206,22 @@ def _measure(extname: str, pixels: np.ndarray, bad: np.ndarray | None, config: S
         mode=sky.mode,
         histogram_mode=sky.histogram_mode,
         histogram_mode_error=sky.histogram_mode_error,
-        noise=sky.noise,
+        noise=mode.pixel_noise(pixels, bad),
     )
+
+
+def _flags(detector: Detector) -> str:
+    """What the mask of a detector says of its pixels, for a message."""
+    codes = detector.mask_codes()
+    return f"; its mask: {masks.counts(codes)}" if codes is not None and codes.any() else ""
 
 
 def combine(report: ExposureReport, summary: ExposureSummary) -> ExposureReport:
     """A report with what the pixels have shown."""
-    if report.refused or not summary.refused:
+    if report.refused:
         return report
+    for remark in summary.remarks:
+        report = report.remark(remark)
     for name, why in sorted(summary.refused.items()):
         report = report.lose(name, why)
     return report if report.detectors else report.refuse("none of its detectors can be used")

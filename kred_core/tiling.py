@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.table import Table, vstack
 
-from . import geometry
+from . import amplifiers, geometry
 from .config import TilingConfig
 from .survey import ImageTable, Tile
 from .words import counted
@@ -123,7 +123,7 @@ def _selection(rows: Table, n_elsewhere: int, field: str, images: ImageTable, co
     def leave_out(which: np.ndarray, reason: str | np.ndarray) -> None:
         reasons[:] = np.where((reasons == "") & which, reason, reasons)
 
-    unwanted = {name.upper() for name in config.leave_out}
+    unwanted = amplifiers.left_out(config.leave_out)[0]
     names = np.array([str(name).upper() for name in rows["EXTNAME"]], dtype=object)
     leave_out(
         np.array([name in unwanted for name in names], dtype=bool), np.array([f"detector {name}" for name in names], dtype=object)

@@ -6,10 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from prefect import task
-from pydantic import BaseModel
+from pydantic import BaseModel, JsonValue
 
 from kred_core import stages
 from kred_core.config import FieldConfig
+from kred_core.masks import PixelRule
 from kred_core.products import FieldPaths
 from kred_core.stages import MatchedCopies, MatchPlan
 
@@ -39,9 +40,14 @@ def _of_stamps(config: FieldConfig) -> list[BaseModel]:
     return [config.summarize, config.stamps.model_copy(update={"keep": True})]
 
 
+def _of_pixels(config: FieldConfig, plan: MatchPlan) -> dict[str, JsonValue]:
+    """Which pixels the stamps of a plan were made of."""
+    return PixelRule.of(config).facts(map(str, plan.detectors["EXTNAME"]))
+
+
 def _measure_work(config: FieldConfig, plan: MatchPlan) -> Work:
     options = {"min_cells": config.match.min_cells, "amplifier_steps": config.match.amplifier_steps}
-    facts = {"detectors": plan.digest((*stages.MEASURED_FROM, "XFACTOR")), **options}
+    facts = {"detectors": plan.digest((*stages.MEASURED_FROM, "XFACTOR")), **options, **_of_pixels(config, plan)}
     return Work(plan.image, files=stages.stamp_sources(config, plan), options=_of_stamps(config), facts=facts)
 
 
@@ -59,7 +65,7 @@ def _solve_work(config: FieldConfig, plan: MatchPlan) -> Work:
     return Work(plan.image, files=[*files, *fixed], options=[options], facts={"detectors": plan.digest(stages.SOLVED_FROM)})
 
 
-@stage_task("solve", version=1, work=_solve_work)
+@stage_task("solve", version=2, work=_solve_work)
 def solve_backgrounds(config: FieldConfig, plan: MatchPlan) -> Manifest:
     """Find the backgrounds of an image."""
     return Manifest.of(stages.solve_backgrounds(config, plan))
@@ -69,7 +75,7 @@ def _look_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
     paths = FieldPaths.of(config)
     files = [*stages.stamp_sources(config, plan), *stages.solved_files(paths, plan.image)]
     places = [[tile.name, tile.ra, tile.dec, tile.size] for tile in stages.wanted_tiles(config) if tile.name in tiles]
-    return Work(plan.image, files=files, options=_of_stamps(config), facts={"tiles": places})
+    return Work(plan.image, files=files, options=_of_stamps(config), facts={"tiles": places, **_of_pixels(config, plan)})
 
 
 @stage_task("look", version=3, work=_look_work)
@@ -83,7 +89,7 @@ def _draw_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
     compared = stages.compared_tiles(config, tiles)
     looks = [stages.look_record(paths, plan.image), *(paths.quick_look(plan.image, tile) for tile in ("", *compared))]
     files = [*stages.stamp_sources(config, plan), *stages.solved_files(paths, plan.image), paths.pairs(plan.image), *looks]
-    facts = {"tiles": tiles, "compared": compared, "pixels": config.evaluate.figure_pixels}
+    facts = {"tiles": tiles, "compared": compared, "pixels": config.evaluate.figure_pixels, **_of_pixels(config, plan)}
     return Work(f"{plan.image}, figures", files=files, options=_of_stamps(config), facts=facts)
 
 

@@ -13,6 +13,7 @@ from prefect import task
 from kred_core import stages
 from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig
+from kred_core.masks import PixelRule
 from kred_core.products import FieldPaths
 from kred_core.stamp import StampGrid
 
@@ -26,6 +27,7 @@ def _work(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> Work:
     exposure = paths.exposure(report.file)
     mask = paths.mask_of(exposure)
     facts = {"detectors": list(report.extnames), "magzero": report.magzero, "grid": asdict(grid)}
+    facts |= PixelRule.of(config).facts(report.extnames)
     return Work(report.root, files=[exposure, *([mask] if mask else [])], options=[config.summarize], facts=facts)
 
 

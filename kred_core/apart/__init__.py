@@ -27,6 +27,7 @@ __all__ = ["decode"]
 
 _PROCESS = Path(__file__).with_name("process.py")
 ENDLESS = ("HCOMPRESS_1", "PLIO_1")  # whose decoders read on behind a tile that is too short, whatever they find there
+UNSIGNED = 32768  # BZERO of unsigned 16-bit integers
 _idle: LifoQueue[subprocess.Popen] = LifoQueue()  # as many as images were ever decoded at once
 os.register_at_fork(after_in_child=_idle.queue.clear)  # they are the parent's
 
@@ -46,7 +47,7 @@ def decode(header: fits.Header, raw_header: bytes, raw: bytes) -> np.ndarray:
     Returns
     -------
     `~numpy.ndarray`
-        As astropy gives it: scaled, blank pixels of scaled integers NaN.
+        As astropy gives it: scaled, blank pixels of scaled integers NaN; unsigned PLIO_1 images as cfitsio gives them.
 
     Raises
     ------
@@ -63,7 +64,17 @@ def decode(header: fits.Header, raw_header: bytes, raw: bytes) -> np.ndarray:
         raise ExposureError("its compressed bytes make the decoder crash; the file is damaged")
     if answer.startswith(b"!"):
         raise ExposureError(f"the pixels cannot be decoded ({answer[1:].decode()})")
-    return np.load(io.BytesIO(answer), allow_pickle=False)
+    return _without_offset(header, np.load(io.BytesIO(answer), allow_pickle=False))
+
+
+def _without_offset(header: fits.Header, pixels: np.ndarray) -> np.ndarray:
+    """Unsigned PLIO_1 images as cfitsio means them.
+
+    PLIO cannot hold negative numbers, so cfitsio stores these numbers as they are, and ignores the header's offset (BZERO) when it
+    reads them. astropy adds it, and every pixel of a mask would be flagged.
+    """
+    unsigned = text(header, "ZCMPTYPE") == "PLIO_1" and header["ZBITPIX"] == 16 and header.get("BZERO", 0) == UNSIGNED
+    return pixels - np.uint16(UNSIGNED) if unsigned and pixels.dtype == np.uint16 else pixels
 
 
 def _answer(*parts: bytes) -> bytes | None:

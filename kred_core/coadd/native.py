@@ -20,6 +20,7 @@ from astropy.wcs import WCS
 from ..config import CoaddConfig
 from ..errors import InputError
 from ..geometry import tan_wcs
+from ..masks import PixelRule
 from ..products import atomic, scratch
 from .combine import Combiner
 from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
@@ -73,8 +74,8 @@ def coadd(
     ratio of the pixel areas: flux is conserved. The constant of the background is subtracted from the interpolated values, the
     plane and the step of a matched one from the pixels. For the interpolation see
     `~kred_core.coadd.resample.resample`, for the combination `~kred_core.coadd.combine.Combiner`. Pixels whose code in the ood
-    mask is in ``config.mask_codes``, and pixels that are not finite, are left out; before the interpolation they are replaced by
-    the mean of their good neighbours, so that they neither spread nor ring.
+    mask is in ``config.mask_codes``, pixels of an amplifier that is left out, and pixels that are not finite are left out; before
+    the interpolation they are replaced by the mean of their good neighbours, so that they neither spread nor ring.
 
     Memory: at most ``config.memory`` GB beyond what Python and its libraries take (some 0.2 GB), as long as that is enough
     for one detector: 20 bytes per pixel (0.17 GB for a CCD of DECam) and 46 MB. Within the bound, resampled
@@ -171,7 +172,8 @@ def _resampled(
 
     Once for all backgrounds that are constants; again, its plane and step subtracted, for one that is not.
     """
-    bad = _bad_pixels(source, config)
+    amplifiers = {source.input.extname.upper(): source.input.amplifier} if source.input.amplifier else {}
+    bad = source.detector.bad_pixels(PixelRule(tuple(config.mask_codes), amplifiers))
     image = source.detector.pixels()
     finite = np.isfinite(image)
     if not finite.all():
@@ -192,17 +194,6 @@ def _resampled(
             layer = block_mean(layer, n)
             n_good = int(np.count_nonzero(np.isfinite(layer)))
         yield which, layer, n_good
-
-
-def _bad_pixels(source: Source, config: CoaddConfig) -> np.ndarray | None:
-    """Pixels that the ood mask flags with one of the codes to leave out; None where there are none."""
-    codes = source.detector.mask_codes() if config.mask_codes else None
-    if codes is None:
-        return None
-    bad = codes == config.mask_codes[0]
-    for code in config.mask_codes[1:]:
-        bad |= codes == code
-    return bad if bad.any() else None
 
 
 class _Layers:

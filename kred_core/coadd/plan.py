@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from astropy.table import Table
@@ -98,6 +99,8 @@ class CoaddInput:
         FWHM of stars in arcsec, for the header; NaN: unknown.
     matched : Background or None
         For the mosaic "matched"; None: not known, for one that is not made or not yet.
+    amplifier : str
+        A or B, whose half of the columns is left out; empty: neither.
     """
 
     path: Path
@@ -109,6 +112,7 @@ class CoaddInput:
     sky_noise: float
     seeing: float = math.nan
     matched: Background | None = None
+    amplifier: str = ""
 
     def background(self, which: str) -> Background | None:
         """What to subtract for the mosaic "original" or "matched"."""
@@ -180,6 +184,7 @@ def make_plan(
     path_of: Callable[[str, str], Path],
     config: CoaddConfig,
     matched: Sequence[Background] | None = None,
+    amplifiers: Mapping[str, str] = MappingProxyType({}),
 ) -> CoaddPlan:
     """Plan the mosaics of one image of a tile from the rows of its table.
 
@@ -197,6 +202,8 @@ def make_plan(
     config : `~kred_core.config.CoaddConfig`
     matched : sequence of Background, optional
         Matched background of each row; without them a mosaic "matched" can be planned, but not made.
+    amplifiers : mapping
+        The amplifier that is left out of a detector, by EXTNAME in capitals.
 
     Returns
     -------
@@ -214,6 +221,7 @@ def make_plan(
             sky_noise=float(row["Noise"]) * float(row["XFACTOR"]),
             seeing=float(row["SEEING"]),
             matched=background,
+            amplifier=amplifiers.get(str(row["EXTNAME"]).upper(), ""),
         )
         for row, background in zip(detectors, matched or [None] * len(detectors), strict=True)
     )

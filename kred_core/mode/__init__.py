@@ -15,8 +15,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import kernels
+from .noise import NORMAL_MAD, pixel_noise
 
-__all__ = ["SkyStatistics", "clipped_statistics", "half_sample_mode", "histogram_mode", "skewness_and_kurtosis", "statistics"]
+__all__ = [
+    "NORMAL_MAD",
+    "SkyStatistics",
+    "clipped_statistics",
+    "half_sample_mode",
+    "histogram_mode",
+    "pixel_noise",
+    "skewness_and_kurtosis",
+    "statistics",
+]
 
 
 @dataclass(frozen=True)
@@ -33,9 +43,6 @@ class SkyStatistics:
         Half-sample mode of the good pixels.
     histogram_mode, histogram_mode_error : float
         Histogram mode and its standard error.
-    noise : float
-        Standard deviation of the sky's pixels, from that side of the histogram mode which is narrower:
-        stars and nebulae widen the other.
     n_nan : int
         Pixels that are NaN or infinite, masked or not.
     minimum, maximum : float
@@ -53,7 +60,6 @@ class SkyStatistics:
     mode: float
     histogram_mode: float
     histogram_mode_error: float
-    noise: float
     n_nan: int
     minimum: float
     maximum: float
@@ -90,10 +96,10 @@ def statistics(pixels: ArrayLike, bad: np.ndarray | None = None, clipped: bool =
     good.sort()
     if good.size == 0:
         nan = math.nan
-        return SkyStatistics(0, nan, nan, nan, nan, nan, nan, nan, int(n_nan), nan, nan)
+        return SkyStatistics(0, nan, nan, nan, nan, nan, nan, int(n_nan), nan, nan)
     kept = good[slice(*kernels.clip(good, clip_sigma))] if clipped else good
     mean, std = kernels.mean_and_std(kept)
-    peak, error, noise = kernels.histogram_mode(good)
+    peak, error, _ = kernels.histogram_mode(good)
     return SkyStatistics(
         n=good.size,
         mean=mean,
@@ -102,7 +108,6 @@ def statistics(pixels: ArrayLike, bad: np.ndarray | None = None, clipped: bool =
         mode=kernels.half_sample_mode(good),
         histogram_mode=peak,
         histogram_mode_error=error,
-        noise=noise,
         n_nan=int(n_nan),
         minimum=float(good[0]),
         maximum=float(good[-1]),

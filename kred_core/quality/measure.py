@@ -17,6 +17,7 @@ from astropy.wcs import WCS
 
 from ..errors import InputError
 from ..exposure import scan
+from ..mode import NORMAL_MAD
 from .numbers import MosaicNumbers
 from .reduced import ReducedImage, coarser_wcs, explained, wcs_of
 from .seams import block_jump, block_side, fill_block_medians, low_pass_rms
@@ -24,7 +25,6 @@ from .seams import block_jump, block_side, fill_block_medians, low_pass_rms
 __all__ = ["measure_mosaic"]
 
 STRIP_PIXELS = 1 << 20
-NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
 SIGN, NOTHING = 1 << 31, 0xFFFFFFFF
 PARTS = 4  # copies of a table of counters
 COVERAGE_STRIPS = 8

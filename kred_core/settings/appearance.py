@@ -11,7 +11,17 @@ import re
 import shutil
 from collections.abc import Sequence
 
-__all__ = ["CONFIG_FILE", "FIELD_EXAMPLES", "PREFIX", "SERVICE_EXAMPLES", "SURVEY_EXAMPLES", "add_argument", "formatter", "parse"]
+__all__ = [
+    "CONFIG_FILE",
+    "FIELD_EXAMPLES",
+    "PREFIX",
+    "SERVICE_EXAMPLES",
+    "SURVEY_EXAMPLES",
+    "add_argument",
+    "formatter",
+    "parse",
+    "replaced",
+]
 
 PREFIX = "KRED_"
 CONFIG_FILE = "kred.toml"
@@ -52,6 +62,8 @@ Options of the reductions stand in {CONFIG_FILE} in the data root, those shown h
     every = 60"""
 
 
+REPLACED = {"summarize.use_masks": "coadd.mask_codes"}  # options of earlier versions, and what decides now
+
 PLAIN_WORDS = {"True": "yes", "False": "no", "0.0": "0"}
 METAVARS = {"str": "TEXT", "Path": "PATH", "float": "NUMBER", "int": "N"}
 
@@ -82,8 +94,15 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse
         given = unknown[0].split("=")[0]
         known = [option for action in parser._actions for option in action.option_strings]
         close = difflib.get_close_matches(given, known, 1)
-        parser.error(f"option {given} is not known" + (f"; did you mean {close[0]}?" if close else ""))
+        name = re.sub("^--(no-)?", "", given).replace("-", "_")
+        hint = replaced(name) or (f"; did you mean {close[0]}?" if close else "")
+        parser.error(f"option {given} is not known{hint}")
     return values
+
+
+def replaced(name: str) -> str:
+    """How a message goes on about an option of an earlier version; empty for any other name."""
+    return f" any more: {REPLACED[name]} takes its place (--help explains it)" if name in REPLACED else ""
 
 
 def formatter(prog: str) -> argparse.HelpFormatter:

@@ -49,7 +49,17 @@ from ..config import (
     TilingConfig,
 )
 from ..errors import ConfigError
-from .appearance import CONFIG_FILE, FIELD_EXAMPLES, PREFIX, SERVICE_EXAMPLES, SURVEY_EXAMPLES, add_argument, formatter, parse
+from .appearance import (
+    CONFIG_FILE,
+    FIELD_EXAMPLES,
+    PREFIX,
+    SERVICE_EXAMPLES,
+    SURVEY_EXAMPLES,
+    add_argument,
+    formatter,
+    parse,
+    replaced,
+)
 
 __all__ = ["answer", "field_config", "service_config", "survey_configs", "to_toml"]
 
@@ -200,6 +210,7 @@ def _refuse_unknown_environment(command: type[BaseModel]) -> None:
         if name.startswith(PREFIX) and name.upper() not in known:
             close = difflib.get_close_matches(name.upper(), known, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
+            hint = replaced(name.upper().removeprefix(PREFIX).replace("__", ".").lower()) or hint
             raise ConfigError(f"the environment variable {name} is no option of kred{hint}")
 
 
@@ -223,7 +234,7 @@ def _explain(error: ValidationError, command: type[BaseModel]) -> str:
         given = "" if isinstance(problem["input"], dict) else f", not {problem['input']!r}"
         match problem["type"]:
             case "extra_forbidden":
-                lines.append(f"option {name} is not known{_meant(name, command)}")
+                lines.append(f"option {name} is not known{replaced(name) or _meant(name, command)}")
             case "missing":
                 lines.append(f"{name} is missing; --help shows how to give it")
             case "model_type":

@@ -12,9 +12,9 @@ from ..coadd import swarp
 from ..config import FieldConfig, SurveyConfig
 from ..errors import InputError
 from ..products import FieldPaths, find_clash, grouped, same_file, table_names
-from ..words import counted
+from ..words import counted, some
 from .copies import plan_copies
-from .exposures import plan_preparation
+from .exposures import judged, plan_preparation
 from .looks import compared_tiles
 from .mosaics import mosaic_names, read_backgrounds, tile_names, wanted_tiles
 
@@ -155,6 +155,15 @@ def _prepared(config: FieldConfig) -> set[Path]:
     return {paths.prepared_detector(p.root, e, plain) for p in plan_preparation(config) for e in p.extnames}
 
 
+def _unknown_left_out(config: FieldConfig) -> list[str]:
+    """Names in ``tiling.leave_out`` of which there is no detector: perhaps meant for other fields, perhaps misspelt."""
+    if not config.tiling.leave_out:
+        return []
+    names = {name.upper() for r in judged(config) for name in (*r.extnames, *r.taken, *(lost for lost, _ in r.lost))}
+    unknown = [entry for entry in config.tiling.leave_out if entry.upper().partition(".")[0] not in names]
+    return [f"tiling.leave_out: no exposure of this field has a detector {some(unknown)}"] if unknown else []
+
+
 def leftovers(config: FieldConfig) -> list[str]:
     """A sentence for each kind of file that was not used: beside the input, and of an earlier run with other options."""
     paths = FieldPaths.of(config)
@@ -163,6 +172,7 @@ def leftovers(config: FieldConfig) -> list[str]:
         notes.append(f"left out in {paths.mef}, only InstCal images and their masks are taken: {'; '.join(grouped(left_out))}")
     if paths.lacks_masks():
         notes.append(f"no exposure in {paths.mef} has a mask: bad pixels and cosmic rays stay in them")
+    notes += _unknown_left_out(config)
     if "coadd" in config.run.stages:
         planned = set(_mosaics(config))
         for directory in (paths.coadds(tile.name, matched) for tile in wanted_tiles(config) for matched in (False, True)):

@@ -16,6 +16,7 @@ from ..check import ExposureReport
 from ..config import FieldConfig
 from ..errors import InputError
 from ..exposure import Exposure
+from ..masks import PixelRule
 from ..products import FieldPaths, read_record, write_record
 from ..stamp import StampGrid
 from ..summary import ExposureSummary
@@ -128,7 +129,8 @@ def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: StampG
     record.unlink(missing_ok=True)
     stamps.unlink(missing_ok=True)
     scale = calibration.factor(report.magzero)
-    measured, made = summary.summarize(paths.exposure(report.file), report.extnames, config.summarize, grid, scale)
+    path, rule = paths.exposure(report.file), PixelRule.of(config)
+    measured, made = summary.summarize(path, report.extnames, config.summarize, grid, scale, rule)
     stamp.write(stamps, grid, made)
     write_record(record, measured.to_record())
     return [record, stamps]
@@ -168,7 +170,7 @@ def restore_stamps(config: FieldConfig, report: ExposureReport, grid: StampGrid)
         raise InputError(f"{report.root} has not been summarized; run the stage 'summarize' (--from summarize)")
     measured, scale = ExposureSummary.from_record(record), calibration.factor(report.magzero)
     stamps = paths.stamp_file(report.root)
-    stamp.write(stamps, grid, summary.make_stamps(paths.exposure(report.file), measured, config.summarize, grid, scale))
+    stamp.write(stamps, grid, summary.make_stamps(paths.exposure(report.file), measured, grid, scale, PixelRule.of(config)))
     return stamps
 
 

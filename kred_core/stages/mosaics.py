@@ -16,6 +16,7 @@ from ..coadd import native, swarp
 from ..coadd.plan import Background, CoaddPlan, make_plan
 from ..config import FieldConfig
 from ..errors import InputError
+from ..masks import PixelRule
 from ..products import FieldPaths, link_all, read_record, write_record
 from ..words import counted
 from .exposures import preparations, read_summary
@@ -212,10 +213,9 @@ def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
         for image in _images(config, table):
             detectors = table[table["Image"] == image]
             matched = None if backgrounds is None else _matched(config, backgrounds, tile.name, image, detectors)
-            path_of = _exposure_path(config)
-            plans.append(
-                make_plan(config.field, tile.name, image, detectors, centre, tile.mosaic, path_of, config.coadd, matched)
-            )
+            path_of, amplifiers = _exposure_path(config), PixelRule.of(config).amplifiers
+            options = centre, tile.mosaic, path_of, config.coadd, matched, amplifiers
+            plans.append(make_plan(config.field, tile.name, image, detectors, *options))
     return plans
 
 

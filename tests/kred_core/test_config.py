@@ -129,7 +129,7 @@ def test_own_centre_and_own_tiles_contradict_each_other():
         SurveyConfig(centre=[10.0, -70.0], tile_table="tiles.ecsv")
 
 
-@pytest.mark.parametrize("codes", [[0], [-1], [256], [1.5], ["bad"]])
+@pytest.mark.parametrize("codes", [[0], [-1], [9], [64], [1.5], ["bad"]])
 def test_only_codes_that_a_mask_can_hold_are_accepted(codes):
     with pytest.raises(ValidationError):
         CoaddConfig(mask_codes=codes)
@@ -151,6 +151,20 @@ def test_what_swarp_cannot_subtract_is_refused_before_anything_is_done(shape):
             FieldConfig(field="LMC_c42", match=shape, coadd={"engine": "swarp", "mosaics": mosaics})
     for coadd in ({"engine": "native"}, {"engine": "swarp", "mosaics": "original"}, {"engine": "swarp", "mosaics": "none"}):
         FieldConfig(field="LMC_c42", match=shape, coadd=coadd)
+
+
+def test_one_amplifier_can_be_left_out_by_the_native_engine_only():
+    for coadd in ({"engine": "native"}, {"engine": "swarp", "mosaics": "none"}):
+        FieldConfig(field="LMC_c42", tiling={"leave_out": ["S7.A", "n30.b", "S2"]}, coadd=coadd)
+    with pytest.raises(ValidationError, match=r"leave_out S7\.A needs coadd\.engine = native: SWarp cannot leave out a part"):
+        FieldConfig(field="LMC_c42", tiling={"leave_out": ["S2", "S7.A"]}, coadd={"engine": "swarp"})
+    FieldConfig(field="LMC_c42", tiling={"leave_out": ["S7"]}, coadd={"engine": "swarp"})
+
+
+@pytest.mark.parametrize("part", ["C", "upper", "A.B", ""])
+def test_an_amplifier_that_no_detector_has_is_named_with_those_that_it_has(part):
+    with pytest.raises(ValidationError, match=rf"the amplifiers S7\.A and S7\.B, not S7\.{part.upper()}"):
+        TilingConfig(leave_out=[f"S7.{part}"])
 
 
 def test_what_is_not_an_option_is_an_error_in_every_section():

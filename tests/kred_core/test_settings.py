@@ -198,6 +198,17 @@ def test_an_unknown_environment_variable_is_named_with_the_one_that_was_meant(wr
         field_config(["LMC_c42"])
 
 
+def test_an_option_of_an_earlier_version_is_named_with_what_takes_its_place(monkeypatch, capsys):
+    for option in ("--no-summarize.use-masks", "--summarize.use-masks"):
+        with pytest.raises(SystemExit) as stopped:
+            field_config(["LMC_c42", option])
+        assert stopped.value.code == 2
+        assert f"option {option} is not known any more: coadd.mask_codes takes its place" in capsys.readouterr().err
+    monkeypatch.setenv("KRED_SUMMARIZE__USE_MASKS", "false")
+    with pytest.raises(ConfigError, match=r"is no option of kred any more: coadd\.mask_codes takes its place"):
+        field_config(["LMC_c42"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -214,6 +225,8 @@ def test_an_unknown_environment_variable_is_named_with_the_one_that_was_meant(wr
         ("tiles = 'T01'", "option tiles: input should be a valid list, not 'T01'"),
         ("[survey]\ncentre = [1, 2, 3]", "option survey.centre: expected at most 2 values, not [1, 2, 3]"),
         ("[survey]\ncentre = [1]", "option survey: centre needs two numbers, RA and Dec in degrees"),
+        ("[summarize]\nuse_masks = false", "option summarize.use_masks is not known any more: coadd.mask_codes takes its place"),
+        ("[tiling]\nleave_out = ['S7.upper']", "option tiling: leave_out: a detector has the amplifiers S7.A and S7.B"),
         ("[tiling]\nleave_out = ['../S7']", "option tiling.leave_out: expected a name of letters, digits and _ . + -"),
     ],
 )

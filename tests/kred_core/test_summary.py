@@ -8,10 +8,12 @@ from mefs import CENTRE, detector_hdu, sky_pixels
 from kred_core import check, summary
 from kred_core.config import CheckConfig, SummarizeConfig
 from kred_core.exposure import Exposure
+from kred_core.masks import PixelRule
 from kred_core.stamp import StampGrid
 from kred_core.survey import ImageTable
 
 GRID = StampGrid(*CENTRE, 2.0)
+NO_MASKS = PixelRule(())
 SKY = np.random.default_rng(5).normal(300.0, 7.0, (64, 96)).astype(np.float32)
 
 
@@ -30,9 +32,9 @@ def write(path, images, mask=None, **cards):
     return path
 
 
-def measure(path, extnames, **options):
+def measure(path, extnames, rule=summary.DEFAULT_RULE, **options):
     """What is measured, without the stamps."""
-    return summary.summarize(path, extnames, SummarizeConfig(**options), GRID, 1.0)[0]
+    return summary.summarize(path, extnames, SummarizeConfig(**options), GRID, 1.0, rule)[0]
 
 
 def wcs_keys(header):
@@ -50,7 +52,7 @@ def test_statistics_are_those_of_the_unmasked_pixels(tmp_path):
     assert measured.median == np.float32(np.median(good))
     assert measured.std == pytest.approx(good.std(), rel=1e-6)
     assert measured.noise == pytest.approx(7.0, rel=0.1)
-    unmasked = measure(path, ["N1"], use_masks=False).detectors[0]
+    unmasked = measure(path, ["N1"], NO_MASKS).detectors[0]
     assert unmasked.n_pixels == SKY.size
     assert unmasked.mean > measured.mean + 500
 
@@ -74,6 +76,57 @@ def test_pixels_that_say_nothing_refuse_their_detector_only(tmp_path):
     assert "all its pixels are NaN" in result.refused["N2"]
     assert "the same value 7" in result.refused["N3"]
     assert "only 50 of its" in result.refused["N4"]
+
+
+@pytest.mark.parametrize("code", [6, 7, 8])
+def test_a_detector_whose_pixels_all_have_a_code_that_mosaics_use_is_measured(code, tmp_path):
+    path = write(tmp_path / "c4d_ooi_r.fits.fz", {"N1": SKY}, np.full(SKY.shape, code, np.int16))
+    measured, stamps = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 1.0)
+    assert measured.detectors[0].n_pixels == stamps[0].count.sum() == SKY.size
+    refused = measure(path, ["N1"], PixelRule((1, 2, 5, code))).refused["N1"]
+    assert refused.startswith(f"only 0 of its {SKY.size} pixels are good (not NaN, not masked); its mask: {SKY.size} ")
+
+
+def test_where_no_sky_is_left_the_mask_says_why(tmp_path):
+    path = write(tmp_path / "c4d_ooi_r.fits.fz", {"N1": SKY}, np.full(SKY.shape, 3, np.int16))
+    assert measure(path, ["N1"]).refused["N1"].endswith(f"; its mask: {SKY.size} saturated")
+
+
+def dead_pixels(kind):
+    rng = np.random.default_rng(6)
+    if kind == "read noise":
+        return rng.normal(0, 2, SKY.shape).astype(np.float32)
+    return np.where(rng.random(SKY.shape) < 0.01, rng.uniform(10, 5000, SKY.shape), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["read noise", "zeros and hot pixels"])
+def test_a_detector_that_sees_nothing_beside_others_is_refused_and_has_no_stamp(kind, tmp_path):
+    images = {"N1": SKY, "N2": SKY * 1.05, "N3": SKY[::-1] * 0.97, "S10": dead_pixels(kind)}
+    path = write(tmp_path / "x.fits", images)
+    measured, stamps = summary.summarize(path, list(images), SummarizeConfig(), GRID, 1.0)
+    assert [d.extname for d in measured.detectors] == [s.extname for s in stamps] == ["N1", "N2", "N3"]
+    assert list(measured.refused) == ["S10"]
+    assert "ADU" in measured.refused["S10"]
+    assert summary.make_stamps(path, measured, GRID, 1.0)[-1].extname == "N3"
+
+
+def test_two_detectors_that_cannot_both_be_right_stay_with_a_remark(tmp_path):
+    path = write(tmp_path / "x.fits", {"N1": SKY, "S10": dead_pixels("read noise")})
+    measured = measure(path, ["N1", "S10"])
+    assert [d.extname for d in measured.detectors] == ["N1", "S10"]
+    assert "one of the two is wrong" in measured.remarks[0]
+    report = summary.combine(check.judge(path, CheckConfig(), {}), measured)
+    assert report.remarks[-1] == measured.remarks[0]
+    assert summary.ExposureSummary.from_record(measured.to_record()) == measured
+
+
+def test_an_amplifier_that_is_left_out_is_in_neither_statistics_nor_stamp(tmp_path):
+    pixels = SKY.copy()
+    pixels[:, 48:] *= 1.2
+    path = write(tmp_path / "x.fits", {"S7": pixels})
+    measured, (stamp,) = summary.summarize(path, ["S7"], SummarizeConfig(), GRID, 1.0, PixelRule(amplifiers={"S7": "A"}))
+    assert measured.detectors[0].n_pixels == stamp.count.sum() == SKY.size // 2
+    assert measured.detectors[0].median == pytest.approx(300, abs=1)
 
 
 def test_a_detector_that_vanished_since_the_check_is_named(tmp_path):
@@ -118,7 +171,7 @@ def test_stamps_come_with_the_statistics_and_leave_out_what_they_leave_out(tmp_p
     assert stamp.count.sum() == measured.detectors[0].n_pixels
     assert stamp.level == 0.5 * measured.detectors[0].histogram_mode
     assert abs(stamp.sum.sum() / stamp.count.sum() * stamp.area) < 0.5  # 300 ADU of sky are taken out
-    (bare,) = summary.summarize(path, ["N1"], SummarizeConfig(use_masks=False), GRID, 0.5)[1]
+    (bare,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 0.5, NO_MASKS)[1]
     assert bare.count.sum() == SKY.size
 
 
@@ -135,7 +188,7 @@ def test_saturated_pixels_are_in_the_statistics_but_not_in_the_stamp(tmp_path):
 def test_stamps_made_again_from_the_record_are_the_same(tmp_path):
     path = write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan, "N3": SKY + 5})
     measured, stamps = summary.summarize(path, ["N1", "N2", "N3"], SummarizeConfig(), GRID, 0.3)
-    again = summary.make_stamps(path, measured, SummarizeConfig(), GRID, 0.3)
+    again = summary.make_stamps(path, measured, GRID, 0.3)
     assert [s.extname for s in again] == [s.extname for s in stamps] == ["N1", "N3"]
     for a, b in zip(again, stamps, strict=True):
         assert np.array_equal(a.mean, b.mean, equal_nan=True)

@@ -152,6 +152,13 @@ def test_each_detector_that_is_left_out_is_counted_with_its_reason():
     )
 
 
+def test_a_detector_is_left_out_with_both_amplifiers_not_with_one():
+    rows = [one_row(TILE, "good", "S7"), one_row(TILE, "good", "N30")]
+    found = tiling.select(table_of(rows), TILE, IMAGES, TilingConfig(leave_out=["S7.A", "n30.a", "N30.B"]))
+    assert [name for *_, name in names(found)] == ["S7"]
+    assert list(found.left_out.values()) == ["detector N30"]
+
+
 def test_nothing_left_is_explained():
     found = tiling.select(table_of([one_row(TILE)]), TILE, IMAGES, TilingConfig(leave_out=["N4"]))
     assert len(found.detectors) == 0

@@ -132,6 +132,28 @@ class TestMasks:
         np.testing.assert_array_equal(lost, np.argwhere((flagged == 1) | (flagged == 5)))
         assert result.pixels[0] == coverage.sum()
 
+    def test_bits_leave_out_the_same_pixels_as_codes(self, tmp_path, flagged):
+        flagged[40:44, 30:34], flagged[20, 20:30], flagged[70, 60] = 6, 4, 1
+        images = []
+        for version, mask in (("V4.8.2", flagged), ("V3.3.0", np.array([0, 1, 1, 2, 64, 16, 4, 128])[flagged])):
+            night = Night(tmp_path / version).expose(noise(), mask=mask)
+            for path in night.mef.iterdir():
+                fits.setval(path, "PLVER", value=version)
+            images += [[night.coadd(native, mask_codes=codes)[0] for codes in ([1, 2, 5], [1, 3], [4, 7], [6])]]
+        for by_codes, by_bits in zip(*images, strict=True):
+            np.testing.assert_array_equal(by_codes, by_bits)
+
+    @pytest.mark.parametrize(("amplifier", "kept"), [("A", slice(SHAPE[1] // 2, None)), ("B", slice(SHAPE[1] // 2))])
+    def test_an_amplifier_that_is_left_out(self, night, amplifier, kept):
+        night.expose(noise())
+        _, whole, _ = night.coadd(native)
+        night.inputs[0] = replace(night.inputs[0], amplifier=amplifier)
+        _, half, result = night.coadd(native)
+        columns = np.zeros(SHAPE, bool)
+        columns[:, kept] = True
+        np.testing.assert_array_equal(half[10:90, 15:105], whole[10:90, 15:105] * columns)
+        assert result.pixels[0] == half.sum() > 0
+
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38, 0.0])
     def test_value_of_a_masked_pixel_is_nowhere(self, tmp_path, flagged, value):
         images = []
