@@ -12,9 +12,8 @@ from kred_core.config import STAGES, CoaddConfig, FieldConfig, RunConfig, Stage,
 
 
 def all_sections():
-    return [
-        m for m in vars(config).values() if isinstance(m, type) and issubclass(m, BaseModel) and m.__module__ == config.__name__
-    ]
+    models = (m for m in vars(config).values() if isinstance(m, type) and issubclass(m, BaseModel))
+    return [m for m in models if m.__module__.startswith(config.__name__)]
 
 
 def plain(annotation):

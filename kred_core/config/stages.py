@@ -1,15 +1,7 @@
-"""Every option of kred: its name, unit, default, bounds and help text.
-
-One pydantic model per stage, composed into `FieldConfig`. The same classes make
-the command line, the contents of ``kred.toml`` and the form in the Prefect UI,
-so an option is described in exactly one place. They hold plain values only
-(no unions, no free dictionaries), because that is what the form can show:
-an empty text or list means "not set".
-"""
+"""The options of each stage, and how the work is run."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -20,19 +12,18 @@ __all__ = [
     "STAGES",
     "CheckConfig",
     "CoaddConfig",
-    "DiscoverConfig",
     "EvaluateConfig",
-    "FieldConfig",
     "MatchConfig",
+    "Name",
     "PrepareConfig",
     "RunConfig",
-    "ServiceConfig",
-    "SeveralConfig",
+    "Section",
     "Stage",
     "StampConfig",
     "SummarizeConfig",
     "SurveyConfig",
     "TilingConfig",
+    "number",
 ]
 
 STAGES = ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate")
@@ -44,7 +35,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 
 
-def _number(default: float, description: str, **bounds: float) -> Any:
+def number(default: float, description: str, **bounds: float) -> Any:
     """An option that is a number: its help says its bounds too, because the form in the Prefect UI does not."""
     words = {"ge": "at least", "gt": "more than", "le": "at most"}
     said = ", ".join(f"{words[name]} {bound:g}" for name, bound in bounds.items())
@@ -114,7 +105,7 @@ class SummarizeConfig(Section):
     clipped: bool = Field(
         default=False, description="Mean, Med and STD from sigma-clipped pixels. Mode is always that of all good pixels."
     )
-    clip_sigma: float = _number(3.0, "Clipping limit in standard deviations.", ge=1, le=10)
+    clip_sigma: float = number(3.0, "Clipping limit in standard deviations.", ge=1, le=10)
 
 
 class StampConfig(Section):
@@ -122,7 +113,7 @@ class StampConfig(Section):
 
     model_config = ConfigDict(title="Stamps")
 
-    cell_size: float = _number(
+    cell_size: float = number(
         0.0,
         "Side of a cell in arcsec, the same for all fields of a galaxy. 0: 2 arcsec, but at least 4 and at most 8 of "
         "the detectors' pixels.",
@@ -170,7 +161,7 @@ class TilingConfig(Section):
         "which is known to be unstable: A reads the lower half of the columns of N detectors, the upper half of S detectors. "
         "Prepared and matched copies stay whole.",
     )
-    max_seeing: float = _number(0.0, "Leave out exposures with larger SEEING (arcsec). 0: keep all.", ge=0, le=20)
+    max_seeing: float = number(0.0, "Leave out exposures with larger SEEING (arcsec). 0: keep all.", ge=0, le=20)
     all_fields: bool = Field(
         default=False, description="Use every prepared field of the same galaxy (name prefix) that covers the tile."
     )
@@ -193,7 +184,7 @@ class MatchConfig(Section):
         default="huber",
         description="huber: robust weighted least squares. svd: as the older scripts did it, for comparison.",
     )
-    min_cells: int = _number(100, "Least number of good cells that a pair has in common.", ge=10, le=100000)
+    min_cells: int = number(100, "Least number of good cells that a pair has in common.", ge=10, le=100000)
     shape: Literal["constant", "exposure-plane", "detector-plane"] = Field(
         default="constant",
         description="A background is a constant for each detector; or a constant and a plane whose slope all detectors of an "
@@ -240,19 +231,19 @@ class CoaddConfig(Section):
     combine: Literal["median", "clipped", "weighted"] = Field(
         default="median", description="Median, sigma-clipped mean, or mean weighted by 1/variance of the sky."
     )
-    clip_sigma: float = _number(4.0, "Limit of the clipped mean, in standard deviations.", ge=1, le=20)
+    clip_sigma: float = number(4.0, "Limit of the clipped mean, in standard deviations.", ge=1, le=20)
     mask_codes: list[Annotated[int, Field(ge=1, le=8)]] = Field(
         default=[1, 2, 5],
         description="Codes of the ood mask whose pixels are left out of mosaics (native engine), statistics and stamps, of the two "
         "latter also 3 and 4: 1 bad, 2 no value, 3 saturated, 4 bleed, 5 cosmic ray, 6 low weight, 7 difference, 8 streak. Masks "
         "of pipeline versions before 3.5.0, which are bits, are translated. Empty: use no masks.",
     )
-    pixel_scale: float = _number(0.0, "Pixel size in arcsec. 0: the detectors' own, rounded up to 0.01 arcsec.", ge=0, le=60)
-    size: float = _number(
+    pixel_scale: float = number(0.0, "Pixel size in arcsec. 0: the detectors' own, rounded up to 0.01 arcsec.", ge=0, le=60)
+    size: float = number(
         0.0, "Side of a mosaic in degrees. 0: Size in your own tile table; 0.6525 for the survey's tiles.", ge=0, le=5
     )
-    memory: float = _number(1.0, "Memory for one mosaic in the making, in GB (native engine).", ge=0.25, le=64)
-    swarp_timeout: float = _number(7200, "Longest time for one SWarp run, in s.", ge=10)
+    memory: float = number(1.0, "Memory for one mosaic in the making, in GB (native engine).", ge=0.25, le=64)
+    swarp_timeout: float = number(7200, "Longest time for one SWarp run, in s.", ge=10)
 
     @property
     def backgrounds(self) -> tuple[str, ...]:
@@ -263,8 +254,8 @@ class CoaddConfig(Section):
 class EvaluateConfig(Section):
     """Figures and numbers of the mosaics."""
 
-    stretch: float = _number(0.1, "Grey scale of the figures: median +- this many std.", gt=0, le=10)
-    figure_pixels: int = _number(1200, "Pixels along a side of the image in a figure.", ge=200, le=8000)
+    stretch: float = number(0.1, "Grey scale of the figures: median +- this many std.", gt=0, le=10)
+    figure_pixels: int = number(1200, "Pixels along a side of the image in a figure.", ge=200, le=8000)
 
 
 class RunConfig(Section):
@@ -279,7 +270,7 @@ class RunConfig(Section):
     runner: Literal["threads", "processes", "dask"] = Field(
         default="threads", description="Run tasks in threads, in processes, or on the workers of a Dask cluster."
     )
-    workers: int = _number(0, "Tasks at once. 0: one for each core; with dask_cluster: what that file says.", ge=0, le=256)
+    workers: int = number(0, "Tasks at once. 0: one for each core; with dask_cluster: what that file says.", ge=0, le=256)
     dask_address: str = Field(
         default="", description="Runner dask: address of a scheduler that is running, for example tcp://HOST:8786."
     )
@@ -293,7 +284,7 @@ class RunConfig(Section):
         description="Directories outside the data root to which links below it may lead, for products on other disks. Nothing is "
         "written to others.",
     )
-    heavy_at_once: int = _number(
+    heavy_at_once: int = number(
         1,
         "Runs that may be in the stages that need most memory (match, coadd) at once, of all that use this data "
         "root on this machine; the others wait. 0: any number.",
@@ -320,105 +311,3 @@ class RunConfig(Section):
         if self.only:
             return tuple(stage for stage in STAGES if stage in self.only)
         return STAGES[STAGES.index(self.first) : STAGES.index(self.last) + 1]
-
-
-def _tiles_of_the_survey(schema: dict[str, Any]) -> None:
-    """Let a form refuse tiles that no field has, unless there is a tile table of the user's own."""
-    table = {"properties": {"tile_table": {"minLength": 1}}, "required": ["tile_table"]}
-    schema["if"] = {"properties": {"survey": table}, "required": ["survey"]}
-    schema["else"] = {"properties": {"tiles": {"items": {"enum": [f"T{n:02d}" for n in range(1, 17)]}}}}
-
-
-class FieldConfig(Section):
-    """The reduction of one field."""
-
-    model_config = ConfigDict(json_schema_extra=_tiles_of_the_survey)
-
-    field: Name = Field(description="Field to reduce: DECam_MEF/FIELD/mef must hold its exposures.")
-    tiles: list[Name] = Field(default=[], description="Tiles to make, for example T07 T08. Not given: all tiles of the field.")
-    root: Path = Field(default=Path("."), description="Data root: the directory that holds DECam_MEF.")
-    run: RunConfig = RunConfig()
-    survey: SurveyConfig = SurveyConfig()
-    check: CheckConfig = CheckConfig()
-    summarize: SummarizeConfig = SummarizeConfig()
-    stamps: StampConfig = StampConfig()
-    prepare: PrepareConfig = PrepareConfig()
-    tiling: TilingConfig = TilingConfig()
-    match: MatchConfig = MatchConfig()
-    coadd: CoaddConfig = CoaddConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
-
-    @model_validator(mode="after")
-    def _engine_can_do_it(self):
-        shaped = self.match.shape != "constant" or self.match.amplifier_steps
-        if shaped and self.coadd.engine == "swarp" and self.coadd.mosaics in ("matched", "both"):
-            raise ValueError(
-                "match.shape and match.amplifier_steps need coadd.engine = native: SWarp subtracts one constant from a detector"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _engine_can_leave_out(self):
-        part = next((entry for entry in self.tiling.leave_out if "." in entry), "")
-        if part and self.coadd.engine == "swarp" and self.coadd.backgrounds:
-            raise ValueError(f"tiling.leave_out {part} needs coadd.engine = native: SWarp cannot leave out a part of a detector")
-        return self
-
-    @property
-    def title(self) -> str:
-        """Field and tiles, as people call a run."""
-        return " ".join([self.field, *self.tiles])
-
-    def with_absolute_paths(self) -> FieldConfig:
-        """The same options for processes that may have another current directory."""
-
-        def absolute(section: Section, *options: str) -> Section:
-            given = {option: getattr(section, option) for option in options}
-            return section.model_copy(update={o: str(Path(path).expanduser().absolute()) for o, path in given.items() if path})
-
-        return self.model_copy(
-            update={
-                "root": self.root.absolute(),
-                "run": self.run.model_copy(update={"outside": [str(Path(p).expanduser().absolute()) for p in self.run.outside]}),
-                "survey": absolute(self.survey, "tile_table", "image_table"),
-                "check": absolute(self.check, "zero_points"),
-                "match": absolute(self.match, "fixed"),
-            }
-        )
-
-
-class SeveralConfig(Section):
-    """Several fields, each in a run of its own, with the options that stand in kred.toml."""
-
-    fields: list[Name] = Field(default=[], description="Fields to reduce. Not given: every field below DECam_MEF.")
-    tiles: list[Name] = Field(default=[], description="Tiles to make, for example T07 T08. Not given: all tiles of the fields.")
-    root: Path = Field(default=Path("."), description="Data root: the directory that holds DECam_MEF.")
-    run: RunConfig = RunConfig()
-
-
-class DiscoverConfig(Section):
-    """When a field that has arrived is reduced by itself."""
-
-    settle: float = _number(5, "A field is complete when none of its files has changed for so many minutes.", ge=0, le=1440)
-    patience: float = _number(
-        60,
-        "Minutes to wait for another copy of files that are truncated or damaged; then the field is reduced without them.",
-        ge=0,
-        le=10080,
-    )
-    tries: int = _number(3, "How often a field that fails is started until its files change.", ge=1, le=20)
-    fields: list[Name] = Field(default=[], description="Look only at these fields. Not given: at all below DECam_MEF.")
-
-
-class ServiceConfig(Section):
-    """kred as a service: fields that arrive are reduced by themselves."""
-
-    every: int = _number(10, "Look for new fields every so many minutes.", ge=1, le=1440)
-    fields_at_once: int = _number(1, "Fields that are reduced at once; the others wait.", ge=1, le=64)
-    port: int = _number(4200, "Port of the Prefect server, on this machine only.", ge=1, le=65535)
-    notify: str = Field(
-        default="",
-        description="Where to tell of fields that failed: an address of Apprise, for example mailto://USER:PASSWORD@HOST or "
-        "slack://... (not taken from kred.toml).",
-    )
-    discover: DiscoverConfig = DiscoverConfig()
