@@ -374,7 +374,7 @@ def explain(row: Mapping) -> str:
     parts = [f"{row['Image']}: {counted(int(row['N_det']), 'detector')}, {counted(int(row['N_pairs']), 'overlap')}"]
     if int(row["N_pairs"]):
         parts.append(f"differences {_short(row['Before'])} -> {_short(row['After'])} counts28/pixel")
-    if np.isfinite(row["Seam_off"]):
+    if int(row["N_pairs"]) and np.isfinite(row["Seam_off"]):
         parts.append(f"seams of {_short(row['Seam_off'])} removed")
     if np.isfinite(row["b_err"]):
         parts.append(f"standard error of a background {_short(row['b_err'])}")

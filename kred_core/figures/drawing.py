@@ -153,10 +153,10 @@ def grey_colours() -> Colormap:
 
 
 def diverging_colours() -> Colormap:
-    """For differences: blue below 0, white at 0, red above."""
+    """For differences: blue below 0, white at 0, which is the middle of an odd number of colours, red above."""
     from matplotlib import colormaps
 
-    return colormaps["RdBu_r"].resampled(GREYS).with_extremes(bad=LEFT_OUT)
+    return colormaps["RdBu_r"].resampled(GREYS - 1).with_extremes(bad=LEFT_OUT)
 
 
 def linear_scale(level: float, half_width: float) -> Normalize:

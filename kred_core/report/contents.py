@@ -37,6 +37,7 @@ MATCHING_FIGURES = {
     "backgrounds": "What was subtracted, on the focal plane and on the sky",
     "pairs": "The pairs that agree least",
 }
+SOMETHING_TO_SEE = {"overlaps": ("N_pairs", 2), "backgrounds": ("N_det", 2), "pairs": ("N_pairs", 1)}  # from so many on
 Row = dict[str, Any]
 T = TypeVar("T")
 
@@ -325,8 +326,9 @@ def _add_pictures(contents: Contents, image: ImageContents) -> list[str]:
         image.sky, image.greys, image.place, image.outlines = sky_pictures(sky), sky_greys(sky), sky.place, sky.outlines
     _add_tile_pictures(contents, image, sky, side)
     for kind, words in MATCHING_FIGURES.items():
-        if image.matching.get("N_pairs") == 0 and kind != "backgrounds":
-            continue  # there is nothing to be seen on it
+        counted, least = SOMETHING_TO_SEE[kind]
+        if image.matching.get(counted, least) < least:
+            continue
         path = paths.matching_figure(name, kind)
         picture = contents.tried(figure_picture, path, FIGURE_WIDTH, FIGURE_BYTES) if path.is_file() else None
         if picture:

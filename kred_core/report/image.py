@@ -114,7 +114,10 @@ def _where(place: Place) -> str:
     square = tan_wcs(Grid(place.ra, place.dec, 1.0, 1, 1))
     middle = [[(0.5 - place.left) * place.width, (place.top - 0.5) * place.height]]
     ra, dec = (Angle(degrees, "deg") for degrees in square.wcs_pix2world(middle, 0)[0])
-    words = ra.to_string("hourangle", sep=("ʰ", "ᵐ", "ˢ"), precision=0), dec.to_string(sep=("°", "′", "″"), precision=0)
+    words = (
+        ra.to_string("hourangle", sep=("ʰ", "ᵐ", "ˢ"), precision=0),
+        dec.to_string(sep=("°", "′", "″"), precision=0, alwayssign=True),
+    )
     size = " × ".join(f"{side / 3600:.2f}°" if side > 3600 else f"{side / 60:.1f}′" for side in (place.width, place.height))
     return f"Middle: RA {words[0]}, Dec {words[1].replace('-', MINUS)} (ICRS); {size}."
 

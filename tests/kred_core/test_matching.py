@@ -129,7 +129,9 @@ def test_without_any_overlap_every_detector_keeps_its_own_sky(n, method):
     assert set(found.backgrounds["Remark"]) == {"no overlap with another detector: own sky level kept"}
     assert found.numbers["Before"] is None
     assert f"{n} of {n} detector{'s' * (n > 1)} without an overlap" in found.numbers["Remark"]
-    assert "0 overlaps" in matching.explain({"Seam_off": np.nan} | _row(found))
+    line = matching.explain({"Seam_off": 0.0} | _row(found))
+    assert "0 overlaps" in line
+    assert "seams" not in line
 
 
 def _row(found: matching.Matched) -> dict:

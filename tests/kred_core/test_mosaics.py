@@ -10,7 +10,7 @@ from astropy.table import Table
 from kred_core import check, foresight, stages, summary, survey, tables, tiling
 from kred_core.config import FieldConfig, SurveyConfig
 from kred_core.errors import InputError
-from kred_core.products import FieldPaths
+from kred_core.products import FieldPaths, read_record, write_record
 from kred_core.simulate import simulate_field
 
 SKY = 700.0  # counts28 per pixel that every exposure has on average
@@ -227,6 +227,18 @@ class TestBoth:
         for mosaics, rows in (("original", ["original"]), ("both", ["matched", "original"])):
             table = Table.read(stages.tabulate_mosaics(both[0].config(mosaics)), format="ascii.ecsv")
             assert list(table["Background"]) == rows
+
+    def test_numbers_of_another_version_are_left_out_of_the_table_and_named(self, both, caplog):
+        field, _ = both
+        record = field.paths.record("evaluate", "T07.N662")
+        now = read_record(record)
+        try:
+            write_record(record, {key: value for key, value in now.items() if key != "block_jump"} | {"seams": 1.0})
+            table = Table.read(stages.tabulate_mosaics(field.config("both")), format="ascii.ecsv")
+            assert list(table["Background"]) == ["matched"]
+            assert "T07 N662: its numbers are those of another version of kred; evaluate it again" in caplog.text
+        finally:
+            write_record(record, now)
 
     def test_mosaics_that_are_not_wanted_any_more_are_told(self, both):
         field, _ = both

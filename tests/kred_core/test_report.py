@@ -24,6 +24,7 @@ from kred_core import quicklook, stages, survey, tables
 from kred_core.coadd.plan import Grid
 from kred_core.config import FieldConfig, SurveyConfig
 from kred_core.errors import InputError
+from kred_core.figures import drawing
 from kred_core.figures.drawing import short
 from kred_core.geometry import tan_wcs
 from kred_core.outcome import Outcome, StageOutcome
@@ -226,6 +227,24 @@ class TestKernels:
 PLACE = pictures.Place(81.0, -66.0, 0.5, 0.5, 3600.0, 3600.0)
 
 
+def test_seams_have_one_number_in_the_table_on_the_page_and_in_the_figure(reduced, copy, monkeypatch):
+    shutil.copytree(reduced / "DECam_BACK", copy.root / "DECam_BACK")
+    heads, save = {}, drawing.save
+
+    def keep_and_save(figure, path, grey):
+        heads[path] = figure.texts[1].get_text()
+        save(figure, path, grey)
+
+    monkeypatch.setattr(drawing, "save", keep_and_save)
+    config = contents.saved_config(copy)
+    for plan in stages.plan_matching(config):
+        stages.draw_matching(config, plan, stages.tile_names(config))
+    for row in tables.read(copy.matching_table, tables.MATCHING, "match"):
+        removed = short(float(row["Seam_off"]))
+        assert f"seams removed {removed} " in heads[copy.comparison_figure(str(row["Image"]))]
+        assert f"seams removed {removed} " in made(copy).text
+
+
 class TestPlaces:
     def test_tiles_stand_as_on_the_sky(self):
         """T07 is north of T06 and T10 east of it, which is left."""
@@ -374,6 +393,14 @@ class TestWhatIsNotThere:
         assert "quick look with matched backgrounds" in page.html
         assert "mosaic with matched backgrounds" not in page.html
         assert "The quick look stands in for" in page.text
+
+    @pytest.mark.parametrize(("n_pairs", "n_det", "shown"), [(0, 1, 0), (0, 2, 1), (1, 2, 2), (2, 2, 3)])
+    def test_figures_on_which_there_is_nothing_to_see_are_left_out(self, copy, n_pairs, n_det, shown):
+        matching = tables.read(copy.matching_table, tables.MATCHING, "match")
+        matching["N_pairs"], matching["N_det"] = n_pairs, n_det
+        tables.write(matching, copy.matching_table, "test")
+        names = {path.name for path in made(copy).links()}
+        assert len(names & {copy.matching_figure("r", kind).name for kind in ("overlaps", "backgrounds", "pairs")}) == shown
 
     def test_without_matching_there_are_mosaics_alone(self, copy):
         shutil.rmtree(copy.quick_look("r").parent)
