@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -199,6 +200,9 @@ def reduce_field(config: Annotated[FieldConfig, parameters.completed(start.defau
     """
     messages.to_ui()
     end_with_worker()
+    if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker starts it in no directory of a person's
+        with suppress(OSError):  # told below
+            os.chdir(config.root)
     try:
         runners.preflight(config)
         plan = dry_run(config) if config.run.dry_run else ""

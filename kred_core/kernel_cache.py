@@ -14,11 +14,12 @@ import sys
 import tempfile
 from contextlib import suppress
 
-__all__ = ["ensure"]
+__all__ = ["ensure", "is_temporary"]
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "NUMBA_CACHE_DIR"
+_made: list[str] = []
 
 
 def ensure() -> None:
@@ -30,6 +31,7 @@ def ensure() -> None:
         return
     with suppress(OSError):
         directory = os.environ[VARIABLE] = tempfile.mkdtemp(prefix="kred-numba-")
+        _made.append(directory)
         atexit.register(shutil.rmtree, directory, ignore_errors=True)
         log.warning(
             "compiled loops cannot be kept in any of %s, so they are compiled each time (half a minute); set %s to a directory "
@@ -37,6 +39,11 @@ def ensure() -> None:
             ", ".join(filter(None, lasting)),
             VARIABLE,
         )
+
+
+def is_temporary() -> bool:
+    """Whether what is compiled now is lost with this process."""
+    return os.environ.get(VARIABLE) in _made
 
 
 def _usable(directory: str) -> bool:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image, ImageColor
@@ -334,6 +335,27 @@ def test_the_same_mosaic_gives_the_same_bytes_also_on_threads(quarters, tmp_path
         assert len({(tmp_path / f"{i}{kind}").read_bytes() for i in range(2)}) == 1
     assert Image.open(tmp_path / "0.png").info.keys() <= {"dpi", "transparency", "gamma"}  # no date, no version
     assert not list(tmp_path.glob(".*"))
+
+
+def test_settings_of_a_person_change_no_figure_and_are_given_back(quarters, tmp_path):
+    settings = {"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "path.sketch": (1, 100, 2), "image.origin": "upper"}
+
+    def draw(name):
+        figures.mosaic_figure(quarters, NUMBERS, "LMC_c42 T07 N662", stretch=0.1, path=tmp_path / name)
+        return (tmp_path / name).read_bytes()
+
+    expected = draw("a")
+    with matplotlib.rc_context(settings), ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(draw, map(str, range(8)))) == {expected}
+        assert {name: matplotlib.rcParams[name] for name in settings} == settings
+
+
+def test_a_matplotlibrc_that_cannot_be_read_is_said(tmp_path):
+    (tmp_path / "matplotlibrc").write_bytes(b"font.family: caf\xe9\n")
+    script = "from kred_core.figures import drawing\nwith drawing.own_settings():\n    pass"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "ToolError: matplotlib cannot be imported: UnicodeDecodeError" in done.stderr
+    assert "Move a file matplotlibrc that it cannot read away" in done.stderr
 
 
 def test_whoever_draws_nothing_does_not_load_matplotlib():

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -110,19 +109,6 @@ def test_swarp_is_optional(tmp_path, monkeypatch):
         found = until("SWarp", tmp_path)[-1]
         assert found.level == level
         assert words in found.text
-
-
-def test_a_numba_without_a_place_for_its_cache_is_explained(tmp_path):
-    # neither beside the modules nor in the home directory can a directory be made
-    shutil.copytree(ROOT / "kred_core", tmp_path / "kred_core", ignore=shutil.ignore_patterns("__pycache__"))
-    for directory in [tmp_path / "kred_core", *(p for p in (tmp_path / "kred_core").rglob("*") if p.is_dir())]:
-        (directory / "__pycache__").write_text("in the way")
-    home = tmp_path / "home"
-    home.write_text("not a directory")
-    done = run("--root", tmp_path, directory=tmp_path, HOME=str(home), XDG_CACHE_HOME=str(home), NUMBA_CACHE_DIR="")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stdout + done.stderr
-    assert re.search(r"problem +numba cannot keep what it compiles; set NUMBA_CACHE_DIR to a directory", done.stdout)
 
 
 @pytest.mark.parametrize(("difference", "words"), [(0.2, "20.0 %, which should be 5 % or less"), (float("nan"), "nan %")])
