@@ -300,7 +300,7 @@ class TestUnusualInput:
         assert np.isnan(found["b_err"]).all()
         assert set(found["Remark"]) == {"no overlap with another detector: own sky level kept"}
         assert line.startswith(f"r: {count}, 0 overlaps; ")
-        assert f"{n} of {n} detectors without an overlap, on their own sky levels" in line
+        assert f"{n} of {count} without an overlap, on their own sky levels" in line
 
     def test_disconnected_halves_are_each_on_their_own_skies(self, tmp_path):
         config = simulated(tmp_path, ["T05", "T08"], ["r"], exposures=2, n_detectors=4).config
