@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from astropy.table import Table, vstack
@@ -20,6 +20,8 @@ from .survey import ImageTable, Tile
 from .words import counted
 
 __all__ = ["Selection", "mosaic_centre", "select", "select_all", "stack"]
+
+RIM = 4  # pixels at the edge of a mosaic; nothing that reaches farther in fails to cover a pixel
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,22 @@ def select(detectors: Table, tile: Tile, images: ImageTable, config: TilingConfi
     that of the tile's own field is used, or else that of the first field by name.
     """
     rows = detectors[_touches(detectors, tile)]
-    return _selection(rows, len(detectors) - len(rows), tile.field, images, config)
+    selection = _selection(rows, len(detectors) - len(rows), tile.field, images, config)
+    return _with_mosaics(selection, tile) if config.centre == "table" else selection
+
+
+def _with_mosaics(selection: Selection, tile: Tile) -> Selection:
+    """Without the images that only the rim of the tile has, outside of their mosaic: that would have no pixel."""
+    found = selection.detectors
+    if len(found) == 0:
+        return selection
+    rim = 2 * RIM * float(np.median(found["PixScale"])) / 3600
+    reaching = set(map(str, found["Image"][_touches(found, replace(tile, size=tile.mosaic - rim))]))
+    kept = found[[str(image) in reaching for image in found["Image"]]]
+    keys = {tuple(str(row[c]) for c in ("Field", "Root", "EXTNAME")) for row in found}
+    keys -= {tuple(str(row[c]) for c in ("Field", "Root", "EXTNAME")) for row in kept}
+    reason = "on the rim of the tile, outside the mosaic"
+    return replace(selection, detectors=kept, left_out={**selection.left_out, **dict.fromkeys(sorted(keys), reason)})
 
 
 def select_all(detectors: Table, field: str, images: ImageTable, config: TilingConfig) -> Selection:

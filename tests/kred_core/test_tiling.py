@@ -218,3 +218,19 @@ def test_ten_thousand_detectors_take_a_moment():
     single = tiling.select(table_of(rows), TILE, IMAGES, TilingConfig())
     assert len(found.detectors) == 160 * len(single.detectors)
     assert len(single.detectors) > 5
+
+
+@pytest.mark.parametrize(("offset", "images"), [(0.0, ["N662", "r"]), (0.3345, ["N662"]), (0.32, ["N662", "r"])])
+def test_an_image_that_only_the_rim_of_the_tile_has_gets_no_mosaic(offset, images):
+    """A mosaic of 0.6525 deg reaches 0.32625 deg from the middle, its tile 0.335 deg."""
+    half_ccd = 4094 / 2 * 0.2623 / 3600  # deg; the long side of a CCD lies east-west
+    north = Tile(TILE.field, TILE.name, TILE.ra, TILE.dec + offset + half_ccd / 2, TILE.size)
+    beside = one_row(north, "b", "S4", FILTER="r", EXPTIME=30.0, PixScale=0.2623)
+    if offset:  # only its lower edge is on the tile
+        beside = detector_row(detector_wcs(TILE.ra, TILE.dec + offset, NX + 0.5, 2047.5), "b", "S4", FILTER="r", EXPTIME=30.0)
+    found = tiling.select(table_of([one_row(TILE, PixScale=0.2623), beside]), TILE, IMAGES, TilingConfig())
+    present = sorted({str(row["FILTER"]) for row in found.detectors})
+    assert present == images
+    if "r" not in images:
+        assert found.left_out == {("LMC_c42", "b", "S4"): "on the rim of the tile, outside the mosaic"}
+        assert "1 (on the rim of the tile, outside the mosaic)" in found.explain()
