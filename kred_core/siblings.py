@@ -58,7 +58,7 @@ def judge(detectors: Sequence[Measured]) -> tuple[dict[str, str], list[str]]:
 def _without_noise(d: Measured) -> str:
     if math.isnan(d.noise):
         return "no three good pixels lie side by side, so that its noise is not known"
-    level = f"{d.histogram_mode:.4g} ADU"
+    level = f"{d.histogram_mode:.5g} ADU"
     return "" if d.noise > 0 else f"its pixels do not differ from their neighbours: it sees no sky (its level is {level})"
 
 
@@ -68,7 +68,7 @@ def _difference(d: Measured, others: Sequence[Measured]) -> str:
     noise = float(np.median([other.noise for other in others]))
     those = f"that of the {len(others)} detectors of this exposure" if len(others) > 1 else "that of the other"
     if level > SKY * noise and not FAINTEST * level <= d.histogram_mode <= BRIGHTEST * level:
-        return f"its sky level is {d.histogram_mode:.4g} ADU, {those} {level:.4g} ADU"
+        return f"its sky level is {d.histogram_mode:.5g} ADU, {those} {level:.5g} ADU"
     if not QUIETEST * noise <= d.noise <= NOISIEST * math.sqrt(noise**2 + max(d.histogram_mode - level, 0.0)):
-        return f"its noise is {d.noise:.4g} ADU at a level of {d.histogram_mode:.4g}, {those} {noise:.4g} at {level:.4g}"
+        return f"its noise is {d.noise:.5g} ADU at a level of {d.histogram_mode:.5g}, {those} {noise:.5g} at {level:.5g}"
     return ""

@@ -118,7 +118,7 @@ DETECTORS = (
     Column("Mode", np.float32, "adu", "Half-sample mode of the good pixels"),
     Column("HistMode", np.float32, "adu", "Histogram mode of the good pixels"),
     Column("e_HistMode", np.float32, "adu", "Standard error of HistMode"),
-    Column("Noise", np.float32, "adu", "Noise of a pixel at the sky level"),
+    Column("Noise", np.float32, "adu", "Noise of a pixel, from differences of neighbours"),
     Column("Field", str, "", "Field"),
 )
 
@@ -134,7 +134,7 @@ TILE = (
     Column("OBSID", str, "", "Observation"),
     Column("XFACTOR", float, "", "counts28 = ADU x XFACTOR - SUB_BACK"),
     Column("SUB_BACK", float, "", "Background of the exposure in counts28"),
-    Column("Noise", np.float32, "adu", "Noise of a pixel at the sky level"),
+    Column("Noise", np.float32, "adu", "Noise of a pixel, from differences of neighbours"),
     *_FOOTPRINT,
 )
 

@@ -109,6 +109,7 @@ def _second_differences(pixels, bad, step, between_stars, found):
             most = total / max(n_good, 1) if between_stars else np.inf
             for k in range(m):
                 x = first + k
-                found[n] = abs(np.float32(2) * row[x] - row[x - 1] - row[x + 1])
-                n += good[k] & (sums[k] <= most) & (found[n] < np.inf)
+                if good[k] and sums[k] <= most:
+                    found[n] = abs(np.float32(2) * row[x] - row[x - 1] - row[x + 1])
+                    n += found[n] < np.inf
     return n

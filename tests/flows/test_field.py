@@ -10,6 +10,7 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
@@ -25,6 +26,7 @@ from kred_core.simulate import FAULTS, simulate_field
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 EVERYTHING = {"check": 4, "summarize": 4, "prepare": 4, "tiles": 1, "match": 11, "figures": 2, "coadd": 2, "evaluate": 4}
+ALL_OF_IT = {name: n for name, n in EVERYTHING.items() if name not in ("check", "prepare")}
 
 
 def config(root: Path, *tiles: str, **sections: dict) -> FieldConfig:
@@ -137,6 +139,10 @@ class TestSecondRun:
         pytest.param(
             {"summarize": {"clipped": True}}, {"summarize": 4, "tiles": 1, "match": 4, "figures": 2}, marks=pytest.mark.long
         ),
+        # an amplifier of a detector that all exposures have (the background of one of them changes), and one that none has
+        ({"tiling": {"leave_out": ["S10.A"]}}, ALL_OF_IT | {"prepare": 1}),
+        ({"tiling": {"leave_out": ["S7.A"]}}, {"tiles": 1}),
+        ({"coadd": {"mask_codes": [1, 2]}}, ALL_OF_IT),
     ],
     ids=lambda value: str(value),
 )
@@ -379,3 +385,41 @@ def test_a_field_of_sky_subtracted_images_alone_is_told_so(root, command):
     assert f"no *.fits.fz exposure in {mef}; what lies there is left out: " in ran.stdout + ran.stderr
     assert "sky-subtracted (PROCTYPE SkySub): c4d_" in ran.stdout + ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+class TestDetectorsThatSeeNothing:
+    """Read noise around zero in one detector of an exposure, of which its mask says nothing; and masks that only lower weights."""
+
+    @pytest.fixture
+    def field(self, root) -> Path:
+        first, *_ = FieldPaths(root, "LMC_c42").exposures()
+        with fits.open(first) as hdus:
+            made = [fits.PrimaryHDU(header=hdus[0].header)]
+            for hdu in hdus[1:]:
+                pixels = np.random.default_rng(5).normal(0, 2, hdu.shape).astype("f4") if hdu.name == "S10" else hdu.data
+                made.append(_stored(pixels, hdu))
+        fits.HDUList(made).writeto(first, overwrite=True)
+        for mask in root.glob("DECam_MEF/LMC_c42/mef/*_ood_r_*"):
+            with fits.open(mask) as hdus:
+                made = [fits.PrimaryHDU(header=hdus[0].header), *(_stored(np.full(h.shape, 6, "i2"), h) for h in hdus[1:])]
+            fits.HDUList(made).writeto(mask, overwrite=True)
+        return root
+
+    def test_are_refused_with_the_numbers_and_the_others_used(self, field):
+        assert reduce(config(field, "T07", coadd={"combine": "weighted"})) == 3
+        log = last_log(field)
+        assert re.search(r"detector S10 refused: its sky level is \S+ ADU, that of the 8 detectors of this exposure \d+ ADU", log)
+        assert "4 exposures, 32 detectors: 31 used, 1 refused" in log
+        for image in ("N662", "r"):
+            with fits.open(FieldPaths(field, "LMC_c42").mosaic("T07", image, matched=True)) as mosaic:
+                used = mosaic["INPUTS"].data
+                assert len(used) == (15 if image == "r" else 16)
+                assert (used["PIXELS"] > 0).all()
+
+
+def _stored(pixels, hdu) -> fits.CompImageHDU:
+    """An extension with other pixels, without the checksums of the old ones."""
+    header = hdu.header.copy()
+    for key in ("CHECKSUM", "DATASUM"):
+        header.remove(key, ignore_missing=True)
+    return fits.CompImageHDU(pixels, header, name=hdu.name, compression_type="GZIP_1", quantize_level=0)
