@@ -4,6 +4,7 @@
 # make test-long what is longer: rare machinery, many cases, full sizes (10 minutes)
 # make faults all faults that the tests make happen, and a table of them (15 minutes)
 # make coverage which lines and branches of kred_core the tests run (15 minutes)
+# make docs   the manual, into docs/_build/html; a warning is an error
 # make lock   renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
 # make clean  remove the virtual environment and the demo
 #
@@ -18,7 +19,7 @@ PORT ?=
 OPTIONS ?=
 BIN = $(VENV)/bin
 
-.PHONY: demo serve test test-long faults coverage lock clean
+.PHONY: demo serve test test-long faults coverage docs lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/bin/pip:
@@ -40,6 +41,10 @@ $(VENV)/.installed: $(VENV)/bin/pip pyproject.toml requirements.lock
 
 $(VENV)/.installed-test: $(VENV)/.installed requirements-test.lock
 	@$(PIP) --require-hashes --no-deps --requirement requirements-test.lock && $(KRED)
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed requirements-docs.lock
+	@$(PIP) --require-hashes --no-deps --requirement requirements-docs.lock && $(KRED)
 	@touch $@
 
 demo: $(VENV)/.installed
@@ -82,10 +87,15 @@ coverage: $(VENV)/.installed-test
 	@$(BIN)/coverage json --quiet -o - | $(BIN)/python -c 'import json, sys; t = json.load(sys.stdin)["totals"]; \
 		print("branches: {covered_branches} of {num_branches}, {percent_branches_covered:.1f} %".format(**t))'
 
+docs: $(VENV)/.installed-docs
+	@$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+	@echo "The manual: docs/_build/html/index.html"
+
 lock:
 	@$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet --disable-pip-version-check uv
 	$(LOCK) --output-file requirements.lock
 	$(LOCK) --output-file requirements-test.lock --extra test --constraint requirements.lock
+	$(LOCK) --output-file requirements-docs.lock --extra docs --constraint requirements-test.lock
 	@rm -rf $(VENV)-lock
 
 clean:

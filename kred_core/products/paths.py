@@ -51,6 +51,7 @@ class FieldPaths:
 
     @property
     def mef(self) -> Path:
+        """The exposures of the field and their masks, as they come from the archive."""
         return self.input(self.root) / self.field / "mef"
 
     def exposures(self) -> list[Path]:
@@ -112,6 +113,7 @@ class FieldPaths:
 
     @property
     def quality_table(self) -> Path:
+        """Verdict on each exposure, with reasons."""
         return self._summary("mef_qual")
 
     @property
@@ -121,13 +123,16 @@ class FieldPaths:
 
     @property
     def exposure_table(self) -> Path:
+        """The exposures that can be used."""
         return self._summary("mef")
 
     @property
     def detector_table(self) -> Path:
+        """The detectors that can be used: where they lie on the sky, and statistics of their pixels."""
         return self._summary("det")
 
     def tile_table(self, tile: str) -> Path:
+        """The detectors that feed a tile, with the image that each goes into."""
         return self._summary(tile)
 
     @property
@@ -153,6 +158,7 @@ class FieldPaths:
     # prepared detectors
     @property
     def prepared(self) -> Path:
+        """The prepared detectors of the field."""
         return self.root / "DECam_PREP" / self.field / "data"
 
     def prepared_detector(self, root: str, extname: str, plain: bool = False) -> Path:
@@ -160,10 +166,12 @@ class FieldPaths:
         return self.prepared / f"{root}_{extname}.fits{'' if plain else '.fz'}"
 
     def prepared_tile(self, tile: str, matched: bool = False) -> Path:
+        """Links to the prepared, or matched, detectors that feed a tile."""
         return self.root / "DECam_PREP" / self.field / _suffixed(tile, matched)
 
     @property
     def matched(self) -> Path:
+        """The background-matched detectors of the field."""
         return self.root / "DECam_PREP" / self.field / "data_b"
 
     def matched_detector(self, root: str, extname: str, plain: bool = False, image: str = "") -> Path:
@@ -174,6 +182,7 @@ class FieldPaths:
     # stamps and what is made of them
     @property
     def stamps(self) -> Path:
+        """The stamps of the field."""
         return self.root / "DECam_BACK" / self.field
 
     def stamp_file(self, root: str) -> Path:
@@ -190,9 +199,11 @@ class FieldPaths:
 
     # mosaics
     def coadds(self, tile: str, matched: bool = False) -> Path:
+        """The mosaics of a tile: with one background for each exposure, or with matched backgrounds (_b)."""
         return self.root / "DECam_SWARP" / self.field / _suffixed(tile, matched)
 
     def mosaic(self, tile: str, image: str, matched: bool = False) -> Path:
+        """Co-added image of a tile, in counts28."""
         return self.coadds(tile, matched) / f"{self.field}_{tile}.{image}.fits"
 
     def coverage(self, tile: str, image: str, matched: bool = False) -> Path:
@@ -201,12 +212,15 @@ class FieldPaths:
 
     @property
     def evaluation(self) -> Path:
+        """The figures of the field."""
         return self.root / "DECam_SWARP" / self.field / "eval"
 
     def mosaic_figure(self, tile: str, image: str, matched: bool = False) -> Path:
+        """Figure of a mosaic."""
         return self.evaluation / f"{self.field}_{_suffixed(tile, matched)}.{image}.png"
 
     def coverage_figure(self, tile: str, image: str, matched: bool = False) -> Path:
+        """Figure of a coverage map."""
         return self.evaluation / f"{self.field}_{_suffixed(tile, matched)}.{image}.coverage.png"
 
     def comparison_figure(self, image: str, tile: str = "") -> Path:
@@ -233,6 +247,7 @@ class FieldPaths:
     # for people who only want to look
     @property
     def page(self) -> Path:
+        """The page of the field: sky, verdicts and numbers, in any browser and without network."""
         return self.root / "DECam_SWARP" / self.field / "index.html"
 
     @property
@@ -252,6 +267,7 @@ class FieldPaths:
     # what was done
     @property
     def log(self) -> Path:
+        """What was done, when, and by which version."""
         return self.root / "Log" / f"{self.field}.log"
 
     @property
