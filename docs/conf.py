@@ -27,6 +27,8 @@ mathmpl_fontsize = 14.0
 mathmpl_srcset = ["2x"]
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["manual.css"]
 html_title = f"kred {version}"
 html_copy_source = False
 html_show_sphinx = False

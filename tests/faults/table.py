@@ -1,4 +1,4 @@
-"""The table of faults in the README: ``make faults``, or ``python tests/faults/table.py``.
+"""The table of faults in the manual (docs/explanation/nothing-is-lost.md): ``make faults``, or ``python tests/faults/table.py``.
 
 Runs all tests of this directory, also those that take minutes, and counts what they have tried.
 """

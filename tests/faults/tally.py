@@ -17,7 +17,7 @@ def tried(kind: str, n: int = 1) -> None:
     Parameters
     ----------
     kind : str
-        What the fault is, in words for the README: "file cut short".
+        What the fault is, in words for the table in the manual: "file cut short".
     n : int
         How many were made.
     """

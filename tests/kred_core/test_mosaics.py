@@ -1,6 +1,8 @@
 """From the tables of a field to its mosaics, figures and numbers, with the backgrounds that were asked for."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +211,16 @@ def both(simulated, tmp_path_factory):
 
 
 class TestBoth:
+    def test_the_manual_explains_every_keyword_and_every_column_of_a_mosaic(self, both):
+        page = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "fits-files.md").read_text(encoding="utf-8")
+        explained = set(re.findall(r"[A-Z][A-Z0-9-]*", page))
+        standard = r"SIMPLE|BITPIX|NAXIS.?|EXTEND|(CTYPE|CUNIT|CRVAL|CRPIX)\d|CD._.|RADESYS|EQUINOX|(CHECK|DATA)SUM|COR\d(RA|DEC)1"
+        with fits.open(both[0].paths.mosaic("T07", "N662", matched=True)) as mosaic:
+            found = {*mosaic[0].header, *mosaic["INPUTS"].columns.names} - {""}
+        assert len(found) > 40
+        missing = {name for name in found if not re.fullmatch(standard, name)} - explained
+        assert not missing
+
     def test_every_product_is_missed_before_and_there_afterwards(self, both):
         field, missing = both
         assert len(missing) == 2 * 2 + 3 * 2 + 1
