@@ -48,7 +48,7 @@ class TestReference:
         assert lines["--coadd.memory"] == "| `--coadd.memory` | `1` | at least 0.25, at most 64 | " + (
             "Memory for one mosaic in the making, in GB (native engine). |"
         )
-        assert " | `1,2,5` | list: whole numbers, at least 1, at most 255 | Codes" in lines["--coadd.mask-codes"]
+        assert " | `1,2,5` | list: whole numbers, at least 1, at most 8 | Codes" in lines["--coadd.mask-codes"]
         assert lines["--no-stamps.keep"].startswith("| `--no-stamps.keep` | yes | yes or no |")
         assert lines["--prepare.background"].startswith("| `--prepare.background` | `mode` | `mode`, `median`, `min`, `none` |")
         assert all(line.rstrip(" |").rsplit(" | ", 1)[1].strip() for line in lines.values())

@@ -152,7 +152,7 @@ class FieldPaths:
 
     @property
     def mosaic_table(self) -> Path:
-        """Numbers of the mosaics: level, noise, seams."""
+        """Numbers of the mosaics: level, noise, block jump."""
         return self._summary("mosaics")
 
     # prepared detectors
@@ -216,7 +216,7 @@ class FieldPaths:
         return self.root / "DECam_SWARP" / self.field / "eval"
 
     def mosaic_figure(self, tile: str, image: str, matched: bool = False) -> Path:
-        """Figure of a mosaic."""
+        """Figure of a mosaic: the sky, and beside it its flaws."""
         return self.evaluation / f"{self.field}_{_suffixed(tile, matched)}.{image}.png"
 
     def coverage_figure(self, tile: str, image: str, matched: bool = False) -> Path:
@@ -224,7 +224,7 @@ class FieldPaths:
         return self.evaluation / f"{self.field}_{_suffixed(tile, matched)}.{image}.coverage.png"
 
     def comparison_figure(self, image: str, tile: str = "") -> Path:
-        """Before and after matching, side by side at the same stretch: a tile, or the whole field."""
+        """Before and after matching, side by side at the same stretch, and the difference: a tile, or the whole field."""
         return self.evaluation / f"{'_'.join(filter(None, (self.field, tile)))}.{image}.before_after.png"
 
     def matching_figure(self, image: str, kind: MatchingFigure) -> Path:
