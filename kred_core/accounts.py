@@ -84,6 +84,8 @@ class Accounts:
         n = Counter(e.fate for e in named)
         sums = ", ".join(f"{n[fate]} {fate}" for fate in ("used", "usable", "left out", "refused") if n[fate])
         lines = [f"{counted(n_files, 'exposure')}, {counted(len(named), 'detector')}" + (f": {sums}" if sums else "")]
+        unread = sum(e.fate == "refused" and not e.extname for e in self.entries)
+        lines += [f"of {counted(unread, 'exposure')} that cannot be read not even the detectors are known"] if unread else []
         reasons = Counter(e.reason for e in named if e.fate == "left out").most_common()
         lines += [f"{count} left out: {reason}" for reason, count in reasons[:REASONS]]
         rest = sum(count for _, count in reasons[REASONS:])

@@ -66,7 +66,7 @@ def _difference(d: Measured, others: Sequence[Measured]) -> str:
     """How a detector differs from the median of some, in words; empty where it can be one of them."""
     level = float(np.median([other.histogram_mode for other in others]))
     noise = float(np.median([other.noise for other in others]))
-    those = f"that of the {len(others)} detectors of this exposure" if len(others) > 1 else "that of the other"
+    those = f"the median of the {len(others)} detectors of this exposure" if len(others) > 1 else "that of the other"
     if level > SKY * noise and not FAINTEST * level <= d.histogram_mode <= BRIGHTEST * level:
         return f"its sky level is {d.histogram_mode:.5g} ADU, {those} {level:.5g} ADU"
     if not QUIETEST * noise <= d.noise <= NOISIEST * math.sqrt(noise**2 + max(d.histogram_mode - level, 0.0)):

@@ -311,7 +311,8 @@ def _survey_tiles(field: str) -> tuple[Tile, ...]:
             return tuple(own.values())
         raise InputError(
             f"field {field} is not in the survey{_near(field, fields())}; for a field of your own give its centre "
-            "(option survey.centre: RA,Dec in degrees) or a tile table (survey.tile_table)"
+            "(option survey.centre: RA,Dec in degrees) or a tile table (survey.tile_table); "
+            f"python -m kred_core.starter {field} writes one"
         )
     return tuple(own.get(tile.name, tile) for tile in _grid(field, *_centres()[field]))
 

@@ -44,7 +44,10 @@ def test_before_anything_is_chosen_detectors_are_usable_or_refused():
     assert found.faults == ()
     assert found.n_refused == 2
     assert (found.n_used, found.n_detectors) == (None, 4)
-    assert found.explain() == ["3 exposures, 4 detectors: 3 usable, 1 refused"]
+    assert found.explain() == [
+        "3 exposures, 4 detectors: 3 usable, 1 refused",
+        "of 1 exposure that cannot be read not even the detectors are known",
+    ]
 
 
 def test_detectors_that_were_used_are_counted_once_detectors_were_chosen():

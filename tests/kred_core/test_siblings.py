@@ -71,7 +71,7 @@ def test_where_the_sky_is_near_zero_levels_have_no_ratio():
 
 def test_in_dark_time_a_narrow_band_still_shows_who_is_dead():
     refused, _ = judged((0.05, 1.5), level=30.0, noise=3.2)
-    assert refused == {"D1": "its sky level is 0.05 ADU, that of the 5 detectors of this exposure 30.3 ADU"}
+    assert refused == {"D1": "its sky level is 0.05 ADU, the median of the 5 detectors of this exposure 30.3 ADU"}
 
 
 def test_of_two_detectors_nobody_can_tell_which_is_wrong():
