@@ -1,360 +1,78 @@
-"""One run of a field in the making: submits the units of a stage, shows progress, keeps the outcome.
-
-Stages differ in what their units are; what happens to them is the same for
-all: they run side by side, one that fails does not stop the others, and each
-is counted. `flows.field` says what the stages are.
-"""
+"""How a run's units become Prefect tasks, and its stages the lines of the run's graph."""
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import zip_longest
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
 
-from prefect import Task
-from prefect.exceptions import TerminationSignal
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.exceptions import FailedRun
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed, State
-from prefect.utilities.annotations import opaque
+from prefect.utilities.annotations import allow_failure, opaque
 
-from flows import progress, runners
-from flows.plan import require_room
-from flows.progress import TimeLeft
-from kred_core import __version__, foresight, memory, report, stages
+from flows import runners
 from kred_core.config import FieldConfig
-from kred_core.errors import KredError, explain
-from kred_core.locks import held
-from kred_core.outcome import Outcome, StageOutcome, disk_usage
-from kred_core.products import FieldPaths, discard, write_text
-from kred_core.settings import to_toml
-from kred_core.words import some
-from tasks.account import account_for_input
-from tasks.caching import for_run
-from tasks.evaluate import write_page
-from tasks.publish import Progress
+from kred_core.outcome import Outcome
+from kred_core.stages.executor import Ended
+from kred_core.stages.work import Step
+from tasks.publish import Progress, publish_table
+from tasks.steps import once_task, step_task
 
-__all__ = ["Run"]
+__all__ = ["PrefectTasks"]
 
-log = logging.getLogger("kred_core.run")
-
-HEAVY = ("match", "coadd")  # the stages that need most memory
-LOG_FORMAT = "%(asctime)s %(levelname)-7s %(message)s"
+T = TypeVar("T")
 
 
-@dataclass
-class _Batch:
-    """Units that run side by side, and where they are counted."""
-
-    stage: StageOutcome
-    task: Task
-    units: list[tuple[str, dict[str, Any]]]
-    began: float = 0.0
-    n_ended: int = 0
-
-    @property
-    def ended(self) -> bool:
-        return self.n_ended == len(self.units)
-
-    def count(self, unit: str, state: State) -> None:
-        self.n_ended += 1
-        if not state.is_completed():
-            self.stage.failed[unit] = explain(state.result(raise_on_failure=False))
-            log.error("%s %s failed: %s", self.stage.name, unit, self.stage.failed[unit])
-        elif state.name == "Cached":
-            self.stage.current += 1
-        else:
-            self.stage.done += 1
+@task(name="stage", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
+def _stage(name: str, do: Callable[[], tuple[bool, str]]) -> State:
+    """One stage, with its tasks inside, so that the graph of a run with a thousand tasks is that of its stages."""
+    complete, words = do()
+    return (Completed if complete else Failed)(message=words)
 
 
-class _LogFile(logging.FileHandler):
-    """The field's log. Where the disk is full it has gaps; the terminal and Prefect's pages have everything."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        pass
-
-
-class Run:
-    """The work of one flow run.
-
-    Parameters
-    ----------
-    config : `~kred_core.config.FieldConfig`
-
-    Attributes
-    ----------
-    config : `~kred_core.config.FieldConfig`
-    paths : `~kred_core.products.FieldPaths`
-    outcome : `~kred_core.outcome.Outcome`
-        What happened so far.
-    """
+class PrefectTasks:
+    """Runs the units of a `kred_core.stages.run.Run` as Prefect tasks, on the flow's task runner."""
 
     def __init__(self, config: FieldConfig):
-        self.config = config.with_absolute_paths() if config.run.runner == "dask" else runners.fitted(config)
-        self._shared = memory.explain(config, self.config)
-        self.paths = FieldPaths.of(self.config)
-        self.outcome = Outcome(config.field)
-        self._stage = StageOutcome("start")  # the one that is running
-        self._besides: list[_Batch] = []  # that wait for the next units
-        self._running: dict[PrefectFuture, tuple[_Batch, str]] = {}
-        self._at: tuple[int, int] = 0, 0  # units of the stage that have ended, and all of them
-        self._left: TimeLeft | None = None
-        self._alone = True  # as far as locks can tell
+        self.workers = runners.workers(config)
+        self._before: list[Any] = []
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Of the copy that goes, with Prefect's context, to each worker process with each task; futures cannot."""
-        return {**self.__dict__, "_running": {}, "_besides": []}
+    def submit(self, step: Step, unit: str, config: FieldConfig, arguments: dict[str, Any]) -> PrefectFuture:
+        # opaque: spare Prefect the search for other tasks' results in plans of thousands of values
+        return step_task(step).submit(unit=unit, config=opaque(config), arguments=opaque(arguments))
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """One run at a time on a field; what runs that were killed left half done is removed."""
-        lock = self.paths.run_lock
-        with held(
-            [lock], self.config.title, lambda holder: log.info("waiting for the run that holds %s: %s", lock, holder)
-        ) as self._alone:
-            if self._alone:  # otherwise it may be what another run is writing
-                self._tidy("a run that was killed")
-            yield
-            if self._alone and self.config.run.runner == "dask":
-                self._tidy("a worker that is gone")
-
-    def _tidy(self, culprit: str) -> None:
-        for path in self.paths.unfinished():
-            log.info("removing what %s left behind: %s", culprit, path)
-            try:
-                discard(path)
-            except OSError as e:  # it is somebody else's
-                log.warning("cannot be removed: %s", explain(e))
-
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """What a person can mend ends the run here, with a message."""
-        try:
-            yield
-        except (KredError, OSError, MemoryError) as e:
-            self.outcome.stopped = self.outcome.stopped or explain(e)
-            log.error("%s", self.outcome.headline())
-
-    @contextmanager
-    def logged(self) -> Iterator[None]:
-        """Everything that kred says goes into the field's log too."""
-        self.paths.log.parent.mkdir(parents=True, exist_ok=True)
-        handler = _LogFile(self.paths.log, encoding="utf-8")
-        handler.setFormatter(logging.Formatter(LOG_FORMAT))
-        logger = logging.getLogger("kred_core")
-        logger.addHandler(handler)
-        try:
-            log.info("kred %s: %s, stages %s", __version__, self.config.title, ", ".join(self.config.run.stages))
-            if self._shared:
-                log.info("%s", self._shared)
-            if not self._alone:
-                log.warning(
-                    "%s: this file system has no locks; see to it that no other run works on this field meanwhile. What a run that "
-                    "was killed left half written (.*.tmp) stays there",
-                    self.config.root,
-                )
-            with progress.every_minute(lambda: log.info("%s", self._where())):
-                yield
-        except Exception as e:
-            log.exception("unexpected error, a defect of kred (%s: %s); details in %s", type(e).__name__, e, self.paths.log)
-            raise
-        finally:
-            logger.removeHandler(handler)
-            with suppress(OSError):  # the last lines on a full disk
-                handler.close()
-
-    def begin(self) -> None:
-        """Look what is to be reduced, leave the options beside the products, and show how far the run is."""
-        self._exposures = {path.name for path in self.paths.exposures()}
-        write_text(self.paths.run_config, to_toml(self.config))
-        self._progress = Progress(self.config)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Count what happens in this block as one stage; what a person can mend ends the run, not the program."""
-        self._stage = StageOutcome(name)
-        self._at = 0, 0
-        self.outcome.stages.append(self._stage)
-        self._began = time.monotonic()
-        try:
-            yield
-        except (KredError, OSError, MemoryError) as e:
-            self.outcome.stopped = f"{name}: {explain(e)}"
-        except (KeyboardInterrupt, TerminationSignal):
-            log.warning("%s was stopped; the next run goes on where it was", name)
-            raise
-        self._stage.seconds = time.monotonic() - self._began
-        if self._left:
-            self._left.taken[name] = self._stage.seconds
-        log.info("%s", self._stage.line())
-
-    def state(self) -> State:
-        """How the last stage ended."""
-        complete = not (self._stage.failed or self.outcome.stopped)
-        return (Completed if complete else Failed)(message=self.outcome.stopped or self._stage.counts())
-
-    def require_room(self, stage: str) -> None:
-        """Before anything large is written, and after the exposures are known: is there room for it on the disk?"""
-        if stage != "check" and self._left is None:
-            found = require_room(self.config)
-            self._left = TimeLeft(foresight.rough_seconds(self.config, found), runners.workers(self.config))
-
-    @contextmanager
-    def memory(self, stage: str) -> Iterator[None]:
-        """In a stage that needs much memory: wait until there is a place for it. The wait is not counted as work."""
-        places = self.paths.heavy_locks(self.config.run.heavy_at_once) if stage in HEAVY else []
-        if not places:
-            yield
-            return
-        with held(
-            places, f"{self.config.title}, {stage}", lambda holders: log.info("%s waits: memory is taken by %s", stage, holders)
-        ):
-            self._began = time.monotonic()
-            yield
-
-    def each(self, task: Task, units: Iterable[tuple[str, dict[str, Any]]], required: bool = False) -> list[str]:
-        """Run a stage's task for all units, side by side; one that fails does not stop the others.
-
-        Parameters
-        ----------
-        task : `~prefect.Task`
-            Made by `tasks.caching.stage_task`.
-        units : iterable of (str, dict)
-            Name of the unit, for people, and the task's arguments.
-        required : bool
-            Nothing can follow where one has failed.
-
-        Returns
-        -------
-        list of str
-            The units that are complete, in the order given.
-
-        Raises
-        ------
-        KredError
-            A required unit has failed.
-        """
-        batch = _Batch(self._stage, task, list(units))
-        self._submit(batch)
-        self._wait_for(batch)
-        if required and self._stage.failed:
-            raise KredError("; ".join(self._stage.failed.values()))
-        return [name for name, _ in batch.units if name not in self._stage.failed]
-
-    def beside(self, name: str, task: Task, units: Iterable[tuple[str, dict[str, Any]]]) -> None:
-        """Units that nothing waits for: they run beside those of the stages that follow, and are counted apart.
-
-        For figures above all: the drawing of one keeps the interpreter to itself, and so keeps one core busy, whatever the
-        number of threads; kernels that release it, as those of co-adds, use the others meanwhile.
-
-        Parameters
-        ----------
-        name : str
-            What they are, for the log.
-        task, units
-            As of `each`.
-        """
-        self.outcome.stages.append(StageOutcome(name))
-        self._besides.append(_Batch(self.outcome.stages[-1], task, list(units)))
-
-    def finish_besides(self) -> None:
-        """Wait for what runs beside the stages, the last of which has ended."""
-        besides, self._besides = self._besides, []
-        for batch in besides:  # of a stage that none follows
-            self._submit(batch)
-        for batch in {id(batch): batch for batch, _ in self._running.values()}.values():
-            self._wait_for(batch)
-
-    def _submit(self, batch: _Batch) -> None:
-        """Units to run side by side, and with them those that waited: first some of the former, then in turns."""
-        batches, self._besides = [batch, *self._besides], []
-        first, *others = ([(batch, *unit) for unit in batch.units] for batch in batches)
-        at_once = runners.workers(self.config)
-        turns = zip_longest(first[at_once:], *others)
-        for batch in batches:
-            batch.began = time.monotonic()
-        for batch, name, arguments in (*first[:at_once], *(unit for turn in turns for unit in turn if unit is not None)):
-            ready = for_run(batch.task, self.config)
-            self._running[ready.submit(config=opaque(self.config), **_opaque(arguments))] = batch, name
-
-    def _wait_for(self, awaited: _Batch) -> None:
-        """Count what ends, until all units of a batch have."""
-        if awaited.ended:
-            return
-        for future in as_completed(list(self._running)):
+    def ended(self, submitted: Iterable[PrefectFuture]) -> Iterator[tuple[PrefectFuture, Ended]]:
+        for future in as_completed(list(submitted)):
             future.wait()  # it has ended; only now does it know its last state without asking the server
-            batch, name = self._running.pop(future)
-            batch.count(name, future.state)
-            if batch.stage is not self._stage and batch.ended:
-                batch.stage.seconds = time.monotonic() - batch.began
-                log.info("%s", batch.stage.line())
-            if batch is awaited:
-                self._progress.show(self._stage.name, batch.n_ended, len(batch.units), name)
-                self._at = batch.n_ended, len(batch.units)
-            progress.show(f"{self._where()}: {name}", last=awaited.ended)
-            if awaited.ended:
-                break
+            state = future.state
+            if state.is_completed():
+                yield future, Ended(manifest=state.result(), current=state.name == "Cached")
+            else:
+                yield future, Ended(error=state.result(raise_on_failure=False))
 
-    def _where(self) -> str:
-        """How far the stage that is running is, and how long the run will still take."""
-        ended, units = self._at
-        words = f"{self._stage.name:<10} {ended} of {units}" if units else self._stage.name
-        if self._left is None:
-            return words
-        return f"{words}, {self._left.words(self._stage.name, ended / max(units, 1), time.monotonic() - self._began)}"
+    def once(self, function: Callable[..., T], config: FieldConfig, arguments: dict[str, Any]) -> T:
+        return once_task(function)(config=opaque(config), arguments=opaque(arguments))
 
-    def finish(self) -> None:
-        """Compare what was asked for with what is on disk, and say it all in the log."""
-        try:
-            if not self.outcome.stopped:
-                self.outcome.missing = stages.missing_products(self.config)
-                self.outcome.notes += stages.leftovers(self.config)
-        except KredError as e:
-            self.outcome.stopped = explain(e)
-        self._account()
-        self.outcome.disk = disk_usage(self.paths.directories)
-        self._show_page()
-        self._progress.end(self.outcome)
-        for line in self.outcome.details():
-            log.info("%s", line)
+    def stage(self, name: str, do: Callable[[], tuple[bool, str]]) -> None:
+        # Prefect knows results by their addresses; what comes to lie where one was would give the graph a line too many.
+        FlowRunContext.get().run_results.clear()
+        state = _stage(name, opaque(do), return_state=True, wait_for=self._before)
+        with suppress(FailedRun):  # which the outcome knows; anything else is a defect
+            state.result()
+        self._before = [allow_failure(state)]
 
-    def _account(self) -> None:
-        """Compare the input with what became of it; of a run that was stopped, as far as its stages have ended."""
-        ended = [s.name for s in self.outcome.stages if s.name in self.config.run.stages]
-        if self.outcome.stopped:
-            ended.pop()
-        if not ended:
-            return
-        config = self.config.model_copy(update={"run": self.config.run.model_copy(update={"only": ended})})
-        try:
-            state = for_run(account_for_input, config)(config=opaque(config), return_state=True)
-            if not state.is_completed():
-                raise KredError(explain(state.result(raise_on_failure=False)))
-            found = state.result().values
-            self.outcome.input, self.outcome.unaccounted = list(found["sums"]), list(found["faults"])
-            self.outcome.n_refused, self.outcome.n_used = found["n_refused"], found["n_used"]
-            self.outcome.n_detectors = found["n_detectors"]
-            if gone := self._exposures - {path.name for path in self.paths.exposures()}:
-                self.outcome.unaccounted.append(f"gone since the run began: {some(gone)}")
-        except (KredError, OSError, MemoryError) as e:
-            self.outcome.unaccounted = [explain(e)]
+    def begin(self, config: FieldConfig) -> None:
+        self._progress = Progress(config)
 
-    def _show_page(self) -> None:
-        """Bring the page of the field up to date, whatever became of the run, and that of all fields."""
-        try:
-            self.outcome.remember(self.paths.record("run", "last"), self.config.root)
-            state = for_run(write_page, self.config)(config=opaque(self.config), return_state=True)
-            if not state.is_completed():
-                raise KredError(explain(state.result(raise_on_failure=False)))
-            report.write_fields_page(self.paths)
-            self.outcome.page = self.paths.page
-        except (KredError, OSError, MemoryError) as e:
-            self.outcome.stopped = self.outcome.stopped or f"report: {explain(e)}"
+    def progress(self, stage: str, ended: int, units: int, unit: str) -> None:
+        self._progress.show(stage, ended, units, unit)
 
+    def show(self, key: str, words: str, rows: list[dict[str, Any]]) -> None:
+        publish_table(key, words, rows)
 
-def _opaque(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Spare Prefect the search for other tasks' results in plans of thousands of values."""
-    return {name: opaque(value) for name, value in arguments.items()}
+    def end(self, outcome: Outcome) -> None:
+        self._progress.end(outcome)

@@ -18,7 +18,8 @@ if __name__ == "__main__":
 from kred_core import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
-    from flows import local_server, progress
+    from flows import local_server
+    from kred_core import progress
 
     asked = settings.answer(settings.survey_configs, sys.argv[1:])
     if not asked[0].run.dry_run:
@@ -34,11 +35,11 @@ from prefect.states import Completed, Failed, State
 
 from flows import messages, parameters, runners, start
 from flows.field import EXIT_COMPLETE, EXIT_NOT_COMPLETE, explained, reduce
-from flows.plan import dry_run
 from flows.server import server
 from kred_core import discovery
 from kred_core.config import FieldConfig, SeveralConfig
 from kred_core.errors import KredError, explain
+from kred_core.stages import dry_run
 
 __all__ = ["main", "reduce_survey"]
 

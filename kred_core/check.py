@@ -114,6 +114,11 @@ class ExposureReport:
         return cls(**{**values, "detectors": places, **pairs})
 
     @property
+    def n_pixels(self) -> int:
+        """Pixels of the detectors that can be used."""
+        return sum(d.naxis1 * d.naxis2 for d in self.detectors)
+
+    @property
     def extnames(self) -> tuple[str, ...]:
         """Names of the detectors that can be used."""
         return tuple(d.extname for d in self.detectors)

@@ -18,12 +18,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["held", "open_lock", "try_lock"]
+__all__ = ["alone", "held", "open_lock", "try_lock"]
 
 log = logging.getLogger(__name__)
 
 # Without a lock service (NFS), without the option flock (Lustre), in folders that are shared with a virtual machine.
 NO_LOCKS_HERE = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK, errno.EINVAL})
+SHORT_PAUSE = 0.1  # s
 PAUSE = 0.5  # s between two looks at a lock that somebody else holds
 
 
@@ -101,6 +102,15 @@ def held(paths: Sequence[Path], title: str, waiting: Callable[[str], None]) -> I
             yield locked
         finally:
             _say(file, "")
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold one lock for a while, of which nobody needs to know who holds it."""
+    with open_lock(path) as file:
+        while not try_lock(file):
+            time.sleep(SHORT_PAUSE)
+        yield
 
 
 def _say(file: BinaryIO, holder: str) -> None:

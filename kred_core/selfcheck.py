@@ -212,12 +212,12 @@ def _reduce(root: Path) -> float:
     """Run all stages on a simulated field; rms of mosaic minus simulated sky over the rms of that sky."""
     import numpy as np
 
-    from . import stages
     from .config import CoaddConfig, FieldConfig
     from .geometry import pixel_area_arcsec2
     from .products import FieldPaths
     from .quality import measure_mosaic
     from .simulate import simulate_field, sky_brightness
+    from .stages import reduce
 
     simulation = simulate_field(
         root, tiles=["T07"], binning=16, exposures=4, dither=300.0, bands=["N662"], gradient=0.0, star_density=0.0, cosmic_rays=0.0
@@ -225,28 +225,9 @@ def _reduce(root: Path) -> float:
     field = simulation.config.field
     config = FieldConfig(field=field, tiles=["T07"], root=root, coadd=CoaddConfig(memory=0.25))
     paths = FieldPaths(root, field)
-    for path in paths.exposures():
-        stages.check_exposure(config, path, None)
-    reports = stages.check_field(config)
-    grid = stages.stamp_grid(config, reports)
-    for report in reports:
-        stages.summarize_exposure(config, report, grid)
-    stages.summarize_field(config)
-    for preparation in stages.plan_preparation(config):
-        stages.prepare_exposure(config, preparation)
-    tiles = list(stages.tiles_field(config))
-    matchings = stages.plan_matching(config)
-    for matching in matchings:
-        stages.measure_overlaps(config, matching)
-        stages.solve_backgrounds(config, matching)
-        stages.make_quick_looks(config, matching, tiles)
-        stages.draw_matching(config, matching, tiles)
-    stages.tabulate_matching(config, [matching.image for matching in matchings])
-    for plan in stages.plan_coadds(config):
-        stages.coadd(config, plan)
-        stages.evaluate_mosaic(config, plan.tile, plan.image)
-    stages.draw_field(config, "N662", "matched", tiles)
-    stages.tabulate_mosaics(config)
+    outcome = reduce(config)
+    if not outcome.complete:
+        raise KredError(f"a simulated field cannot be reduced: {outcome.headline()}")
 
     mosaic, coverage = paths.mosaic("T07", "N662", matched=True), paths.coverage("T07", "N662", matched=True)
     _, reduced = measure_mosaic(mosaic, coverage, 10_000)  # every pixel

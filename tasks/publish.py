@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import httpx
@@ -23,8 +24,8 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
-from kred_core import stages, tables
-from kred_core.check import ExposureReport, quality_rows
+from kred_core import tables
+from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig
 from kred_core.outcome import Outcome
 from kred_core.products import FieldPaths
@@ -33,7 +34,7 @@ from kred_core.served import SERVED_ROOT, served_address
 
 from .markdown import key, plain, table
 
-__all__ = ["Progress", "publish_backgrounds", "publish_report", "publish_verdicts"]
+__all__ = ["Progress", "publish_report", "publish_table"]
 
 log = logging.getLogger("kred_core.run")
 
@@ -84,21 +85,10 @@ class Progress:
             self._troubled = True
 
 
-def publish_verdicts(field: str, reports: list[ExposureReport]) -> None:
-    """The verdict on each exposure, with reasons, as a table."""
-    names = ("Root", "Verdict", "Reasons", "FILTER", "EXPTIME", "N_used", "N_det")
-    rows = [{name: _json(row[name]) for name in names} for row in quality_rows(reports)]
-    create_table_artifact(key=key(field, "exposures"), table=rows, description=f"Verdict on each exposure of {field}")
-
-
-def publish_backgrounds(config: FieldConfig) -> None:
-    """The matched backgrounds, as a table with a row for each exposure in each image."""
-    rows = [{name: _json(value) for name, value in row.items()} for row in stages.background_rows(config)]
-    words = (
-        f"Matched backgrounds of {config.field}, in counts28 per pixel: SUB_BACK is that of the exposure; Lowest, Median and "
-        "Highest are those of its detectors minus SUB_BACK"
-    )
-    create_table_artifact(key=key(config.field, "backgrounds"), table=rows, description=words)
+def publish_table(name: str, words: str, rows: list[dict[str, Any]]) -> None:
+    """A table that a stage has made, such as the verdicts on the exposures."""
+    shown = [{column: _json(value) for column, value in row.items()} for row in rows]
+    create_table_artifact(key=key(name), table=shown, description=words)
 
 
 def publish_report(config: FieldConfig, outcome: Outcome) -> None:

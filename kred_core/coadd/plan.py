@@ -140,6 +140,11 @@ class CoaddPlan:
     inputs: tuple[CoaddInput, ...]
     backgrounds: tuple[str, ...] = ("original",)
 
+    @property
+    def n_pixels(self) -> int:
+        """Pixels of all its mosaics."""
+        return self.grid.nx * self.grid.ny * len(self.backgrounds)
+
     def digest(self, config: CoaddConfig, background: str) -> str:
         """Hexadecimal digest of all that one mosaic depends on except the files' contents; the same wherever the data root is.
 

@@ -3,12 +3,11 @@
 This is the one place that knows which files a stage reads and writes; the
 science is in the modules it calls. Every function can be called alone, from a
 notebook too, and does its whole work each time: what is up to date is for the
-caller to decide (`tasks.caching`). Units of work are exposures and mosaics, so
+caller to decide (`kred_core.stages.work`). Units of work are exposures and mosaics, so
 that thousands of detectors are a hundred calls.
 """
 
 from .accounts import account_for_input, account_inputs
-from .bounds import leftovers, missing_products, preflight
 from .copies import MatchedCopies, copy_matched, link_matched, plan_copies
 from .exposures import (
     Preparation,
@@ -41,7 +40,7 @@ from .matching import (
     tabulate_matching,
 )
 from .mosaics import (
-    coadd,
+    coadd_mosaic,
     draw_field,
     evaluate_mosaic,
     evaluated_tiles,
@@ -56,6 +55,10 @@ from .mosaics import (
     tiles_field,
     wanted_tiles,
 )
+from .plan import dry_run
+from .preflight import leftovers, missing_products, preflight
+from .run import reduce
+from .stage import of_run, table
 
 __all__ = [
     "MEASURED_FROM",
@@ -68,11 +71,12 @@ __all__ = [
     "background_rows",
     "check_exposure",
     "check_field",
-    "coadd",
+    "coadd_mosaic",
     "compared_tiles",
     "copy_matched",
     "draw_field",
     "draw_matching",
+    "dry_run",
     "evaluate_mosaic",
     "evaluated_tiles",
     "explain_images",
@@ -87,6 +91,7 @@ __all__ = [
     "missing_products",
     "mosaic_names",
     "mosaic_unit",
+    "of_run",
     "plan_coadds",
     "plan_copies",
     "plan_matching",
@@ -94,6 +99,7 @@ __all__ = [
     "preflight",
     "prepare_exposure",
     "read_backgrounds",
+    "reduce",
     "remove_stamps",
     "restore_stamps",
     "solve_backgrounds",
@@ -103,6 +109,7 @@ __all__ = [
     "stampless",
     "summarize_exposure",
     "summarize_field",
+    "table",
     "tabulate_matching",
     "tabulate_mosaics",
     "tile_inputs",

@@ -20,8 +20,9 @@ from ..roles import is_fits
 from ..words import some
 from .exposures import judged
 from .mosaics import joined_detectors, mosaic_names, tile_inputs, tile_tables, wanted_tiles
+from .work import Manifest, Step, Work
 
-__all__ = ["account_for_input", "account_inputs"]
+__all__ = ["ACCOUNT", "account_for_input", "account_inputs"]
 
 Mosaic = tuple[str, str]  # tile, image
 
@@ -150,3 +151,32 @@ def _inputs(mosaic: Path) -> dict[Key, int]:
         return {(str(r), str(e)): int(n) for r, e, n in zip(table["ROOT"], table["EXTNAME"], table["PIXELS"], strict=True)}
     except (OSError, KeyError, TypeError, ValueError) as e:
         raise InputError(f"{mosaic}: its table INPUTS cannot be read ({e}); delete it and run the stage 'coadd' again") from e
+
+
+def _work(config: FieldConfig) -> Work:
+    return Work(
+        config.field,
+        files=account_inputs(config),
+        options=[config.survey, config.tiling],
+        facts={
+            "tiles": list(config.tiles),
+            "stages": list(config.run.stages),
+            "size": config.coadd.size,
+            "mosaics": config.coadd.mosaics,
+        },
+    )
+
+
+def _do(config: FieldConfig) -> Manifest:
+    found = account_for_input(config)
+    return Manifest.of(
+        [FieldPaths.of(config).input_table],
+        sums=found.explain(),
+        faults=list(found.faults),
+        n_refused=found.n_refused,
+        n_used=found.n_used,
+        n_detectors=found.n_detectors,
+    )
+
+
+ACCOUNT = Step("account", 2, _work, _do)

@@ -22,7 +22,7 @@ from ..words import counted
 from .exposures import preparations, read_summary
 
 __all__ = [
-    "coadd",
+    "coadd_mosaic",
     "draw_field",
     "evaluate_mosaic",
     "evaluated_tiles",
@@ -257,7 +257,7 @@ def _matched(
     return [backgrounds[key] for key in keys]
 
 
-def coadd(config: FieldConfig, plan: CoaddPlan) -> list[Path]:
+def coadd_mosaic(config: FieldConfig, plan: CoaddPlan) -> list[Path]:
     """Make the mosaics of a plan and their coverage maps.
 
     Parameters

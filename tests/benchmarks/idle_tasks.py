@@ -19,7 +19,8 @@ from prefect.utilities.annotations import opaque
 from flows.runners import ConfiguredTaskRunner
 from flows.server import server
 from kred_core.config import FieldConfig
-from tasks.caching import Manifest, Work, for_run, stage_task
+from kred_core.stages.work import Manifest, Step, Work
+from tasks.steps import step_task
 
 __all__ = ["main"]
 
@@ -28,15 +29,14 @@ def _work(config: FieldConfig, unit: str) -> Work:
     return Work(unit)
 
 
-@stage_task("idle", version=1, work=_work)
-def idle(config: FieldConfig, unit: str) -> Manifest:
-    return Manifest.of()
+IDLE = Step("idle", 1, _work, lambda config, unit: Manifest.of())
 
 
 @flow(task_runner=ConfiguredTaskRunner())
 def many(config: FieldConfig, n: int) -> None:
-    ready = for_run(idle, config)
-    for future in as_completed([ready.submit(config=opaque(config), unit=str(i)) for i in range(n)]):
+    task = step_task(IDLE)
+    units = [{"unit": str(i), "arguments": {"unit": str(i)}} for i in range(n)]
+    for future in as_completed([task.submit(config=opaque(config), **unit) for unit in units]):
         future.wait()
 
 

@@ -25,7 +25,7 @@ from fields import FIELD, PROJECT, everything, made, page, small_field, temporar
 from tally import tried
 
 from kred_core.products import FieldPaths, read_record
-from tasks.records import read_manifest
+from kred_core.stages.work import read_manifest
 
 pytestmark = pytest.mark.long
 

@@ -28,7 +28,8 @@ from flows import cluster, cluster_file, field
 from flows.field import reduce
 from flows.runners import ConfiguredTaskRunner
 from kred_core.config import FieldConfig
-from tasks.caching import Manifest, Work, for_run, stage_task
+from kred_core.stages.work import Manifest, Step, Work
+from tasks.steps import step_task
 
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
@@ -102,25 +103,27 @@ def _nothing(config: FieldConfig, unit: str) -> Work:
     return Work(unit)
 
 
-@stage_task("die", version=1, work=_nothing)
-def die(config: FieldConfig, unit: str) -> Manifest:
+def _die(config: FieldConfig, unit: str) -> Manifest:
     os.kill(os.getpid(), signal.SIGKILL)
     return Manifest()
 
 
-@stage_task("speak", version=1, work=_nothing)
-def speak(config: FieldConfig, unit: str) -> Manifest:
+def _speak(config: FieldConfig, unit: str) -> Manifest:
     logging.getLogger("kred_core.test").warning("%s speaks", unit)
     return Manifest.of(numpy_threads=os.environ["OPENBLAS_NUM_THREADS"], threads=os.environ["NUMBA_NUM_THREADS"])
+
+
+DIE, SPEAK = Step("die", 1, _nothing, _die), Step("speak", 1, _nothing, _speak)
 
 
 @flow(task_runner=ConfiguredTaskRunner())
 def speak_and_die(config: FieldConfig) -> dict[str, State]:
     states = {}
-    for task in (speak, die):
-        future = for_run(task, config).submit(config=config, unit=f"exposure of {task.name}")
+    for step in (SPEAK, DIE):
+        unit = f"exposure of {step.name}"
+        future = step_task(step).submit(unit=unit, config=config, arguments={"unit": unit})
         future.wait()
-        states[task.name] = future.state
+        states[step.name] = future.state
     return states
 
 

@@ -13,10 +13,10 @@ import threading
 import pytest
 from runs import PROJECT, last_log
 
-from flows import field, progress
-from flows.progress import TimeLeft
-from kred_core import survey
+from flows import field
+from kred_core import progress, survey
 from kred_core.config import SurveyConfig
+from kred_core.progress import TimeLeft
 
 
 def test_the_first_line_is_there_before_prefect_is_imported(root, tmp_path):

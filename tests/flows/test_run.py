@@ -13,18 +13,22 @@ import pytest
 from prefect import flow
 from prefect.utilities.annotations import opaque
 
-from flows.run import Run
+from flows.run import PrefectTasks
 from flows.runners import ConfiguredTaskRunner
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import KredError
 from kred_core.locks import held
 from kred_core.outcome import Outcome
 from kred_core.products import FieldPaths
-from tasks.caching import Manifest, Work, stage_task
+from kred_core.stages.executor import Threads
+from kred_core.stages.run import Run
+from kred_core.stages.stage import table
+from kred_core.stages.work import Manifest, Step, Work
 
 
 def run(root: Path, field: str = "LMC_c42", **options) -> Run:
-    return Run(FieldConfig(field=field, root=root, run=RunConfig(**options)))
+    config = FieldConfig(field=field, root=root, run=RunConfig(**options))
+    return Run(config, Threads(config))
 
 
 @contextmanager
@@ -81,10 +85,10 @@ def test_runs_of_two_fields_do_not_wait_for_each_other(tmp_path, said):
 def test_heavy_stages_wait_for_memory_and_light_ones_do_not(tmp_path, said, caplog):
     ours = run(tmp_path)
     with elsewhere(ours.paths.heavy_locks(1)) as release:
-        with ours.stage("tiles"), ours.memory("tiles"):
+        with ours.stage("tiles"), ours.memory(table()["tiles"]):
             assert not said.is_set()
         thread = release_when(said, release)
-        with ours.stage("coadd"), ours.memory("coadd"):
+        with ours.stage("coadd"), ours.memory(table()["coadd"]):
             assert release.is_set()
         thread.join()
     assert "coadd waits: memory is taken by LMC_c41 T07" in caplog.text
@@ -93,7 +97,7 @@ def test_heavy_stages_wait_for_memory_and_light_ones_do_not(tmp_path, said, capl
 @pytest.mark.parametrize("n", [0, 2])
 def test_as_many_heavy_stages_at_once_as_the_options_say(tmp_path, said, n):
     ours = run(tmp_path, heavy_at_once=n)
-    with elsewhere(ours.paths.heavy_locks(1)), ours.stage("match"), ours.memory("match"):
+    with elsewhere(ours.paths.heavy_locks(1)), ours.stage("match"), ours.memory(table()["match"]):
         assert not said.is_set()
 
 
@@ -107,8 +111,7 @@ def test_what_a_killed_run_left_is_removed_before_the_next_begins(tmp_path, capl
     assert f"left behind: {left}" in caplog.text
 
 
-@stage_task("make", version=1, work=lambda config, unit, after: Work(unit))
-def make(config: FieldConfig, unit: str, after: str) -> Manifest:
+def _make(config: FieldConfig, unit: str, after: str) -> Manifest:
     """Make a file as soon as there is another one, and fail where that is asked for."""
     deadline = time.monotonic() + 60
     while after and not (config.root / after).exists():
@@ -119,6 +122,9 @@ def make(config: FieldConfig, unit: str, after: str) -> Manifest:
         raise KredError("as it was asked to")
     (config.root / unit).touch()
     return Manifest.of([config.root / unit])
+
+
+make = Step("make", 1, lambda config, unit, after: Work(unit), _make)
 
 
 @pytest.fixture
@@ -132,7 +138,7 @@ def root(tmp_path, prefect_server) -> Path:
 
 @flow(task_runner=ConfiguredTaskRunner())
 def stages_with_figures(config: FieldConfig) -> Outcome:
-    ours = Run(config)
+    ours = Run(config, PrefectTasks(config))
     ours.begin()
     with ours.stage("match"):
         ours.beside("figures", make, [(unit, {"unit": unit, "after": "evaluated"}) for unit in ("drawn", "fails")])
@@ -159,7 +165,7 @@ def test_what_runs_beside_the_stages_keeps_none_of_them_waiting(root):
 
 @flow(task_runner=ConfiguredTaskRunner())
 def a_stage_that_none_follows(config: FieldConfig) -> Outcome:
-    ours = Run(config)
+    ours = Run(config, PrefectTasks(config))
     ours.begin()
     with ours.stage("match"):
         ours.beside("figures", make, [("drawn", {"unit": "drawn", "after": ""})])

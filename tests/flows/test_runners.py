@@ -19,7 +19,8 @@ from serving import exists, wait_for
 
 from flows.runners import ConfiguredTaskRunner, cores, started
 from kred_core.config import FieldConfig, RunConfig
-from tasks.caching import Manifest, Work, for_run, stage_task
+from kred_core.stages.work import Manifest, Step, Work
+from tasks.steps import step_task
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -30,8 +31,7 @@ def _work(config: FieldConfig, unit: str) -> Work:
     return Work(unit)
 
 
-@stage_task("look around", version=1, work=_work)
-def look_around(config: FieldConfig, unit: str) -> Manifest:
+def _look_around(config: FieldConfig, unit: str) -> Manifest:
     log.info("%s is being looked at", unit)
     time.sleep(0.05)
     return Manifest.of(
@@ -42,10 +42,14 @@ def look_around(config: FieldConfig, unit: str) -> Manifest:
     )
 
 
+LOOK_AROUND = Step("look around", 1, _work, _look_around)
+
+
 @flow(task_runner=ConfiguredTaskRunner())
 def look(config: FieldConfig, units: int) -> list[Manifest]:
-    ready = for_run(look_around, config)
-    return [future.result() for future in [ready.submit(config=config, unit=f"exposure {i}") for i in range(units)]]
+    names = [f"exposure {i}" for i in range(units)]
+    task = step_task(LOOK_AROUND)
+    return [f.result() for f in [task.submit(unit=name, config=config, arguments={"unit": name}) for name in names]]
 
 
 def run(root: Path, units: int, run: RunConfig):

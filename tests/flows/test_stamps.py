@@ -8,10 +8,10 @@ import pytest
 from runs import done
 
 from flows.field import reduce
-from flows.plan import dry_run
 from kred_core import stamp
 from kred_core.config import FieldConfig
 from kred_core.products import FieldPaths
+from kred_core.stages import dry_run
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -91,7 +91,7 @@ def coadd(config: FieldConfig, *images: str) -> None:
     """The mosaics of some images, or of all."""
     for plan in stages.plan_coadds(config):
         if not images or plan.image in images:
-            stages.coadd(config, plan)
+            stages.coadd_mosaic(config, plan)
 
 
 def finish(config: FieldConfig) -> Table:

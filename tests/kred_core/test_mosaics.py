@@ -1,6 +1,7 @@
 """From the tables of a field to its mosaics, figures and numbers, with the backgrounds that were asked for."""
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from kred_core import check, foresight, stages, summary, survey, tables, tiling
+from kred_core import check, stages, summary, survey, tables, tiling
 from kred_core.config import FieldConfig, SurveyConfig
 from kred_core.errors import InputError
 from kred_core.products import FieldPaths, read_record, write_record
 from kred_core.simulate import simulate_field
+from kred_core.stages import table as table_of_stages
+from kred_core.stages.plan import Plan, Planned, plan_run
+from kred_core.stages.stage import Cost
 
 SKY = 700.0  # counts28 per pixel that every exposure has on average
 
@@ -137,13 +141,11 @@ class TestPlans:
 @pytest.mark.parametrize(("mosaics", "n", "sets"), [("original", 1, 1), ("matched", 1, 1), ("both", 1, 2), ("none", 0, 0)])
 def test_a_dry_run_foresees_the_mosaics_before_any_background_is_known(field, mosaics, n, sets):
     config = field.config(mosaics, "T07")
-    reports = foresight.reports(config, field.paths.exposures(), [], {})
-    plans = foresight.coadds(config, reports)
-    coadd, evaluate = (foresight.plan_mosaics(name, plans, []) for name in ("coadd", "evaluate"))
-    assert (coadd.units, coadd.to_do, evaluate.units) == (n, n, n)
+    (coadd,), (evaluate,) = (plan_run(config).planned[name] for name in ("coadd", "evaluate"))
+    assert (coadd.units, coadd.to_do) == (n, n)
+    assert evaluate.units == n + sets  # a figure of the field for each kind of mosaics too
     side = round(0.6525 * 3600 / 4.23)
-    assert coadd.disk == pytest.approx(sets * side**2 * 4, rel=0.1)
-    assert foresight.plan_mosaics("coadd", plans, plans).to_do == 0
+    assert coadd.cost.disk == pytest.approx(sets * side**2 * 4, rel=0.1)
 
 
 @pytest.mark.parametrize(("size", "side"), [(0.0, 0.05), (0.1, 0.1), (0.02, 0.02)])
@@ -153,10 +155,10 @@ def test_a_mosaic_of_a_tile_of_ones_own_is_as_large_as_the_table_or_the_option_s
     table.write_text(f"Field Tile RA Dec Size\nLMC_c42 T07 {tile.ra} {tile.dec} 0.05\n")
     config = field.config("original", size=size).model_copy(update={"survey": SurveyConfig(tile_table=str(table))})
     (plan,) = stages.plan_coadds(config)
-    reports = foresight.reports(config, field.paths.exposures(), [], {})
-    (foreseen,) = foresight.coadds(config, reports)
+    planned = plan_run(config)
+    (foreseen,) = planned.mosaics
     assert plan.grid.nx == plan.grid.ny == foreseen.grid.nx == foreseen.grid.ny == (n := round(side * 3600 / plan.grid.pixel_scale))
-    assert foresight.most_disk(config, reports, None)["coadd"] == pytest.approx(n**2 * 4, rel=0.1)
+    assert table_of_stages()["coadd"].cost(config, planned.usable, planned.grid).disk == pytest.approx(n**2 * 4, rel=0.1)
     (wanted,) = stages.wanted_tiles(config)
     assert wanted.size == max(side, 0.05)
 
@@ -164,7 +166,7 @@ def test_a_mosaic_of_a_tile_of_ones_own_is_as_large_as_the_table_or_the_option_s
 def made(config):
     """Co-add and evaluate everything; the table of mosaics."""
     for plan in stages.plan_coadds(config):
-        assert all(path.is_file() for path in stages.coadd(config, plan))
+        assert all(path.is_file() for path in stages.coadd_mosaic(config, plan))
     for tile, image in stages.mosaic_names(config):
         assert all(path.is_file() for path in stages.evaluate_mosaic(config, tile, image))
     for (image, background), tiles in stages.evaluated_tiles(config).items():
@@ -197,7 +199,7 @@ def test_a_plane_that_swarp_cannot_subtract_is_refused(field):
     config = field.config(engine="swarp")
     (plan,) = stages.plan_coadds(config)
     with pytest.raises(InputError, match=r"of 6 detectors, .* the first, has a plane or a step"):
-        stages.coadd(config, plan)
+        stages.coadd_mosaic(config, plan)
 
 
 @pytest.fixture(scope="module")
@@ -305,25 +307,32 @@ def test_what_lies_beside_the_exposures_is_named_but_not_all_of_it(tmp_path):
 # --- what a run would take
 
 
-def test_a_plan_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the_way(tmp_path):
+def a_plan(*lines: tuple[str, Sequence], reports: Sequence = ()) -> Callable[[FieldConfig], Plan]:
+    empty = {name: [] for name in table_of_stages()}
+    return lambda config: Plan(config, list(reports), {**empty, **{name: list(planned) for name, planned in lines}})
+
+
+def test_a_plan_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the_way(tmp_path, monkeypatch):
     config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 2})
-    planned = [
-        foresight.PlannedStage("check", "exposure", 3, 0, 5e9, 100.0),
-        foresight.PlannedStage("summarize", "exposure", 3, 3, 2e6, 90.0),
-        foresight.PlannedStage("coadd", "mosaic", 2, 1, 1e6, 4 * 3600.0),
-    ]
+    planned = (
+        ("check", [Planned("check", "exposures", 3, 0, Cost(100.0, 5e9))]),
+        ("summarize", [Planned("summarize", "exposures", 3, 3, Cost(90.0, 2e6))]),
+        ("coadd", [Planned("coadd", "mosaics", 2, 1, Cost(4 * 3600.0, 1e6))]),
+    )
     found = [check.ExposureReport("a", "a.fits.fz"), check.ExposureReport("b", "b.fits.fz", refused=("is empty", "is old"))]
-    lines = foresight.describe(config, found, planned).splitlines()
+    monkeypatch.setattr(stages.plan, "plan_run", a_plan(*planned, reports=found))
+    lines = stages.dry_run(config).splitlines()
     assert lines[0] == "LMC_c42: what would be done with these options (nothing has been done)"
-    assert lines[3].split() == ["check", "3", "exposure", "0", "-", "-"]
-    assert lines[4].split()[:6] == ["summarize", "3", "exposure", "3", "90", "s"]
-    assert lines[5].split()[:6] == ["coadd", "2", "mosaic", "1", "4.0", "h"]
+    assert lines[3].split() == ["check", "3", "exposures", "0", "-", "-"]
+    assert lines[4].split()[:6] == ["summarize", "3", "exposures", "3", "90", "s"]
+    assert lines[5].split()[:6] == ["coadd", "2", "mosaics", "1", "4.0", "h"]
     assert lines[7].startswith("about 2.0 h with 2 tasks at once, 3.0 MB of disk (")
     assert lines[8:] == ["refused b: is empty; is old"]
 
 
-def test_a_plan_that_needs_more_disk_than_there_is_warns(tmp_path):
+def test_a_plan_that_needs_more_disk_than_there_is_warns(tmp_path, monkeypatch):
     config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 1})
-    text = foresight.describe(config, [], [foresight.PlannedStage("coadd", "mosaic", 2, 1, 1e18, 300.0)])
+    monkeypatch.setattr(stages.plan, "plan_run", a_plan(("coadd", [Planned("coadd", "mosaics", 2, 1, Cost(300.0, 1e18))])))
+    text = stages.dry_run(config)
     assert "about 5.0 min with 1 task at once" in text
     assert "\nWARNING: " in text

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from .. import check, matching, survey
-from ..coadd import swarp
 from ..config import FieldConfig, SurveyConfig
 from ..errors import InputError
 from ..products import FieldPaths, find_clash, grouped, same_file, table_names
-from ..words import counted, some
-from .copies import plan_copies
-from .exposures import judged, plan_preparation
-from .looks import compared_tiles
-from .mosaics import mosaic_names, read_backgrounds, tile_names, wanted_tiles
+from ..words import some
+from .exposures import judged
+from .stage import of_run
 
 __all__ = ["leftovers", "missing_products", "preflight"]
 
-BY_HAND = ".swarp.fits"  # what a person gets who runs the SWarp script beside a mosaic
 
 
 def preflight(config: FieldConfig) -> None:
@@ -45,8 +40,8 @@ def preflight(config: FieldConfig) -> None:
     _require_own_files(config)
     survey.images(config.field, config.survey)
     matching.fixed_backgrounds(config.match.fixed)
-    if config.coadd.engine == "swarp" and "coadd" in config.run.stages:
-        swarp.find_swarp()
+    for stage in of_run(config):
+        stage.require(config)
 
 
 def _require_own_files(config: FieldConfig) -> None:
@@ -93,75 +88,19 @@ def _stay_inside(config: FieldConfig) -> None:
 
 def missing_products(config: FieldConfig) -> list[Path]:
     """Products of the stages of this run that are not on disk."""
-    paths = FieldPaths.of(config)
-    wanted = []
-    if "check" in config.run.stages:
-        wanted.append(paths.quality_table)
-    if "summarize" in config.run.stages:
-        wanted += [paths.exposure_table, paths.detector_table]
-    if "prepare" in config.run.stages:
-        wanted += sorted(_prepared(config))
-    if "tiles" in config.run.stages:
-        wanted += map(paths.tile_table, tile_names(config))
-    for stage, products in (("match", _matching), ("coadd", _mosaics), ("evaluate", _figures)):
-        if stage in config.run.stages:
-            wanted += products(config)
+    wanted = (path for stage in of_run(config) for path in stage.products(config))
     return [path for path in dict.fromkeys(wanted) if not path.is_file()]
 
 
-def _matching(config: FieldConfig) -> Iterator[Path]:
-    """Tables, quick looks, figures and copies that the stage match makes from the present tables."""
-    paths = FieldPaths.of(config)
-    yield from (paths.overlap_table, paths.background_table, paths.matching_table)
-    if not paths.background_table.is_file():
-        return
-    for image in sorted({image for *_, image in read_backgrounds(config)}):
-        yield from (paths.matching_figure(image, kind) for kind in ("overlaps", "backgrounds", "pairs"))
-        tiles = tile_names(config)
-        yield from (paths.quick_look(image, tile) for tile in ("", *tiles))
-        yield from (paths.comparison_figure(image, tile) for tile in ("", *compared_tiles(config, tiles)))
-    if config.match.output != "none":
-        plain = config.match.output == "plain"
-        for copies in plan_copies(config):
-            yield from (paths.matched_detector(copies.root, name, plain, copies.image) for name, _ in copies.backgrounds)
-
-
-def _mosaics(config: FieldConfig) -> Iterator[Path]:
-    """The mosaics that the present tables call for, and their coverage maps."""
-    paths = FieldPaths.of(config)
-    for tile, image in mosaic_names(config):
-        for matched in (background == "matched" for background in config.coadd.backgrounds):
-            yield paths.mosaic(tile, image, matched)
-            yield paths.coverage(tile, image, matched)
-
-
-def _figures(config: FieldConfig) -> Iterator[Path]:
-    """The figures that the present tables call for."""
-    paths = FieldPaths.of(config)
-    for tile, image in mosaic_names(config):
-        for matched in (background == "matched" for background in config.coadd.backgrounds):
-            yield paths.mosaic_figure(tile, image, matched)
-            yield paths.coverage_figure(tile, image, matched)
-            yield paths.field_figure(image, matched)
-        if config.coadd.mosaics == "both":
-            yield paths.comparison_figure(image, tile)
-
-
-def _prepared(config: FieldConfig) -> set[Path]:
-    """The prepared detectors that the present tables call for."""
-    if config.prepare.output == "none":
-        return set()
-    paths, plain = FieldPaths.of(config), config.prepare.output == "plain"
-    return {paths.prepared_detector(p.root, e, plain) for p in plan_preparation(config) for e in p.extnames}
-
-
-def _unknown_left_out(config: FieldConfig) -> list[str]:
-    """Names in ``tiling.leave_out`` of which there is no detector: perhaps meant for other fields, perhaps misspelt."""
+def _left_out(config: FieldConfig) -> list[str]:
+    """What ``tiling.leave_out`` did: amplifiers left out, and names of no detector, for other fields perhaps, or misspelt."""
     if not config.tiling.leave_out:
         return []
     names = {name.upper() for r in judged(config) for name in (*r.extnames, *r.taken, *(lost for lost, _ in r.lost))}
     unknown = [entry for entry in config.tiling.leave_out if entry.upper().partition(".")[0] not in names]
-    return [f"tiling.leave_out: no exposure of this field has a detector {some(unknown)}"] if unknown else []
+    halves = sorted(entry for entry in set(config.tiling.leave_out) - set(unknown) if "." in entry)
+    notes = [f"tiling.leave_out: of its detector the amplifier {some(halves)} was left out"] if halves else []
+    return notes + ([f"tiling.leave_out: no exposure of this field has a detector {some(unknown)}"] if unknown else [])
 
 
 def leftovers(config: FieldConfig) -> list[str]:
@@ -172,15 +111,5 @@ def leftovers(config: FieldConfig) -> list[str]:
         notes.append(f"left out in {paths.mef}, only InstCal images and their masks are taken: {'; '.join(grouped(left_out))}")
     if paths.lacks_masks():
         notes.append(f"no exposure in {paths.mef} has a mask: bad pixels and cosmic rays stay in them")
-    notes += _unknown_left_out(config)
-    if "coadd" in config.run.stages:
-        planned = set(_mosaics(config))
-        for directory in (paths.coadds(tile.name, matched) for tile in wanted_tiles(config) for matched in (False, True)):
-            old = {path for path in directory.glob("[!.]*.fits") if not path.name.endswith(BY_HAND)} - planned
-            if old:
-                names = ", ".join(sorted(path.name for path in old))
-                notes.append(f"{directory}: {names}: of an earlier run; with these options they would not be made")
-    if "prepare" in config.run.stages:
-        old = set(paths.prepared.glob("[!.]*.fits*")) - _prepared(config)
-        notes += [f"{counted(len(old), 'file')} of an earlier run in {paths.prepared}, not used"] if old else []
-    return notes
+    notes += _left_out(config)
+    return notes + [note for stage in of_run(config) for note in stage.leftovers(config)]

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from kred_core import __version__
-from kred_core.words import human_time
+from . import __version__
+from .words import human_time
 
 __all__ = ["TimeLeft", "announce", "every_minute", "on_terminal", "show"]
 

@@ -1,0 +1,251 @@
+"""Do again only what is missing or out of date: units of work, what each depends on, and what is remembered of it.
+
+A `Step` is a kind of work with a unit: an exposure, a tile, a mosaic, an image. For one unit it says what the products
+depend on (`Work`): input files, the options of that step alone, and plain facts. Doing it returns a `Manifest` of the
+products, which is kept as JSON under a digest of all that; a unit is done again when no record has that digest, or when a
+product is not on disk any more as its record says. Records lie in the field's own memory (`FieldPaths.memory`) and may be
+deleted at any time, which costs the work again and nothing else. They are data: whoever can write one can make nobody
+execute anything.
+
+Nothing here knows how units are run side by side: `kred_core.stages.run` does that with threads, tasks and flows with Prefect.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
+
+from ..config import FieldConfig
+from ..errors import InputError, KredError
+from ..locks import alone
+from ..products import FieldPaths, atomic, discard, identity
+from ..words import some
+
+__all__ = ["LOCK", "REFUSED", "Manifest", "Step", "Unit", "Work", "read_manifest", "transient_cause"]
+
+TRANSIENT = frozenset(
+    getattr(errno, name)
+    for name in "EIO EAGAIN EINTR EBUSY ESTALE ETIMEDOUT ECONNRESET ECONNABORTED ENETRESET ENFILE EMFILE EREMOTEIO".split()
+    if hasattr(errno, name)
+)
+NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # a name of no file, or a link that leads to itself
+REFUSED = "refused"  # among the values of a manifest: why nobody can go on with this unit
+LOCK = "lock"  # in the directory of a unit; all other files there are records, or hidden ones in the making
+
+Identity = tuple[str, int | None, int | None]  # path, size in bytes and time of modification in ns, where it exists
+Unit = tuple[str, dict[str, Any]]  # name, for people, and the arguments of the step beside the configuration
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call of a step works on, and everything its products depend on.
+
+    Parameters
+    ----------
+    unit : str
+        Exposure, tile or mosaic. No two calls of a step in one field share it.
+    files : iterable of `~pathlib.Path`
+        Input files. One that does not exist counts too: the work is done again when it appears.
+    options : iterable of `~pydantic.BaseModel`
+        The sections of the configuration that this step reads, and no others.
+    facts : dict
+        Other plain values that the products depend on.
+    """
+
+    unit: str
+    files: Iterable[Path] = ()
+    options: Iterable[BaseModel] = ()
+    facts: dict[str, JsonValue] = field(default_factory=dict)
+
+    def identities(self) -> list[Identity]:
+        """Return the input files as they are now."""
+        return [_identity(path.absolute()) for path in self.files]
+
+    def digest(self) -> str:
+        """Return a hexadecimal digest of all that the products depend on."""
+        content = [
+            self.identities(),
+            [[type(section).__name__, section.model_dump(mode="json")] for section in self.options],
+            self.facts,
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def _identity(path: Path) -> Identity:
+    try:
+        return identity(path)
+    except OSError as e:
+        if e.errno not in NOWHERE:
+            raise
+        return str(path), None, None
+
+
+class Manifest(BaseModel):
+    """What a step made: its files as they were when it ended, and small facts for later stages.
+
+    Attributes
+    ----------
+    products : tuple of (path, size in bytes, time of modification in ns)
+    values : dict
+        Plain JSON values only.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    products: tuple[tuple[str, int, int], ...] = ()
+    values: dict[str, JsonValue] = {}
+
+    @classmethod
+    def of(cls, paths: Iterable[Path] = (), **values: JsonValue) -> Manifest:
+        """Make the manifest of files that have just been written."""
+        return cls(products=tuple(identity(path.absolute()) for path in paths), values=values)
+
+    @classmethod
+    def of_figures(cls, paths: Iterable[Path]) -> Manifest:
+        """Make the manifest of files among which figures are, and give back the memory that these took."""
+        gc.collect()  # a figure refers to itself in a hundred ways: tens of MB until Python looks, which it does after many of them
+        return cls.of(paths)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The products' paths."""
+        return tuple(Path(path) for path, _, _ in self.products)
+
+    def matches_disk(self) -> bool:
+        """Whether every product is still the file that the step wrote."""
+        return all(_is_still(*product) for product in self.products)
+
+
+def _is_still(path: str, size: int, time_ns: int) -> bool:
+    try:
+        return identity(Path(path)) == (path, size, time_ns)
+    except (OSError, ValueError):  # ValueError: no path at all
+        return False
+
+
+def read_manifest(path: Path) -> Manifest | None:
+    """Return the manifest in a record, or None where the file is none or cannot be read."""
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+@dataclass(frozen=True)
+class Step:
+    """A kind of work that is done unit by unit.
+
+    Parameters
+    ----------
+    name : str
+        Of its tasks and of its records.
+    version : int
+        Increase it when the step computes something else than before from the same inputs.
+    work : callable
+        Called with the configuration and the arguments of a unit; returns the `Work` that they mean.
+    function : callable
+        Called in the same way; does the work and returns its `Manifest`.
+    """
+
+    name: str
+    version: int
+    work: Callable[..., Work]
+    function: Callable[..., Manifest]
+
+    def record(self, config: FieldConfig, arguments: dict[str, Any]) -> Path:
+        """Return the file that remembers a unit as it would be done now, if any does."""
+        work = self.work(config, **arguments)
+        return records_of(config) / self.name / work.unit / f"{self.version}-{work.digest()}"
+
+    def remembered(self, config: FieldConfig, arguments: dict[str, Any]) -> Manifest | None:
+        """Return the manifest of a unit that is complete and up to date; None where it has to be done (again)."""
+        manifest = None if config.run.redo else read_manifest(self.record(config, arguments))
+        return manifest if manifest is not None and manifest.matches_disk() else None
+
+    def is_current(self, config: FieldConfig, arguments: dict[str, Any]) -> bool:
+        """Whether a run would find a unit done, and not do it."""
+        return self.remembered(config, arguments) is not None
+
+    def ensure(self, config: FieldConfig, arguments: dict[str, Any]) -> tuple[Manifest, bool]:
+        """Do a unit unless it is complete and up to date; two runs at once share the work instead of doing it twice.
+
+        Returns
+        -------
+        manifest : Manifest
+        current : bool
+            Whether there was nothing to do.
+        """
+        record = self.record(config, arguments)
+        with alone(record.with_name(LOCK)):
+            _forget_outdated(record)
+            if not config.run.redo and (manifest := read_manifest(record)):
+                return manifest, True
+            manifest = self._do(config, arguments)
+            with atomic(record) as temporary:
+                temporary.write_bytes(manifest.model_dump_json().encode())
+        return manifest, False
+
+    def _do(self, config: FieldConfig, arguments: dict[str, Any]) -> Manifest:
+        """Do a unit, whatever is remembered.
+
+        Raises
+        ------
+        InputError
+            The input changed meanwhile: what was made is partly of one version and partly of another, and is removed.
+        Exception
+            What the work itself raises.
+        """
+        before = self.work(config, **arguments).identities()
+        try:
+            manifest = self.function(config, **arguments)
+        except (KredError, OSError, MemoryError) as e:
+            _require_unchanged(before, self.work(config, **arguments), e)
+            raise
+        try:
+            _require_unchanged(before, self.work(config, **arguments))
+        except InputError:
+            for path in manifest.paths:
+                path.unlink(missing_ok=True)
+            raise
+        return manifest
+
+
+def records_of(config: FieldConfig) -> Path:
+    """Return the directory of a field's records: step/unit/version-digest."""
+    return (FieldPaths.of(config).memory / "results").absolute()
+
+
+def _forget_outdated(wanted: Path) -> None:
+    """Remove the records of a unit that speak of other inputs, or of products that are not on disk any more."""
+    unit = wanted.parent
+    for path in unit.iterdir() if unit.is_dir() else ():
+        if path.name == LOCK or path.name.startswith("."):
+            continue
+        manifest = read_manifest(path) if path == wanted else None
+        if manifest is None or not manifest.matches_disk():
+            discard(path)
+
+
+def _require_unchanged(before: list[Identity], work: Work, error: Exception | None = None) -> None:
+    """Refuse what was made from files that somebody was changing meanwhile; that may be why it has failed, too."""
+    changed = {Path(path).name for path, *_ in set(before) ^ set(work.identities())}
+    if changed:
+        message = f"changed while it was being read: {some(changed)}; when it is whole, run the same command again"
+        raise InputError(message) from error
+
+
+def transient_cause(error: BaseException | None) -> OSError | None:
+    """Return the error of the file system that made something fail which may work at the next try; None where it is ours."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in TRANSIENT:
+            return error
+        error = error.__cause__
+    return None
