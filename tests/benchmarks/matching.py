@@ -98,7 +98,7 @@ def reduce(config: FieldConfig, clock: Clock) -> None:
         clock.measure("quick look and figures", stages.draw_matching, config, plan, [TILE])
     clock.measure("solution", stages.tabulate_matching, config, [p.image for p in plans])
     for plan in stages.plan_coadds(config):
-        clock.measure("co-adds", stages.coadd, config, plan)
+        clock.measure("co-adds", stages.coadd_mosaic, config, plan)
 
 
 def directory_size(paths: Iterable[Path]) -> int:
