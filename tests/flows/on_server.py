@@ -15,7 +15,7 @@ def runs(root: Path) -> list[FlowRun]:
     """Runs that were started for the fields of a data root, the oldest first."""
     with get_client(sync_client=True) as client:
         found = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["reduce field"])), limit=200)
-    ours = [run for run in found if run.parameters["config"]["root"] == str(root)]
+    ours = [run for run in found if run.parameters["config"].get("root") == str(root)]
     return sorted(ours, key=lambda run: run.created)
 
 
