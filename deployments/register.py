@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
     command.begin()
 
-from kred_core import settings
+from kred_core.config import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     settings.answer(lambda arguments: settings.service_config(arguments, "python deployments/register.py"), sys.argv[1:])

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
     command.begin()
 
-from kred_core import settings
+from kred_core.config import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     settings.answer(settings.service_config, sys.argv[1:])
@@ -36,9 +36,9 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_HOME, PREFECT_SERV
 from flows import local_server, messages, server
 from kred_core.config import ServiceConfig
 from kred_core.errors import ConfigError, InputError, KredError, ToolError
-from kred_core.locks import held
 from kred_core.products import FieldPaths, service_memory
-from kred_core.served import PLACE, SERVED_ROOT
+from kred_core.products.locks import held
+from kred_core.service.served import PLACE, SERVED_ROOT
 
 __all__ = ["main", "serve"]
 

@@ -17,11 +17,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kred_core import tables
 from kred_core.config import FieldConfig, ServiceConfig
-from kred_core.products import FieldPaths
-from kred_core.quality import MOSAICS
-from kred_core.settings.sources import SERVICE_SHORTCUTS, SHORTCUTS
+from kred_core.config.settings.sources import SERVICE_SHORTCUTS, SHORTCUTS
+from kred_core.evaluation import MOSAICS
+from kred_core.products import FieldPaths, tables
 
 __all__ = ["COMMANDS", "TABLES", "commands", "field_products", "option_names", "options", "products", "table_columns", "write_all"]
 

@@ -1,7 +1,7 @@
 """Look for fields that are new or have changed, and start their reduction: what the schedule of the service runs.
 
 Each content of a field is started once, whoever looks and how often. What is complete and what is to be done is decided
-in `kred_core.discovery`; this asks Prefect to do it, and tells what was found.
+in `kred_core.service.discovery`; this asks Prefect to do it, and tells what was found.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from prefect import flow
 from prefect.states import Completed, State
 
 from flows import messages, parameters, start
-from kred_core import discovery, locks, settings
-from kred_core.config import DiscoverConfig
-from kred_core.discovery import Finding
-from kred_core.products import FieldPaths, discard, read_record, service_memory, unfinished_looks, write_record
+from kred_core.config import DiscoverConfig, settings
+from kred_core.products import FieldPaths, discard, locks, read_record, service_memory, unfinished_looks, write_record
+from kred_core.service import discovery
+from kred_core.service.discovery import Finding
 from tasks.discover import publish_findings, publish_given_up
 
 __all__ = ["discover_fields"]

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
     command.begin()
 
-from kred_core import settings
+from kred_core.config import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     from flows import local_server

@@ -14,7 +14,7 @@ from pathlib import Path
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kred_core.served import PLACE, served_file
+from kred_core.service.served import PLACE, served_file
 
 __all__ = ["Pages"]
 

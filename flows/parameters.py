@@ -20,9 +20,9 @@ from prefect.runtime import deployment
 from pydantic import BeforeValidator, ValidationInfo
 
 from kred_core.config import FieldConfig, ServiceConfig
+from kred_core.config.settings.appearance import CONFIG_FILE
 from kred_core.errors import KredError
 from kred_core.products import read_record, service_memory, write_record
-from kred_core.settings.appearance import CONFIG_FILE
 
 __all__ = ["completed", "remember_file", "require_root"]
 

@@ -16,8 +16,8 @@ from prefect.utilities.annotations import allow_failure, opaque
 
 from flows import runners
 from kred_core.config import FieldConfig
-from kred_core.outcome import Outcome
 from kred_core.stages.executor import Ended
+from kred_core.stages.outcome import Outcome
 from kred_core.stages.work import Step
 from tasks.publish import Progress, publish_table
 from tasks.steps import once_task, step_task

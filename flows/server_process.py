@@ -60,7 +60,7 @@ def serve(descriptor: int) -> None:
 
 def _with_pages(app: ASGIApp) -> ASGIApp:
     """Prefect's pages, and with them those of the data root that the service names."""
-    from kred_core.served import SERVED_ROOT
+    from kred_core.service.served import SERVED_ROOT
 
     if not (root := os.environ.get(SERVED_ROOT)):
         return app

@@ -21,10 +21,9 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 
-from kred_core import settings
-from kred_core.config import FieldConfig
-from kred_core.discovery import RunState
+from kred_core.config import FieldConfig, settings
 from kred_core.errors import ToolError
+from kred_core.service.discovery import RunState
 
 __all__ = ["DEPLOYMENT", "defaults", "look_again", "options", "start_field", "state_of"]
 

@@ -15,7 +15,7 @@ if __name__ == "__main__":
 
     command.begin()
 
-from kred_core import settings
+from kred_core.config import settings
 
 if __name__ == "__main__":  # --help and wrong options are answered before Prefect is imported, which takes seconds
     from flows import local_server
@@ -36,9 +36,9 @@ from prefect.states import Completed, Failed, State
 from flows import messages, parameters, runners, start
 from flows.field import EXIT_COMPLETE, EXIT_NOT_COMPLETE, explained, reduce
 from flows.server import server
-from kred_core import discovery
 from kred_core.config import FieldConfig, SeveralConfig
 from kred_core.errors import KredError, explain
+from kred_core.service import discovery
 from kred_core.stages import dry_run
 
 __all__ = ["main", "reduce_survey"]

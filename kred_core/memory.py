@@ -11,7 +11,7 @@ from pathlib import Path
 
 from .config import FieldConfig
 from .errors import InputError
-from .outcome import human_size
+from .words import human_size
 
 __all__ = ["LEAST", "explain", "fitted", "limit", "needed"]
 

@@ -178,7 +178,7 @@ def _compiler() -> Iterator[Finding]:
     import numba
     import numpy as np
 
-    from .quality import seams
+    from .evaluation import seams
 
     start = time.monotonic()
     median = seams.block_medians(np.arange(64, dtype=np.float32).reshape(8, 8), 8)[0, 0]
@@ -213,10 +213,10 @@ def _reduce(root: Path) -> float:
     import numpy as np
 
     from .config import CoaddConfig, FieldConfig
-    from .geometry import pixel_area_arcsec2
+    from .evaluation import measure_mosaic
     from .products import FieldPaths
-    from .quality import measure_mosaic
     from .simulate import simulate_field, sky_brightness
+    from .sky import pixel_area_arcsec2
     from .stages import reduce
 
     simulation = simulate_field(

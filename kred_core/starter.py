@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from . import check, geometry, settings, survey
-from .check import ExposureReport
-from .config import NAME, CheckConfig, FieldConfig
+from . import sky, survey
+from .config import NAME, CheckConfig, FieldConfig, settings
 from .errors import ConfigError, ExposureError, InputError, KredError, explain
+from .exposures import check
+from .exposures.check import ExposureReport
 from .products import FieldPaths, write_text
-from .survey import GRID_SIZE, GRID_STEP, Tile
+from .survey.tables import GRID_SIZE, GRID_STEP, Tile
 from .words import counted
 
 __all__ = ["cover", "main"]
@@ -171,9 +172,9 @@ def cover(field: str, reports: Iterable[ExposureReport]) -> list[Tile]:
     """
     places = [d for r in reports for d in r.detectors]
     corners = np.array([d.corners for d in places])  # (detectors, 4, 2)
-    vectors = geometry.unit_vectors(corners[..., 0], corners[..., 1])
-    ra, dec = geometry.mean_position(corners[..., 0], corners[..., 1])
-    frame = geometry.local_frame(ra, dec)
+    vectors = sky.unit_vectors(corners[..., 0], corners[..., 1])
+    ra, dec = sky.mean_position(corners[..., 0], corners[..., 1])
+    frame = sky.local_frame(ra, dec)
     out, east, north = (vectors @ axis for axis in frame)
     if out.min() < math.cos(math.radians(WIDEST)):
         raise InputError(f"field {field}: its exposures are more than {WIDEST:g} deg apart; put them into fields of their own")
@@ -187,9 +188,9 @@ def cover(field: str, reports: Iterable[ExposureReport]) -> list[Tile]:
     step, side = (GRID_SIZE / math.sqrt(2),) * 2 if turned else (GRID_STEP, GRID_SIZE)
     counts = np.ceil(np.maximum(high - low - side, 0) / step).astype(int) + 1
     x, y = np.meshgrid(*(c + step * (np.arange(n) - (n - 1) / 2) for c, n in zip(centre, counts, strict=True)), indexing="ij")
-    outlines = geometry.outlines(corners, np.array([d.naxis1 for d in places]), np.array([d.naxis2 for d in places]))
+    outlines = sky.outlines(corners, np.array([d.naxis1 for d in places]), np.array([d.naxis2 for d in places]))
     squares = [_sky(frame, *centre) for centre in zip(x.ravel(), y.ravel(), strict=True)]
-    used = [s for s in squares if geometry.touching(geometry.SkyPolygon.of_square(*s, GRID_SIZE), outlines).any()]
+    used = [s for s in squares if sky.touching(sky.SkyPolygon.of_square(*s, GRID_SIZE), outlines).any()]
     digits = max(2, len(str(len(used))))
     return [Tile(field, f"T{i:0{digits}d}", *s, GRID_SIZE) for i, s in enumerate(used, 1)]
 
@@ -197,7 +198,7 @@ def cover(field: str, reports: Iterable[ExposureReport]) -> list[Tile]:
 def _sky(frame: tuple[np.ndarray, np.ndarray, np.ndarray], x: float, y: float) -> tuple[float, float]:
     """RA and Dec of a point in the tangent plane of a frame, all in degrees."""
     middle, east, north = frame
-    ra, dec = geometry.position(middle + math.radians(x) * east + math.radians(y) * north)
+    ra, dec = sky.position(middle + math.radians(x) * east + math.radians(y) * north)
     return float(ra), float(dec)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["counted", "human_time", "some"]
+__all__ = ["counted", "human_size", "human_time", "some"]
 
 NAMED = 5  # in a message
 
@@ -32,6 +32,15 @@ def human_time(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def human_size(size: float) -> str:
+    """Return a number of bytes as a person reads it."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.95:  # more would be rounded to 1000.0
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
 
 
 def some(names: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ from uuid import UUID
 from prefect.artifacts import create_markdown_artifact
 from prefect.utilities.urls import url_for
 
-from kred_core.discovery import Finding
+from kred_core.service.discovery import Finding
 
 from .markdown import key, plain, table
 

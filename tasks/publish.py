@@ -24,13 +24,12 @@ from prefect.artifacts import (
 )
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
-from kred_core import tables
-from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig
-from kred_core.outcome import Outcome
-from kred_core.products import FieldPaths
+from kred_core.exposures.check import ExposureReport
+from kred_core.products import FieldPaths, tables
 from kred_core.report.pictures import figure_picture
-from kred_core.served import SERVED_ROOT, served_address
+from kred_core.service.served import SERVED_ROOT, served_address
+from kred_core.stages.outcome import Outcome
 
 from .markdown import key, plain, table
 

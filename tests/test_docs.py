@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import kred_core
-from kred_core import tables
-from kred_core.products import FieldPaths
+from kred_core.products import FieldPaths, tables
 
 PROJECT = Path(__file__).resolve().parents[1]
 DOCS = PROJECT / "docs"

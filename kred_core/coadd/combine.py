@@ -8,14 +8,15 @@ combined with several backgrounds. The result does not depend on how the mosaic 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 
 import numba as nb
 import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-__all__ = ["CLIP_AMPLITUDE", "Combiner", "sorting_networks"]
+from ..statistics.networks import sorting_networks
+
+__all__ = ["CLIP_AMPLITUDE", "Combiner"]
 
 CLIP_AMPLITUDE = 0.3  # part of the median that a value may deviate on top of the noise: seeing differs, stars are not noise
 ALMOST_ZERO = np.float32(1e-30)  # counts28, for a pixel with data whose value is 0, which means no data
@@ -91,42 +92,6 @@ def _floats(typingctx, address):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
     return types.CPointer(types.float32)(types.int64), generate
-
-
-@lru_cache(maxsize=32)
-def sorting_networks(depth: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which values to compare, and exchange where they are in the wrong order, to sort up to ``depth`` of them.
-
-    Parameters
-    ----------
-    depth : int
-
-    Returns
-    -------
-    pairs : `~numpy.ndarray`
-        int32, shape (n, 2): places to compare, the smaller value goes to the first; for all numbers of values from 0 to
-        ``depth``, one after the other.
-    starts : `~numpy.ndarray`
-        int64, shape (depth + 2,): the pairs for m values are ``pairs[starts[m]:starts[m + 1]]``.
-
-    Notes
-    -----
-    Odd-even merge sort (Batcher 1968, AFIPS Conf. Proc. 32, 307; Knuth, The Art of Computer Programming 3, section 5.2.2,
-    algorithm M). Without those pairs that reach beyond m it sorts m values, as if infinities followed them.
-    """
-    pairs = []
-    exponent = max(depth - 1, 0).bit_length()
-    for p in (1 << e for e in reversed(range(exponent))):
-        q, r, d = 1 << (exponent - 1), 0, p
-        while True:
-            pairs += [(i, i + d) for i in range((1 << exponent) - d) if i & p == r]
-            if q == p:
-                break
-            d, q, r = q - p, q >> 1, p
-    whole = np.array(pairs, np.int32).reshape(-1, 2)
-    parts = [whole[whole[:, 1] < m] for m in range(depth + 1)]
-    starts = np.cumsum([0] + [len(part) for part in parts])
-    return np.concatenate(parts), starts
 
 
 @nb.njit(nogil=True, cache=True)

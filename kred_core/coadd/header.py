@@ -17,8 +17,9 @@ from astropy.time import Time
 
 from .. import __version__
 from ..config import CoaddConfig
-from ..exposure import BLOCK, number, start_mjd, text
-from ..geometry import centre, corners, tan_header, tan_wcs
+from ..exposures.exposure import start_mjd
+from ..fits.hdu import BLOCK, number, text
+from ..sky import centre, corners, tan_header, tan_wcs
 from .plan import Background, CoaddPlan
 from .sources import Source
 
@@ -55,9 +56,7 @@ class CoaddResult:
         return sum(n > 0 for n in self.pixels)
 
 
-def mosaic_header(
-    plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], result: CoaddResult
-) -> fits.Header:
+def mosaic_header(plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], result: CoaddResult) -> fits.Header:
     """The primary header of a mosaic, without checksums.
 
     Parameters

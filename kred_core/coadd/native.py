@@ -19,9 +19,9 @@ from astropy.wcs import WCS
 
 from ..config import CoaddConfig
 from ..errors import InputError
-from ..geometry import tan_wcs
-from ..masks import PixelRule
+from ..exposures.masks import PixelRule
 from ..products import atomic, scratch
+from ..sky import tan_wcs
 from .combine import Combiner
 from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
 from .output import CoverageMap, MosaicFile

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from ..cards import Cards, hdu_bytes
-from ..checksum import add, datasum, encode
-from ..compress import CountsHeap
-from ..exposure import BLOCK
+from ..fits.cards import Cards, hdu_bytes
+from ..fits.checksum import add, datasum, encode
+from ..fits.compress import CountsHeap
+from ..fits.hdu import BLOCK
 
 __all__ = ["CoverageMap", "MosaicFile"]
 

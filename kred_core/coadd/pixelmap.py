@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.wcs import WCS
 
-from ..geometry import control_grid
+from ..sky import control_grid
 
 __all__ = ["PixelMap", "pixel_map"]
 

@@ -18,31 +18,11 @@ import numpy as np
 from astropy.table import Table
 
 from ..config import CoaddConfig
+from ..sky import Grid
 
-__all__ = ["Background", "CoaddInput", "CoaddPlan", "Grid", "make_grid", "make_plan"]
+__all__ = ["Background", "CoaddInput", "CoaddPlan", "make_grid", "make_plan"]
 
 INCONSEQUENTIAL = {"mosaics", "memory", "swarp_timeout"}  # options that change no byte of any one mosaic
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A TAN grid: north up, east left, the centre of the image at (ra, dec).
-
-    Attributes
-    ----------
-    ra, dec : float
-        Position of the centre in degrees; FITS CRPIX = (nx + 1)/2, (ny + 1)/2.
-    pixel_scale : float
-        Arcsec per pixel.
-    nx, ny : int
-        Size in pixels.
-    """
-
-    ra: float
-    dec: float
-    pixel_scale: float
-    nx: int
-    ny: int
 
 
 @dataclass(frozen=True)
@@ -197,7 +177,7 @@ def make_plan(
     ----------
     field, tile, image : str
     detectors : `~astropy.table.Table`
-        At least one row, all of this image (columns of `kred_core.tables.TILE`).
+        At least one row, all of this image (columns of `kred_core.products.tables.TILE`).
     centre : tuple of float
         RA, Dec of the centre of the mosaic in degrees.
     size : float

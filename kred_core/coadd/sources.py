@@ -17,9 +17,9 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from ..errors import ExposureError, InputError
-from ..exposure import Detector, Exposure
-from ..geometry import celestial_wcs, pixel_area_arcsec2, tan_wcs
-from .plan import CoaddInput, CoaddPlan, Grid
+from ..exposures.exposure import Detector, Exposure
+from ..sky import Grid, celestial_wcs, pixel_area_arcsec2, tan_wcs
+from .plan import CoaddInput, CoaddPlan
 
 __all__ = ["Box", "Source", "grid_box", "open_sources", "overlapping", "sampling_grid"]
 
@@ -34,7 +34,7 @@ class Source:
     Attributes
     ----------
     input : `~kred_core.coadd.plan.CoaddInput`
-    detector : `~kred_core.exposure.Detector`
+    detector : `~kred_core.exposures.exposure.Detector`
     primary : `~astropy.io.fits.Header`
         Of its exposure.
     wcs : `~astropy.wcs.WCS`

@@ -27,8 +27,8 @@ from astropy.wcs import WCS
 from .. import __version__
 from ..config import CoaddConfig
 from ..errors import ExposureError, InputError, ToolError
-from ..geometry import celestial_wcs, tan_wcs
 from ..products import atomic, scratch, write_text
+from ..sky import celestial_wcs, tan_wcs
 from .combine import CLIP_AMPLITUDE
 from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
 from .output import CoverageMap, MosaicFile

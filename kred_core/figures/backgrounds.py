@@ -15,8 +15,7 @@ import numpy as np
 from astropy.table import Table
 
 from .. import survey
-from ..coadd.plan import Grid
-from ..geometry import mean_position, outlines, position, tan_wcs
+from ..sky import Grid, mean_position, outlines, position, tan_wcs
 from ..words import counted
 from . import drawing
 
@@ -67,9 +66,9 @@ def background_figure(backgrounds: Table, detectors: Table, title: str, path: Pa
     Parameters
     ----------
     backgrounds : `~astropy.table.Table`
-        Columns `kred_core.tables.BACKGROUNDS`, the detectors of one image.
+        Columns `kred_core.products.tables.BACKGROUNDS`, the detectors of one image.
     detectors : `~astropy.table.Table`
-        Root, EXTNAME, NAXIS1, NAXIS2 and the corners (as in `kred_core.tables.DETECTORS`) of at least these detectors;
+        Root, EXTNAME, NAXIS1, NAXIS2 and the corners (as in `kred_core.products.tables.DETECTORS`) of at least these detectors;
         those that are missing here, or have no corners, are left out of the maps of the sky and counted in the subtitle.
     title : str
         Field and image.

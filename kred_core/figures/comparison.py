@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..mode import histogram_mode
-from ..quality import ReducedImage, block_medians, block_side
+from ..evaluation import ReducedImage, block_medians, block_side
+from ..statistics import histogram_mode
 from . import drawing
 from .panels import Panels
 
@@ -54,10 +54,10 @@ def comparison_figure(
 
     Parameters
     ----------
-    before, after : `~kred_core.quality.ReducedImage`
+    before, after : `~kred_core.evaluation.ReducedImage`
         The same pixels of the sky.
     jumps : tuple of float or None
-        `~kred_core.quality.block_jump` before, after, and of the difference; None where there is none.
+        `~kred_core.evaluation.block_jump` before, after, and of the difference; None where there is none.
     title : str
         Field, tile, image.
     path : `~pathlib.Path`

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import ToolError
-from ..geometry import pixel_scale
+from ..evaluation import ReducedImage
 from ..products import atomic
-from ..quality import ReducedImage
+from ..sky import pixel_scale
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS

@@ -59,7 +59,7 @@ def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path
     Parameters
     ----------
     pairs : `~astropy.table.Table`
-        Columns `kred_core.tables.OVERLAPS`, the pairs of one image; there may be none.
+        Columns `kred_core.products.tables.OVERLAPS`, the pairs of one image; there may be none.
     exptimes : mapping
         Exposure time in s by Root. Pairs with an unknown one are left out of the plot against exposure time.
     title : str

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..quality import ReducedImage
+from ..evaluation import ReducedImage
 from . import drawing
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Panels:
 
     Parameters
     ----------
-    reduced : `~kred_core.quality.ReducedImage`
+    reduced : `~kred_core.evaluation.ReducedImage`
         One of the images: all have its shape and its place on the sky.
     bars : sequence of bool
         For each image from the left, whether a colour bar follows it.

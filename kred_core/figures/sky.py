@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..coadd.plan import Grid
-from ..geometry import mean_position, pixel_scale, tan_wcs
-from ..quality import MosaicNumbers, ReducedImage
+from ..evaluation import MosaicNumbers, ReducedImage
+from ..sky import Grid, mean_position, pixel_scale, tan_wcs
 from ..words import counted
 from . import drawing
 from .panels import Panels
@@ -39,8 +38,8 @@ def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, str
 
     Parameters
     ----------
-    reduced : `~kred_core.quality.ReducedImage`
-    numbers : `~kred_core.quality.MosaicNumbers`
+    reduced : `~kred_core.evaluation.ReducedImage`
+    numbers : `~kred_core.evaluation.MosaicNumbers`
         Of the mosaic at full resolution.
     title : str
         Field, tile, image, and what the reader should know of them.
@@ -89,7 +88,7 @@ def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Pa
 
     Parameters
     ----------
-    tiles : sequence of (name, `~kred_core.quality.ReducedImage`)
+    tiles : sequence of (name, `~kred_core.evaluation.ReducedImage`)
         At least one. Where tiles overlap their mean is shown.
     title : str
         Field and image.

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .. import inventory
 from ..config import FieldConfig
 from ..errors import InputError
+from . import inventory
 from .writing import TEMPORARY
 
 __all__ = ["FieldPaths", "grouped", "service_memory", "unfinished_looks"]
@@ -100,7 +100,7 @@ class FieldPaths:
 
     @staticmethod
     def mask_of(exposure: Path) -> Path | None:
-        """The mask (ood) of an exposure, or None where there is none: see `kred_core.inventory`."""
+        """The mask (ood) of an exposure, or None where there is none: see `kred_core.products.inventory`."""
         return inventory.mask_of(exposure)[0]
 
     def exposure(self, file: str) -> Path:

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from .. import quality, survey, tables
+from .. import evaluation, survey
 from ..config import FieldConfig
 from ..errors import InputError, KredError
-from ..products import FieldPaths, read_record
+from ..products import FieldPaths, read_record, tables
+from ..products.tables import Column
 from ..survey import Tile
-from ..tables import Column
 from .pictures import Greys, Picture, Place, Sky, figure_picture, read_sky, sky_greys, sky_pictures, tile_picture, tile_pictures
 
 __all__ = ["Contents", "ImageContents", "TileContents", "gather", "saved_config"]
@@ -138,7 +138,7 @@ class Contents:
     verdicts : list of dict
         Rows of the quality table with what the exposure table adds.
     run : dict
-        What the last run that did something did; see `~kred_core.outcome.Outcome.remember`. Empty: not known.
+        What the last run that did something did; see `~kred_core.stages.outcome.Outcome.remember`. Empty: not known.
     changed : dict
         Options that differ from the default: name and value as in kred.toml.
     options : str
@@ -209,7 +209,7 @@ def gather(paths: FieldPaths) -> Contents:
     exposures = {row["Root"]: row for row in _rows(contents, paths.exposure_table, tables.EXPOSURES, "summarize")}
     contents.verdicts = [exposures.get(row["Root"], {}) | row for row in quality_rows]
     matched = {row["Image"]: row for row in _rows(contents, paths.matching_table, tables.MATCHING, "match")}
-    measured = _rows(contents, paths.mosaic_table, quality.MOSAICS, "evaluate")
+    measured = _rows(contents, paths.mosaic_table, evaluation.MOSAICS, "evaluate")
     worst = contents.tried(_worst, paths.overlap_table) if paths.overlap_table.is_file() else {}
     known = survey.images(paths.field, config.survey)
     fed = (name for row in exposures.values() for name in row["Image"].split())
@@ -352,7 +352,7 @@ def _add_tile_pictures(contents: Contents, image: ImageContents, sky: Sky | None
             for t in image.tiles
             if not t.picture and contents.paths.mosaic(t.tile.name, image.name, source == "matched").is_file()
         }
-        reduced = {name: contents.tried(quality.ReducedImage.read, path) for name, path in files.items() if path.is_file()}
+        reduced = {name: contents.tried(evaluation.ReducedImage.read, path) for name, path in files.items() if path.is_file()}
         pictures = tile_pictures({name: r for name, r in reduced.items() if r is not None}, side)
         for t in image.tiles:
             if t.tile.name in pictures:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..locks import held
 from ..products import FieldPaths, discard, read_record, write_text
+from ..products.locks import held
 from ..words import counted
 from .contents import Contents
 from .document import document

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from astropy.coordinates import Angle
 
-from ..coadd.plan import Grid
 from ..figures.drawing import MINUS, UNIT, short
-from ..geometry import mean_position, tan_wcs
+from ..sky import Grid, mean_position, tan_wcs
 from ..survey import Tile
 from ..words import counted
 from .contents import Contents, ImageContents, TileContents

@@ -10,8 +10,7 @@ import math
 from typing import Any
 
 from ..config import STAGES
-from ..outcome import human_size
-from ..words import counted
+from ..words import counted, human_size
 from .contents import Contents
 from .document import document, folded, links, number, table
 from .image import image_panel

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING
 import numba as nb
 import numpy as np
 
-from ..coadd.plan import Grid
+from ..binned import StampGrid
 from ..errors import InputError
-from ..exposure import read_pixels, scan
+from ..evaluation import ReducedImage
 from ..figures.drawing import round_values
-from ..geometry import mean_position, tan_wcs
-from ..quality import ReducedImage
-from ..stamp import StampGrid
+from ..fits.hdu import scan
+from ..fits.pixels import read_pixels
+from ..sky import Grid, mean_position, tan_wcs
 from ..survey import Tile
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from functools import cache, cached_property
 import numpy as np
 from astropy.wcs import WCS
 
-from ..cards import Value
 from ..errors import ConfigError
-from ..focal_plane import CD, RADIAL
+from ..exposures.focal_plane import CD, RADIAL
+from ..fits.cards import Value
 from ..survey import Tile, focal_plane
 from .sky import unit_vectors
 

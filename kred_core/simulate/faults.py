@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..cards import Cards
+from ..fits.cards import Cards
 from .config import SimulationConfig
 from .exposures import ExposurePlan
 

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from ..cards import hdu_bytes
-from ..compress import compressed_image, compressed_mask
+from ..fits.cards import hdu_bytes
+from ..fits.compress import compressed_image, compressed_mask
 from ..products import FieldPaths, atomic
 from . import faults
 from .bands import band_and_exptime

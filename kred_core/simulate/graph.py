@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import numba as nb
 import numpy as np
 
-from ..geometry import unit_vectors
-from ..geometry.sphere import mean_position, position
-from ..overlaps import N_BLOCKS, find_pairs
+from ..match import N_BLOCKS, find_pairs
+from ..sky import unit_vectors
+from ..sky.sphere import mean_position, position
 from ..survey import field_centre
 from .camera import NATIVE_SCALE, DetectorGeometry, Pointing, ccds
 
@@ -102,7 +102,7 @@ class Graph:
     n_cells : (K,) int64
     blocks, block_errors : (K, 4) float
     block_places : (K, 4, 2, 3) float
-        As in `kred_core.overlaps.Pairs`.
+        As in `kred_core.match.Pairs`.
     spoiled : (K,) bool
         The pairs that err.
     background : (n,) float

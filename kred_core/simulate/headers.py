@@ -11,7 +11,7 @@ import datetime as dt
 import numpy as np
 from astropy.time import Time
 
-from ..cards import Cards, Value
+from ..fits.cards import Cards, Value
 from .camera import DetectorGeometry
 from .exposures import DEPARTURE, ExposurePlan
 

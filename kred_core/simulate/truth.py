@@ -17,7 +17,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from ..products import atomic, write_text
-from ..tables import Column, make, write
+from ..products.tables import Column, make, write
 from .bands import band_and_exptime
 from .camera import NATIVE_SCALE
 from .config import SimulationConfig

@@ -9,14 +9,16 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-from .. import accounts, check, survey, tables, tiling
-from ..accounts import Accounts, Entry, Key
-from ..check import ExposureReport
+from .. import survey
 from ..config import FieldConfig
 from ..errors import InputError
-from ..geometry import SkyPolygon
-from ..products import FieldPaths
-from ..roles import is_fits
+from ..exposures import accounts, check
+from ..exposures.accounts import Accounts, Entry, Key
+from ..exposures.check import ExposureReport
+from ..products import FieldPaths, tables
+from ..products.roles import is_fits
+from ..sky import SkyPolygon
+from ..survey import tiling
 from ..words import some
 from .exposures import judged
 from .mosaics import joined_detectors, mosaic_names, tile_inputs, tile_tables, wanted_tiles

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .. import check, duplicates, inventory
-from ..check import ExposureReport
 from ..config import CheckConfig, FieldConfig
 from ..errors import ExposureError
-from ..products import FieldPaths, read_record
+from ..exposures import check, duplicates
+from ..exposures.check import ExposureReport
+from ..products import FieldPaths, inventory, read_record
 from .exposures import check_exposure, check_field, with_pixels
 from .plan import Plan, Planned
 from .run import Run

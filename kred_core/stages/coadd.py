@@ -6,13 +6,15 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from .. import summary, survey, tables, tiling
-from ..check import ExposureReport
+from .. import survey
+from ..binned import StampGrid
 from ..coadd import swarp
 from ..coadd.plan import CoaddPlan, make_plan
 from ..config import FieldConfig
-from ..products import FieldPaths
-from ..stamp import StampGrid
+from ..exposures import summary
+from ..exposures.check import ExposureReport
+from ..products import FieldPaths, tables
+from ..survey import tiling
 from .mosaics import coadd_mosaic, mosaic_names, mosaic_unit, other_fields, plan_coadds, wanted_tiles
 from .plan import Plan, Planned
 from .run import Run

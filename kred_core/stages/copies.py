@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .. import rescale, tables
 from ..config import FieldConfig
-from ..exposure import Exposure
-from ..products import FieldPaths, link_all
+from ..exposures import rescale
+from ..exposures.exposure import Exposure
+from ..products import FieldPaths, link_all, tables
 from .mosaics import read_backgrounds, tile_names
 
 __all__ = ["MatchedCopies", "copy_matched", "link_matched", "plan_copies"]

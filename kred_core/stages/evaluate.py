@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..check import ExposureReport
+from ..binned import StampGrid
 from ..config import FieldConfig
+from ..exposures.check import ExposureReport
 from ..products import FieldPaths
-from ..stamp import StampGrid
 from . import mosaics
 from .coadd import images_of, most_mosaics
 from .mosaics import evaluated_tiles, mosaic_names, mosaic_unit, tabulate_mosaics

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 from ..config import FieldConfig
 from ..errors import KredError
-from ..outcome import Outcome
+from .outcome import Outcome
 from .work import Manifest, Step, transient_cause
 
 __all__ = ["Ended", "Executor", "Threads"]

@@ -11,15 +11,16 @@ from statistics import median
 
 from astropy.table import Table
 
-from .. import calibration, check, duplicates, rescale, stamp, summary, survey, tables
-from ..check import ExposureReport
+from .. import binned, survey
+from ..binned import StampGrid
 from ..config import FieldConfig
 from ..errors import InputError
-from ..exposure import Exposure
-from ..masks import PixelRule
-from ..products import FieldPaths, read_record, write_record
-from ..stamp import StampGrid
-from ..summary import ExposureSummary
+from ..exposures import calibration, check, duplicates, rescale, summary
+from ..exposures.check import ExposureReport
+from ..exposures.exposure import Exposure
+from ..exposures.masks import PixelRule
+from ..exposures.summary import ExposureSummary
+from ..products import FieldPaths, read_record, tables, write_record
 from ..words import counted
 
 __all__ = [
@@ -108,12 +109,12 @@ def stamp_grid(config: FieldConfig, usable: Iterable[ExposureReport]) -> StampGr
     Raises
     ------
     ConfigError, InputError
-        See `kred_core.stamp.stamp_grid`; also where no detector can be used.
+        See `kred_core.binned.stamp_grid`; also where no detector can be used.
     """
     scales = [d.pixel_scale for report in usable for d in report.detectors]
     if not scales:
         raise InputError(f"field {config.field}: none of its detectors can be used")
-    return stamp.stamp_grid(config, median(scales))
+    return binned.stamp_grid(config, median(scales))
 
 
 def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> list[Path]:
@@ -131,7 +132,7 @@ def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: StampG
     scale = calibration.factor(report.magzero)
     path, rule = paths.exposure(report.file), PixelRule.of(config)
     measured, made = summary.summarize(path, report.extnames, config.summarize, grid, scale, rule)
-    stamp.write(stamps, grid, made)
+    binned.write(stamps, grid, made)
     write_record(record, measured.to_record())
     return [record, stamps]
 
@@ -143,8 +144,8 @@ def stampless(config: FieldConfig, usable: Iterable[ExposureReport], grid: Stamp
     def lacks(report: ExposureReport) -> bool:
         path = paths.stamp_file(report.root)
         try:
-            stamp.boxes(path)  # stand at the end of a whole file
-            return stamp.grid_of(path) != grid
+            binned.boxes(path)  # stand at the end of a whole file
+            return binned.grid_of(path) != grid
         except InputError:
             return True
 
@@ -170,7 +171,7 @@ def restore_stamps(config: FieldConfig, report: ExposureReport, grid: StampGrid)
         raise InputError(f"{report.root} has not been summarized; run the stage 'summarize' (--from summarize)")
     measured, scale = ExposureSummary.from_record(record), calibration.factor(report.magzero)
     stamps = paths.stamp_file(report.root)
-    stamp.write(stamps, grid, summary.make_stamps(paths.exposure(report.file), measured, grid, scale, PixelRule.of(config)))
+    binned.write(stamps, grid, summary.make_stamps(paths.exposure(report.file), measured, grid, scale, PixelRule.of(config)))
     return stamps
 
 

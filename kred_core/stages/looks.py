@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from .. import figures, overlaps, quicklook, survey, tables
-from ..coadd.plan import Grid
+from .. import figures, match, survey
+from ..binned import Stamp, quicklook
 from ..config import FieldConfig
-from ..geometry import tan_wcs
-from ..matching import Skies
-from ..overlaps import Pairs
-from ..products import FieldPaths, read_record, write_record
-from ..stamp import Stamp
+from ..match import Pairs
+from ..match.matching import Skies
+from ..products import FieldPaths, read_record, tables, write_record
+from ..sky import Grid, tan_wcs
 from ..survey import Tile
 from .matching import SOLVED_FROM, MatchPlan, PlannedStamps, look_record, read_skies, solved_files
 from .mosaics import wanted_tiles
@@ -121,7 +120,7 @@ def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: np.ndarr
     """The pairs that agree least, for what is known of them, the worst first, as they look in their overlap."""
     order = np.lexsort((pairs.second, pairs.first, -np.abs(np.asarray(table["After"])) / np.asarray(table["e_Delta"])))
     of_detectors = {int(n): stamps.load(int(n)) for n in np.unique([pairs.first[order[:WORST]], pairs.second[order[:WORST]]])}
-    cells = {n: overlaps.good_cells(s) for n, s in of_detectors.items()}
+    cells = {n: match.good_cells(s) for n, s in of_detectors.items()}
     cutouts = []
     for k in order[:WORST]:
         i, j = int(pairs.first[k]), int(pairs.second[k])

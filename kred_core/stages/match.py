@@ -13,12 +13,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
 
-from ..check import ExposureReport
+from ..binned import StampGrid
 from ..config import FieldConfig
 from ..errors import InputError
-from ..masks import PixelRule
+from ..exposures.check import ExposureReport
+from ..exposures.masks import PixelRule
 from ..products import FieldPaths
-from ..stamp import StampGrid
 from . import copies, looks, matching
 from .coadd import foreseen, images_of
 from .copies import MatchedCopies
@@ -188,6 +188,4 @@ def _finish(config: FieldConfig) -> None:
         matching.remove_stamps(config)
 
 
-STAGE = Stage(
-    "match", run=_run, plan=_plan, products=_products, cost=_cost, place="DECam_PREP", heavy=True, finish=_finish
-)
+STAGE = Stage("match", run=_run, plan=_plan, products=_products, cost=_cost, place="DECam_PREP", heavy=True, finish=_finish)

@@ -18,13 +18,14 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from .. import matching, overlaps, stamp, survey, tables, tiling
+from .. import binned, match, survey
+from ..binned import Stamp, StampGrid
 from ..config import FieldConfig
 from ..errors import InputError
-from ..matching import Skies
-from ..overlaps import Pairs
-from ..products import FieldPaths, read_record, write_record
-from ..stamp import Stamp, StampGrid
+from ..match import Pairs, matching
+from ..match.matching import Skies
+from ..products import FieldPaths, read_record, tables, write_record
+from ..survey import tiling
 from .mosaics import joined_detectors, other_fields
 
 __all__ = [
@@ -61,7 +62,7 @@ class MatchPlan:
     image : str
     detectors : `~astropy.table.Table`
         All detectors of the field (and of the fields that are solved together with it) that feed the image, sorted by Root and
-        EXTNAME: columns of `kred_core.tables.TILE`, and HistMode.
+        EXTNAME: columns of `kred_core.products.tables.TILE`, and HistMode.
     """
 
     image: str
@@ -119,7 +120,7 @@ class PlannedStamps:
         self.names = [str(name) for name in plan.detectors["EXTNAME"]]
         self.files = [FieldPaths(config.root, str(row["Field"])).stamp_file(str(row["Root"])) for row in plan.detectors]
         own = FieldPaths.of(config).stamps
-        found = {path: stamp.boxes(path) if path.parent == own or path.exists() else {} for path in dict.fromkeys(self.files)}
+        found = {path: binned.boxes(path) if path.parent == own or path.exists() else {} for path in dict.fromkeys(self.files)}
         boxes = [found[path].get(name) for path, name in zip(self.files, self.names, strict=True)]
         self.stamped = np.array([box is not None for box in boxes], dtype=bool)
         self.boxes = np.array([box or (0, 0, 0, 0) for box in boxes], dtype=np.int64).reshape(n, 4)
@@ -129,12 +130,12 @@ class PlannedStamps:
         self.area = np.asarray(plan.detectors["PixScale"], dtype=np.float64) ** 2
 
     def load(self, i: int) -> Stamp:
-        return stamp.read(self.files[i], self.names[i])
+        return binned.read(self.files[i], self.names[i])
 
 
 def _one_grid(files: Iterable[Path]) -> StampGrid:
     """The grid that all stamps share; they were made with other options where they do not."""
-    grids = {path: stamp.grid_of(path) for path in files}
+    grids = {path: binned.grid_of(path) for path in files}
     if not grids:
         raise InputError("there is no stamp of any detector; run the stage 'summarize' again (--from summarize)")
     grid = next(iter(grids.values()))
@@ -168,9 +169,9 @@ def measure_overlaps(config: FieldConfig, plan: MatchPlan) -> list[Path]:
     corners = np.stack([plan.detectors[name] for name in CORNERS], axis=-1).astype(np.float64).reshape(-1, 4, 2)
     exposures = np.unique(np.array([str(r) for r in plan.detectors["Root"]]), return_inverse=True)[1]
     n1, n2 = (np.asarray(plan.detectors[name], dtype=np.int64)[used] for name in ("NAXIS1", "NAXIS2"))
-    first, second = overlaps.find_pairs(corners[used], n1, n2, exposures[used])
+    first, second = match.find_pairs(corners[used], n1, n2, exposures[used])
     centres = np.stack([plan.detectors["CENRA1"], plan.detectors["CENDEC1"]], axis=-1).astype(np.float64)
-    pairs = overlaps.measure(used[first], used[second], load, stamps.boxes, centres, config.match)
+    pairs = match.measure(used[first], used[second], load, stamps.boxes, centres, config.match)
     for i in np.setdiff1d(used, np.concatenate([first, second]) if first.size else []):
         load(i)  # detectors alone: their level counts too
     pairs.write(paths.pairs(plan.image))
@@ -194,7 +195,7 @@ def solved_files(paths: FieldPaths, image: str) -> list[Path]:
 
 
 def solve_backgrounds(config: FieldConfig, plan: MatchPlan) -> list[Path]:
-    """Find the backgrounds of an image from its measured overlaps.
+    """Find the backgrounds of an image from its measured match.
 
     Returns
     -------

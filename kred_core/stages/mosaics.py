@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from .. import figures, geometry, quality, survey, tables, tiling
+from .. import evaluation, figures, sky, survey
 from ..coadd import native, swarp
 from ..coadd.plan import Background, CoaddPlan, make_plan
 from ..config import FieldConfig
 from ..errors import InputError
-from ..masks import PixelRule
-from ..products import FieldPaths, link_all, read_record, write_record
+from ..exposures.masks import PixelRule
+from ..products import FieldPaths, link_all, read_record, tables, write_record
+from ..survey import tiling
 from ..words import counted
 from .exposures import preparations, read_summary
 
@@ -103,10 +104,10 @@ def _other_fields(config: FieldConfig) -> list[FieldPaths]:
 def other_fields(config: FieldConfig) -> list[Table]:
     """Detectors of the other fields that may cover the tiles: of those of which a part is not far away."""
     tiles = survey.tiles(config.field, config.survey)
-    middle = geometry.unit_vectors(*geometry.mean_position([t.ra for t in tiles], [t.dec for t in tiles]))
+    middle = sky.unit_vectors(*sky.mean_position([t.ra for t in tiles], [t.dec for t in tiles]))
     found = [joined_detectors(config, paths) for paths in _other_fields(config)]
-    nearest = math.cos(math.radians(survey.NEAR))
-    return [table for table in found if (geometry.unit_vectors(table["CENRA1"], table["CENDEC1"]) @ middle >= nearest).any()]
+    nearest = math.cos(math.radians(survey.tables.NEAR))
+    return [table for table in found if (sky.unit_vectors(table["CENRA1"], table["CENDEC1"]) @ middle >= nearest).any()]
 
 
 def wanted_tiles(config: FieldConfig) -> tuple[survey.Tile, ...]:
@@ -297,7 +298,7 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
         matched = background == "matched"
         record = _numbers(paths, tile, image, background)
         record.unlink(missing_ok=True)
-        numbers, reduced = quality.measure_mosaic(*_mosaic_files(paths, tile, image, background), config.evaluate.figure_pixels)
+        numbers, reduced = evaluation.measure_mosaic(*_mosaic_files(paths, tile, image, background), config.evaluate.figure_pixels)
         title = f"{subject}, {IN_WORDS[background]}"
         figure, coverage_figure = paths.mosaic_figure(tile, image, matched), paths.coverage_figure(tile, image, matched)
         figures.mosaic_figure(reduced, numbers, title, config.evaluate.stretch, figure)
@@ -311,7 +312,7 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
     if len(shown) == 2:
         products.append(paths.comparison_figure(image, tile))
         block = max(1, round(measured[0].block / shown[0].factor))
-        removed = quality.block_jump(quality.block_medians(shown[0].image - shown[1].image, block))
+        removed = evaluation.block_jump(evaluation.block_medians(shown[0].image - shown[1].image, block))
         jumps = measured[0].block_jump, measured[1].block_jump, removed
         figures.comparison_figure(*shown, jumps, subject, products[-1])
     return products
@@ -343,7 +344,7 @@ def draw_field(config: FieldConfig, image: str, background: str, tiles: Sequence
         The figure.
     """
     paths, matched = FieldPaths.of(config), background == "matched"
-    reduced = [(tile, quality.ReducedImage.read(paths.reduced(tile, image, matched))) for tile in tiles]
+    reduced = [(tile, evaluation.ReducedImage.read(paths.reduced(tile, image, matched))) for tile in tiles]
     title = f"{config.field} {survey.images(config.field, config.survey).title(image)}, {IN_WORDS[background]}"
     figures.field_figure(reduced, title, paths.field_figure(image, matched))
     return paths.field_figure(image, matched)
@@ -365,9 +366,9 @@ def tabulate_mosaics(config: FieldConfig) -> Path:
             if record is None:
                 mosaic = _mosaic_files(paths, tile, image, background)[0]
                 raise InputError(f"the numbers of {mosaic} cannot be read; run the stage 'evaluate' with --redo")
-            if record.keys() != {f.name for f in fields(quality.MosaicNumbers)}:
+            if record.keys() != {f.name for f in fields(evaluation.MosaicNumbers)}:
                 log.warning("%s %s: its numbers are those of another version of kred; evaluate it again", tile, image)
                 continue
-            rows.append((tile, image, background, quality.MosaicNumbers(**record)))
-    tables.write(quality.mosaic_table(config.field, rows), paths.mosaic_table, f"Numbers of the mosaics of {config.field}")
+            rows.append((tile, image, background, evaluation.MosaicNumbers(**record)))
+    tables.write(evaluation.mosaic_table(config.field, rows), paths.mosaic_table, f"Numbers of the mosaics of {config.field}")
     return paths.mosaic_table

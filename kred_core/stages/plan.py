@@ -14,14 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import survey
-from ..check import ExposureReport
+from ..binned import StampGrid
 from ..coadd.plan import CoaddPlan
 from ..config import FieldConfig
 from ..errors import InputError
-from ..outcome import human_size
+from ..exposures.check import ExposureReport
 from ..products import FieldPaths
-from ..stamp import StampGrid
-from ..words import counted, human_time
+from ..words import counted, human_size, human_time
 from .exposures import judged, stamp_grid
 from .stage import Cost, of_run, table
 
@@ -187,4 +186,3 @@ def _shortage(config: FieldConfig, disk: Mapping[str, float]) -> str:
         f"the products do not fit: {'; '.join(lacking)} ({what}). Make room, or make less: copies of the detectors can be left "
         "out (--prepare.output none --match.output none), or some tiles be made at a time"
     )
-

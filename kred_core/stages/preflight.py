@@ -6,16 +6,17 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from .. import check, matching, survey
+from .. import survey
 from ..config import FieldConfig, SurveyConfig
 from ..errors import InputError
+from ..exposures import check
+from ..match import matching
 from ..products import FieldPaths, find_clash, grouped, same_file, table_names
 from ..words import some
 from .exposures import judged
 from .stage import of_run
 
 __all__ = ["leftovers", "missing_products", "preflight"]
-
 
 
 def preflight(config: FieldConfig) -> None:

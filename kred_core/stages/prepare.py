@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..check import ExposureReport
+from ..binned import StampGrid
 from ..config import FieldConfig
+from ..exposures.check import ExposureReport
 from ..products import FieldPaths
-from ..stamp import StampGrid
 from ..words import counted
 from .exposures import Preparation, plan_preparation, prepare_exposure
 from .plan import Plan, Planned
@@ -75,6 +75,4 @@ def _leftovers(config: FieldConfig) -> list[str]:
     return [f"{counted(len(old), 'file')} of an earlier run in {directory}, not used"] if old else []
 
 
-STAGE = Stage(
-    "prepare", run=_run, plan=_plan, products=_products, leftovers=_leftovers, cost=_cost, place="DECam_PREP"
-)
+STAGE = Stage("prepare", run=_run, plan=_plan, products=_products, leftovers=_leftovers, cost=_cost, place="DECam_PREP")

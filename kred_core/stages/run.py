@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 
 from .. import __version__, memory, progress, report
 from ..config import FieldConfig
+from ..config.settings import to_toml
 from ..errors import KredError, explain
-from ..locks import held
-from ..outcome import Outcome, StageOutcome, disk_usage
 from ..products import FieldPaths, discard, write_text
+from ..products.locks import held
 from ..progress import TimeLeft
-from ..settings import to_toml
 from ..words import some
 from .accounts import ACCOUNT
 from .executor import Ended, Executor, Threads
+from .outcome import Outcome, StageOutcome, disk_usage
 from .page import PAGE
 from .plan import require_room
 from .preflight import leftovers, missing_products, preflight
@@ -84,7 +84,7 @@ class Run:
     config : `~kred_core.config.FieldConfig`
         With absolute paths where workers may have another current directory, and with as much memory as there is.
     paths : `~kred_core.products.FieldPaths`
-    outcome : `~kred_core.outcome.Outcome`
+    outcome : `~kred_core.stages.outcome.Outcome`
         What happened so far.
     """
 
@@ -387,7 +387,7 @@ def reduce(config: FieldConfig) -> Outcome:
 
     Returns
     -------
-    `~kred_core.outcome.Outcome`
+    `~kred_core.stages.outcome.Outcome`
         What was made, what was refused and why; ``complete`` where everything that was asked for exists.
 
     Raises

@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..check import ExposureReport
+from ..binned import StampGrid
 from ..config import FieldConfig, stages
-from ..stamp import StampGrid
+from ..exposures.check import ExposureReport
 
 if TYPE_CHECKING:
     from .plan import Plan, Planned

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..check import ExposureReport, quality_rows
+from ..binned import StampGrid
 from ..config import FieldConfig
-from ..masks import PixelRule
+from ..exposures.check import ExposureReport, quality_rows
+from ..exposures.masks import PixelRule
 from ..products import FieldPaths
-from ..stamp import StampGrid
 from . import exposures
 from .exposures import check_field, stamp_grid, stampless, summarize_field
 from .plan import Plan, Planned

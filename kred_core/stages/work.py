@@ -25,8 +25,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from ..config import FieldConfig
 from ..errors import InputError, KredError
-from ..locks import alone
 from ..products import FieldPaths, atomic, discard, identity
+from ..products.locks import alone
 from ..words import some
 
 __all__ = ["LOCK", "REFUSED", "Manifest", "Step", "Unit", "Work", "read_manifest", "transient_cause"]

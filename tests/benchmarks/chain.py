@@ -27,7 +27,7 @@ from cases import PROJECT, Case, CaseRun
 from processes import Cost
 from report import megabytes, seconds
 
-from kred_core.exposure import scan
+from kred_core.fits.hdu import scan
 
 __all__ = ["main"]
 

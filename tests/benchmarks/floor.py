@@ -20,8 +20,8 @@ from astropy.table import Table
 from cases import PROJECT
 from processes import Cost
 
-from kred_core import rescale
-from kred_core.exposure import Exposure
+from kred_core.exposures import rescale
+from kred_core.exposures.exposure import Exposure
 
 __all__ = ["decode", "read", "swarp", "write"]
 

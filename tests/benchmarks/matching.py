@@ -24,15 +24,15 @@ from astropy.io import fits
 from astropy.table import Table
 from scipy.ndimage import map_coordinates
 
-from kred_core import quality, stages, tables
-from kred_core.background import solve_svd
+from kred_core import evaluation, stages
 from kred_core.coadd import native
 from kred_core.coadd.plan import Background
 from kred_core.config import FieldConfig
-from kred_core.geometry import celestial_wcs
-from kred_core.overlaps import Pairs
-from kred_core.products import FieldPaths
+from kred_core.match import Pairs
+from kred_core.match.solve import solve_svd
+from kred_core.products import FieldPaths, tables
 from kred_core.simulate import SimulationConfig, diffuse_brightness, simulate, sky_brightness
+from kred_core.sky import celestial_wcs
 from kred_core.stages.matching import read_skies
 
 FIELD, TILE = "LMC_c42", "T07"
@@ -207,15 +207,15 @@ def mosaic_errors(config: FieldConfig, simulated: SimulationConfig, image: str, 
         "matched": matched,
         "true backgrounds": floor,
     }
-    side = quality.block_side(matched.shape)
+    side = evaluation.block_side(matched.shape)
     result = {}
     for name, values in mosaics.items():
-        alone = quality.block_medians(values - floor, side)
+        alone = evaluation.block_medians(values - floor, side)
         seen = values - sky
         _without_stars(seen, header, stars, image)
-        for key, medians in ((name, quality.block_medians(seen, side)), (f"{name}, alone", alone)):
-            result[f"low-pass rms, {key}"] = quality.low_pass_rms(medians)
-            result[f"99 % jump, {key}"] = quality.block_jump(medians)
+        for key, medians in ((name, evaluation.block_medians(seen, side)), (f"{name}, alone", alone)):
+            result[f"low-pass rms, {key}"] = evaluation.low_pass_rms(medians)
+            result[f"99 % jump, {key}"] = evaluation.block_jump(medians)
     return result
 
 
@@ -225,9 +225,9 @@ def recovered(plain: FieldConfig, diffuse: FieldConfig, simulated: SimulationCon
     two, _ = _mosaic(diffuse, image, True)
     truth = _on_mosaic(header, one.shape, lambda ra, dec: diffuse_brightness(ra, dec, simulated))
     two -= one
-    side = quality.block_side(one.shape)
+    side = evaluation.block_side(one.shape)
     truth[~np.isfinite(two)] = np.nan
-    seen, true = quality.block_medians(two, side), quality.block_medians(truth, side)
+    seen, true = evaluation.block_medians(two, side), evaluation.block_medians(truth, side)
     good = np.isfinite(seen) & np.isfinite(true)
     return float(np.polyfit(true[good], seen[good], 1)[0])
 

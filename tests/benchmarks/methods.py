@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from report import machine, seconds, table
 
-from kred_core.background import Shape, solve, solve_svd
+from kred_core.match.solve import Shape, solve, solve_svd
 from kred_core.simulate.camera import NATIVE_SCALE
 from kred_core.simulate.graph import GRAPHS, NX, NY, Graph, simulate_graph
 

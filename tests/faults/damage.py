@@ -21,15 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from kred_core import rescale, summary
-from kred_core.check import ExposureReport, judge
+from kred_core.binned import StampGrid
 from kred_core.coadd import native
-from kred_core.coadd.plan import CoaddInput, CoaddPlan, Grid
+from kred_core.coadd.plan import CoaddInput, CoaddPlan
 from kred_core.config import CheckConfig, CoaddConfig, SummarizeConfig
 from kred_core.errors import ExposureError, KredError
-from kred_core.exposure import BLOCK, Detector, Exposure, number
-from kred_core.stamp import StampGrid
-from kred_core.summary import ExposureSummary
+from kred_core.exposures import rescale, summary
+from kred_core.exposures.check import ExposureReport, judge
+from kred_core.exposures.exposure import Detector, Exposure
+from kred_core.exposures.summary import ExposureSummary
+from kred_core.fits.hdu import BLOCK, number
+from kred_core.sky import Grid
 
 SCALE, BACK = 0.5, 40.0
 PATIENCE = 120.0  # s; a trial takes 0.03

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from properties import examples
 
-from kred_core.background import Shape, solve
+from kred_core.match.solve import Shape, solve
 
 
 @dataclass(frozen=True)

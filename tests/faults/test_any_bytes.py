@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from properties import examples, outcome
 
-from kred_core import bintable, checksum
-from kred_core.cards import hdu_bytes
 from kred_core.errors import ExposureError
+from kred_core.fits import bintable, checksum
+from kred_core.fits.cards import hdu_bytes
 
 
 @examples(100)

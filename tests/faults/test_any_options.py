@@ -15,8 +15,8 @@ from properties import examples, outcome
 from pydantic import BaseModel, ValidationError
 
 from kred_core.config import NAME, FieldConfig, RunConfig, Section
+from kred_core.config.settings import field_config, service_config, survey_configs, to_toml
 from kred_core.errors import ConfigError
-from kred_core.settings import field_config, service_config, survey_configs, to_toml
 
 
 def option_paths(model, prefix=()):

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from properties import examples, outcome
 
-from kred_core import geometry
+from kred_core import sky
 from kred_core.errors import ExposureError, InputError
-from kred_core.geometry import SkyPolygon
-from kred_core.overlaps import find_pairs
+from kred_core.match import find_pairs
+from kred_core.sky import SkyPolygon
 
 RA = st.floats(0, 360, exclude_max=True) | st.sampled_from([0.0, 1e-12, 90.0, 180.0, 270.0, math.nextafter(360.0, 0)])
 DEC = st.floats(-90, 90) | st.sampled_from([-90.0, -89.999999, 0.0, 90.0, 89.999999])
@@ -26,12 +26,12 @@ SIZE = st.floats(0.01, 20)
 @examples(150)
 @given(ra=RA, dec=DEC, turns=st.integers(-2, 2))
 def test_a_position_comes_back_from_its_vector(ra, dec, turns):
-    found_ra, found_dec = geometry.position(3.0 * geometry.unit_vectors(ra + 360 * turns, dec))
+    found_ra, found_dec = sky.position(3.0 * sky.unit_vectors(ra + 360 * turns, dec))
     assert 0 <= found_ra < 360
     assert found_dec == pytest.approx(dec, abs=1e-6)  # 1e-8 radian: at a pole the cosine is what is known
     off = (found_ra - ra + 180) % 360 - 180
     assert abs(off) * math.cos(math.radians(dec)) < 1e-11
-    mean_ra, mean_dec = geometry.mean_position([ra, ra + 360 * turns], [dec, dec])
+    mean_ra, mean_dec = sky.mean_position([ra, ra + 360 * turns], [dec, dec])
     assert 0 <= mean_ra < 360
     assert mean_dec == pytest.approx(dec, abs=1e-6)
 
@@ -43,14 +43,14 @@ def test_a_square_has_its_area_and_contains_what_is_in_it(ra, dec, size, x, y):
     half = math.radians(size / 2)
     solid_angle = 4 * math.atan(half**2 / math.sqrt(1 + 2 * half**2))
     assert square.area_deg2 == pytest.approx(solid_angle * math.degrees(1) ** 2, rel=1e-9)
-    middle, east, north = geometry.local_frame(ra, dec)
+    middle, east, north = sky.local_frame(ra, dec)
     inside = max(abs(x), abs(y))
     assume(abs(inside - 1) > 1e-6)
-    point = geometry.position(middle + half * (x * east + y * north))
+    point = sky.position(middle + half * (x * east + y * north))
     assert square.contains(*point) == (inside < 1)
-    assert square.contains(*geometry.position(-middle)) == np.False_
+    assert square.contains(*sky.position(-middle)) == np.False_
     for shrunk, expected in ((1 - 1e-6, True), (1 + 1e-6, False)):
-        corners = geometry.position(square.middle + shrunk * (square.vertices - square.middle))
+        corners = sky.position(square.middle + shrunk * (square.vertices - square.middle))
         assert (square.contains(*corners) == expected).all()
 
 
@@ -65,7 +65,7 @@ class Places:
     def vertices(self, k, growth=1.0):
         """Unit vectors, (4, 3)."""
         x0, y0, size, angle = self.squares[k]
-        middle, east, north = geometry.local_frame(self.ra, self.dec)
+        middle, east, north = sky.local_frame(self.ra, self.dec)
         c, s = math.cos(angle), math.sin(angle)
         corners = [
             (x0 + growth * size * (c * i - s * j), y0 + growth * size * (s * i + c * j))
@@ -91,11 +91,11 @@ def test_whether_polygons_touch_is_symmetric_and_agrees_with_what_they_contain(w
     assert touch == other.intersects(one) == tight
     assert SkyPolygon(one.vertices[::-1]).intersects(SkyPolygon(np.roll(other.vertices, 1, axis=0))) == touch
     mixture = data.draw(hnp.arrays(float, (20, 4), elements=st.floats(0, 1)))
-    points = geometry.position((mixture + 1e-3) @ one.vertices)  # inside the first, which is convex
-    if other.contains(*points).any() or one.contains(*geometry.position(other.vertices)).any():
+    points = sky.position((mixture + 1e-3) @ one.vertices)  # inside the first, which is convex
+    if other.contains(*points).any() or one.contains(*sky.position(other.vertices)).any():
         assert touch
     # The same verdict as that of the pairs of an image.
-    corners = np.array([np.stack(geometry.position(p.vertices[[0, 1, 3, 2]]), axis=-1) for p in (one, other)])
+    corners = np.array([np.stack(sky.position(p.vertices[[0, 1, 3, 2]]), axis=-1) for p in (one, other)])
     large = np.full(2, 10**9)  # pixels so small that the outline is that of the corners
     assert (find_pairs(corners, large, large)[0].size == 1) == touch
 
@@ -137,8 +137,8 @@ def test_any_header_gives_positions_or_says_why_it_has_none(changes, kinds, usua
             header[key] = value
 
     def read():
-        wcs = geometry.celestial_wcs(header)
-        return geometry.corners(wcs, (80, 100)), geometry.centre(wcs, (80, 100)), SkyPolygon.of_detector(wcs, (80, 100))
+        wcs = sky.celestial_wcs(header)
+        return sky.corners(wcs, (80, 100)), sky.centre(wcs, (80, 100)), SkyPolygon.of_detector(wcs, (80, 100))
 
     found, message = outcome(read, ExposureError, InputError)
     if found is None:
@@ -167,13 +167,13 @@ def test_pixels_have_their_place_and_area_anywhere(ra, dec, scale, angle, flip, 
     header["CRPIX1"], header["CRPIX2"] = (nx + 1) / 2, (ny + 1) / 2
     c, s = scale / 3600 * math.cos(angle), scale / 3600 * math.sin(angle)
     header["CD1_1"], header["CD1_2"], header["CD2_1"], header["CD2_2"] = flip * c, -s, flip * s, c
-    wcs = geometry.celestial_wcs(header)
-    centre = geometry.centre(wcs, (ny, nx))
-    assert np.linalg.norm(geometry.unit_vectors(*centre) - geometry.unit_vectors(ra, dec)) < 1e-11
-    assert geometry.pixel_scale(wcs, (ny, nx)) == pytest.approx(scale, rel=1e-6)
+    wcs = sky.celestial_wcs(header)
+    centre = sky.centre(wcs, (ny, nx))
+    assert np.linalg.norm(sky.unit_vectors(*centre) - sky.unit_vectors(ra, dec)) < 1e-11
+    assert sky.pixel_scale(wcs, (ny, nx)) == pytest.approx(scale, rel=1e-6)
     outline = SkyPolygon.of_detector(wcs, (ny, nx))
     assert outline.contains(ra, dec)
     x, y = np.meshgrid((np.arange(20) + 0.5) * nx / 20 - 0.5, (np.arange(20) + 0.5) * ny / 20 - 0.5)
-    total = geometry.pixel_area_arcsec2(wcs, x, y).mean() * nx * ny
+    total = sky.pixel_area_arcsec2(wcs, x, y).mean() * nx * ny
     assert outline.area_deg2 * 3600**2 == pytest.approx(total, rel=1e-4)
-    assert outline.contains(*geometry.corners(wcs, (ny, nx)).T).all()
+    assert outline.contains(*sky.corners(wcs, (ny, nx)).T).all()

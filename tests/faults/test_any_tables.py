@@ -12,7 +12,7 @@ from properties import examples, outcome
 
 from kred_core.config import NAME
 from kred_core.errors import InputError
-from kred_core.usertable import UserTable
+from kred_core.products.usertable import UserTable
 
 COLUMNS = ("Root", "MAGZERO")
 WORDS = st.sampled_from(

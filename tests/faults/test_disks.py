@@ -19,10 +19,9 @@ from fields import FIELD, Heard, config, copy_of, heard, made, mounted, small_fi
 from tally import tried
 
 from flows.field import reduce
-from kred_core import tables
 from kred_core.config import STAGES
-from kred_core.outcome import disk_usage
-from kred_core.products import FieldPaths
+from kred_core.products import FieldPaths, tables
+from kred_core.stages.outcome import disk_usage
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -19,7 +19,7 @@ from runs import last_log
 from tally import tried
 
 from flows.field import reduce
-from kred_core.hdu import BLOCK, scan
+from kred_core.fits.hdu import BLOCK, scan
 from kred_core.products import FieldPaths
 
 NAME = "a_ooi_N662.fits.fz"

@@ -16,12 +16,15 @@ from damage import Answer, Survivors, answer, require_answer, with_cards
 from mefs import PRIMARY, detector_hdu, write_mef
 from tally import tried
 
-from kred_core import accounts, check, hdu, summary, survey, tables
-from kred_core.check import ExposureReport
+from kred_core import survey
 from kred_core.config import SurveyConfig
-from kred_core.hdu import BLOCK, scan
-from kred_core.storage import STORAGE
-from kred_core.summary import ExposureSummary
+from kred_core.exposures import accounts, check, summary
+from kred_core.exposures.check import ExposureReport
+from kred_core.exposures.summary import ExposureSummary
+from kred_core.fits import hdu
+from kred_core.fits.hdu import BLOCK, scan
+from kred_core.fits.storage import STORAGE
+from kred_core.products import tables
 
 NAN = math.nan
 LONG = "long " * 12 + "text " * 10 + "end"

@@ -105,8 +105,8 @@ def test_odd_names_are_names(odd, tmp_path, monkeypatch, engine):
 
 @pytest.mark.parametrize("name", ["../N1", "/tmp/N1", "N1/../../x", "N1\nN2", ".N1", "-N1", "N1;x", "N" * 80, " N x", "Ñ1"])
 def test_a_detector_has_a_plain_name_or_is_refused(name, tmp_path):
-    from kred_core.check import judge
     from kred_core.config import CheckConfig
+    from kred_core.exposures.check import judge
 
     hdus = [detector_hdu("N1"), detector_hdu("N2", 1, storage=None)]
     path = write_mef(tmp_path / "a_ooi_r_v1.fits.fz", hdus, checksum=False)

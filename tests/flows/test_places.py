@@ -11,12 +11,12 @@ from astropy.io import fits
 from astropy.table import Table
 
 from flows.field import reduce
-from kred_core import geometry, stages, survey
+from kred_core import sky, stages, survey
+from kred_core.binned import grid_of
 from kred_core.config import FieldConfig, SurveyConfig
 from kred_core.errors import InputError
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
-from kred_core.stamp import grid_of
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -43,7 +43,7 @@ def simulate(root: Path, field: str, ra: float, dec: float):
 def distances(field, mosaic: Path) -> list[int]:
     """By how many pixels the ten brightest stars within a mosaic are away from where they are on the sky."""
     with fits.open(mosaic) as hdus:
-        image, wcs = hdus[0].data, geometry.celestial_wcs(hdus[0].header)
+        image, wcs = hdus[0].data, sky.celestial_wcs(hdus[0].header)
     places = np.rint(wcs.wcs_world2pix(np.stack([field.stars["RA"], field.stars["Dec"]], axis=-1), 0)).astype(int)
     found = []
     for x, y in places[np.argsort(-np.array(field.stars["FLUX_N662"]))]:

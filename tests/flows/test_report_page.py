@@ -15,10 +15,9 @@ from on_server import reports
 from runs import last_log
 
 from flows.field import reduce
-from kred_core.coadd.plan import Grid
 from kred_core.config import FieldConfig
-from kred_core.geometry import tan_wcs
 from kred_core.products import FieldPaths
+from kred_core.sky import Grid, tan_wcs
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

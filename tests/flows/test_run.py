@@ -17,10 +17,10 @@ from flows.run import PrefectTasks
 from flows.runners import ConfiguredTaskRunner
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import KredError
-from kred_core.locks import held
-from kred_core.outcome import Outcome
 from kred_core.products import FieldPaths
+from kred_core.products.locks import held
 from kred_core.stages.executor import Threads
+from kred_core.stages.outcome import Outcome
 from kred_core.stages.run import Run
 from kred_core.stages.stage import table
 from kred_core.stages.work import Manifest, Step, Work

@@ -8,7 +8,7 @@ import pytest
 from runs import done
 
 from flows.field import reduce
-from kred_core import stamp
+from kred_core import binned
 from kred_core.config import FieldConfig
 from kred_core.products import FieldPaths
 from kred_core.stages import dry_run
@@ -38,8 +38,8 @@ def test_each_exposure_has_a_file_of_stamps_on_one_grid(measured):
     paths = FieldPaths(measured, "LMC_c42")
     files = [paths.stamp_file(paths.root_of(p)) for p in paths.exposures()]
     assert sorted(stamps(measured)) == sorted(p.name for p in files)
-    assert {len(stamp.boxes(p)) for p in files} == {8}
-    assert len({stamp.grid_of(p) for p in files}) == 1
+    assert {len(binned.boxes(p)) for p in files} == {8}
+    assert len({binned.grid_of(p) for p in files}) == 1
 
 
 def test_stamps_that_are_gone_are_made_again_without_measuring(measured):
@@ -69,7 +69,7 @@ def test_another_grid_means_other_stamps(measured):
     before = stamps(measured)
     assert reduce(config(measured, stamps={"cell_size": 30.0})) == 0
     assert done(measured) == {"summarize": 4}
-    assert {stamp.grid_of(p).cell for p in FieldPaths(measured, "LMC_c42").stamps.iterdir()} == {30.0}
+    assert {binned.grid_of(p).cell for p in FieldPaths(measured, "LMC_c42").stamps.iterdir()} == {30.0}
     assert reduce(config(measured)) == 0
     assert stamps(measured) == before
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from mefs import write_mef
 
-from kred_core import rice
 from kred_core.coadd import combine, resample
+from kred_core.fits import rice
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-from kred_core import quality, stages, tables
+from kred_core import evaluation, stages
 from kred_core.config import FieldConfig
-from kred_core.geometry import celestial_wcs
-from kred_core.products import FieldPaths
+from kred_core.products import FieldPaths, tables
 from kred_core.simulate import SimulationConfig, diffuse_brightness, sky_brightness
+from kred_core.sky import celestial_wcs
 
 __all__ = [
     "BINNED",
@@ -131,7 +131,7 @@ def recovered(plain: FieldConfig, diffuse: FieldConfig, simulated: SimulationCon
     seen, true = [], []
     for tile in plain.tiles:
         one, header = mosaic(plain, tile, image)
-        seen.append(quality.block_medians(mosaic(diffuse, tile, image)[0] - one, BLOCK).ravel())
+        seen.append(evaluation.block_medians(mosaic(diffuse, tile, image)[0] - one, BLOCK).ravel())
         true.append(NATIVE * diffuse_brightness(*block_sky(header, one.shape), simulated).ravel())
     seen, true = np.concatenate(seen), np.concatenate(true)
     good = np.isfinite(seen)
@@ -144,7 +144,7 @@ def emission_minus_truth(
     """Block medians of a mosaic minus the true sky, in DN; images are called as their bands, short exposures with _s."""
     values, header = mosaic(config, tile, image, matched)
     ra, dec = block_sky(header, values.shape)
-    left = quality.block_medians(values, BLOCK) - NATIVE * sky_brightness(ra, dec, image.partition("_")[0], simulated)
+    left = evaluation.block_medians(values, BLOCK) - NATIVE * sky_brightness(ra, dec, image.partition("_")[0], simulated)
     seen = np.isfinite(left)
     return left[seen] if common_plane else without_plane(ra[seen], dec[seen], left[seen])
 

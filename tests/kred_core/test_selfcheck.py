@@ -11,7 +11,7 @@ import pytest
 
 from kred_core import selfcheck
 from kred_core.errors import KredError
-from kred_core.quality import seams
+from kred_core.evaluation import seams
 from kred_core.selfcheck import PROBLEM, WARNING, check_installation
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +169,7 @@ def test_a_compiler_that_fails_otherwise_is_not_explained_away(monkeypatch):
     def fail():
         raise RuntimeError("no compiler")
 
-    monkeypatch.setitem(sys.modules, "kred_core.quality", type("Broken", (), {"__getattr__": lambda *_: fail()})())
+    monkeypatch.setitem(sys.modules, "kred_core.evaluation", type("Broken", (), {"__getattr__": lambda *_: fail()})())
     with pytest.raises(RuntimeError, match="no compiler"):
         list(selfcheck._compiler())
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from mefs import CENTRE, write_mef
 
-from kred_core import check, settings, survey
-from kred_core.check import DetectorPlace, ExposureReport
+from kred_core import survey
+from kred_core.config import settings
 from kred_core.errors import InputError
-from kred_core.geometry import SkyPolygon, local_frame, position
+from kred_core.exposures import check
+from kred_core.exposures.check import DetectorPlace, ExposureReport
+from kred_core.sky import SkyPolygon, local_frame, position
 from kred_core.starter import cover, main
 
 CCD = (0.3, 0.15)  # deg

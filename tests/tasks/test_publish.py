@@ -10,9 +10,9 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from kred_core.check import ExposureReport
 from kred_core.config import FieldConfig, RunConfig
-from kred_core.outcome import Outcome, StageOutcome
+from kred_core.exposures.check import ExposureReport
+from kred_core.stages.outcome import Outcome, StageOutcome
 from tasks import markdown, publish
 
 

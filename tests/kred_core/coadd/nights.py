@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan, Grid
+from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan
 from kred_core.config import CoaddConfig
+from kred_core.sky import Grid
 
 GRID = Grid(80.0, -69.0, 0.27, 120, 100)
 DECAM = ((0.0, 1.0), (-1.0, 0.0))  # x runs south, y runs east

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from kred_core.coadd.combine import Combiner, sorting_networks
+from kred_core.coadd.combine import Combiner
+from kred_core.statistics.networks import sorting_networks
 
 
 def calibrated(method, clip_sigma, noise):

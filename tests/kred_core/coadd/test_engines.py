@@ -15,11 +15,12 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from kred_core.calibration import factor
 from kred_core.coadd import native, swarp
-from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan, Grid
+from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan
 from kred_core.config import CoaddConfig
+from kred_core.exposures.calibration import factor
 from kred_core.simulate import simulate_field
+from kred_core.sky import Grid
 
 WITHOUT_MASKS = CoaddConfig(mask_codes=[])
 

@@ -9,10 +9,10 @@ from astropy.wcs import WCS
 from nights import GRID, tan_cards
 
 from kred_core import __version__
-from kred_core.checksum import damage, edited_header
 from kred_core.coadd import native
 from kred_core.config import CoaddConfig
-from kred_core.exposure import scan
+from kred_core.fits.checksum import damage, edited_header
+from kred_core.fits.hdu import scan
 
 SHAPE = (80, 90)
 SKY = np.full(SHAPE, 1000.0)

@@ -9,9 +9,10 @@ from astropy.io import fits
 from nights import DECAM, GRID, Night, tan_cards
 
 from kred_core.coadd import native
-from kred_core.coadd.plan import Background, Grid
+from kred_core.coadd.plan import Background
 from kred_core.errors import ExposureError, InputError
-from kred_core.exposure import Detector
+from kred_core.exposures.exposure import Detector
+from kred_core.sky import Grid
 
 SHAPE = (80, 90)
 

@@ -5,9 +5,8 @@ import pytest
 from astropy.io import fits
 
 from kred_core.coadd.pixelmap import pixel_map
-from kred_core.coadd.plan import Grid
 from kred_core.coadd.sources import grid_box
-from kred_core.geometry import celestial_wcs, tan_wcs
+from kred_core.sky import Grid, celestial_wcs, tan_wcs
 
 # TPV of CCD S13 in a real exposure (2015-04-16)
 PV1 = [-0.004606638305189, 1.018637202003, 0.003333071528058, 0.0, -0.01961817368515, -0.007184471085243]

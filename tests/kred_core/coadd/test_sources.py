@@ -9,11 +9,10 @@ from nights import DECAM, GRID, tan_cards
 from test_pixelmap import decam_wcs
 
 from kred_core.coadd.pixelmap import pixel_map
-from kred_core.coadd.plan import Grid
 from kred_core.coadd.resample import footprint
 from kred_core.coadd.sources import _flux_scale, grid_box, open_sources, sampling_grid
 from kred_core.errors import ExposureError, InputError
-from kred_core.geometry import tan_wcs
+from kred_core.sky import Grid, tan_wcs
 
 SKY = np.full((40, 50), 100.0)
 

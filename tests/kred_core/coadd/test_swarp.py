@@ -13,9 +13,9 @@ from astropy.io import fits
 from nights import DECAM, GRID, Night, tan_cards
 
 from kred_core.coadd import native, swarp
-from kred_core.coadd.plan import Grid
 from kred_core.config import CoaddConfig
 from kred_core.errors import InputError, ToolError
+from kred_core.sky import Grid
 
 SHAPE = (80, 90)
 

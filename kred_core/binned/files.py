@@ -1,0 +1,317 @@
+"""The file that holds the stamps of one exposure.
+
+A FITS file like others: for each detector the images mean, std and count, compressed,
+each with its WCS, and a table DETECTORS at the end. The table also tells where the images
+of a detector begin, so that one of sixty is read without looking at the others.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+
+from .. import __version__
+from ..errors import ExposureError, InputError
+from ..fits import checksum, rice
+from ..fits.cards import Cards, hdu_bytes
+from ..fits.compress import quantised_image
+from ..fits.hdu import BLOCK
+from ..products import atomic
+from .average import Stamp
+from .grid import StampGrid
+
+__all__ = ["boxes", "grid_of", "read", "write"]
+
+UNIT = "count arcsec-2"
+STEPS_OF_MEAN = 20  # in the noise of a cell: rounding adds 1/7000 of its variance
+STEPS_OF_STD = 16  # in the noise of a pixel: the std of 60 pixels is not known better
+FINEST = 2.0**-22  # of the largest value, where there is no noise
+SEALED = (0, 0xFFFFFFFF)  # what the bytes of an HDU with CHECKSUM sum up to
+# What a damaged header leads to.
+DAMAGE = (ExposureError, fits.VerifyError, KeyError, ValueError, TypeError, IndexError, AttributeError)
+TABLE = np.dtype(
+    [
+        ("EXTNAME", "S32"),
+        ("OFFSET", ">i8"),
+        ("LENGTH", ">i8"),
+        ("X0", ">i4"),
+        ("Y0", ">i4"),
+        ("NX", ">i4"),
+        ("NY", ">i4"),
+        ("LEVEL", ">f8"),
+        ("AREA", ">f8"),
+        ("TODET", ">f8", (6,)),
+        ("ATERMS", ">f8", (5,)),
+    ]
+)
+FORMS = ("32A", "1K", "1K", "1J", "1J", "1J", "1J", "1D", "1D", "6D", "5D")
+UNITS = ("", "byte", "byte", "", "", "", "", "count", "arcsec2", "", "")
+MEANINGS = (
+    "detector: images <EXTNAME>, _STD and _COUNT",
+    "first byte of its images in this file",
+    "bytes of its images",
+    "cell of the grid that the first pixel is, from 0",
+    "cell of the grid that the first pixel is, from 0",
+    "cells along x",
+    "cells along y",
+    "own sky subtracted, counts28 per native pixel",
+    "native pixel at the detector's centre",
+    "(u, v) = TODET[2, 3] (x, y, 1); u, v in [-1, 1]",
+    "area at u, v: AREA (1 + ATERMS (u, v, uu, uv, vv))",
+)
+
+
+def write(path: Path, grid: StampGrid, stamps: Iterable[Stamp]) -> None:
+    """Write the stamps of one exposure.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+        Appears when it is complete.
+    grid : StampGrid
+    stamps : iterable of Stamp
+        None is allowed: the file then says that there is none.
+
+    Notes
+    -----
+    Means are kept in steps of 1/20 of the noise of a cell, with subtractive dithering: the error of rounding has no
+    bias and 1/70 of the noise. std is kept in steps of 1/16 of the noise of a pixel, count exactly, and a cell
+    without pixels is NaN. Full-size DECam detectors take 0.34 MB. The same stamps give the same bytes.
+    """
+    parts: list[bytes] = []
+    rows = []
+    root, at = "", BLOCK
+    for stamp in stamps:
+        images = _images(grid, stamp)
+        ny, nx = stamp.mean.shape
+        box = stamp.x0, stamp.y0, nx, ny
+        places = stamp.to_detector.ravel(), stamp.area_terms
+        rows.append((stamp.extname.encode(), at, len(images), *box, stamp.level, stamp.area, *places))
+        parts.append(images)
+        at += len(images)
+        root = stamp.root
+    primary, _ = hdu_bytes(
+        {
+            "SIMPLE": (True, "standard FITS"),
+            "BITPIX": (8, ""),
+            "NAXIS": (0, "the images are in extensions"),
+            "EXTEND": (True, ""),
+            "ROOT": (root, "exposure"),
+            "GRIDRA": (float(grid.ra), "[deg] tangent point of the grid of cells"),
+            "GRIDDEC": (float(grid.dec), "[deg] tangent point of the grid of cells"),
+            "GRIDCELL": (float(grid.cell), "[arcsec] side of a cell"),
+            "DETTABLE": (at, "first byte of the table of detectors"),
+            "KREDVER": (__version__, "version of kred that made this file"),
+        }
+    )
+    with atomic(path) as temporary, open(temporary, "wb") as f:
+        f.writelines([primary, *parts, _table(rows)])
+
+
+def _images(grid: StampGrid, stamp: Stamp) -> bytes:
+    """Mean, std and count of a detector as three compressed HDUs."""
+    seen = stamp.count > 0
+    noisy = seen & (stamp.std > 0)
+    noise = _lower_quartile(stamp.std[noisy] / np.sqrt(stamp.count[noisy]))
+    largest = float(np.abs(stamp.mean[seen]).max(initial=0.0))
+    dither = 1 + zlib.crc32(f"{stamp.root} {stamp.extname}".encode()) % 10000
+    step = noise / STEPS_OF_MEAN or FINEST * largest or 1.0
+    coarse = _lower_quartile(stamp.std[noisy]) / STEPS_OF_STD or 1.0
+    planes = (
+        ("", UNIT, "mean of the pixels of a cell, sky subtracted", stamp.mean, step, dither),
+        ("_STD", UNIT, "standard deviation of these pixels", stamp.std, coarse, 0),
+        ("_COUNT", "", "number of good pixels of a cell", stamp.count.astype(np.float32), 1.0, 0),
+    )
+    parts = []
+    for suffix, unit, meaning, values, step, seed in planes:
+        cards: Cards = {"EXTNAME": (stamp.extname + suffix, meaning), "BUNIT": (unit, "of counts28" if unit else "")}
+        parts += quantised_image({**cards, **_wcs(grid, stamp)}, values, step, seed)
+    return b"".join(parts)
+
+
+def _lower_quartile(values: np.ndarray) -> float:
+    """A quarter of the cells show less: stars and nebulae do not enter. 0 without values."""
+    return float(np.partition(values, values.size // 4)[values.size // 4]) if values.size else 0.0
+
+
+def _wcs(grid: StampGrid, stamp: Stamp) -> Cards:
+    step = grid.cell / 3600
+    return {
+        "RADESYS": ("ICRS", ""),
+        "CTYPE1": ("RA---TAN", ""),
+        "CTYPE2": ("DEC--TAN", ""),
+        "CUNIT1": ("deg", ""),
+        "CUNIT2": ("deg", ""),
+        "CRVAL1": (float(grid.ra), "[deg] tangent point"),
+        "CRVAL2": (float(grid.dec), "[deg] tangent point"),
+        "CRPIX1": (1.0 - stamp.x0, "pixel of cell 0, 0 of the grid"),
+        "CRPIX2": (1.0 - stamp.y0, "pixel of cell 0, 0 of the grid"),
+        "CD1_1": (-step, "[deg/pix]"),
+        "CD1_2": (0.0, ""),
+        "CD2_1": (0.0, ""),
+        "CD2_2": (step, "[deg/pix]"),
+    }
+
+
+def _table(rows: list[tuple]) -> bytes:
+    table = np.array(rows, dtype=TABLE)
+    cards: Cards = {
+        "XTENSION": ("BINTABLE", "binary table extension"),
+        "BITPIX": (8, ""),
+        "NAXIS": (2, ""),
+        "NAXIS1": (TABLE.itemsize, "width of table in bytes"),
+        "NAXIS2": (len(table), "detectors"),
+        "PCOUNT": (0, ""),
+        "GCOUNT": (1, ""),
+        "TFIELDS": (len(FORMS), ""),
+        "EXTNAME": ("DETECTORS", ""),
+    }
+    for i, (name, form, unit, meaning) in enumerate(zip(TABLE.names, FORMS, UNITS, MEANINGS, strict=True), 1):
+        cards |= {f"TTYPE{i}": (name, meaning), f"TFORM{i}": (form, "")} | ({f"TUNIT{i}": (unit, "")} if unit else {})
+    return b"".join(hdu_bytes(cards, table.tobytes()))
+
+
+def grid_of(path: Path) -> StampGrid:
+    """The grid that the stamps of a file are on.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged; the message says what to do.
+    """
+    try:
+        with open(path, "rb") as f:
+            return _grid(_primary(f))
+    except (OSError, *DAMAGE) as e:
+        raise _damaged(path, e) from e
+
+
+def boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
+    """Which cells of the grid the stamps of a file cover; nothing is decoded.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+
+    Returns
+    -------
+    dict of str to (int, int, int, int)
+        x0, y0, nx, ny by EXTNAME, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged; the message says what to do.
+    """
+    try:
+        with open(path, "rb") as f:
+            table = _detectors(f, _primary(f))
+    except (OSError, *DAMAGE) as e:
+        raise _damaged(path, e) from e
+    return {r["EXTNAME"].decode(): tuple(int(r[c]) for c in ("X0", "Y0", "NX", "NY")) for r in table}
+
+
+def read(path: Path, extname: str) -> Stamp:
+    """Read one stamp.
+
+    Parameters
+    ----------
+    path : `~pathlib.Path`
+    extname : str
+
+    Returns
+    -------
+    Stamp
+
+    Raises
+    ------
+    InputError
+        The file is missing or damaged, or has no such stamp; the message says what to do.
+    """
+    try:
+        with open(path, "rb") as f:
+            primary = _primary(f)
+            root = str(primary["ROOT"]).strip()
+            found = [row for row in _detectors(f, primary) if row["EXTNAME"] == extname.encode()]
+            if not found:
+                raise ExposureError(f"it has no stamp of detector {extname}")
+            row = found[0]
+            f.seek(row["OFFSET"])
+            raw = f.read(row["LENGTH"])
+        _require_sound(raw, f"the images of detector {extname}")
+        shape = int(row["NY"]), int(row["NX"])
+        planes, at = [], 0
+        for _ in range(3):
+            plane, at = _image(raw, at)
+            if plane.shape != shape:
+                raise ExposureError(f"an image of detector {extname} has the shape {plane.shape}, expected {shape}")
+            planes.append(plane)
+    except (OSError, *DAMAGE) as e:
+        raise _damaged(path, e) from e
+    mean, std, count = planes
+    return Stamp(
+        root=root,
+        extname=extname,
+        x0=int(row["X0"]),
+        y0=int(row["Y0"]),
+        mean=mean,
+        std=std,
+        count=count.astype(np.uint16),
+        level=float(row["LEVEL"]),
+        area=float(row["AREA"]),
+        to_detector=row["TODET"].astype(np.float64).reshape(2, 3),
+        area_terms=row["ATERMS"].astype(np.float64),
+    )
+
+
+def _primary(f) -> fits.Header:
+    raw = f.read(BLOCK)
+    if not raw.startswith(b"SIMPLE") or checksum.datasum(raw) not in SEALED:
+        raise ExposureError("its primary header is damaged")
+    return fits.Header.fromstring(raw.decode("ascii"))
+
+
+def _grid(primary: fits.Header) -> StampGrid:
+    return StampGrid(float(primary["GRIDRA"]), float(primary["GRIDDEC"]), float(primary["GRIDCELL"]))
+
+
+def _detectors(f, primary: fits.Header) -> np.ndarray:
+    f.seek(int(primary["DETTABLE"]))
+    raw = f.read()
+    _require_sound(raw, "the table DETECTORS at its end")
+    header, start = _header(raw, 0)
+    if header["NAXIS1"] != TABLE.itemsize:
+        raise ExposureError("its table DETECTORS is not of this version of kred")
+    return np.frombuffer(raw, TABLE, header["NAXIS2"], start)
+
+
+def _require_sound(raw: bytes, what: str) -> None:
+    if not raw or len(raw) % BLOCK or checksum.datasum(raw) not in SEALED:
+        raise ExposureError(f"{what} cannot be read: the bytes do not agree with CHECKSUM, or end too early")
+
+
+def _header(raw: bytes, start: int) -> tuple[fits.Header, int]:
+    """The header that begins here, and where its data do."""
+    end = next(i for i in range(start, len(raw), 80) if raw[i : i + 80].rstrip() == b"END") + 80
+    return fits.Header.fromstring(raw[start:end].decode("ascii")), start - (start - end) // BLOCK * BLOCK
+
+
+def _image(raw: bytes, start: int) -> tuple[np.ndarray, int]:
+    """The image whose HDU begins here, and where the next one does."""
+    header, start = _header(raw, start)
+    length = header["NAXIS1"] * header["NAXIS2"] + header["PCOUNT"]
+    return rice.decode(header, raw[start : start + length]), start + -(-length // BLOCK) * BLOCK
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        reason = "is missing"
+    elif isinstance(error, OSError):
+        reason = f"cannot be read ({error.strerror or error})"
+    else:
+        reason = f"cannot be used: {error}" if isinstance(error, ExposureError) else "is damaged"
+    return InputError(f"{path}: the file of stamps {reason}; make it again with --from summarize --redo")

@@ -1,0 +1,1 @@
+"""Exposures: open and judge them, measure them in one pass, calibrate them, rescale them without decoding."""

@@ -1,0 +1,1 @@
+"""The file format: HDUs and their headers, checksums, binary tables, tile compression, damaged files."""

@@ -1,0 +1,387 @@
+"""What the overlaps of one image say about its detectors: tables of pairs and of backgrounds, numbers, and remarks.
+
+`overlaps` measures differences and `background` solves for levels, both as plain
+arrays of surface brightness. Here they meet the detectors: units become counts28
+per native pixel, a user's fixed backgrounds enter, and every detector gets its
+row, whatever happened to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from astropy import units as u
+from astropy.table import Table
+
+from ..config import MatchConfig
+from ..products import tables
+from ..products.usertable import UserTable
+from ..statistics import NORMAL_MAD
+from ..words import counted
+from . import N_BLOCKS, Pairs
+from .solve import Shape, Solution, component_means, components, solve, solve_svd
+
+__all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match", "robust_rms"]
+
+COUNTS28 = u.Unit("counts28/pix", parse_strict="silent")
+LARGEST_BACKGROUND = 1e6  # counts28 per pixel; anything larger is a mistake
+OWN_SKY_ERROR = 73.0  # counts28 per square arcsec, 5 in a pixel of DECam: how far own skies may be from backgrounds, at least
+DARKEST = 0.1  # part of the detectors whose own skies are taken to be free of emission
+LARGE_SCALE = 3.0  # of the residuals in units of their errors; beyond, something is wrong that the model does not know
+UNSTABLE = "S7"  # of DECam: amplifier A of CCDNUM 31 (Valdes 2021, PL206; DES and the Legacy Surveys leave it out)
+MOST = 0.5  # of its overlaps: a detector that disagrees with more of them is called contradicting
+
+
+@dataclass(frozen=True, eq=False)
+class Skies:
+    """What the stamps of the detectors of an image were made with.
+
+    Attributes
+    ----------
+    level : `~numpy.ndarray`
+        Own sky level of each detector, subtracted from its stamp, counts28 per native pixel.
+    area : `~numpy.ndarray`
+        Solid angle of the pixel at its centre, square arcsec.
+    stamped : `~numpy.ndarray`
+        bool; False for a detector of which there is no stamp.
+    cell : float
+        Side of a cell of the stamps in arcsec.
+    area_terms : `~numpy.ndarray`
+        (n, 5): how the area changes over the detector; see `kred_core.binned.Stamp`.
+    """
+
+    level: np.ndarray
+    area: np.ndarray
+    stamped: np.ndarray
+    cell: float
+    area_terms: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """The outcome for one image.
+
+    Attributes
+    ----------
+    backgrounds, overlaps : `~astropy.table.Table`
+        Columns `kred_core.products.tables.BACKGROUNDS` and `kred_core.products.tables.OVERLAPS`.
+    numbers : dict
+        Columns `kred_core.products.tables.MATCHING`, without those of the quick look.
+    """
+
+    backgrounds: Table
+    overlaps: Table
+    numbers: dict
+
+
+def robust_rms(values: np.ndarray) -> float:
+    """1.4826 times the median of the absolute values; NaN without values."""
+    values = values[np.isfinite(values)]
+    return float(NORMAL_MAD * np.median(np.abs(values))) if values.size else np.nan
+
+
+def fixed_backgrounds(path: str) -> dict[tuple[str, str], float]:
+    """Backgrounds that a user gives: b in counts28 per pixel by (Root, EXTNAME).
+
+    Raises
+    ------
+    InputError
+        The table cannot be read, or names a detector twice with different values.
+    """
+    if not path:
+        return {}
+    rows = UserTable("background", path, ("Root", "EXTNAME", "b"))
+    values = rows.numbers("b", COUNTS28, -LARGEST_BACKGROUND, LARGEST_BACKGROUND)
+    found: dict[tuple[str, str], float] = {}
+    for i, (*key, value) in enumerate(zip(rows.names("Root"), rows.names("EXTNAME"), values, strict=True)):
+        if found.setdefault(tuple(key), value) != value:
+            raise rows.fault(i, "b", value, f"one background for {'_'.join(key)}; an earlier row has {found[tuple(key)]:g}")
+    return found
+
+
+def match(
+    image: str,
+    detectors: Table,
+    skies: Skies,
+    pairs: Pairs,
+    fixed: Mapping[tuple[str, str], float],
+    config: MatchConfig,
+) -> Matched:
+    """Find the background of every detector of an image.
+
+    Parameters
+    ----------
+    image : str
+    detectors : `~astropy.table.Table`
+        n rows: Field, Root, EXTNAME, NAXIS1, NAXIS2, SUB_BACK [counts28 per pixel].
+    skies : Skies
+    pairs : `~kred_core.match.Pairs`
+        Overlaps; indices are rows of ``detectors``.
+    fixed : mapping
+        See `fixed_backgrounds`.
+    config : `~kred_core.config.MatchConfig`
+
+    Returns
+    -------
+    Matched
+        With a row for each detector: one without overlaps keeps its own sky level.
+
+    Notes
+    -----
+    A stamp holds S + (B - L)/A: celestial surface brightness, background B and own level L per native pixel, pixel area A.
+    So the solution beta in surface brightness means the background b = L + beta A. Within a detector A differs by some tenths of
+    a per cent, and L contains emission: a first solution says how much, and the differences become those that detectors with
+    their central pixel area everywhere would show, before they are solved again.
+    """
+    files = np.array([f"{row['Root']}_{row['EXTNAME']}" for row in detectors], dtype=str)
+    given = np.array([fixed.get((str(r["Root"]), str(r["EXTNAME"])), np.nan) for r in detectors])
+    fixed_surface, known = (given - skies.level) / skies.area, np.isfinite(given)
+    first_guess = _on_darkest_skies(_solution(detectors, skies, pairs, fixed_surface, config), known)
+    solution = _solution(detectors, skies, _with_central_areas(pairs, skies, first_guess.background), fixed_surface, config)
+    if config.zero_point == "darkest":
+        solution = _on_darkest_skies(solution, known)
+    b = np.where(np.isfinite(given), given, skies.level + solution.background * skies.area)
+    original = (np.asarray(detectors["SUB_BACK"], dtype=np.float64) - skies.level) / skies.area
+    area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])
+    before = (pairs.difference - (original[pairs.second] - original[pairs.first])) * area
+    after = solution.residual * area
+    remarks, names = _remarks(skies, given, pairs, solution), list(map(str, detectors["EXTNAME"]))
+    return Matched(
+        backgrounds=_background_table(image, files, detectors, skies, solution, b, remarks),
+        overlaps=_overlap_table(image, files, skies, pairs, solution, area, before, after),
+        numbers=_numbers(image, pairs, skies, given, solution, before, after, remarks, names, config),
+    )
+
+
+def _solution(detectors: Table, skies: Skies, pairs: Pairs, fixed: np.ndarray, config: MatchConfig) -> Solution:
+    """The solution in surface brightness above the own levels of the stamps, which are 0 in it."""
+    n, graph = len(detectors), (pairs.first, pairs.second, pairs.difference)
+    if config.method == "svd":
+        return _of_older_scripts(n, *graph, pairs.n_cells, fixed)
+    shape = None
+    if config.shape != "constant" or config.amplifier_steps:
+        exposures = np.unique([f"{row['Field']} {row['Root']}" for row in detectors], return_inverse=True)[1]
+        shape = Shape(exposures, pairs.blocks, pairs.block_errors, pairs.block_places, config.shape, config.amplifier_steps)
+    return solve(n, *graph, pairs.error, own_error=OWN_SKY_ERROR, fixed=fixed, shape=shape)
+
+
+def _with_central_areas(pairs: Pairs, skies: Skies, background: np.ndarray) -> Pairs:
+    """Differences beta_j - beta_i, where beta_j/r_j - beta_i/r_i are measured: r is the area in the overlap over the central."""
+    u, v = pairs.block_places[..., 0], pairs.block_places[..., 1]  # (K, 4, 2)
+    terms = np.stack([u, v, u**2, u * v, v**2], axis=-1)
+    detectors = np.stack([pairs.first, pairs.second], axis=-1)
+    excess = 1.0 / (1.0 + np.einsum("kbdt,kdt->kbd", terms, skies.area_terms[detectors])) - 1.0
+    shift = (excess * background[detectors][:, None, :]) @ np.array([-1.0, 1.0])  # (K, 4)
+    measured = np.isfinite(shift)
+    mean = np.where(measured, shift, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
+    return replace(pairs, difference=pairs.difference - mean, blocks=pairs.blocks - shift)
+
+
+def _on_darkest_skies(solution: Solution, fixed: np.ndarray) -> Solution:
+    """The same up to one constant for each component: what own skies have above the background is 0 where the sky is darkest."""
+    component = solution.component
+    shift = np.zeros(component.max(initial=0) + 1)
+    for number in np.unique(component[~np.isin(component, component[fixed])]):
+        shift[number] = np.quantile(-solution.background[component == number], DARKEST)
+    return replace(solution, background=solution.background + shift[component])
+
+
+def _of_older_scripts(
+    n: int, first: np.ndarray, second: np.ndarray, difference: np.ndarray, n_cells: np.ndarray, fixed: np.ndarray
+) -> Solution:
+    """Their solution; each component on its own skies, or on what is fixed in it."""
+    component = components(n, first, second)
+    levels = solve_svd(n, first, second, difference, n_cells, np.zeros(n))
+    known = np.isfinite(fixed)
+    counts = known | ~np.isin(component, component[known])  # these say where the zero of their component is
+    levels = levels - component_means(np.where(counts, levels - np.where(known, fixed, 0.0), np.nan), component)
+    levels = np.where(known, fixed, levels)
+    n_pairs = np.bincount(np.concatenate([first, second]), minlength=n)
+    residual = difference - (levels[second] - levels[first])
+    return Solution(
+        background=levels,
+        error=np.full(n, np.nan),
+        component=component,
+        n_pairs=n_pairs,
+        n_rejected=np.zeros(n, dtype=np.int64),
+        weight=np.ones(len(first)),
+        residual=residual,
+        rejected=np.zeros(len(first), dtype=bool),
+        scale=np.nan,
+        gradient=np.zeros((n, 2)),
+        step=np.zeros(n),
+    )
+
+
+def _remarks(skies: Skies, given: np.ndarray, pairs: Pairs, solution: Solution) -> list[str]:
+    """What is special about each detector; empty for most."""
+    remarks = []
+    touching = {*pairs.small_first.tolist(), *pairs.small_second.tolist()}
+    for i, known in enumerate(np.isfinite(given)):
+        n, n_rejected = int(solution.n_pairs[i]), int(solution.n_rejected[i])
+        words = ["fixed by the user"] if known else []
+        if n == 0:
+            why = "too few good cells in its overlaps" if i in touching else "no overlap with another detector"
+            why = why if skies.stamped[i] else "no stamp could be made of it"
+            words.append(why if known else f"{why}: own sky level kept")
+        elif n_rejected == n:
+            words.append("all its overlaps contradict the rest")
+        elif n_rejected > MOST * n:
+            words.append(f"contradicts {n_rejected} of its {n} overlaps")
+        remarks.append("; ".join(words))
+    return remarks
+
+
+def _overlap_table(
+    image: str,
+    files: np.ndarray,
+    skies: Skies,
+    pairs: Pairs,
+    solution: Solution,
+    area: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+) -> Table:
+    """Differences as people know them: of the levels of raw x XFACTOR, per native pixel."""
+    shift = skies.level[pairs.second] - skies.level[pairs.first]
+    values = {
+        "Image": np.full(len(pairs), image),
+        "File1": files[pairs.first],
+        "File2": files[pairs.second],
+        "Sep": pairs.separation,
+        "Ncells": pairs.n_cells,
+        "Npix": np.rint(pairs.n_cells * skies.cell**2 / area).astype(np.int64),
+        "Delta": pairs.difference * area + shift,
+        "e_Delta": pairs.error * area,
+        "Before": before,
+        "After": after,
+        "Weight": solution.weight,
+        "Rejected": solution.rejected,
+        "Skew": pairs.skew,
+        "Kurt": pairs.kurtosis,
+        "STD": pairs.std * area,
+        "ClipSTD": pairs.clipped_std * area,
+    }
+    levels = {"Mode": "mode", "Mean": "mean", "Med": "median", "ClipMean": "clipped_mean", "ClipMed": "clipped_median"}
+    values |= {column: getattr(pairs, name) * area + shift for column, name in levels.items()}
+    values |= {f"Block{k + 1}": pairs.blocks[:, k] * area + shift for k in range(N_BLOCKS)}
+    return tables.from_arrays(values, tables.OVERLAPS)
+
+
+def _background_table(
+    image: str, files: np.ndarray, detectors: Table, skies: Skies, solution: Solution, b: np.ndarray, remarks: list[str]
+) -> Table:
+    values = {name: np.array([str(v) for v in detectors[name]], dtype=str) for name in ("Field", "Root", "EXTNAME")}
+    half_x, half_y = (np.asarray(detectors[name], dtype=np.float64) / 2 for name in ("NAXIS1", "NAXIS2"))
+    values |= {
+        "file": files,
+        "Image": np.full(len(files), image),
+        "b": b,
+        "b_err": solution.error * skies.area,
+        "component": solution.component,
+        "n_pairs": solution.n_pairs,
+        "n_rejected": solution.n_rejected,
+        "own": skies.level,
+        "SUB_BACK": np.asarray(detectors["SUB_BACK"]),
+        "grad_x": solution.gradient[:, 0] * skies.area / half_x,
+        "grad_y": solution.gradient[:, 1] * skies.area / half_y,
+        "step": solution.step * skies.area,
+        "Remark": np.array(remarks, dtype=str),
+    }
+    return tables.from_arrays(values, tables.BACKGROUNDS)
+
+
+def _numbers(
+    image: str,
+    pairs: Pairs,
+    skies: Skies,
+    given: np.ndarray,
+    solution: Solution,
+    before: np.ndarray,
+    after: np.ndarray,
+    remarks: list[str],
+    names: list[str],
+    config: MatchConfig,
+) -> dict:
+    """The row of this image in the table of numbers; None where one is not known, because JSON has no NaN."""
+    known = np.isfinite(given)
+    sizes = np.bincount(solution.component)
+    shape = [config.shape] if config.shape != "constant" else []
+    shape += ["amplifier steps"] if config.amplifier_steps else []
+    agreeing = after[~solution.rejected & np.isfinite(after)]
+    row = {
+        "Image": image,
+        "Method": ", ".join([config.method, *shape]),
+        "N_det": len(given),
+        "N_pairs": len(pairs),
+        "N_reject": int(solution.rejected.sum()),
+        "N_comp": int(np.count_nonzero(sizes > 1)),
+        "N_alone": int(np.count_nonzero((solution.n_pairs == 0) & ~known)),
+        "N_fixed": int(np.count_nonzero(known)),
+        "Before": robust_rms(before),
+        "After": robust_rms(after),
+        "rms_bef": _rms(before[np.isfinite(before)]),
+        "rms_aft": _rms(agreeing),
+        "b_err": _median(solution.error * skies.area),
+        "Scale": float(solution.scale),
+        "Remark": _remark(remarks, names, pairs, solution, sizes),
+    }
+    return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()}
+
+
+def _rms(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2))) if values.size else np.nan
+
+
+def _median(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else np.nan
+
+
+def _remark(remarks: list[str], names: list[str], pairs: Pairs, solution: Solution, sizes: np.ndarray) -> str:
+    """What was special in this image, and what was done about it."""
+    words = []
+    if np.count_nonzero(sizes > 1) > 1:
+        groups = ", ".join(map(str, sorted(sizes[sizes > 1].tolist(), reverse=True)[:5]))
+        words.append(f"overlaps connect separate groups of {groups} detectors: each is on the level of its own skies")
+    for what, how in (
+        ("no overlap", "without an overlap, on their own sky levels"),
+        ("too few good cells", "with too few good cells in their overlaps, on their own sky levels"),
+        ("no stamp", "without a stamp, on their own sky levels"),
+        ("contradict", "contradict their neighbours"),
+    ):
+        n = sum(what in remark for remark in remarks)
+        words += [f"{n} of {counted(len(remarks), 'detector')} {how}"] if n else []
+    if any(name.upper() == UNSTABLE and "contradict" in remark for name, remark in zip(names, remarks, strict=True)):
+        words.append(f"{UNSTABLE} among them, which is known for an unstable amplifier (--tiling.leave-out {UNSTABLE}.A)")
+    if solution.scale > LARGE_SCALE:
+        words.append(f"the overlaps disagree by {solution.scale:.1f} times their errors, which b_err contains")
+    if pairs.n_small:
+        words.append(f"{counted(pairs.n_small, 'overlap')} with too few good cells not used")
+    return "; ".join(words)
+
+
+def explain(row: Mapping) -> str:
+    """One line for a person: how much better an image got.
+
+    Parameters
+    ----------
+    row : mapping
+        Columns of `kred_core.products.tables.MATCHING`.
+    """
+    parts = [f"{row['Image']}: {counted(int(row['N_det']), 'detector')}, {counted(int(row['N_pairs']), 'overlap')}"]
+    if int(row["N_pairs"]):
+        parts.append(f"differences {_short(row['Before'])} -> {_short(row['After'])} counts28/pixel")
+    if int(row["N_pairs"]) and np.isfinite(row["Seam_off"]):
+        parts.append(f"seams of {_short(row['Seam_off'])} removed")
+    if np.isfinite(row["b_err"]):
+        parts.append(f"standard error of a background {_short(row['b_err'])}")
+    parts += [f"{counted(int(row['N_reject']), 'overlap')} rejected"] if int(row["N_reject"]) else []
+    parts += [str(row["Remark"])] if row["Remark"] else []
+    return "; ".join(parts)
+
+
+def _short(value: float) -> str:
+    return f"{float(f'{value:.2g}'):g}"

@@ -1,0 +1,238 @@
+"""Measure how much the detectors of each overlapping pair differ.
+
+The stamps are loaded once each, from south to north, and dropped as soon as no
+partner is left to compare them with, so that thousands of detectors need the memory of those on one strip of the sky.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..binned import Stamp
+from ..config import MatchConfig
+from ..sky import unit_vectors
+from ..statistics import kernels
+from . import compare, scatter
+from .cells import good_cells
+from .pairs import N_BLOCKS, Pairs
+
+__all__ = ["measure"]
+
+CLIP_SIGMA = 3.0
+FEWEST_IN_PART = 25  # cells; and an eighth of what a pair must have
+
+_STATISTICS = ("difference", "mode", "mean", "median", "std", "skew", "kurtosis", "clipped_mean", "clipped_median", "clipped_std")
+# What is measured of one pair. Hundreds of thousands of these must fit into memory.
+_ROW = np.dtype(
+    [(name, np.float64) for name in _STATISTICS]
+    + [
+        ("n_cells", np.int64),
+        ("noise", np.float64),
+        ("size", np.float64),
+        ("lever", np.float64),
+        ("spread", np.float64),
+        ("part_cells", np.int64, N_BLOCKS),
+        ("parts", np.float64, N_BLOCKS),
+        ("part_noise", np.float64, N_BLOCKS),
+        ("part_places", np.float64, (N_BLOCKS, 2, 3)),
+    ]
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sky:
+    """The good cells of a stamp, ready to be compared: those that are not good are NaN."""
+
+    x0: int
+    y0: int
+    cells: np.ndarray
+    level: float
+    to_detector: np.ndarray
+    centre: np.ndarray
+
+    @classmethod
+    def of(cls, stamp: Stamp) -> _Sky:
+        good = good_cells(stamp)
+        cells = np.where(good, stamp.mean, np.float32(np.nan))
+        ny, nx = cells.shape
+        linear, shift = stamp.to_detector[:, :2], stamp.to_detector[:, 2]
+        if abs(np.linalg.det(linear)) > 0:
+            centre = np.linalg.solve(linear, -shift)
+        else:
+            centre = np.array([stamp.x0 + (nx - 1) / 2, stamp.y0 + (ny - 1) / 2])
+        level = kernels.median(np.sort(cells[good])) if good.any() else 0.0
+        return cls(stamp.x0, stamp.y0, cells, level, np.asarray(stamp.to_detector, dtype=np.float64), centre)
+
+    @property
+    def x1(self) -> int:
+        return self.x0 + self.cells.shape[1]
+
+    @property
+    def y1(self) -> int:
+        return self.y0 + self.cells.shape[0]
+
+    def part(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+        """Cells from (x0, y0) to (x1, y1) of the grid."""
+        return self.cells[y0 - self.y0 : y1 - self.y0, x0 - self.x0 : x1 - self.x0]
+
+    def map_from(self, x0: int, y0: int) -> np.ndarray:
+        """The map to the detector for cells that count from (x0, y0)."""
+        moved = self.to_detector.copy()
+        moved[:, 2] += self.to_detector[:, 0] * x0 + self.to_detector[:, 1] * y0
+        return moved
+
+
+def measure(
+    first: ArrayLike, second: ArrayLike, load: Callable[[int], Stamp], boxes: ArrayLike, centres: ArrayLike, config: MatchConfig
+) -> Pairs:
+    """Compare the stamps of all pairs.
+
+    Parameters
+    ----------
+    first, second : array_like
+        int, shape (K,): pairs, as from `find_pairs`.
+    load : callable
+        Gives the stamp of a detector; called at most once for each, in the order of the boxes' lower edges.
+    boxes : array_like
+        int, shape (n, 4): x0, y0, nx, ny of each detector's stamp on the grid; nx = 0 for a detector without one.
+    centres : array_like
+        Shape (n, 2): RA and Dec of the detectors' centres in degrees.
+    config : `~kred_core.config.MatchConfig`
+
+    Returns
+    -------
+    Pairs
+        Those with at least ``config.min_cells`` common good cells; the others are listed in it.
+
+    Notes
+    -----
+    The common good cells of two stamps (see `good_cells`) are subtracted and sorted once; all statistics come
+    from these values. The four parts of an overlap are measured alike, if they have at least 25 cells and an
+    eighth of ``config.min_cells``. With ``config.amplifier_steps`` each part is what one amplifier of each detector reads:
+    of a part with a step in it the mode would be that of one side. For the errors see `kred_core.match.scatter`.
+    """
+    first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
+    boxes = np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
+    fewest_in_part = max(FEWEST_IN_PART, config.min_cells / 8)
+    rows = np.zeros(first.size, dtype=_ROW)
+    for pair, one, other in _sweep(first, second, load, boxes):
+        _compare(one, other, config, fewest_in_part, rows[pair])
+
+    order = np.lexsort((second, first))
+    measured = rows["n_cells"][order] > 0
+    kept, small = order[measured], order[~measured]
+    rows = rows[kept]
+    overlaps = scatter.Disagreement(
+        n_cells=rows["n_cells"],
+        error=rows["noise"],
+        part_cells=rows["part_cells"],
+        parts=rows["parts"],
+        part_noise=rows["part_noise"],
+        spread=rows["spread"],
+        lever=rows["lever"],
+    )
+    excess = scatter.fit_excess(overlaps)
+    error = scatter.pair_errors(overlaps, excess, rows["size"])
+    beyond_noise = np.sqrt(np.maximum(error**2 - rows["noise"] ** 2, 0.0))
+    return Pairs(
+        first=first[kept],
+        second=second[kept],
+        separation=_separation(np.asarray(centres, dtype=np.float64).reshape(-1, 2), first[kept], second[kept]),
+        n_cells=rows["n_cells"].copy(),
+        error=error,
+        blocks=rows["parts"].copy(),
+        block_errors=scatter.part_errors(overlaps, excess),
+        block_places=rows["part_places"].copy(),
+        floor=float(np.median(beyond_noise)) if kept.size else 0.0,
+        small_first=first[small],
+        small_second=second[small],
+        **{name: rows[name].copy() for name in _STATISTICS},
+    )
+
+
+def _sweep(first: np.ndarray, second: np.ndarray, load: Callable[[int], Stamp], boxes: np.ndarray):
+    """Each pair whose boxes meet, with the skies of both, from south to north."""
+    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+    lower, upper = np.maximum(low[first], low[second]), np.minimum(high[first], high[second])
+    meeting = np.flatnonzero((upper > lower).all(axis=1))
+    partners: dict[int, list[tuple[int, int]]] = {}
+    for pair in meeting.tolist():
+        i, j = int(first[pair]), int(second[pair])
+        partners.setdefault(i, []).append((j, pair))
+        partners.setdefault(j, []).append((i, pair))
+    left = {i: len(found) for i, found in partners.items()}
+    loaded: dict[int, _Sky] = {}
+    for i in sorted(partners, key=lambda i: (boxes[i, 1], boxes[i, 0], i)):
+        loaded[i] = _Sky.of(load(i))
+        for j, pair in sorted(partners[i]):
+            if j not in loaded:
+                continue
+            yield pair, *(loaded[k] for k in (first[pair], second[pair]))
+            left[i] -= 1
+            left[j] -= 1
+            if left[j] == 0:
+                del loaded[j]
+        if left[i] == 0:
+            del loaded[i]
+
+
+def _compare(first: _Sky, second: _Sky, config: MatchConfig, fewest_in_part: float, row: np.void) -> None:
+    """Measure one pair; the row stays as it is if the two have too few good cells in common."""
+    x0, y0 = max(first.x0, second.x0), max(first.y0, second.y0)
+    x1, y1 = min(first.x1, second.x1), min(first.y1, second.y1)
+    if x1 <= x0 or y1 <= y0:
+        return
+    values, x, y = compare.differences(first.part(x0, y0, x1, y1), second.part(x0, y0, x1, y1), first.level, second.level)
+    if values.size < config.min_cells:
+        return
+    shift = second.level - first.level
+    maps = first.map_from(x0, y0), second.map_from(x0, y0)
+    divided, ends, places, middles = compare.divide(values, x, y, *maps, config.amplifier_steps)
+    n = np.diff(ends)
+    row["n_cells"] = values.size
+    row["part_cells"] = n
+    middle = (n[:, None] * np.nan_to_num(middles)).sum(axis=0) / values.size + (x0, y0)
+    row["lever"] = sum(((middle - sky.centre) ** 2).sum() for sky in (first, second))
+    _measure_parts(divided, ends, shift, fewest_in_part, row)
+    known = np.isfinite(row["parts"])
+    row["part_places"] = np.where(known[:, None, None], places, np.nan)
+    row["spread"] = ((middles[known] - middles[known].mean(axis=0)) ** 2).sum() if known.any() else 0.0
+    divided.sort()
+    _measure_whole(divided, shift, row)
+    row["size"] = max(abs(first.level), abs(second.level), abs(row["difference"]))
+
+
+def _measure_parts(divided: np.ndarray, ends: np.ndarray, shift: float, fewest: float, row: np.void) -> None:
+    """Differences in the parts of an overlap; NaN for small ones. Sorts the values of each."""
+    for k in range(N_BLOCKS):
+        row["parts"][k] = row["part_noise"][k] = np.nan
+        part = divided[ends[k] : ends[k + 1]]
+        if part.size >= fewest:
+            part.sort()
+            peak, noise, _ = kernels.histogram_mode(part)
+            row["parts"][k], row["part_noise"][k] = shift + peak, noise
+
+
+def _measure_whole(ordered: np.ndarray, shift: float, row: np.void) -> None:
+    """All statistics of an overlap from its sorted values."""
+    peak, noise, _ = kernels.histogram_mode(ordered)
+    row["difference"], row["noise"] = shift + peak, noise
+    row["mode"] = shift + kernels.half_sample_mode(ordered)
+    mean, std = kernels.mean_and_std(ordered)
+    row["mean"], row["std"] = shift + mean, std
+    row["skew"], row["kurtosis"] = kernels.skewness_and_kurtosis(ordered, mean, std)
+    row["median"] = shift + kernels.median(ordered)
+    clipped = ordered[slice(*kernels.clip(ordered, CLIP_SIGMA))]
+    clipped_mean, row["clipped_std"] = kernels.mean_and_std(clipped)
+    row["clipped_mean"], row["clipped_median"] = shift + clipped_mean, shift + kernels.median(clipped)
+
+
+def _separation(centres: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Distances on the sky in arcsec."""
+    vectors = unit_vectors(centres[:, 0], centres[:, 1])
+    chord = np.linalg.norm(vectors[first] - vectors[second], axis=-1)
+    return np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1.0))) * 3600

@@ -1,0 +1,291 @@
+"""Which fields below DECam_MEF are there, complete, and not yet reduced.
+
+Nothing tells when a copy is complete, least of all on a network file system. So a field is looked at again and again: it
+is complete when none of its files has changed for a while and all can be read. What was seen and what was started is kept
+in the field's memory, so that each content is reduced once. Knows nothing of Prefect: who starts runs passes two functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ..config import NAME, DiscoverConfig
+from ..errors import ExposureError, InputError
+from ..fits import hdu
+from ..products import FieldPaths, read_record, write_record
+from ..products.roles import is_fits, named_kind
+from ..words import counted
+
+__all__ = ["Content", "Finding", "Memory", "RunState", "clock", "examine", "fields", "reduce_once"]
+
+log = logging.getLogger(__name__)
+
+RunState = Literal["running", "done", "failed", "stopped"]
+State = Literal["no exposures", "changing", "damaged", "complete", "started", "running", "done", "given up", "stopped"]
+
+
+@dataclass(frozen=True)
+class Content:
+    """The files of a field as they are at one moment.
+
+    Attributes
+    ----------
+    files : tuple of (name, size in bytes, time of modification in ns)
+        All files of the directory, also those that are not exposures: a copy in progress has such.
+    changed : int
+        When one of them last changed, came or went, by the clock of the file system, in ns since 1970. Not the time of
+        modification, which a copy may take over from the original.
+    """
+
+    files: tuple[tuple[str, int, int], ...]
+    changed: int
+
+    @classmethod
+    def of(cls, paths: FieldPaths) -> Content:
+        """Look at a field's directory."""
+        found, changed = [], paths.mef.stat().st_mtime_ns
+        for path in sorted(paths.mef.iterdir()):
+            try:
+                status = path.stat()
+            except OSError:  # a link that leads nowhere, or a file that was renamed just now
+                found.append((path.name, -1, -1))
+            else:
+                found.append((path.name, status.st_size, status.st_mtime_ns))
+                changed = max(changed, status.st_ctime_ns)
+        return cls(tuple(found), changed)
+
+    @property
+    def snapshot(self) -> str:
+        """Digest of everything in the directory."""
+        return _digest(self.files)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what a reduction reads: exposures and masks."""
+        return _digest(file for file in self.files if _is_read(file[0]))
+
+
+def _is_read(name: str) -> bool:
+    return is_fits(name) and named_kind(name) != "weight"  # another weight changes nothing
+
+
+def _digest(files: Iterable[tuple]) -> str:
+    return hashlib.sha256(json.dumps(list(files)).encode()).hexdigest()[:20]
+
+
+class Memory(BaseModel):
+    """What is remembered of a field from one look to the next.
+
+    Attributes
+    ----------
+    snapshot : str
+        What the directory looked like at the last look.
+    since : float
+        When it was first seen like this, in s since 1970 by the clock of the file system.
+    is_new : bool
+        It has looked like this ever since the field was seen for the first time.
+    scanned : str
+        The snapshot whose files have been read.
+    damaged : tuple of str
+        What was wrong with them.
+    fingerprint : str
+        The content for which runs were started.
+    runs : tuple of str
+        These runs, the first try first.
+    outcome : str
+        What became of the last one where nothing more is to be done: done, stopped or given up.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    snapshot: str = ""
+    since: float = 0.0
+    is_new: bool = False
+    scanned: str = ""
+    damaged: tuple[str, ...] = ()
+    fingerprint: str = ""
+    runs: tuple[str, ...] = ()
+    outcome: Literal["", "done", "stopped", "given up"] = ""
+
+    @classmethod
+    def of(cls, paths: FieldPaths) -> Memory:
+        """What is remembered of a field; empty where there is nothing that can be read."""
+        try:
+            return cls.model_validate(read_record(paths.look_memory) or {})
+        except ValidationError:
+            return cls()
+
+    def but(self, paths: FieldPaths, **changes) -> Memory:
+        """The same with some things changed, and written down."""
+        changed = self.model_copy(update=changes)
+        write_record(paths.look_memory, changed.model_dump(mode="json"))
+        return changed
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look at a field has found, and what became of it.
+
+    Attributes
+    ----------
+    field : str
+    state : str
+        no exposures, changing, damaged or complete (`examine`); started, running, done, stopped or given up (`reduce_once`).
+    reason : str
+        For people.
+    fingerprint : str
+        Of the field's exposures and masks.
+    changed : int
+        When they last changed (`Content`).
+    run : str
+        The run that was started last for this content.
+    waits : float
+        Minutes until another look can tell more, if nothing changes meanwhile; 0 where time alone tells nothing.
+    """
+
+    field: str
+    state: State
+    reason: str = ""
+    fingerprint: str = ""
+    changed: int = 0
+    run: str = ""
+    waits: float = 0.0
+
+    def key(self, attempt: int) -> str:
+        """What tells this try to reduce this content from all others; the same for all who look at the same disk."""
+        return "-".join([self.field, self.fingerprint, str(self.changed), str(attempt)])
+
+
+def fields(root: Path, wanted: Iterable[str] = ()) -> list[str]:
+    """Fields below DECam_MEF, sorted; only the wanted ones where some are named.
+
+    Raises
+    ------
+    InputError
+        There is no directory DECam_MEF, or it cannot be read.
+    """
+    top = FieldPaths.input(root)
+    try:
+        found = sorted(path.name for path in top.iterdir() if (path / "mef").is_dir())
+    except OSError as e:
+        raise InputError(f"new fields are looked for in {top}, which cannot be read: {e.strerror or e}") from e
+    wanted = set(wanted)
+    return [name for name in found if re.fullmatch(NAME, name) and (not wanted or name in wanted)]
+
+
+def clock(directory: Path) -> float:
+    """The time by the clock that dates the files in a directory, which may be a file server's; s since 1970."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".clock.") as file:
+        return Path(file.name).stat().st_mtime
+
+
+def examine(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
+    """Look at a field once; what was seen is remembered for the next look.
+
+    Parameters
+    ----------
+    paths : `~kred_core.products.FieldPaths`
+    config : `~kred_core.config.DiscoverConfig`
+    now : float
+        The time by the clock of the file system (`clock`), in s since 1970.
+
+    Returns
+    -------
+    `Finding`
+        Complete where nothing in the directory has changed for ``settle`` minutes, neither by the times of the files nor
+        from look to look, and all exposures and masks can be read; or where those that cannot have been like this for
+        ``patience`` minutes.
+    """
+    try:
+        content = Content.of(paths)
+        exposures = paths.exposures()
+    except (OSError, InputError) as e:
+        return Finding(paths.field, "no exposures", str(e))
+    found = Finding(paths.field, "complete", counted(len(exposures), "exposure"), content.fingerprint, content.changed)
+    memory = Memory.of(paths)
+    if content.snapshot != memory.snapshot or memory.since > now:
+        memory = memory.but(paths, snapshot=content.snapshot, since=now, is_new=not memory.snapshot)
+    changed = content.changed / 1e9
+    quiet = (now - max(memory.since, changed if changed <= now else 0.0)) / 60  # min; a clock that was wrong tells nothing
+    if quiet < config.settle:
+        what = "seen for the first time" if memory.is_new else "changed"
+        reason = f"{what} less than {config.settle:g} min ago, perhaps still being copied"
+        return replace(found, state="changing", reason=reason, waits=config.settle - quiet)
+    if memory.scanned != content.snapshot:
+        memory = memory.but(paths, scanned=content.snapshot, damaged=_damaged(paths, content))
+    if not memory.damaged:
+        return found
+    damage = "; ".join(memory.damaged)
+    if quiet < config.patience:
+        reason = f"{damage}. Waits {config.patience:g} min for another copy"
+        return replace(found, state="damaged", reason=reason, waits=config.patience - quiet)
+    return replace(found, reason=f"{found.reason}, not all of them whole: {damage}")
+
+
+def _damaged(paths: FieldPaths, content: Content) -> tuple[str, ...]:
+    damaged, left_out = [], {name for name, _ in paths.left_out()}
+    for name, _, _ in content.files:
+        if _is_read(name) and name not in left_out:
+            try:
+                hdu.scan(paths.exposure(name))
+            except ExposureError as e:
+                damaged.append(str(e))
+    return tuple(damaged)
+
+
+def reduce_once(
+    paths: FieldPaths, found: Finding, tries: int, state_of: Callable[[str], RunState], start: Callable[[int], str]
+) -> Finding:
+    """Start the reduction of a complete field, unless this content is being reduced, has been, or has failed too often.
+
+    Parameters
+    ----------
+    paths : `~kred_core.products.FieldPaths`
+    found : `Finding`
+        A complete field.
+    tries : int
+        How often one content is tried.
+    state_of : callable
+        Takes a run, returns its state; "stopped" is a person's doing.
+    start : callable
+        Takes the number of the try, from 1, and returns the run. It must be the same run, and start only once, for the
+        same field, content and try, whoever calls it.
+
+    Returns
+    -------
+    `Finding`
+        started, running, done, stopped or given up, with the run.
+    """
+    memory = Memory.of(paths)
+    if memory.fingerprint != found.fingerprint:
+        memory = memory.but(paths, fingerprint=found.fingerprint, runs=(), outcome="")
+    if not memory.outcome and memory.runs:
+        state = state_of(memory.runs[-1])
+        if state == "running":
+            return replace(found, state="running", run=memory.runs[-1])
+        if state != "failed":
+            memory = memory.but(paths, outcome=state)
+        elif len(memory.runs) >= tries:
+            memory = memory.but(paths, outcome="given up")
+            log.warning("%s: given up, %s", paths.field, _given_up(memory))
+    if memory.outcome:
+        reason = {"given up": _given_up(memory), "stopped": "by a person; starts again when its files change"}
+        return replace(found, state=memory.outcome, reason=reason.get(memory.outcome, found.reason), run=memory.runs[-1])
+    again = f"try {len(memory.runs) + 1} of {tries}: " if memory.runs else ""
+    memory = memory.but(paths, runs=(*memory.runs, start(len(memory.runs) + 1)))
+    return replace(found, state="started", reason=again + found.reason, run=memory.runs[-1])
+
+
+def _given_up(memory: Memory) -> str:
+    return f"failed {len(memory.runs)} times; starts again when its files change, or by hand"

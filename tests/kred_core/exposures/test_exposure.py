@@ -1,0 +1,408 @@
+"""Exposures open in every form that files have, and damage is an `ExposureError`, never anything else."""
+
+import gzip
+import math
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from mefs import SHAPE, detector_hdu, sky_pixels, write_mef
+
+from kred_core.errors import ExposureError
+from kred_core.exposures.exposure import Exposure
+from kred_core.fits.hdu import BLOCK, RECORD, number, scan, text
+from kred_core.fits.pixels import read_pixels
+from kred_core.fits.storage import require_sound
+
+
+def as_astropy_reads(path, name):
+    with fits.open(path) as f:
+        return np.array(f[name].data, dtype=np.float32)
+
+
+def damaged(path, raw):
+    """What opening and reading everything says of these bytes: the pixels, or the message of an `ExposureError`."""
+    path.write_bytes(raw)
+    try:
+        return [d.pixels() for d in Exposure.open(path).detectors]
+    except ExposureError as e:
+        return str(e)
+
+
+# forms of storage
+
+
+@pytest.mark.parametrize("storage", [None, "RICE_1", "GZIP_1", "GZIP_2", "HCOMPRESS_1"])
+def test_float_pixels_are_read_as_astropy_reads_them(storage, mef):
+    path = mef("x.fits.fz", [detector_hdu("N1", storage=storage), detector_hdu("S7", 1, storage=storage)])
+    exposure = Exposure.open(path)
+    assert [(d.extname, d.shape, d.name) for d in exposure.detectors] == [("N1", SHAPE, "x_N1"), ("S7", SHAPE, "x_S7")]
+    for place, detector in enumerate(exposure.detectors):
+        pixels = detector.pixels()
+        assert (pixels.dtype, pixels.shape, pixels.flags.writeable) == (np.dtype("=f4"), SHAPE, True)
+        np.testing.assert_array_equal(pixels, as_astropy_reads(path, detector.extname))
+        assert np.abs(pixels - sky_pixels(place)).max() < 3  # half a step of the quantisation at most, noise / 4
+
+
+@pytest.mark.parametrize("dither", [-1, 1, 2])
+@pytest.mark.parametrize("storage", ["RICE_1", "GZIP_2"])
+def test_every_dither_is_undone_and_nan_and_exact_zero_come_back(storage, dither, mef):
+    pixels = sky_pixels()
+    pixels[3, 4], pixels[5] = np.nan, 0
+    hdu = fits.CompImageHDU(
+        pixels, detector_hdu("N1").header, compression_type=storage, quantize_level=4, quantize_method=dither, dither_seed=77
+    )
+    hdu.name = "N1"
+    path = mef("x.fits.fz", [hdu])
+    found = Exposure.open(path).detectors[0].pixels()
+    np.testing.assert_array_equal(found, as_astropy_reads(path, "N1"))
+    assert np.argwhere(np.isnan(found)).tolist() == [[3, 4]]
+    if dither == 2:
+        assert (found[5] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("storage", "kind"),
+    [
+        *((storage, kind) for storage in (None, "RICE_1", "GZIP_1", "GZIP_2", "HCOMPRESS_1") for kind in ("u1", "i2", "u2", "i4")),
+        *(("PLIO_1", kind) for kind in ("u1", "i2")),
+    ],
+)
+def test_integer_pixels_are_read_exactly(storage, kind, mef):
+    pixels = np.arange(math.prod(SHAPE)).reshape(SHAPE) % 251
+    if kind == "u2":
+        pixels = pixels + 65000  # stored with BZERO 32768
+    if kind == "i2" and storage != "PLIO_1":
+        pixels = pixels - 300
+    path = mef("x.fits.fz", [detector_hdu("N1", pixels=pixels.astype(kind), storage=storage)])
+    hdu = Exposure.open(path).detectors[0].hdu
+    assert (hdu.header.get("BZERO") == 32768) == (kind == "u2")
+    np.testing.assert_array_equal(read_pixels(hdu), pixels.astype(np.float32))
+    np.testing.assert_array_equal(read_pixels(hdu, np.int32), pixels)
+    assert read_pixels(hdu, np.int32).dtype == np.dtype("=i4")
+
+
+def test_scaled_integers_and_their_blank_pixels_are_understood(mef):
+    hdu = fits.ImageHDU(np.arange(300, dtype=np.int16).reshape(20, 15))
+    hdu.header["EXTNAME"], hdu.header["BLANK"] = "N1", 7
+    path = mef("x.fits.fz", [hdu])
+    raw = path.read_bytes()
+    # astropy would scale them while writing
+    path.write_bytes(raw.replace(b"BLANK   =                    7".ljust(80), b"BSCALE  =                  0.5".ljust(80), 1))
+    np.testing.assert_array_equal(Exposure.open(path).detectors[0].pixels(), np.arange(300).reshape(20, 15) * 0.5)
+    path.write_bytes(raw)
+    found = Exposure.open(path).detectors[0].pixels()
+    assert np.argwhere(np.isnan(found)).tolist() == [[0, 7]]
+
+
+def test_the_form_of_storage_is_found_from_the_file_and_not_from_its_name(mef):
+    for name in ("plain.fits.fz", "packed.fits"):
+        path = mef(name, [detector_hdu("N1", storage=None if name.startswith("plain") else "RICE_1")])
+        np.testing.assert_array_equal(Exposure.open(path).detectors[0].pixels(), as_astropy_reads(path, "N1"))
+
+
+def test_tables_between_the_detectors_are_no_detectors_but_an_image_without_pixels_is_one(mef):
+    table = fits.BinTableHDU.from_columns([fits.Column("RA", "D", array=np.arange(40.0))], name="STARS")
+    text_table = fits.TableHDU.from_columns([fits.Column("RA", "F8.3", array=np.arange(40.0))], name="NOTES")
+    path = mef("x.fits.fz", [table, "N1", fits.ImageHDU(name="EMPTY"), text_table, "S7"])
+    assert len(scan(path)) == 6
+    assert [(d.extname, d.shape) for d in Exposure.open(path).detectors] == [("N1", SHAPE), ("EMPTY", ()), ("S7", SHAPE)]
+
+
+def test_an_image_that_is_no_plane_is_said_with_its_shape(mef):
+    path = mef(
+        "x.fits.fz", [fits.ImageHDU(np.zeros((2, 20, 20), np.float32), name="CUBE"), fits.ImageHDU(np.zeros(400), name="LINE")]
+    )
+    cube, line = Exposure.open(path).detectors
+    with pytest.raises(
+        ExposureError, match=r"x\.fits\.fz\[1\] CUBE: expected a two-dimensional image, found the shape \(2, 20, 20\)"
+    ):
+        cube.pixels()
+    with pytest.raises(ExposureError, match=r"\[2\] LINE: .*\(400,\)"):
+        line.pixels()
+
+
+# headers
+
+
+def odd_header(*cards):
+    return fits.Header.fromstring("".join(card.ljust(80) for card in (*cards, "END")))
+
+
+def test_a_number_is_a_finite_number_however_it_is_written():
+    values = ["30.5", "'30.5    '", "'NaN     '", "''", "", "T", "'INF'", "1D3", "12345678901234567890", "'abc'", "3..4", "1e999"]
+    header = odd_header(*(f"{key:8}= {value}" for key, value in zip("ABCDEFGHIJKL", values, strict=True)), "A       = 7")
+    found = {key: number(header, key) for key in "ABCDEFGHIJKLM"}
+    expected = {"A": 30.5, "B": 30.5, "H": 1000.0, "I": 12345678901234567890.0}
+    assert found == {key: expected.get(key) for key in "ABCDEFGHIJKLM"}
+
+
+def test_a_text_is_a_text_however_it_is_written():
+    header = odd_header(
+        "FILTER  = ' N662 DECam c0009&'", "CONTINUE  ' 6620.0 172.0 '", "EXPNUM  = 405", "OBJECT  = 'O''Neill'", "BAD     = 3..4",
+        "EMPTY   =", "OBJECT  = 'second'", "        = 3", "HIERARCH TIME_RECORDED = 'now'",
+    )  # fmt: skip
+    found = {key: text(header, key) for key in ("FILTER", "EXPNUM", "OBJECT", "BAD", "EMPTY", "NONE", "TIME_RECORDED")}
+    assert found == {
+        "FILTER": "N662 DECam c0009 6620.0 172.0", "EXPNUM": "405", "OBJECT": "O'Neill", "BAD": "", "EMPTY": "", "NONE": "",
+        "TIME_RECORDED": "now",
+    }  # fmt: skip
+
+
+def test_the_filter_is_the_first_word_of_its_sentence(mef):
+    for stored, short in [
+        ("z DECam SDSS c0004 9260.0 1520.0", "z"),
+        ("N662", "N662"),
+        ("  N673 DECam ", "N673"),
+        ("", ""),
+        (None, ""),
+    ]:
+        assert Exposure.open(mef("x.fits.fz", ["N1"], FILTER=stored)).filter == short
+
+
+def test_long_odd_headers_are_read_whole(mef):
+    many = {f"KEY{i}": i for i in range(500)}  # 14 blocks
+    path = mef("x.fits.fz", [detector_hdu("N1", **many, COMMENT="x", HISTORY="None"), "S7"], OBJECT="x" * 200)
+    exposure = Exposure.open(path)
+    assert number(exposure.detectors[0].header, "KEY499") == 499
+    assert text(exposure.primary, "OBJECT") == "x" * 200
+    assert exposure.detectors[1].extname == "S7"
+
+
+# what is no exposure
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "x.fits.fz: is empty"),
+        (b"S", "is not a FITS file"),
+        (b"\0" * 5760, "is not a FITS file"),
+        (b"\x89PNG" * 1000, "is not a FITS file"),
+        (gzip.compress(b"SIMPLE  =                    T" * 100, mtime=0), "is not a FITS file"),
+        (b"<html>404 Not Found</html>", "is not a FITS file"),
+        (b"SIMPLE  =                    T".ljust(2880), "the header has no END"),
+        (b"SIMPLE  =                    T" + b" " * 50 + b"END", "the header has no END"),
+        (b"XTENSION= 'IMAGE   '".ljust(2880), "is not a FITS file"),
+    ],
+)
+def test_what_is_not_fits_is_said_so(raw, message, tmp_path):
+    path = tmp_path / "x.fits.fz"
+    assert message in damaged(path, raw)
+
+
+def test_what_cannot_be_opened_is_said_with_the_reason(tmp_path):
+    for name, reason in [("gone.fits", "No such file"), ("", "Is a directory")]:
+        with pytest.raises(ExposureError, match=f"cannot be read: {reason}"):
+            Exposure.open(tmp_path / name)
+    (tmp_path / "link.fits").symlink_to(tmp_path / "link.fits")
+    with pytest.raises(ExposureError, match=r"link\.fits: cannot be read: "):
+        Exposure.open(tmp_path / "link.fits")
+
+
+def test_a_primary_hdu_alone_holds_no_detector(tmp_path):
+    fits.PrimaryHDU(sky_pixels()).writeto(tmp_path / "x.fits")
+    with pytest.raises(ExposureError, match="no extension holds an image"):
+        Exposure.open(tmp_path / "x.fits")
+
+
+# damage
+
+
+def test_a_file_cut_anywhere_is_refused_or_unharmed(mef):
+    path = mef("x.fits.fz", ["N1", detector_hdu("S7", 1, storage=None), detector_hdu("S8", 2, storage="GZIP_2")])
+    raw, hdus = path.read_bytes(), scan(path)
+    whole = damaged(path, raw)
+    starts = [h.header_start for h in hdus]
+    edges = [at + d for h in hdus for at in (h.header_start, h.data_start, h.data_start + h.data_length, h.end) for d in (-1, 0, 1)]
+    for size in sorted({*range(1, len(raw), 997), *(e for e in edges if 0 < e < len(raw))}):
+        found = damaged(path, raw[:size])
+        if isinstance(found, str):
+            continue
+        # whole detectors, where the file ends between two of them or within the last one's padding
+        n = len(found)
+        assert size >= hdus[n].data_start + hdus[n].data_length
+        assert n == len(hdus) - 1 or size in (starts[n + 1], starts[n + 1] - 1) or size < starts[n + 1]
+        for pixels, expected in zip(found, whole, strict=False):
+            np.testing.assert_array_equal(pixels, expected)
+
+
+def test_the_first_detector_that_a_truncated_file_lacks_is_named(mef):
+    path = mef("x.fits.fz", ["N1", "S7"])
+    raw, last = path.read_bytes(), scan(path)[2]
+    message = damaged(path, raw[: last.data_start + last.data_length - 1])
+    end = last.data_start + last.data_length
+    assert message == f"x.fits.fz[2] S7: the file is truncated: its data end at byte {end}, the file at {end - 1}"
+
+
+def test_a_file_that_lacks_only_its_last_padding_is_unharmed(mef):
+    path = mef("x.fits.fz", ["N1"])
+    raw, last = path.read_bytes(), scan(path)[1]
+    end = last.data_start + last.data_length
+    assert end < last.end
+    np.testing.assert_array_equal(damaged(path, raw[:end])[0], damaged(path, raw)[0])
+
+
+def test_padding_after_the_last_extension_is_no_damage(mef):
+    path = mef("x.fits.fz", ["N1"])
+    raw = path.read_bytes()
+    for padding in (b"\0" * BLOCK, b" " * BLOCK, b"\0" * 100, b"\0" * RECORD, b"\0" * (3 * BLOCK)):
+        assert len(damaged(path, raw + padding)) == 1
+
+
+def test_junk_after_the_last_extension_is_damage(mef):
+    path = mef("x.fits.fz", ["N1"])
+    raw = path.read_bytes()
+    for junk in (b"junk", b"junk" * 2000, b"\0" * BLOCK + b"junk", raw):
+        message = damaged(path, raw + junk)
+        assert message == f"x.fits.fz[2]: the {len(junk)} bytes after extension 1 are no FITS header; the file is damaged"
+
+
+def test_a_download_that_left_zeros_at_the_end_does_not_lose_detectors_unnoticed(mef):
+    path = mef("x.fits.fz", [detector_hdu(f"N{i}", i, storage=None) for i in range(1, 6)])
+    raw, hdus = path.read_bytes(), scan(path)
+    assert len(raw) - hdus[3].end > RECORD
+    for arrived in (hdus[1].end, hdus[1].end + 100, hdus[2].data_start + 5000, hdus[3].end):
+        assert isinstance(damaged(path, raw[:arrived].ljust(len(raw), b"\0")), str)
+
+
+@pytest.mark.parametrize("where", ["header", "data"])
+@pytest.mark.parametrize("storage", [None, "RICE_1", "GZIP_1", "GZIP_2"])
+def test_damaged_bytes_are_an_exposure_error_or_harmless(where, storage, mef):
+    path = mef("x.fits.fz", [detector_hdu("N1", storage=storage)])
+    raw, hdu = path.read_bytes(), scan(path)[1]
+    low, high = (hdu.header_start, hdu.data_start) if where == "header" else (hdu.data_start, hdu.data_start + hdu.data_length)
+    random = np.random.default_rng(3)
+    answers = set()
+    for _ in range(30):
+        changed = bytearray(raw)
+        for at in random.integers(low, high, random.integers(1, 4)):
+            if where == "header":
+                changed[at] = random.choice(list(b" '=-.0159ATz\x00\xff"))
+            else:
+                changed[at] ^= 1 << random.integers(8)
+        answers.add(type(damaged(path, bytes(changed))))
+    assert answers <= {str, list}
+
+
+def with_card(path, key, value):
+    """The bytes of a file whose first extension says this of a keyword."""
+    raw, hdu = path.read_bytes(), scan(path)[1]
+    at = raw.index(f"{key:8}=".encode(), hdu.header_start)
+    return raw[:at] + f"{key:8}= {value:>20}".ljust(80).encode() + raw[at + 80 :]
+
+
+@pytest.mark.parametrize(
+    "key", ["BITPIX", "NAXIS", "NAXIS1", "PCOUNT", "TFIELDS", "ZNAXIS", "ZNAXIS2", "ZTILE2", "ZBITPIX", "ZVAL2"]
+)
+def test_a_keyword_of_the_structure_with_an_absurd_value_is_said_to_be_damage(key, mef):
+    path = mef("x.fits.fz", ["N1"])
+    for value in ("'NaN'", "-1", "3.5", "", "3..4", "'open", "2147483647"):
+        answer = damaged(path.with_name("y.fits.fz"), with_card(path, key, value))
+        assert isinstance(answer, str), f"{key} = {value}"
+        assert answer.startswith("y.fits.fz")
+        assert "\n" not in answer
+
+
+@pytest.mark.parametrize("key", ["ZIMAGE", "ZCMPTYPE", "ZQUANTIZ", "ZDITHER0", "TFORM1", "TTYPE1", "GCOUNT", "NAXIS2", "ZVAL1"])
+def test_any_other_keyword_of_the_compression_is_an_error_or_harmless(key, mef):
+    path = mef("x.fits.fz", ["N1"])
+    for value in ("'NaN'", "-1", "3.5", "T", "", "3..4", "(1,2)", "0", "2147483647", "'RICE_1'", "'PLIO_1'", "'1QE(9)'"):
+        assert isinstance(damaged(path.with_name("y.fits.fz"), with_card(path, key, value)), (str, list))
+
+
+# masks
+
+
+def with_mask(tmp_path, *extensions, mask="a_ood_r.fits.fz"):
+    write_mef(tmp_path / mask, extensions)
+    return Exposure.open(write_mef(tmp_path / "a_ooi_r.fits.fz", ["N1", "S7"]))
+
+
+@pytest.mark.parametrize("storage", [None, "RICE_1", "GZIP_1", "PLIO_1"])
+def test_masks_are_found_by_the_name_of_the_detector(storage, tmp_path):
+    codes = np.zeros(SHAPE, np.int16)
+    codes[2, 3], codes[4, 5] = 1, 7
+    exposure = with_mask(
+        tmp_path, detector_hdu("S7", pixels=codes, storage=storage), detector_hdu("X", pixels=codes, storage=storage)
+    )
+    n1, s7 = exposure.detectors
+    assert n1.mask_codes() is None
+    assert s7.mask_codes().dtype == np.uint8
+    np.testing.assert_array_equal(s7.mask_codes(), codes)
+
+
+def test_codes_beyond_a_byte_still_flag_a_pixel(tmp_path):
+    codes = np.zeros(SHAPE, np.int32)
+    codes[0, :4] = 255, 257, 65537, -1
+    exposure = with_mask(tmp_path, detector_hdu("N1", pixels=codes, storage=None))
+    assert exposure.detectors[0].mask_codes()[0, :4].tolist() == [1, 1, 1, 0]
+
+
+def test_a_mask_of_another_shape_is_named_with_both_shapes(tmp_path):
+    exposure = with_mask(tmp_path, detector_hdu("N1", pixels=np.zeros((64, 47), np.int16)))
+    with pytest.raises(ExposureError, match=r"a_ood_r\.fits\.fz N1: the mask has the shape \(64, 47\), the image \(64, 48\)"):
+        exposure.detectors[0].mask_codes()
+
+
+def test_a_damaged_mask_does_not_pass_as_no_mask(tmp_path):
+    with_mask(tmp_path, "N1")
+    mask = tmp_path / "a_ood_r.fits.fz"
+    mask.write_bytes(mask.read_bytes()[:-3000])
+    with pytest.raises(ExposureError, match=r"a_ood_r\.fits\.fz\[1\] N1: the file is truncated"):
+        Exposure.open(tmp_path / "a_ooi_r.fits.fz")
+
+
+# real files
+
+
+def test_real_cut_outs_hold_what_their_readme_says(real_decam):
+    lines = (real_decam.parent / "README.md").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if ".fits.fz |" in line]
+    assert len(rows) == 25
+    for file, extension, shape, filter, exptime, magzero, fwhm, sky, pipeline, astrometry, corners, storage in rows:
+        field, name = file.split("/")
+        exposure = Exposure.open(real_decam / field / "mef" / name)
+        assert exposure.filter == filter, file
+        assert number(exposure.primary, "EXPTIME") == pytest.approx(float(exptime), abs=0.5), file
+        found = number(exposure.primary, "MAGZERO")
+        assert found == (None if magzero == "absent" else pytest.approx(float(magzero), abs=5e-5)), file
+        assert (text(exposure.primary, "PLVER"), text(exposure.primary, "WCSCAL")) == (pipeline, astrometry), file
+        assert number(exposure.primary, "SEEING") is None, file
+        detector = next(d for d in exposure.detectors if f"{d.extname} ({number(d.header, 'CCDNUM'):.0f})" == extension)
+        assert "x".join(map(str, detector.shape)) == shape, file
+        assert number(detector.header, "FWHM") == pytest.approx(float(fwhm), abs=0.0051), file
+        assert (number(detector.header, "COR1RA1") is not None) == (corners == "yes"), file
+        assert (text(detector.header, "ZCMPTYPE") or "not compressed") == storage, file
+        assert detector.hdu.compressed == (storage != "not compressed"), file
+        mean, median = map(float, sky.split("/"))
+        assert number(detector.header, "AVSKY") == pytest.approx(mean, abs=0.51), file
+        assert float(np.median(detector.pixels())) == pytest.approx(median, abs=0.51), file
+
+
+def test_every_real_cut_out_opens_and_is_read_as_astropy_reads_it(real_decam):
+    files = sorted(real_decam.glob("*/mef/*_ooi_*"))
+    assert len(files) == 24
+    for path in files:
+        for detector in Exposure.open(path).detectors:
+            pixels = detector.pixels()
+            np.testing.assert_array_equal(pixels, as_astropy_reads(path, detector.extname))
+            assert np.isfinite(pixels).all()
+            codes = detector.mask_codes()
+            assert codes is None or (codes.shape == detector.shape and codes.max() <= 7)
+
+
+@pytest.mark.parametrize(
+    ("storage", "key", "value", "words"),
+    [
+        (None, "GCOUNT", 2, "GCOUNT is 2, expected 1"),
+        (None, "PCOUNT", 8, "PCOUNT is 8, expected 0"),
+        ("RICE_1", "TFORM1", "1J", "its column COMPRESSED_DATA is no list of bytes"),
+    ],
+)
+def test_keywords_of_the_storage_that_say_something_else_are_damage(mef, storage, key, value, words):
+    hdu = scan(mef("x.fits.fz", [detector_hdu("N1", storage=storage)]))[1]
+    require_sound(hdu)
+    hdu.header[key] = value
+    with pytest.raises(ExposureError, match=words):
+        require_sound(hdu)

@@ -1,0 +1,179 @@
+"""A CCD that lies where the camera cannot have it is noticed; one that lies where it must, in whatever form, is not."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from kred_core.config import CheckConfig
+from kred_core.exposures.check import judge
+from kred_core.simulate import simulate_field
+
+BINNING = 16
+ARCSEC = 1 / (0.2623 * BINNING)  # pixels
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """One exposure of eight CCDs, of all parts of the focal plane, the camera somewhat turned by the seed."""
+    names = ["S29", "S31", "S13", "S4", "N4", "N7", "N14", "N30"]
+    root = tmp_path_factory.mktemp("plane")
+    return simulate_field(root, bands=["N662"], exposures=[1], binning=BINNING, detectors=names, seed=5).files[0]
+
+
+@pytest.fixture
+def copy(simulated, tmp_path):
+    """A copy whose extensions can be changed: ``copy(S13=change)`` calls change with the header of S13."""
+
+    def make(only=None, primary=None, **changes):
+        path = Path(shutil.copy(simulated, tmp_path))
+        with fits.open(path, disable_image_compression=True) as hdus:
+            if primary:
+                primary(hdus[0].header)
+            for hdu in hdus[1:]:
+                for name in ("all", hdu.name):
+                    changes.get(name, lambda header: None)(hdu.header)
+            kept = fits.HDUList([hdus[0], *(h for h in hdus[1:] if only is None or h.name in only)])
+            kept.writeto(path, overwrite=True)
+        return path
+
+    return make
+
+
+def judged(path):
+    """Detectors that can be used, the reasons of those that cannot, and what is said of places."""
+    report = judge(path, CheckConfig(verify_checksums=False), {})
+    assert not report.refused
+    return set(report.extnames), dict(report.lost), [r for r in report.remarks if "focal plane" in r]
+
+
+def moved(**by):
+    def change(header):
+        for key, value in by.items():
+            header[key] += value
+
+    return change
+
+
+@pytest.mark.parametrize("key", ["CRPIX1", "CRPIX2", "CRVAL2"])
+@pytest.mark.parametrize("name", ["S29", "N4", "N30"])
+def test_a_ccd_34_arcsec_off_is_named_and_no_other(copy, name, key):
+    by = 34 * ARCSEC if key.startswith("CRPIX") else -34 / 3600
+    names, lost, said = judged(copy(**{name: moved(**{key: by})}))
+    assert name in names
+    assert lost == {}
+    assert said == [f"detector {name} lies 34 arcsec from where the focal plane has it; its WCS may be wrong"]
+
+
+def test_one_of_two_ccds_is_named(copy):
+    *_, said = judged(copy(only=["S4", "N4"], N4=moved(CRPIX1=-34 * ARCSEC)))
+    assert said == ["detector N4 lies 34 arcsec from where the focal plane has it; its WCS may be wrong"]
+
+
+def test_a_ccd_that_is_far_away_is_refused_with_the_distance(copy):
+    names, lost, said = judged(copy(S13=moved(CRPIX2=400 * ARCSEC)))
+    assert lost == {"S13": "its WCS puts it 400 arcsec from where the focal plane has it"}
+    assert len(names) == 7
+    assert [s for s in said if "refused" not in s] == []
+
+
+def test_a_ccd_on_the_other_side_of_the_sky_is_refused_too(copy):
+    def opposite(header):
+        header["CRVAL1"], header["CRVAL2"] = (header["CRVAL1"] + 180) % 360, -header["CRVAL2"]
+
+    names, lost, _ = judged(copy(S13=opposite))
+    assert set(lost) == {"S13"}
+    assert len(names) == 7
+
+
+def around_its_centre(header):
+    """Say the same with a reference point of the CCD's own, as programs write that solve each CCD by itself."""
+    ra, dec = header["CENRA1"], header["CENDEC1"]
+    nx, ny = header["ZNAXIS1"], header["ZNAXIS2"]
+    for key in [k for k in header if k.startswith("PV")]:
+        del header[key]
+    header["CRVAL1"], header["CRVAL2"], header["CRPIX1"], header["CRPIX2"] = ra, dec, (nx + 1) / 2, (ny + 1) / 2
+    header["CTYPE1"], header["CTYPE2"] = "RA---TAN", "DEC--TAN"
+
+
+FAULTLESS = {
+    "as it is": {},
+    "pointing offset of 10 arcmin": {"all": moved(CRVAL2=10 / 60)},
+    "pointing that the reference points do not say": {"all": moved(CRPIX1=300 * ARCSEC, CRPIX2=-200 * ARCSEC)},
+    "each with a reference point of its own": {"all": around_its_centre},
+}
+
+
+@pytest.mark.parametrize("name", FAULTLESS)
+def test_nothing_is_said_of_an_exposure_without_fault(copy, name):
+    names, lost, said = judged(copy(**FAULTLESS[name]))
+    assert (len(names), lost, said) == (8, {}, [])
+
+
+def test_a_ccd_of_another_camera_or_with_another_number_is_not_judged(copy):
+    off = {"S13": moved(CRPIX1=34 * ARCSEC)}
+    assert judged(copy(primary=lambda header: header.set("INSTRUME", "Mosaic3"), **off))[2] == []
+    assert judged(copy(S13=lambda header: (header.set("CCDNUM", 99), off["S13"](header))))[2] == []
+    assert len(judged(copy(**off))[2]) == 1
+
+
+def test_of_one_ccd_alone_nothing_is_known(copy):
+    assert judged(copy(only=["S13"], S13=moved(CRPIX1=34 * ARCSEC))) == ({"S13"}, {}, [])
+
+
+def cut(x0, y0, nx, ny):
+    """Cut an image that is stored without compression."""
+
+    def change(hdu):
+        data = hdu.data[y0 : y0 + ny, x0 : x0 + nx].copy()
+        header = hdu.header.copy()
+        header["CRPIX1"] -= x0
+        header["CRPIX2"] -= y0
+        return fits.ImageHDU(data, header, name=hdu.name)
+
+    return change
+
+
+@pytest.mark.parametrize("off", [0.0, 34.0])
+def test_cut_outs_may_lie_anywhere_within_their_ccd(simulated, tmp_path, off):
+    with fits.open(simulated) as hdus:
+        cuts = [cut(3 * i, 20 * i, 40, 60)(hdu) for i, hdu in enumerate(hdus[1:])]
+        cuts[0].header["CRPIX1"] += off * ARCSEC  # cut at column 0: now it sticks out
+        fits.HDUList([hdus[0].copy(), *cuts]).writeto(tmp_path / "a_ooi_N662_v1.fits")
+    names, lost, said = judged(tmp_path / "a_ooi_N662_v1.fits")
+    assert (len(names), lost) == (8, {})
+    assert len(said) == (off > 0)
+
+
+@pytest.mark.parametrize("binning", [1, 2, 8, 32])
+def test_nothing_is_said_of_simulated_exposures_at_any_binning(tmp_path, binning):
+    field = simulate_field(
+        tmp_path, bands=["r"], exposures=[1], binning=binning, n_detectors=3 if binning < 4 else 0, star_density=10
+    )
+    for path in field.files:
+        assert judged(path)[1:] == ({}, [])
+
+
+def test_nothing_is_said_of_real_cut_outs(real_decam):
+    paths = sorted(real_decam.glob("*/mef/*_ooi_*"))
+    assert len(paths) > 20
+    for path in paths:
+        remarks = judge(path, CheckConfig(verify_checksums=False), {}).remarks
+        assert not [r for r in remarks if "focal plane" in r], path.name
+
+
+def test_all_62_ccds_are_told_from_their_neighbours(tmp_path):
+    """Each CCD by the name of another one is refused: no two places of the focal plane are alike."""
+    path = simulate_field(tmp_path, bands=["r"], exposures=[1], binning=32, star_density=10).files[0]
+    with fits.open(path, disable_image_compression=True) as hdus:
+        names = [h.name for h in hdus[1:]]
+        hdus[1].header["EXTNAME"], hdus[1].header["CCDNUM"] = names[1], hdus[2].header["CCDNUM"]
+        hdus[2].header["EXTNAME"], hdus[2].header["CCDNUM"] = names[0], 1
+        hdus.writeto(path, overwrite=True)
+    used, lost, _ = judged(path)
+    assert set(lost) == set(names[:2])
+    assert used == set(names[2:])
+    away = [float(reason.split()[4]) for reason in lost.values()]
+    assert np.ptp(away) < 20

@@ -1,0 +1,337 @@
+"""The decoder against astropy and cfitsio, bit for bit, and against damaged bytes."""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numba as nb
+import numpy as np
+import pytest
+from astropy.io import fits
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kred_core.errors import ExposureError
+from kred_core.fits import bintable, rice
+from kred_core.fits.hdu import scan
+from kred_core.fits.pixels import read_pixels
+
+REAL = Path(__file__).parents[3].parent / "shared" / "real_decam"
+DITHERS = {"undithered": -1, "dither 1": 1, "dither 2": 2}
+
+
+def sky(shape, seed=1):
+    """Sky with noise and some stars, ADU."""
+    random = np.random.default_rng(seed)
+    pixels = random.normal(700, 14, shape)
+    y, x = np.indices(shape)
+    for _ in range(5):
+        centre = random.uniform(0, shape[0]), random.uniform(0, shape[1])
+        pixels += random.exponential(20000) * np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 5)
+    return pixels.astype(np.float32)
+
+
+def stored(tmp_path, pixels, dither=1, level=4.0, seed=4785):
+    """The HDU of an image that astropy compressed."""
+    path = tmp_path / "image.fits.fz"
+    image = fits.CompImageHDU(
+        pixels, name="N1", compression_type="RICE_1", quantize_method=dither, quantize_level=level, dither_seed=seed
+    )
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(path, overwrite=True)
+    return scan(path)[1]
+
+
+def data_unit(hdu):
+    return hdu.path.read_bytes()[hdu.data_start : hdu.data_start + hdu.data_length]
+
+
+def decode(hdu):
+    assert rice.can_decode(hdu.header)
+    return rice.decode(hdu.header, data_unit(hdu))
+
+
+def same_bits(a, b):
+    """Equal as bits, except that one NaN is as good as another."""
+    a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+    return a.shape == b.shape and np.all((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b)))
+
+
+def rewritten(hdu, path, columns, form="P", gap=0):
+    """The same RICE bits in a table of other columns: forms that the standard allows and that nobody here writes.
+
+    `columns` holds what comes after the descriptors: arrays become columns, numbers keywords.
+    """
+    raw = data_unit(hdu)
+    descriptors = bintable.table_values(hdu.header, raw, bintable.table_columns(hdu.header)["COMPRESSED_DATA"])
+    heap = raw[hdu.header["NAXIS1"] * hdu.header["NAXIS2"] :]
+    parts = {"COMPRESSED_DATA": descriptors.astype(">i4" if form == "P" else ">i8")}
+    header = hdu.header.copy()
+    for key in [k for k in header if k.startswith(("TTYPE", "TFORM"))]:
+        del header[key]
+    header["TTYPE1"], header["TFORM1"] = "COMPRESSED_DATA", f"1{form}B"
+    for name, values in columns.items():
+        if np.ndim(values):
+            header[f"TTYPE{len(parts) + 1}"] = name
+            header[f"TFORM{len(parts) + 1}"] = "1J" if values.dtype.kind == "i" else "1D"
+            parts[name] = values.astype(">i4" if values.dtype.kind == "i" else ">f8")
+        else:
+            header[name] = values
+    rows = [b"".join(part[i : i + 1].tobytes() for part in parts.values()) for i in range(len(descriptors))]
+    table = b"".join(rows) + bytes(gap)
+    header["TFIELDS"], header["NAXIS1"], header["PCOUNT"] = len(parts), len(rows[0]), gap + len(heap)
+    if gap:
+        header["THEAP"] = len(table)
+    data = table + heap
+    path.write_bytes(fits.PrimaryHDU().header.tostring().encode() + header.tostring().encode() + data + bytes(-len(data) % 2880))
+    return scan(path)[1]
+
+
+class TestSameAsOthers:
+    @pytest.mark.parametrize("dither", DITHERS.values(), ids=DITHERS.keys())
+    @pytest.mark.parametrize("width", [1, 2, 31, 32, 33, 64, 511])
+    def test_every_width_and_dither(self, tmp_path, width, dither):
+        hdu = stored(tmp_path, sky((9, width)), dither)
+        assert same_bits(decode(hdu), fits.getdata(hdu.path, 1))
+
+    @pytest.mark.parametrize("dither", DITHERS.values(), ids=DITHERS.keys())
+    def test_cfitsio_agrees(self, tmp_path, dither):
+        fitsio = pytest.importorskip("fitsio")
+        hdu = stored(tmp_path, sky((30, 200)), dither)
+        assert same_bits(decode(hdu), fitsio.read(str(hdu.path), ext=1))
+
+    @pytest.mark.parametrize("method", ["NO_DITHER", "SUBTRACTIVE_DITHER_1", "SUBTRACTIVE_DITHER_2"])
+    def test_files_that_cfitsio_wrote(self, tmp_path, method):
+        fitsio = pytest.importorskip("fitsio")
+        pixels = sky((12, 130))
+        pixels[2, 7], pixels[3, 5], pixels[4], pixels[5] = np.nan, 0, 5, np.nan
+        path = tmp_path / "cfitsio.fits.fz"
+        with fitsio.FITS(str(path), "rw", clobber=True) as f:
+            f.write(pixels, compress="RICE", qlevel=4, qmethod=method, dither_seed=17)
+        hdu = scan(path)[1]
+        assert same_bits(decode(hdu), fitsio.read(str(path), ext=1))
+        assert np.isnan(decode(hdu)[2, 7])
+
+    @pytest.mark.parametrize("seed", [1, 9998, 10000])
+    def test_dither_sequence_starts_again_after_its_last_number(self, tmp_path, seed):
+        hdu = stored(tmp_path, sky((4, 20500)), seed=seed)
+        assert same_bits(decode(hdu), fits.getdata(hdu.path, 1))
+
+    def test_noise_of_many_magnitudes(self, tmp_path):
+        # a step far below the noise gives long codes, and blocks that are stored uncoded; equal pixels give empty ones
+        random = np.random.default_rng(3)
+        pixels = np.vstack([random.normal(0, 10.0**p, (2, 200)) for p in range(-4, 6)]).astype(np.float32)
+        pixels[:, 64:128] = pixels[:, :1]
+        for level in (-1e-3, -0.1, -30.0):
+            hdu = stored(tmp_path, pixels, level=level)
+            assert same_bits(decode(hdu), fits.getdata(hdu.path, 1))
+
+    def test_nan_exact_zeros_and_constant_rows(self, tmp_path):
+        pixels = sky((8, 100))
+        pixels[1, 3], pixels[2, 4], pixels[3], pixels[4] = np.nan, 0, 5, np.nan
+        for dither in DITHERS.values():
+            hdu = stored(tmp_path, pixels, dither)
+            assert same_bits(decode(hdu), fits.getdata(hdu.path, 1))
+            assert np.isnan(decode(hdu)[1, 3])
+            assert (decode(hdu)[3] == 5).all()
+        assert decode(hdu)[2, 4] == 0
+
+    def test_threads_agree(self, tmp_path):
+        hdu = stored(tmp_path, sky((200, 300)))
+        alone = decode(hdu)
+        with ThreadPoolExecutor(4) as pool:
+            assert all(same_bits(alone, other) for other in pool.map(lambda _: decode(hdu), range(16)))
+
+    def test_real_file(self):
+        path = REAL / "DECam_MEF/OBI_S13/mef/c4d_150416_232655_ooi_z_v1.fits.fz"
+        if not path.exists():
+            pytest.skip("real_decam is not here")
+        hdu = scan(path)[1]
+        assert hdu.header["ZCMPTYPE"] == "RICE_ONE"
+        assert same_bits(decode(hdu), fits.getdata(path, 1))
+
+
+class TestOtherWaysToSayIt:
+    """Forms that the standard allows and that no program here writes."""
+
+    def test_long_descriptors_and_a_heap_further_down(self, tmp_path):
+        hdu = stored(tmp_path, sky((6, 90)))
+        table = fits.getdata(hdu.path, 1, disable_image_compression=True)
+        scales = {"ZSCALE": np.array(table["ZSCALE"]), "ZZERO": np.array(table["ZZERO"])}
+        for form, gap in (("Q", 0), ("P", 100), ("Q", 77)):
+            other = rewritten(hdu, tmp_path / "other.fits.fz", scales, form, gap)
+            assert same_bits(decode(other), decode(hdu))
+            assert same_bits(fits.getdata(other.path, 1), decode(hdu))
+
+    def test_one_scale_and_zero_for_all_rows(self, tmp_path):
+        hdu = stored(tmp_path, sky((6, 90)), level=-3.0)
+        per_row = rewritten(hdu, tmp_path / "a.fits.fz", {"ZSCALE": np.full(6, 3.5), "ZZERO": np.full(6, 500.0)})
+        for_all = rewritten(hdu, tmp_path / "b.fits.fz", {"ZSCALE": 3.5, "ZZERO": 500.0})
+        assert set(bintable.table_columns(for_all.header)) == {"COMPRESSED_DATA"}
+        assert same_bits(decode(for_all), fits.getdata(per_row.path, 1))
+
+    def test_null_value_per_row(self, tmp_path):
+        hdu = stored(tmp_path, sky((3, 64)))
+        raw = data_unit(hdu)
+        start = hdu.header["NAXIS1"] * hdu.header["NAXIS2"]
+        offset = bintable.table_values(hdu.header, raw, bintable.table_columns(hdu.header)["COMPRESSED_DATA"])[1][1]
+        first = int.from_bytes(raw[start + offset : start + offset + 4], "big", signed=True)
+        table = fits.getdata(hdu.path, 1, disable_image_compression=True)
+        columns = {name: np.array(table[name]) for name in ("ZSCALE", "ZZERO")}
+        nulls = rewritten(hdu, tmp_path / "nulls.fits.fz", columns | {"ZBLANK": np.array([-1, first, -1], np.int32)})
+        assert np.isnan(decode(nulls)[1, 0])
+        assert same_bits(decode(nulls), fits.getdata(nulls.path, 1))
+
+
+class TestLeavesToAstropy:
+    @pytest.mark.parametrize("kind", ["GZIP_1", "GZIP_2", "HCOMPRESS_1"])
+    def test_other_compression(self, tmp_path, kind):
+        pixels = sky((32, 40))
+        path = tmp_path / "other.fits.fz"
+        fits.CompImageHDU(pixels, compression_type=kind, quantize_level=4, quantize_method=1).writeto(path)
+        hdu = scan(path)[1]
+        assert not rice.can_decode(hdu.header)
+        assert same_bits(read_pixels(hdu), fits.getdata(path, 1))
+
+    @pytest.mark.parametrize(
+        "card",
+        [
+            ("ZBITPIX", -64),
+            ("ZNAXIS1", 0),
+            ("TTYPE3", "OTHER"),
+            ("ZTILE2", 4),
+            ("ZTILE1", 20),
+            ("ZVAL1", 16),
+            ("ZVAL2", 2),
+            ("ZQUANTIZ", "SUBTRACTIVE_DITHER_9"),
+            ("ZDITHER0", 0),
+            ("BSCALE", 2.0),
+            ("BZERO", 32768),
+            ("TZERO3", 1.0),
+            ("TFORM1", "1PI(99)"),
+            ("TFORM3", "1E"),
+            ("TFORM4", "junk"),
+            ("TTYPE2", "UNCOMPRESSED_DATA"),
+            ("ZBLANK", 2**40),
+            ("TFIELDS", "four"),
+        ],
+        ids=lambda card: card[0],
+    )
+    def test_header_of_another_form(self, tmp_path, card):
+        header = stored(tmp_path, sky((8, 40))).header
+        assert rice.can_decode(header)
+        header[card[0]] = card[1]
+        assert not rice.can_decode(header)
+
+    def test_a_setting_that_is_not_among_the_first_99_is_the_usual_one(self, tmp_path):
+        header = stored(tmp_path, sky((8, 40))).header
+        for i in range(1, 101):
+            header[f"ZNAME{i}"], header[f"ZVAL{i}"] = "OTHER", 7
+        assert rice.can_decode(header)
+
+    def test_plain_image(self):
+        assert not rice.can_decode(fits.ImageHDU(sky((8, 8))).header)
+
+
+class TestDamage:
+    def with_descriptor(self, hdu, row, length=None, offset=None):
+        raw = bytearray(data_unit(hdu))
+        values = bintable.table_values(hdu.header, raw, bintable.table_columns(hdu.header)["COMPRESSED_DATA"])
+        values[row] = [values[row][0] if length is None else length, values[row][1] if offset is None else offset]
+        return bytes(raw)
+
+    def test_a_row_that_ends_too_early_is_named(self, tmp_path):
+        hdu = stored(tmp_path, sky((8, 400)))
+        length = bintable.table_values(hdu.header, data_unit(hdu), bintable.table_columns(hdu.header)["COMPRESSED_DATA"])[4][0]
+        for shorter in (3, 5, length // 2, length - 1):
+            with pytest.raises(ExposureError, match="row 5 is damaged"):
+                rice.decode(hdu.header, self.with_descriptor(hdu, 4, length=shorter))
+
+    @pytest.mark.parametrize(("length", "offset"), [(10**9, 0), (-1, 0), (50, 10**9), (50, -1), (2**31 - 1, 2**31 - 1)])
+    def test_a_row_outside_the_data_is_named(self, tmp_path, length, offset):
+        hdu = stored(tmp_path, sky((8, 400)))
+        with pytest.raises(ExposureError, match="row 3 is damaged"):
+            rice.decode(hdu.header, self.with_descriptor(hdu, 2, length, offset))
+
+    def test_a_row_of_zero_bits_is_named(self, tmp_path):
+        hdu = stored(tmp_path, sky((8, 400)))
+        header, raw = hdu.header, bytearray(data_unit(hdu))
+        start = header["NAXIS1"] * header["NAXIS2"]
+        raw[start + 5 :] = bytes(len(raw) - start - 5)
+        with pytest.raises(ExposureError, match="row 1 is damaged"):
+            rice.decode(header, bytes(raw))
+
+    def test_a_row_of_a_code_that_does_not_exist_is_named(self, tmp_path):
+        hdu = stored(tmp_path, sky((8, 400)))
+        raw = bytearray(data_unit(hdu))
+        raw[hdu.header["NAXIS1"] * hdu.header["NAXIS2"] + 4] = 0xFF  # its first five bits: how the first block is coded
+        with pytest.raises(ExposureError, match="row 1 is damaged"):
+            rice.decode(hdu.header, bytes(raw))
+
+    def test_a_row_without_data_is_named(self, tmp_path):
+        hdu = stored(tmp_path, sky((8, 400)))
+        with pytest.raises(ExposureError, match=r"row 6 (has no data|is damaged)"):
+            rice.decode(hdu.header, self.with_descriptor(hdu, 5, length=0))
+        alone = rewritten(hdu, tmp_path / "alone.fits.fz", {"ZSCALE": 3.5, "ZZERO": 500.0})  # no column has such rows
+        with pytest.raises(ExposureError, match="row 6 has no data"):
+            rice.decode(alone.header, self.with_descriptor(alone, 5, length=0))
+
+    def test_a_damaged_gzip_row_is_named(self, tmp_path):
+        pixels = sky((8, 400))
+        pixels[3] = 17
+        hdu = stored(tmp_path, pixels)
+        raw = data_unit(hdu)
+        at = raw.index(b"\x1f\x8b")
+        with pytest.raises(ExposureError, match="row 4 is damaged"):
+            rice.decode(hdu.header, raw[: at + 4] + b"\xff" * 20 + raw[at + 24 :])
+
+    def test_a_table_longer_than_the_data(self, tmp_path):
+        hdu = stored(tmp_path, sky((8, 400)))
+        with pytest.raises(ExposureError, match="does not fit"):
+            rice.decode(hdu.header, data_unit(hdu)[:100])
+
+    def test_read_pixels_names_file_and_detector(self, tmp_path):
+        hdu = stored(tmp_path, sky((8, 400)))
+        damaged = bytearray(hdu.path.read_bytes())
+        damaged[hdu.data_start : hdu.data_start + hdu.data_length] = self.with_descriptor(hdu, 4, length=9)
+        hdu.path.write_bytes(damaged)
+        with pytest.raises(ExposureError, match=r"image.fits.fz\[1\] N1: row 5 is damaged"):
+            read_pixels(scan(hdu.path)[1])
+
+    @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+    @given(changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
+    def test_any_damage_gives_an_image_or_an_error(self, tmp_path, changes):
+        path = tmp_path / "image.fits.fz"
+        hdu = scan(path)[1] if path.exists() else stored(tmp_path, sky((6, 100)))
+        raw = bytearray(data_unit(hdu))
+        for at, value in changes:
+            raw[at % len(raw)] = value
+        with suppress(ExposureError):
+            assert rice.decode(hdu.header, bytes(raw)).shape == (6, 100)
+
+    def test_no_read_leaves_the_padded_data(self):
+        checked = nb.njit(boundscheck=True)(rice._read_differences.py_func)
+        random = np.random.default_rng(5)
+        quantised = np.empty(700, np.int32)
+        whole = 0
+        for case in range(3000):
+            row = random.integers(0, 256, random.integers(0, 120), dtype=np.uint8)
+            if case % 3:  # long codes, so that a block is far beyond the end before anybody looks
+                row[4 : 4 + case % 40] = random.choice(np.array([0xCB, 0xD3, 0x01, 0x00, 0xFF], np.uint8))
+            padded = np.concatenate([row, np.zeros(rice.PADDING, np.uint8)])
+            whole += checked(padded, np.uint64(0), np.uint64(len(row)), quantised)
+        assert 0 < whole < 300
+        with pytest.raises(IndexError):  # the check is at work
+            checked(np.zeros(4, np.uint8), np.uint64(0), np.uint64(4), quantised)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 4), st.integers(1, 80)),
+    sigma=st.floats(1e-3, 1e4),
+    dither=st.sampled_from([-1, 1, 2]),
+    seed=st.integers(1, 10000),
+)
+def test_any_image_as_astropy_decodes_it(tmp_path, shape, sigma, dither, seed):
+    pixels = np.random.default_rng(seed).normal(100, sigma, shape).astype(np.float32)
+    hdu = stored(tmp_path, pixels, dither, seed=seed)
+    assert same_bits(decode(hdu), fits.getdata(hdu.path, 1))

@@ -1,0 +1,639 @@
+"""Thousands of CCD images, one sky: backgrounds from overlaps, on simulated fields whose truth is known."""
+
+import os
+import subprocess
+import sys
+import tracemalloc
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+from kred_core.match.solve import Shape, component_means, components, solve, solve_svd
+from kred_core.match.solve.linear import LevelInverse, conjugate_gradients, inverse
+from kred_core.simulate.graph import GRAPHS, GraphConfig, simulate_graph
+
+ROOT = Path(__file__).parents[3]
+OUTLIERS = 0.03  # of all pairs, as in a field with bright stars and ghosts
+
+
+@pytest.fixture(scope="module")
+def graph_of():
+    made = {}
+
+    def make(name, **changes):
+        key = (name, *sorted(changes.items()))
+        return made.setdefault(key, simulate_graph(replace(GRAPHS[name], **changes)))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def tile(graph_of):
+    """Ten dithered exposures, without outliers."""
+    return graph_of("tile 300")
+
+
+def solved(graph, **options):
+    return solve(graph.n, graph.first, graph.second, graph.difference, graph.error, key=graph.name, **options)
+
+
+def true_differences(graph):
+    return graph.background[graph.second] - graph.background[graph.first]
+
+
+def off(values, graph):
+    """Error of backgrounds after the common constant, which no difference shows."""
+    deviation = values - graph.background
+    return deviation - deviation.mean()
+
+
+def rms(values):
+    return np.sqrt(np.mean(np.square(values)))
+
+
+def normal_matrix(graph):
+    """Of the differences of a graph, dense."""
+    matrix, weight = np.zeros((graph.n, graph.n)), 1 / graph.error**2
+    for i, j, sign in ((graph.first, graph.first, 1), (graph.second, graph.second, 1), (graph.first, graph.second, -1)):
+        np.add.at(matrix, (i, j), sign * weight)
+    np.add.at(matrix, (graph.second, graph.first), -weight)
+    return matrix
+
+
+def shape_of(graph, plane, **options):
+    return Shape(graph.exposure, graph.blocks, graph.block_errors, graph.block_places, plane, **options)
+
+
+# --- noise-free graphs
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_without_noise_backgrounds_are_exact(tile, robust):
+    solution = solve(tile.n, tile.first, tile.second, true_differences(tile), tile.error, robust=robust)
+    assert np.abs(off(solution.background, tile)).max() < 1e-9 * rms(tile.background)
+    assert not solution.rejected.any()
+    np.testing.assert_array_equal(solution.weight, 1)
+
+
+@pytest.mark.parametrize("error", [1e-300, 1e-9, 1.0, 1e50])
+def test_without_noise_the_size_of_the_errors_does_not_matter(tile, error):
+    solution = solve(tile.n, tile.first, tile.second, true_differences(tile), np.full(tile.first.size, error))
+    assert np.abs(off(solution.background, tile)).max() < 1e-9 * rms(tile.background)
+    assert not solution.rejected.any()
+
+
+def test_the_difference_is_that_of_the_second_minus_that_of_the_first():
+    solution = solve(2, [0], [1], [3.0], [0.1], own=[10.0, 11.0])
+    np.testing.assert_allclose(solution.background, [9.0, 12.0])
+    np.testing.assert_allclose(solution.error, [0.05, 0.05])
+
+
+def test_any_order_of_images_and_pairs_gives_the_same_bits(graph_of):
+    graph = graph_of("tile 60", outliers=OUTLIERS, slope=1.0)
+    rng = np.random.default_rng(1)
+    to = rng.permutation(graph.n)  # new place of each detector
+    pairs = rng.permutation(graph.first.size)
+    turned = rng.random(pairs.size) < 0.5
+    first, second, sign = to[graph.first[pairs]], to[graph.second[pairs]], np.where(turned, -1.0, 1.0)
+    first, second = np.where(turned, second, first), np.where(turned, first, second)
+    places = np.where(turned[:, None, None, None], graph.block_places[pairs][:, :, ::-1], graph.block_places[pairs])
+    old = np.argsort(to)  # old place of each detector
+    own = rng.normal(size=graph.n)
+
+    for plane in ("constant", "exposure-plane"):
+        shape = shape_of(graph, plane)
+        shuffled = Shape(1000 - graph.exposure[old], sign[:, None] * graph.blocks[pairs], graph.block_errors[pairs], places, plane)
+        a = solved(graph, own=own, own_error=5.0, shape=shape)
+        b = solve(
+            graph.n, first, second, sign * graph.difference[pairs], graph.error[pairs],
+            key=graph.name[old], own=own[old], own_error=5.0, shape=shuffled,
+        )  # fmt: skip
+        for name in ("background", "error", "component", "n_pairs", "n_rejected", "gradient", "step"):
+            np.testing.assert_array_equal(getattr(b, name)[to], getattr(a, name), err_msg=name)
+        for name in ("weight", "rejected"):
+            np.testing.assert_array_equal(getattr(b, name), getattr(a, name)[pairs], err_msg=name)
+        np.testing.assert_array_equal(sign * b.residual, a.residual[pairs])
+        assert a.scale == b.scale
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    code = (
+        "import hashlib; from kred_core.match.solve import solve; from kred_core.simulate.graph import *\n"
+        "g = simulate_graph(GraphConfig(outliers=0.03))\n"
+        "s = solve(g.n, g.first, g.second, g.difference, g.error)\n"
+        "print(hashlib.sha256(s.background.tobytes() + s.error.tobytes() + s.weight.tobytes()).hexdigest())"
+    )
+    answers = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": n, "OMP_NUM_THREADS": n, "NUMBA_NUM_THREADS": n},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for n in ("1", "2")
+    }
+    assert len(answers) == 1
+
+
+# --- components and geometry
+
+
+def test_each_component_gets_its_zero_point_from_its_own_skies(tile):
+    copies = 3
+    n, k = tile.n, tile.first.size
+    first = np.concatenate([tile.first + c * n for c in range(copies)])
+    second = np.concatenate([tile.second + c * n for c in range(copies)])
+    truth = np.concatenate([tile.background + 100.0 * c for c in range(copies)])
+    scatter = np.random.default_rng(2).normal(0, 5, truth.size)
+    error = np.tile(tile.error, copies) * np.repeat([1e-4, 1.0, 1e4], k)  # one of them hardly known
+    solution = solve(copies * n, first, second, truth[second] - truth[first], error, own=truth + scatter)
+    assert np.array_equal(solution.component, np.repeat([1, 2, 3], n))
+    np.testing.assert_allclose(solution.background - truth, component_means(scatter, solution.component), atol=1e-8)
+    assert np.isfinite(solution.error).all()
+
+
+def test_isolated_detectors_keep_their_own_sky():
+    solution = solve(5, [1], [3], [2.0], [0.1], own=[7.0, 1.0, -8.0, 1.0, 9.0])
+    np.testing.assert_allclose(solution.background, [7.0, 0.0, -8.0, 2.0, 9.0])
+    np.testing.assert_array_equal(solution.component, [1, 2, 3, 2, 4])
+    np.testing.assert_array_equal(solution.n_pairs, [0, 1, 0, 1, 0])
+    np.testing.assert_array_equal(np.isnan(solution.error), [True, False, True, False, True])
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_without_overlaps_every_detector_keeps_its_own_sky(n):
+    own = np.arange(n) * 2.5
+    solution = solve(n, [], [], [], [], own=own, own_error=5.0)
+    np.testing.assert_array_equal(solution.background, own)
+    np.testing.assert_array_equal(solution.component, np.arange(1, n + 1))
+    assert solution.scale == 1
+    assert solution.residual.size == 0
+    np.testing.assert_array_equal(solve_svd(n, *np.zeros((2, 0), int), *np.zeros((2, 0)), own), own)
+
+
+def test_undithered_exposures_make_one_component_per_ccd():
+    graph = simulate_graph(GraphConfig(exposures=5, dither=0.0, detectors=20, outliers=OUTLIERS))
+    own = graph.background + np.random.default_rng(3).normal(0, 1, graph.n)
+    solution = solved(graph, own=own)
+    chip = np.array([name.split("_")[1] for name in graph.name])
+    assert len(set(solution.component)) == 20
+    for number in set(solution.component):
+        assert len(set(chip[solution.component == number])) == 1
+    np.testing.assert_allclose(component_means(solution.background - own, solution.component), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("centre", [(0.0, -30.0), (0.3, -75.0), (180.0, 0.0)])
+def test_the_place_on_the_sky_makes_no_difference(centre, tile):
+    graph = simulate_graph(replace(GRAPHS["tile 300"], centres=(centre,)))
+    assert graph.first.size == pytest.approx(tile.first.size, rel=0.03)
+    exact = solve(graph.n, graph.first, graph.second, true_differences(graph), graph.error)
+    assert np.abs(off(exact.background, graph)).max() < 1e-9 * rms(graph.background)
+    assert exact.component.max() == 1
+    assert rms(off(solved(graph).background, graph)) < 0.5
+
+
+# --- noise and outliers
+
+
+@pytest.fixture(scope="module")
+def fields(graph_of):
+    """A field of 26 exposures, without and with outliers."""
+    return {fraction: graph_of("field 900", outliers=fraction) for fraction in (0.0, OUTLIERS)}
+
+
+def test_outliers_hardly_matter_where_they_ruin_the_singular_values(fields):
+    graph = fields[OUTLIERS]
+    error = rms(off(solved(graph).background, graph))
+    svd = rms(off(solve_svd(graph.n, graph.first, graph.second, graph.difference, graph.n_cells, np.zeros(graph.n)), graph))
+    squares = rms(off(solved(graph, robust=False).background, graph))
+    assert error <= 0.5
+    assert error <= svd / 3
+    assert error <= squares / 3
+
+
+def test_robustness_costs_little_without_outliers(fields):
+    graph = fields[0.0]
+    assert rms(off(solved(graph).background, graph)) <= 1.1 * rms(off(solved(graph, robust=False).background, graph))
+
+
+@pytest.mark.parametrize("options", [{}, {"own_error": 72.0}], ids=["zero points only", "own skies as anchors"])
+@pytest.mark.parametrize("fraction", [0.0, OUTLIERS])
+def test_no_large_scale_pattern_is_attenuated(fields, fraction, options):
+    graph = fields[fraction]
+    x, y = graph.place.T / np.abs(graph.place).max()
+    patterns = np.array([x, y, x * y, x**2 - y**2, x**2 + y**2, x**3 - 3 * x * y**2, np.cos(2 * x) * np.cos(2 * y)]).T
+    patterns -= patterns.mean(axis=0)
+    before = solved(graph, **options).background
+    found = solved(graph.with_background(3.0 * patterns.sum(axis=1)), **options).background - before
+    np.testing.assert_allclose(np.linalg.lstsq(patterns, found, rcond=None)[0], 3.0, rtol=0.01)
+
+
+def test_singular_values_attenuate_large_scale_patterns(graph_of):
+    graph = graph_of("tile 60", detectors=30)
+    pattern = graph.place[:, 1] - graph.place[:, 1].mean()
+
+    def found(g):
+        return solve_svd(g.n, g.first, g.second, g.difference, g.n_cells, np.full(g.n, 1e3))
+
+    kept = (found(graph.with_background(pattern)) - found(graph)) @ pattern / (pattern @ pattern)
+    assert kept < 0.5  # the reason why `solve` cuts none
+
+
+@pytest.mark.parametrize("changes", [{}, {"outliers": OUTLIERS}, {"outliers": OUTLIERS, "one_sided": True}], ids=str)
+def test_stated_errors_are_right(changes):
+    pulls = []
+    for seed in range(20, 30):
+        graph = simulate_graph(replace(GRAPHS["tile 300"], seed=seed, **changes))
+        solution = solved(graph, own_error=72.0)
+        pulls.append(off(solution.background, graph) / solution.error)
+    assert 0.9 <= rms(pulls) <= 1.1
+
+
+def test_stated_errors_follow_the_scatter_where_those_of_the_pairs_are_wrong(tile):
+    right = solved(tile)
+    wrong = solve(tile.n, tile.first, tile.second, tile.difference, 3 * tile.error)
+    assert wrong.scale == pytest.approx(right.scale / 3, rel=0.02)
+    np.testing.assert_allclose(wrong.error, right.error, rtol=0.03)
+
+
+def test_errors_are_those_of_the_dense_normal_matrix(tile):
+    solution = solved(tile, robust=False)
+    covariance = np.linalg.pinv(normal_matrix(tile))
+    np.testing.assert_allclose(solution.error, solution.scale * np.sqrt(covariance.diagonal()), rtol=1e-9)
+
+
+@pytest.mark.parametrize(("fraction", "size"), [(0.03, 1e6), (0.1, 100.0), (0.2, 1e9)])
+def test_more_and_larger_outliers(tile, fraction, size):
+    rng = np.random.default_rng(4)
+    spoiled = rng.random(tile.first.size) < fraction
+    difference = tile.difference + np.where(spoiled, size * rng.normal(size=spoiled.size), 0.0)
+    solution = solve(tile.n, tile.first, tile.second, difference, tile.error)
+    clean = rms(off(solved(tile).background, tile))
+    assert rms(off(solution.background, tile)) < clean * (1 + 2 * fraction)
+    far = np.abs(difference - true_differences(tile)) > 10 * tile.error
+    assert solution.rejected[far & spoiled].all()
+    assert np.count_nonzero(solution.rejected & ~spoiled) < 0.001 * spoiled.size
+
+
+def test_ten_thousand_images_fit_into_memory(graph_of):
+    graph = graph_of("galaxy", outliers=OUTLIERS)
+    assert graph.n >= 10_000
+    assert graph.first.size >= 330_000
+    tracemalloc.start()
+    solution = solved(graph, own_error=72.0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e9
+    assert rms(off(solution.background, graph)) < 0.5
+    assert np.isfinite(solution.error).all()
+    assert 0.8 < rms(off(solution.background, graph) / solution.error) < 1.2
+
+
+# --- bad input
+
+
+def test_pairs_that_say_nothing_are_not_used(tile):
+    bad = np.arange(0, tile.first.size, 7)
+    difference, error, first = tile.difference.copy(), tile.error.copy(), tile.first.copy()
+    for k, (values, value) in enumerate(
+        [(difference, np.nan), (difference, np.inf), (error, np.nan), (error, np.inf), (error, 0.0), (error, -1.0)]
+    ):
+        values[bad[k::7]] = value
+    first[bad[6::7]] = tile.second[bad[6::7]]  # a detector with itself
+    solution = solve(tile.n, first, tile.second, difference, error)
+    kept = np.setdiff1d(np.arange(tile.first.size), bad)
+    alone = solve(tile.n, tile.first[kept], tile.second[kept], tile.difference[kept], tile.error[kept])
+    np.testing.assert_array_equal(solution.background, alone.background)
+    np.testing.assert_array_equal(solution.n_pairs, alone.n_pairs)
+    np.testing.assert_array_equal(solution.weight[kept], alone.weight)
+    assert (solution.weight[bad] == 0).all()
+    assert not solution.rejected[bad].any()
+
+
+def test_one_detector_of_nan_spoils_no_other(tile):
+    ill = (tile.first == 100) | (tile.second == 100)
+    own = np.where(np.arange(tile.n) == 100, np.nan, 2.0)
+    solution = solve(tile.n, tile.first, tile.second, np.where(ill, np.nan, tile.difference), tile.error, own=own, own_error=5.0)
+    others = np.arange(tile.n) != 100
+    assert np.isfinite(solution.background[others]).all()
+    assert np.isfinite(solution.error[others]).all()
+    assert np.isnan(solution.background[100])
+    assert solution.n_pairs[100] == 0
+    assert solution.background[others].mean() == pytest.approx(2.0)
+
+
+def test_a_detector_that_contradicts_its_neighbours_moves_none_of_them(tile):
+    ill = (tile.first == 100) | (tile.second == 100)
+    difference = tile.difference + np.where(ill, 500 * np.random.default_rng(5).normal(size=ill.size), 0.0)
+    solution = solve(tile.n, tile.first, tile.second, difference, tile.error)
+    others = np.arange(tile.n) != 100
+    good = off(solved(tile).background, tile)[others]
+    assert rms(off(solution.background, tile)[others] - good) < 0.1 * rms(good) + 0.5  # and the constant
+    assert solution.n_rejected[100] == solution.n_pairs[100] == np.count_nonzero(ill)
+    assert (solution.n_rejected[others] < solution.n_pairs[others]).all()
+    assert abs(solution.background[100] - tile.background[100]) < 500
+    assert 20 < solution.error[100] < 500
+
+
+def test_an_exposure_through_clouds_moves_no_other(tile):
+    """Each of its detectors contradicts its neighbours, by what the clouds did to each overlap."""
+    ill = tile.exposure == 3
+    clouded = ill[tile.first] | ill[tile.second]
+    difference = tile.difference + np.where(clouded, 200 * np.random.default_rng(9).normal(size=clouded.size), 0.0)
+    solution = solve(tile.n, tile.first, tile.second, difference, tile.error)
+    kept = ~clouded
+    without = solve(tile.n, tile.first[kept], tile.second[kept], tile.difference[kept], tile.error[kept])
+    moved = (solution.background - without.background)[~ill]
+    assert rms(moved - moved.mean()) < 0.1
+    assert (solution.n_rejected == solution.n_pairs)[ill].mean() > 0.8
+    assert rms(off(solution.background, tile)[ill] / solution.error[ill]) < 2
+
+
+def test_a_detector_with_a_sky_of_its_own_contradicts_nobody(tile):
+    """A wrong level is what a background is for, however wrong it is."""
+    wrong = np.where(np.arange(tile.n) == 100, 1e4, 0.0)
+    solution = solved(tile.with_background(wrong))
+    np.testing.assert_allclose(off(solution.background, tile), off(solved(tile).background, tile) + wrong - wrong.mean(), atol=2e-3)
+
+
+def test_halves_that_contradict_each_other_stay_together():
+    n, rng = 40, np.random.default_rng(6)
+    pairs = [pair for half in (range(20), range(20, 40)) for pair in combinations(half, 2) if rng.random() < 0.3]
+    across = [(0, 20), (5, 25), (10, 30), (15, 35)]
+    first, second = np.array(pairs + across).T
+    truth = rng.normal(0, 10, n)
+    difference = truth[second] - truth[first] + rng.normal(0, 0.1, first.size)
+    difference[-4:] += [-900, -300, 300, 900]
+    solution = solve(n, first, second, difference, np.full(first.size, 0.1))
+    assert solution.rejected[-4:].all()
+    assert solution.component.max() == 1
+    deviation = solution.background - truth
+    assert deviation[:20].std() < 0.2
+    assert deviation[20:].std() < 0.2
+    assert abs(deviation[20:].mean() - deviation[:20].mean()) < 301
+
+
+def test_pairs_that_all_contradict_each_other_give_a_finite_answer_of_little_worth():
+    first, second = np.array(list(combinations(range(4), 2))).T
+    solution = solve(4, first, second, [1000.0, -1000.0, 500.0, 700.0, -900.0, 800.0], np.full(6, 0.1), own_error=5.0)
+    assert np.isfinite(solution.background).all()
+    assert np.abs(solution.background).max() < 1000
+    assert (solution.error > 50).all()
+    assert solution.scale > 100
+
+
+def test_input_that_cannot_be_meant_is_refused():
+    with pytest.raises(ValueError, match="detectors 0 to 5 of 2"):
+        solve(2, [0], [5], [1.0], [1.0])
+    with pytest.raises(ValueError, match="1, 1, 2 and 1 values"):
+        solve(2, [0], [1], [1.0, 2.0], [1.0])
+    for k in range(4):
+        for values in ([], [1, 1]):
+            given = [[0], [1], [1.0], [1.0]]
+            given[k] = values
+            with pytest.raises(ValueError, match="first, second, difference and error have"):
+                solve(2, *given)
+    with pytest.raises(ValueError, match="different keys"):
+        solve(2, [0], [1], [1.0], [1.0], key=["a", "a"])
+    with pytest.raises(ValueError, match="own_error"):
+        solve(2, [0], [1], [1.0], [1.0], own_error=0.0)
+
+
+# --- own skies
+
+
+def test_own_skies_hold_what_overlaps_do_not(tile):
+    """One more detector, which a single bad overlap ties to the others."""
+    n = tile.n + 1
+    truth = np.append(tile.background, 0.0)
+    own = truth + np.random.default_rng(10).normal(0, 1, n)
+    first, second = np.append(tile.first, 0), np.append(tile.second, tile.n)
+    difference = np.append(tile.difference, truth[-1] - truth[0] + 2000.0)
+    error = np.append(tile.error, 2000.0)
+    held, free = (solve(n, first, second, difference, error, own=own, own_error=s) for s in (5.0, np.inf))
+    assert abs(held.background[-1] - own[-1]) < 0.1
+    assert abs(free.background[-1] - own[-1]) > 1000
+    assert rms(off(held.background[:-1], tile)) < 1.02 * rms(off(free.background[:-1], tile))
+
+
+def test_own_skies_that_scatter_are_believed_less(tile):
+    rng = np.random.default_rng(11)
+    close, wide = (tile.background + rng.normal(0, size, tile.n) for size in (0.1, 100.0))
+    exact = solve(tile.n, tile.first, tile.second, true_differences(tile), 30 * tile.error, own=close, own_error=5.0)
+    scattered = solve(tile.n, tile.first, tile.second, true_differences(tile), 30 * tile.error, own=wide, own_error=5.0)
+    assert rms(off(exact.background, tile)) < 0.1
+    assert rms(off(scattered.background, tile)) < 1.0  # not 100
+    assert abs((scattered.background - wide).mean()) < 1e-6  # but their mean is the zero point
+
+
+# --- fixed backgrounds
+
+
+def test_fixed_backgrounds_are_kept_and_define_the_zero_point(tile):
+    fixed = np.full(tile.n, np.nan)
+    fixed[[3, 100, 400]] = tile.background[[3, 100, 400]] + 250.0
+    solution = solved(tile, fixed=fixed, own=0.0, own_error=5.0, robust=False)
+    free = np.isnan(fixed)
+    np.testing.assert_array_equal(solution.background[~free], fixed[~free])
+    np.testing.assert_array_equal(solution.error[~free], 0)
+    assert rms(solution.background - tile.background - 250.0) < 0.8
+    covariance = np.linalg.inv(normal_matrix(tile)[np.ix_(free, free)])
+    np.testing.assert_allclose(solution.error[free], solution.scale * np.sqrt(covariance.diagonal()), rtol=1e-9)
+
+
+def test_fixed_backgrounds_hold_for_their_component_alone():
+    solution = solve(5, [0, 2], [1, 3], [1.0, 1.0], [0.1, 0.1], own=[0.0, 0.0, 0.0, 0.0, 4.0], fixed=[7.0, *[np.nan] * 4])
+    np.testing.assert_allclose(solution.background, [7.0, 8.0, -0.5, 0.5, 4.0])
+    solution = solve(2, [0], [1], [3.0], [0.1], fixed=[1.0, 1.0])
+    np.testing.assert_allclose(solution.background, [1.0, 1.0])
+    np.testing.assert_allclose(solution.residual, [3.0])
+
+
+# --- planes and steps
+
+
+def without_plane(values, graph):
+    """Values after the common plane over the field, which no difference shows where exposures have slopes."""
+    terms = np.column_stack([np.ones(graph.n), graph.place])
+    return values - terms @ np.linalg.lstsq(terms, values, rcond=None)[0]
+
+
+def test_slopes_of_exposures_are_found_in_the_parts_of_the_overlaps(graph_of):
+    graph = graph_of("tile 300", outliers=OUTLIERS, slope=2.0)
+    flat, sloped = (solved(graph, shape=shape_of(graph, plane)) for plane in ("constant", "exposure-plane"))
+    error = rms(without_plane(off(sloped.background, graph), graph))
+    assert error < 0.8 * rms(without_plane(off(flat.background, graph), graph))
+    slopes = sloped.gradient - graph.gradient
+    assert rms(slopes - slopes.mean(axis=0)) < 0.1
+    assert np.abs(sloped.gradient.mean(axis=0)).max() < 0.2  # the common slope cannot be seen
+    assert all(len(np.unique(sloped.gradient[graph.exposure == e], axis=0)) == 1 for e in range(10))
+    assert 0.85 < rms(without_plane(off(sloped.background, graph), graph) / sloped.error) < 1.15
+    assert rms(sloped.residual[~sloped.rejected] / graph.error[~sloped.rejected]) < 1.2
+
+
+def test_slopes_of_detectors_are_found_as_far_as_the_overlaps_show_them(graph_of):
+    graph = graph_of("tile 300", exposures=20, detectors=20, slope=1.0, detector_slope=1.0)
+    solution = solved(graph, shape=shape_of(graph, "detector-plane", detector_slope=1.0))
+    slopes = solution.gradient - graph.gradient
+    assert rms(slopes - slopes.mean(axis=0)) < 0.4
+    assert 0.85 < rms(without_plane(off(solution.background, graph), graph) / solution.error) < 1.15
+
+
+def test_steps_between_amplifiers_are_found(graph_of):
+    graph = graph_of("tile 300", exposures=20, detectors=20, step=5.0)
+    solution = solved(graph, shape=shape_of(graph, "constant", amplifier_steps=True, amplifier_step=5.0))
+    assert rms(solution.step - graph.step) < 0.6
+    assert rms(off(solution.background, graph)) < 0.5 * rms(off(solved(graph).background, graph))
+    assert (solution.gradient == 0).all()
+
+
+def test_one_amplifier_that_jumps_is_not_held_back_by_the_others(graph_of):
+    graph = graph_of("tile 300", exposures=20, detectors=20)
+    jump = np.where(np.arange(graph.n) == 100, 60.0, 0.0)
+    sides = graph.block_places[:, :, :, 2] * jump[np.stack([graph.first, graph.second], axis=1)][:, None] / 2
+    blocks = graph.blocks + sides[..., 1] - sides[..., 0]
+    shape = replace(shape_of(graph, "constant", amplifier_steps=True), blocks=blocks)
+    solution = solved(graph, shape=shape)
+    assert solution.step[100] == pytest.approx(60.0, abs=3.0)
+    assert rms(solution.step[np.arange(graph.n) != 100]) < 0.6
+
+
+def test_without_noise_planes_and_steps_are_exact(graph_of):
+    graph = graph_of("tile 300", detectors=20, white=0.01, floor=1e-6, slope=1.0, detector_slope=0.3, step=1.0)
+    shape = shape_of(graph, "detector-plane", amplifier_steps=True, exposure_slope=1.0, detector_slope=0.3, amplifier_step=1.0)
+    solution = solved(graph, shape=shape)
+    assert rms(without_plane(off(solution.background, graph), graph)) < 0.01
+    assert rms(solution.step - graph.step) < 0.05
+
+
+def test_pairs_without_parts_still_count_where_backgrounds_have_planes(tile):
+    blocks = np.full_like(tile.blocks, np.nan)
+    shape = Shape(tile.exposure, blocks, blocks, np.full_like(tile.block_places, np.nan), "exposure-plane")
+    solution = solved(tile, shape=shape)
+    assert (solution.gradient == 0).all()
+    assert rms(off(solution.background, tile)) < 1.0
+
+
+def test_fixed_backgrounds_hold_with_planes_too(graph_of):
+    graph = graph_of("tile 300", slope=1.0)
+    fixed = np.where(np.arange(graph.n) % 50 == 0, graph.background, np.nan)
+    solution = solved(graph, fixed=fixed, shape=shape_of(graph, "exposure-plane"))
+    known = np.isfinite(fixed)
+    np.testing.assert_array_equal(solution.background[known], fixed[known])
+    assert rms(solution.background - graph.background) < 0.5  # the common plane is known, too
+    assert 0.7 < rms((solution.background - graph.background)[~known] / solution.error[~known]) < 1.3
+
+
+# --- the older solution
+
+
+def test_the_svd_solution_follows_its_description():
+    rng = np.random.default_rng(7)
+    n = 12
+    first, second = np.array([p for p in combinations(range(n), 2) if rng.random() < 0.5]).T
+    cells = rng.integers(100, 10000, first.size)
+    delta = rng.normal(0, 5, first.size)
+    w, d = np.zeros((n, n)), np.zeros((n, n))
+    for i, j, c, x in zip(first, second, cells, delta, strict=True):
+        w[i, j] = w[j, i] = c
+        d[i, j], d[j, i] = x, -x
+    w /= w.sum(axis=1).mean()
+    a, s = w - np.diag(w.sum(axis=1)), (w * d).sum(axis=1)
+    candidates = []
+    for cut in (0.1, 0.01):
+        u, values, v = np.linalg.svd(a)
+        inverted = np.array([1 / x if x >= cut else 0.0 for x in values])
+        candidates.append(v.T @ np.diag(inverted) @ u.T @ s)
+    misfits = [np.sqrt(np.sum((delta - b[second] + b[first]) ** 2)) for b in candidates]
+    expected = candidates[int(np.argmin(misfits))]
+    np.testing.assert_allclose(solve_svd(n, first, second, delta, cells, np.zeros(n)), expected, atol=1e-9)
+    best = np.linalg.lstsq(np.eye(n)[second] - np.eye(n)[first], delta, rcond=None)[0]
+    np.testing.assert_array_equal(solve_svd(n, first, second, delta, cells, best), best)  # a better start is kept
+
+
+# --- any graph
+
+
+@st.composite
+def small_graphs(draw):
+    n = draw(st.integers(2, 8))
+    chosen = draw(st.lists(st.sampled_from(list(combinations(range(n), 2))), min_size=1, max_size=20))
+    values = st.floats(-100, 100, allow_subnormal=False)
+    levels = np.array(draw(st.lists(values, min_size=n, max_size=n)))
+    errors = np.array(draw(st.lists(st.floats(0.01, 10), min_size=len(chosen), max_size=len(chosen))))
+    return n, *np.array(chosen).T, levels, errors
+
+
+@settings(max_examples=60, deadline=None)
+@given(small_graphs(), st.floats(-1000, 1000), st.booleans())
+def test_any_graph_without_noise_is_solved_exactly(graph, shift, robust):
+    n, first, second, levels, errors = graph
+    solution = solve(n, first, second, levels[second] - levels[first], errors, own=levels + shift, robust=robust)
+    np.testing.assert_allclose(solution.background, levels + shift, atol=1e-8)
+    np.testing.assert_array_equal(solution.component, components(n, first, second))
+    assert np.array_equal(np.isfinite(solution.error), solution.n_pairs > 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(small_graphs(), st.integers(0, 2**32 - 1))
+def test_any_graph_with_nonsense_has_a_finite_solution(graph, seed):
+    n, first, second, _, errors = graph
+    difference = 10.0 ** np.random.default_rng(seed).uniform(-3, 6, first.size)
+    solution = solve(n, first, second, difference, errors, own_error=5.0)
+    assert np.isfinite(solution.background).all()
+    assert np.abs(solution.background).max() < 1e8
+    assert (solution.n_rejected <= solution.n_pairs).all()
+
+
+# --- the algebra below, and the simulator
+
+
+@pytest.mark.parametrize("n", [1, 2, 48, 49, 130])
+def test_inverse_of_a_dense_matrix(n):
+    factor = np.random.default_rng(n).normal(size=(n, n + 5))
+    matrix = factor @ factor.T + np.eye(n)
+    np.testing.assert_allclose(inverse(matrix) @ matrix, np.eye(n), atol=1e-9)
+
+
+def test_levels_give_the_diagonal_of_the_inverse_of_any_sparse_matrix():
+    rng = np.random.default_rng(8)
+    matrix = np.diag(rng.uniform(3, 9, 300))
+    for i in range(299):  # a chain, a few long links, and parts of their own
+        for j in [i + 1] + ([int(rng.integers(300))] if i % 30 == 0 else []):
+            if i // 100 == j // 100 and i != j:
+                matrix[i, j] = matrix[j, i] = -rng.uniform(0, 1)
+    shuffled = rng.permutation(300)
+    matrix = matrix[shuffled][:, shuffled]
+    levels = LevelInverse(csr_array(matrix))
+    np.testing.assert_allclose(levels.diagonal(), np.linalg.inv(matrix).diagonal(), rtol=1e-12)
+    right = rng.normal(size=(300, 3))
+    np.testing.assert_allclose(levels.solve(right), np.linalg.solve(matrix, right), rtol=1e-10)
+
+
+def test_a_badly_scaled_system_does_not_stop_the_others():
+    tiny, large = 1e-12 * np.array([[2.0, -1.0], [-1.0, 2.0]]), 1e12 * np.array([[2.0, -1.0], [-1.0, 2.0]])
+    matrix = csr_array(np.block([[tiny, np.zeros((2, 2))], [np.zeros((2, 2)), large]]))
+    found = conjugate_gradients(matrix, np.array([1e-12, 0.0, 1e12, 0.0]), np.array([0, 0, 1, 1]), 1e-12)
+    np.testing.assert_allclose(found, [2 / 3, 1 / 3, 2 / 3, 1 / 3])
+
+
+def test_simulated_differences_scatter_as_their_errors_say(graph_of):
+    graph = graph_of("tile 300", slope=1.0, step=1.0)
+    assert 0.95 < rms((graph.difference - true_differences(graph)) / graph.error) < 2  # slopes add to it
+    terms = np.concatenate([graph.gradient, graph.step[:, None] / 2], axis=1)
+    expected = (
+        true_differences(graph)[:, None]
+        + (graph.block_places[:, :, 1] * terms[graph.second][:, None]).sum(axis=-1)
+        - (graph.block_places[:, :, 0] * terms[graph.first][:, None]).sum(axis=-1)
+    )
+    pulls = (graph.blocks - expected) / graph.block_errors
+    assert 0.97 < rms(pulls[np.isfinite(pulls)]) < 1.03
+    assert (graph.exposure[graph.first] != graph.exposure[graph.second]).all()

@@ -1,0 +1,570 @@
+"""The page of a field: what it shows, that it shows nothing else, and that everything it leads to is there."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import matched_fields
+import numpy as np
+import pytest
+from PIL import Image
+
+from kred_core import stages, survey
+from kred_core.binned import StampGrid, quicklook
+from kred_core.binned.quicklook.mosaic import QuickLook
+from kred_core.config import FieldConfig, SurveyConfig
+from kred_core.config.settings import to_toml
+from kred_core.errors import InputError
+from kred_core.evaluation import ReducedImage
+from kred_core.figures import drawing
+from kred_core.figures.drawing import short
+from kred_core.products import FieldPaths, tables, write_record, write_text
+from kred_core.report import contents, inputs, pictures, write_field_page, write_fields_page
+from kred_core.report.__main__ import main
+from kred_core.report.image import tile_places
+from kred_core.report.markup import Markup, element
+from kred_core.simulate import simulate_field
+from kred_core.sky import Grid, tan_wcs
+from kred_core.stages.outcome import Outcome, StageOutcome
+
+FIELD = "LMC_c42"
+HOSTILE = "<script>alert(1)</script><img src=x onerror=\"alert('2')\">&amp;"
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page: elements with their attributes, and the texts in them."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path, self.elements, self.texts, self.scripts = path, [], [], []
+        self._within: list[str] = []
+        self.html = path.read_text(encoding="utf-8")
+        self.feed(self.html)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._within.append(tag)
+
+    def handle_endtag(self, tag):
+        self._within = self._within[: len(self._within) - 1 - self._within[::-1].index(tag)]
+
+    def handle_data(self, data):
+        within = self._within[-1] if self._within else ""
+        (self.scripts if within == "script" else [] if within == "style" else self.texts).append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+    def all(self, tag: str, **wanted: str) -> list[dict]:
+        return [a for name, a in self.elements if name == tag and all((a.get(k) or "").split().count(v) for k, v in wanted.items())]
+
+    def links(self) -> list[Path]:
+        """The files that the page leads to."""
+        return [self.path.parent / unquote(a["href"]) for a in self.all("a")]
+
+    def pictures(self) -> list[Image.Image]:
+        found = []
+        for a in self.all("img"):
+            kind, _, data = a["src"].partition(";base64,")
+            assert kind == "data:image/jpeg"
+            picture = Image.open(io.BytesIO(base64.b64decode(data)))
+            picture.load()
+            assert picture.size == (int(a["width"]), int(a["height"])) if "width" in a else True
+            found.append(picture)
+        return found
+
+
+def check_whole(page: Page) -> None:
+    """Every link leads to a file, every picture is one, has words for those who do not see it, and nothing comes from elsewhere."""
+    missing = [path for path in page.links() if not path.is_file()]
+    assert missing == []
+    assert len(page.pictures()) == len(page.all("img"))
+    assert all(a["alt"] for a in page.all("img"))
+    for tag, attributes in page.elements:
+        assert not {name for name in attributes if name.startswith("on")}, (tag, attributes)
+        for name in ("href", "src"):
+            assert not attributes.get(name, "").startswith(("http", "//", "/", "javascript"))
+    assert len(page.scripts) == len(page.all("script")) <= 1
+
+
+@pytest.fixture(scope="module")
+def reduced(tmp_path_factory) -> Path:
+    """Data root with a field of which one tile was reduced; one of its exposures is refused, one has a remark."""
+    root = tmp_path_factory.mktemp("report")
+    faults = ["missing-magzero", "missing-seeing"]
+    simulate_field(
+        root, field=FIELD, tiles=["T06"], binning=16, bands=["N662", "r"], exposures=2, n_detectors=6, offsets=20, faults=faults
+    )
+    config = matched_fields.configuration(root, FIELD, ["T06"])
+    write_text(FieldPaths(root, FIELD).run_config, to_toml(config))
+    matched_fields.summarize(config)
+    matched_fields.measure(config)
+    matched_fields.finish(config)
+    for tile, image in stages.mosaic_names(config):
+        stages.evaluate_mosaic(config, tile, image)
+    for (image, background), tiles in stages.evaluated_tiles(config).items():
+        stages.draw_field(config, image, background, tiles)
+    stages.tabulate_mosaics(config)
+    remember(root, StageOutcome("check", done=6, seconds=1.25), StageOutcome("coadd", done=2, seconds=61.5))
+    return root
+
+
+def remember(root: Path, *done: StageOutcome, **rest) -> Path:
+    """The record of a run, as runs write it."""
+    paths = FieldPaths(root, FIELD)
+    path = paths.record("run", "last")
+    Outcome(FIELD, stages=list(done), disk={"DECam_SWARP": 123_456_789}, **rest).remember(path, root)
+    return path
+
+
+@pytest.fixture
+def copy(reduced, tmp_path) -> FieldPaths:
+    """A copy of `reduced` to change."""
+    root = tmp_path / "root"
+    for name in ("Summary", "DECam_SWARP", "DECam_MEF", ".kred"):
+        shutil.copytree(reduced / name, root / name, symlinks=True)
+    return FieldPaths(root, FIELD)
+
+
+def made(paths: FieldPaths) -> Page:
+    write_field_page(paths)
+    write_fields_page(paths)
+    page = Page(paths.page)
+    check_whole(page)
+    return page
+
+
+@pytest.fixture(scope="module")
+def page(reduced) -> Page:
+    return made(FieldPaths(reduced, FIELD))
+
+
+class TestThePage:
+    def test_shows_the_sky_before_and_after(self, page):
+        for image in ("N662", "r"):
+            shown = [a for a in page.all("img") if a["alt"].startswith(f"{FIELD} in {image}, north up, east left")]
+            assert ["matched" in a["alt"] for a in shown] == [True, False]
+            assert shown[0]["src"] != shown[1]["src"]
+            assert (shown[0]["width"], shown[0]["height"]) == (shown[1]["width"], shown[1]["height"])
+
+    def test_shows_each_tile_with_its_mosaic(self, page, reduced):
+        paths = FieldPaths(reduced, FIELD)
+        for image in ("N662", "r"):
+            assert [a for a in page.all("img") if a["alt"] == f"{FIELD} T06 in {image}, mosaic with matched backgrounds"]
+            for product in (paths.mosaic_figure("T06", image, True), paths.mosaic("T06", image, True), paths.quick_look(image)):
+                assert product.resolve() in [link.resolve() for link in page.links()]
+
+    def test_tells_the_verdict_on_each_exposure_and_why(self, page):
+        assert "6 exposures: 4 good, 1 usable, 1 refused" in page.text
+        assert "MAGZERO is missing in the primary header" in page.text
+        assert "the seeing is unknown" in page.text
+
+    def test_tells_how_much_better_matching_made_it(self, page, reduced):
+        for row in tables.read(FieldPaths(reduced, FIELD).matching_table, tables.MATCHING, "match"):
+            assert f"{short(row['Before'])} → {short(row['After'])} counts28/pixel" in page.text
+            assert f"{row['N_det']} in " in page.text
+        assert "pairs of detectors that agree least" in page.text
+
+    def test_tells_time_disk_version_and_options(self, page):
+        assert "61.5" in page.text
+        assert "123.5 MB" in page.text
+        assert "kred 0." in page.text
+        assert "evaluate.figure_pixels = 200" in page.text  # of the fixture, not the default
+        assert "coadd.engine" not in page.text  # the default
+        assert 'engine = "native"' in page.text  # all options
+
+    def test_is_the_same_whoever_makes_it_and_wherever(self, page, copy):
+        """Another process, another place on the disk."""
+        copy.page.unlink(missing_ok=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "kred_core.report", FIELD, "--root", str(copy.root)], capture_output=True, text=True, timeout=100
+        )
+        assert done.stdout.strip() == str(copy.page), done.stderr
+        assert copy.page.read_bytes() == page.path.read_bytes()
+        assert copy.all_fields_page.read_bytes() == FieldPaths(page.path.parents[2], FIELD).all_fields_page.read_bytes()
+
+    def test_keeps_its_time_where_nothing_changed(self, page, reduced):
+        before = page.path.stat().st_mtime_ns
+        write_field_page(FieldPaths(reduced, FIELD))
+        assert page.path.stat().st_mtime_ns == before
+
+    def test_depends_on_all_that_it_shows(self, page, reduced):
+        """Whatever it leads to, but for what each run writes anew, is among the files whose change makes it anew."""
+        paths = FieldPaths(reduced, FIELD)
+        known = {os.path.normpath(path) for path in inputs(paths)}
+        free = {paths.all_fields_page, paths.log, paths.detector_table, paths.background_table}  # linked, not read
+        assert {os.path.normpath(link) for link in page.links()} - known <= set(map(str, free))
+
+    def test_does_not_need_the_network_or_let_anything_in(self, page):
+        policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+        assert policy.startswith("default-src 'none'; img-src data:;")
+        assert "unsafe-inline" not in policy.partition("script-src")[2]
+
+
+class TestKernels:
+    """What is compiled, on a few pixels."""
+
+    def test_a_block_is_the_mean_of_its_pixels_with_data(self):
+        image = np.array([[1, 3, np.nan, np.inf, 7], [5, 7, 4, np.nan, 9], [2, 4, np.nan, np.nan, 8]], np.float32)
+        means, weights = pictures._block_means(image, 2)
+        assert means.tolist() == [[4, 4, 8], [3, 0, 8]]
+        assert weights.tolist() == [[1, 0.25, 0.5], [0.5, 0, 0.25]]  # blocks at the far edges are cut
+
+
+PLACE = pictures.Place(81.0, -66.0, 0.5, 0.5, 3600.0, 3600.0)
+
+
+def test_seams_have_one_number_in_the_table_on_the_page_and_in_the_figure(reduced, copy, monkeypatch):
+    shutil.copytree(reduced / "DECam_BACK", copy.root / "DECam_BACK")
+    heads, save = {}, drawing.save
+
+    def keep_and_save(figure, path, grey):
+        heads[path] = figure.texts[1].get_text()
+        save(figure, path, grey)
+
+    monkeypatch.setattr(drawing, "save", keep_and_save)
+    config = contents.saved_config(copy)
+    for plan in stages.plan_matching(config):
+        stages.draw_matching(config, plan, stages.tile_names(config))
+    for row in tables.read(copy.matching_table, tables.MATCHING, "match"):
+        removed = short(float(row["Seam_off"]))
+        assert f"seams removed {removed} " in heads[copy.comparison_figure(str(row["Image"]))]
+        assert f"seams removed {removed} " in made(copy).text
+
+
+class TestPlaces:
+    def test_tiles_stand_as_on_the_sky(self):
+        """T07 is north of T06 and T10 east of it, which is left."""
+        tiles = survey.tiles(FIELD, SurveyConfig())
+        places, side, _ = tile_places(tiles)
+        where = {t.name: place for t, place in zip(tiles, places, strict=True)}
+        assert where["T07"][1] < where["T06"][1]
+        assert abs(where["T07"][0] - where["T06"][0]) < 0.2 * side
+        assert where["T10"][0] < where["T06"][0]
+        assert abs(where["T10"][1] - where["T06"][1]) < 0.2 * side
+
+    @pytest.mark.parametrize("field", ["LMC_c42", "SMC_c01", "LMC_30Dor"])
+    def test_a_star_lies_where_its_tile_is_drawn(self, field, tmp_path):
+        """The grid of stamps is that of the galaxy, whose north is not the field's; in the picture it is."""
+        tiles = survey.tiles(field, SurveyConfig())
+        ra, dec = np.mean([t.ra for t in tiles]) - 8, np.mean([t.dec for t in tiles]) + 2
+        grid = StampGrid(float(ra), float(dec), 20.0)
+        corners = grid.wcs.wcs_world2pix([[t.ra, t.dec] for t in tiles], 0)
+        low, high = (np.rint(corners.min(axis=0)) - 80).astype(int), (np.rint(corners.max(axis=0)) + 80).astype(int)
+        image = np.zeros((high - low)[::-1], np.float32)
+        for number, (x, y) in enumerate(np.rint(corners - low).astype(int), 1):
+            image[y - 1 : y + 2, x - 1 : x + 2] = number
+        look = QuickLook(int(low[0]), int(low[1]), {"before": image, "after": image}, np.ones(image.shape, np.int16), 0.07)
+        path = tmp_path / "look.fits.fz"
+        quicklook.write(path, look, grid, field, "N662")
+        sky = pictures.read_sky(path, tiles)
+        after = sky.versions["after"]
+        seen = sky.place
+        plane = tan_wcs(Grid(seen.ra, seen.dec, 1.0, 1, 1))  # arcsec, west and north
+        for number, tile in enumerate(tiles, 1):
+            west, north = plane.wcs_world2pix([[tile.ra, tile.dec]], 0)[0]
+            part = np.array([seen.left + west / seen.width, seen.top - north / seen.height])
+            np.testing.assert_allclose(part * after.shape[::-1], sky.outlines[tile.name].mean(axis=0), atol=0.5)
+            x, y = sky.outlines[tile.name].mean(axis=0)
+            assert after[round(y - 0.5), round(x - 0.5)] == pytest.approx(number, abs=0.3), tile.name
+        first, last = (sky.outlines[name] for name in (tiles[0].name, tiles[-1].name))
+        plane = tan_wcs(Grid(tiles[0].ra, tiles[0].dec, 1.0, 1, 1))
+        west, north = plane.wcs_world2pix([[tiles[-1].ra, tiles[-1].dec]], 0)[0]
+        right, down = last.mean(axis=0) - first.mean(axis=0)
+        assert np.sign([right, -down]).tolist() == np.sign([west, north]).tolist()
+
+    def test_both_versions_have_the_same_greys(self):
+        """The same sky, but for a level that all detectors share, gives the same picture."""
+        after = np.add.outer(np.arange(64), np.arange(80)).astype(np.float32)
+        after[:16, :16] = np.nan
+        shown = pictures.sky_pictures(pictures.Sky({"before": after + 300, "after": after}, {}, PLACE))
+        greys = [np.asarray(Image.open(io.BytesIO(shown[name].jpeg))).astype(int) for name in ("before", "after")]
+        assert np.abs(greys[0] - greys[1]).max() <= 2
+        assert greys[1][:8, :8].max() < 20  # no data is darker than any sky
+        assert greys[1][24:].min() > 24
+
+    def test_the_greys_have_their_values(self):
+        """A picture whose grey is known at each value: the scale says the same as the pixels."""
+        after = np.tile(np.repeat(np.linspace(-20, 500, 64), 8), (512, 1)).astype(np.float32)
+        sky = pictures.Sky({"before": after + 300, "after": after}, {}, PLACE)
+        greys = pictures.sky_greys(sky)
+        shown = np.asarray(Image.open(io.BytesIO(pictures.sky_pictures(sky)["after"].jpeg)))[256].astype(float)
+        assert len(greys.values) >= 4
+        assert greys.shift == pytest.approx(300)
+        for value, place in greys.values:
+            assert np.interp(value, after[0], shown) == pytest.approx(30 + place * 225, abs=8)
+
+    def test_greys_of_nothing_have_no_values(self):
+        nothing = np.full((64, 64), np.nan, np.float32)
+        assert pictures.sky_greys(pictures.Sky({"before": nothing, "after": nothing}, {}, PLACE)).values == []
+
+    def test_noise_does_not_make_a_page_large(self):
+        """Three images of sixteen tiles, all of it noise, which compresses worst."""
+        noise = np.random.default_rng(1).normal(0, 1, (900, 900)).astype(np.float32)
+        sky = pictures.sky_pictures(pictures.Sky({"before": noise + noise[::-1], "after": noise}, {}, PLACE))
+        tile = pictures.tile_pictures({"T01": ReducedImage(noise[:220, :220], noise[:220, :220], None, 1)}, 220)["T01"]
+        size = 3 * (sum(len(picture.address) for picture in sky.values()) + 16 * len(tile.address))
+        assert size < 2_500_000
+
+    def test_a_figure_keeps_its_shape_and_takes_no_more_than_it_may(self, tmp_path):
+        noise = np.random.default_rng(5).integers(0, 256, (900, 1200)).astype(np.uint8)
+        for image, width in ((noise, 400), (noise[:150, :200], 200)):
+            Image.fromarray(image).save(tmp_path / "figure.png")
+            small = pictures.figure_picture(tmp_path / "figure.png", 400, 50_000)
+            assert len(small.jpeg) <= 50_000
+            assert 0.5 * width < small.width <= width
+            assert small.width / small.height == pytest.approx(4 / 3, abs=0.02)
+
+
+class TestNothingGetsOut:
+    def test_of_an_element(self):
+        made = element("a", HOSTILE, [Markup("<b>x</b>"), None], href=HOSTILE, class_="y", hidden=True, title=None)
+        assert made.count("<") == 4
+        assert made.startswith('<a href="&lt;script&gt;')
+        assert made.endswith(
+            'class="y" hidden>&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=&quot;alert('
+            "&#x27;2&#x27;)&quot;&gt;&amp;amp;<b>x</b></a>"
+        )
+
+    def test_of_names_headers_and_messages(self, copy):
+        """Every text that comes from a file or a header, in every place where one is shown."""
+        quality = tables.read(copy.quality_table, tables.QUALITY, "check")
+        rows = [dict(zip(quality.colnames, row, strict=True)) for row in quality]
+        hostile = {name: HOSTILE for name in ("Root", "File", "FILTER", "OBSID", "Reasons")}
+        rows += [rows[0] | hostile | {"Verdict": verdict} for verdict in ("good", "usable", "refused")]
+        tables.write(tables.make(rows, tables.QUALITY), copy.quality_table, "test")
+        exposures = tables.read(copy.exposure_table, tables.EXPOSURES, "summarize")
+        rows = [dict(zip(exposures.colnames, row, strict=True)) | {"FILTER": HOSTILE, "OBJECT": HOSTILE} for row in exposures]
+        tables.write(tables.make(rows, tables.EXPOSURES), copy.exposure_table, "test")
+        matching = tables.read(copy.matching_table, tables.MATCHING, "match")
+        rows = [dict(zip(matching.colnames, row, strict=True)) | {"Remark": HOSTILE, "Method": HOSTILE} for row in matching]
+        tables.write(tables.make(rows, tables.MATCHING), copy.matching_table, "test")
+        overlaps = tables.read(copy.overlap_table, tables.OVERLAPS, "match")
+        rows = [dict(zip(overlaps.colnames, row, strict=True)) | {"File1": HOSTILE} for row in overlaps]
+        tables.write(tables.make(rows, tables.OVERLAPS), copy.overlap_table, "test")
+        failed = StageOutcome("coadd", failed={"T06_b.r": HOSTILE, HOSTILE: HOSTILE})
+        remember(copy.root, failed, notes=[HOSTILE], missing=[copy.root / HOSTILE], stopped=HOSTILE)
+        copy.run_config.write_text(copy.run_config.read_text() + f"# {HOSTILE}\n")
+
+        page = made(copy)
+        assert page.text.count("<script>alert(1)</script>") >= 12
+        assert [script.strip().split("\n")[0] for script in page.scripts] == ['"use strict";']
+        assert not [a for a in page.all("img") if a["src"] == "x"]
+        check_whole(Page(copy.all_fields_page))
+
+    def test_of_names_that_are_no_utf8(self, copy):
+        figure = copy.matching_figure("r", "pairs")
+        remember(copy.root, notes=["half a character: \udcff"])
+        assert "half a character: ?" in made(copy).text
+        assert figure.is_file()
+
+
+class TestWhatIsNotThere:
+    def test_a_tile_that_failed_is_marked_and_says_why(self, copy):
+        copy.mosaic("T06", "r", True).unlink()
+        copy.mosaic_figure("T06", "r", True).unlink()
+        copy.coverage_figure("T06", "r", True).unlink()
+        reason = "no room on the disk"
+        remember(copy.root, StageOutcome("coadd", done=3, failed={"T06_b.r": reason}), missing=[copy.mosaic("T06", "r", True)])
+        page = made(copy)
+        assert "not complete" in page.text
+        assert f"coadd T06_b.r failed: {reason}" in page.text
+        assert "missing: DECam_SWARP/LMC_c42/T06_b/LMC_c42_T06.r.fits" in page.text
+        tile = [a for name in ("a", "div") for a in page.all(name, **{"class": "failed"})]
+        assert [a["title"] for a in tile] == [reason]
+        assert [a for a in page.all("img") if a["alt"] == f"{FIELD} T06 in r, quick look with matched backgrounds"]
+
+    def test_the_quick_look_stands_in_for_mosaics(self, copy):
+        shutil.rmtree(copy.coadds("T06", True))
+        page = made(copy)
+        assert "quick look with matched backgrounds" in page.html
+        assert "mosaic with matched backgrounds" not in page.html
+        assert "The quick look stands in for" in page.text
+
+    @pytest.mark.parametrize(("n_pairs", "n_det", "shown"), [(0, 1, 0), (0, 2, 1), (1, 2, 2), (2, 2, 3)])
+    def test_figures_on_which_there_is_nothing_to_see_are_left_out(self, copy, n_pairs, n_det, shown):
+        matching = tables.read(copy.matching_table, tables.MATCHING, "match")
+        matching["N_pairs"], matching["N_det"] = n_pairs, n_det
+        tables.write(matching, copy.matching_table, "test")
+        names = {path.name for path in made(copy).links()}
+        assert len(names & {copy.matching_figure("r", kind).name for kind in ("overlaps", "backgrounds", "pairs")}) == shown
+
+    def test_without_matching_there_are_mosaics_alone(self, copy):
+        shutil.rmtree(copy.quick_look("r").parent)
+        for table in (copy.matching_table, copy.overlap_table, copy.background_table):
+            table.unlink()
+        page = made(copy)
+        assert page.all("input", type="range") == []
+        assert "not matched yet" in page.text
+        assert "mosaic with matched backgrounds" in page.html
+
+    def test_without_the_memory_of_kred(self, copy):
+        """People may delete it; the page then has less to show."""
+        shutil.rmtree(copy.root / ".kred")
+        page = made(copy)
+        assert "no record of a run" in page.text
+        assert "61.5" not in page.text
+        assert page.all("input", type="range") != []
+
+    def test_after_the_exposures_have_been_checked(self, copy):
+        shutil.rmtree(copy.page.parent)
+        shutil.rmtree(copy.root / ".kred")
+        for table in copy.quality_table.parent.iterdir():
+            if table != copy.quality_table:
+                table.unlink()
+        page = made(copy)
+        assert "no pictures yet" in page.text
+        assert "4 good" in page.text
+        assert page.all("img") == []
+
+    def test_before_anything_has_been_done(self, tmp_path):
+        paths = FieldPaths(tmp_path, FIELD)
+        paths.mef.mkdir(parents=True)
+        page = made(paths)
+        assert "no exposures checked yet" in page.text
+        assert "Nothing of this field has been measured yet." in page.text
+
+    @pytest.mark.parametrize("what", ["matching_table", "quality_table", "mosaic_table", "overlap_table", "run_config"])
+    def test_a_damaged_file_is_named_and_the_rest_shown(self, copy, what):
+        path = getattr(copy, what)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2].replace(b"\n", b" ", 7) + b"\xff\n\xff \xff")
+        page = made(copy)
+        assert f"{path.relative_to(copy.root)}" in page.text
+        assert len(page.all("img")) >= 6
+
+    def test_damaged_pictures_are_named_and_the_rest_shown(self, copy):
+        damaged = [copy.quick_look("r"), copy.reduced("T06", "r", True), copy.matching_figure("r", "pairs")]
+        for path in damaged:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+        page = made(copy)
+        for path in damaged:
+            assert path.name in page.text
+        assert len(page.all("input", type="range")) == 1
+
+
+class TestRecord:
+    def test_a_run_that_did_nothing_leaves_it_as_it_is(self, copy):
+        path = copy.record("run", "last")
+        before = path.read_bytes(), path.stat().st_mtime_ns
+        remember(copy.root, StageOutcome("check", current=6, seconds=9.0), StageOutcome("coadd", current=4, seconds=9.0))
+        assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+
+    def test_keeps_the_time_of_the_run_that_did_the_work(self, copy):
+        remember(copy.root, StageOutcome("check", current=6, seconds=0.1), StageOutcome("match", done=2, seconds=5.0))
+        stages = json.loads(copy.record("run", "last").read_text())["stages"]
+        assert {name: s["seconds"] for name, s in stages.items()} == {"check": 1.2, "coadd": 61.5, "match": 5.0}
+
+    def test_forgets_a_failure_that_has_passed(self, copy):
+        remember(copy.root, StageOutcome("coadd", failed={"T06_b.r": "no room"}))
+        assert "not complete" in made(copy).text
+        remember(copy.root, StageOutcome("coadd", current=4))
+        assert "no room" not in made(copy).text
+
+
+class TestAllFields:
+    def test_leads_to_each_field_with_its_state_and_a_picture(self, copy):
+        other = FieldPaths(copy.root, "LMC_c41")
+        other.mef.mkdir(parents=True)
+        made(copy)
+        write_field_page(other)
+        write_fields_page(other)
+        page = Page(copy.all_fields_page)
+        check_whole(page)
+        assert [link.parent.name for link in page.links()] == ["LMC_c41", "LMC_c42"]
+        assert len(page.pictures()) == 1
+        assert "2 fields" in page.text
+        assert "no pictures yet" in page.text
+        assert "1 of 16 tiles co-added" in page.text
+        assert page.scripts == []
+
+    def test_forgets_a_field_whose_page_is_gone(self, copy):
+        other = FieldPaths(copy.root, "LMC_c41")
+        other.mef.mkdir(parents=True)
+        write_field_page(other)
+        made(copy)
+        assert len(Page(copy.all_fields_page).links()) == 2
+        other.page.unlink()
+        write_fields_page(copy)
+        assert len(Page(copy.all_fields_page).links()) == 1
+
+    def test_has_both_of_two_fields_that_end_at_the_same_moment(self, tmp_path):
+        names = [f"LMC_c{n}" for n in (41, 42, 43, 44, 51, 52, 53, 54)]
+
+        def end(name: str) -> None:
+            paths = FieldPaths(tmp_path, name)
+            write_text(paths.page, "page")
+            write_record(paths.record("report", "card"), {"state": ["complete", "complete"], "summary": [name]})
+            write_fields_page(paths)
+
+        with ThreadPoolExecutor(len(names)) as runs:
+            list(runs.map(end, names))
+        page = FieldPaths(tmp_path, names[0]).all_fields_page
+        assert [link.parent.name for link in Page(page).links()] == names
+        assert list(page.parent.glob(".*")) == []
+
+    def test_removes_what_a_killed_run_left_half_written(self, tmp_path):
+        paths = FieldPaths(tmp_path, FIELD)
+        write_text(paths.page, "page")
+        half = paths.all_fields_page.parent / ".index.html.abc.tmp"
+        half.write_text("half")
+        write_fields_page(paths)
+        assert not half.exists()
+
+
+class TestByHand:
+    def test_of_several_fields(self, copy, capsys):
+        FieldPaths(copy.root, "LMC_c41").mef.mkdir(parents=True)
+        assert main(["LMC_c41", FIELD, "--root", str(copy.root)]) == 0
+        assert capsys.readouterr().out.split() == [str(FieldPaths(copy.root, name).page) for name in ("LMC_c41", FIELD)]
+
+    def test_a_field_that_is_not_there_is_an_error_in_words(self, tmp_path, capsys):
+        assert main(["LMC_c42", "--root", str(tmp_path)]) == 1
+        assert capsys.readouterr().err.startswith("error: there is nothing of a field LMC_c42")
+        with pytest.raises(InputError):
+            write_field_page(FieldPaths(tmp_path, "LMC_c42"))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_help_tells_what_it_does(self, capsys):
+        with pytest.raises(SystemExit) as ended:
+            main(["--help"])
+        assert ended.value.code == 0
+        assert "for people who only want to look" in capsys.readouterr().out
+
+
+def test_own_tiles_that_lie_on_one_another_are_all_seen(tmp_path):
+    """Distances far below the size of a tile, a single tile, tiles around RA 0."""
+    for places in ([(10.0, 0.0)], [(359.9, 1.0), (0.1, 1.0)], [(10.0, 0.0), (10.001, 0.0), (11.0, 0.5)]):
+        tiles = [survey.Tile("X", f"T{i}", ra, dec, 0.67) for i, (ra, dec) in enumerate(places)]
+        found, side, (width, height) = tile_places(tiles)
+        assert all(-1e-9 <= left <= 1 - side + 1e-9 for left, _ in found)
+        assert all(-1e-9 <= top <= 1 - side * width / height + 1e-9 for _, top in found)
+        assert math.isfinite(side)
+        assert side > 0.1
+
+
+def test_the_options_are_those_of_the_saved_file_not_of_the_data_root(copy):
+    config = FieldConfig(
+        field=FIELD, root=copy.root, coadd={"combine": "weighted", "mask_codes": [1]}, tiling={"leave_out": ["S7"]}
+    )
+    write_text(copy.run_config, to_toml(config))
+    text = made(copy).text
+    assert 'coadd.combine = "weighted"' in text
+    assert "coadd.mask_codes = [1]" in text
+    assert 'tiling.leave_out = ["S7"]' in text
+
+
+def test_options_are_shown_as_they_stand_in_a_file():
+    assert contents._as_toml(True) == "true"
+    assert contents._as_toml([1.5, "a b", False]) == '[1.5, "a b", false]'

@@ -1,0 +1,304 @@
+"""A field is found when it is complete, and each content of it is reduced once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from kred_core.config import DiscoverConfig
+from kred_core.errors import InputError
+from kred_core.products import FieldPaths
+from kred_core.service.discovery import clock, examine, fields, reduce_once
+from kred_core.simulate import simulate_field
+
+CONFIG = DiscoverConfig(settle=5, patience=60, tries=3)
+MINUTE = 60.0
+
+
+@pytest.fixture(scope="module")
+def arrived(tmp_path_factory) -> Path:
+    """Three small exposures, with masks, on their way to a field."""
+    root = tmp_path_factory.mktemp("arrived")
+    simulate_field(root, field="LMC_c42", tiles=["T07"], binning=32, exposures=3, bands=["r"], n_detectors=1)
+    return FieldPaths(root, "LMC_c42").mef
+
+
+class Looks:
+    """Looks at one field, minutes apart."""
+
+    def __init__(self, paths: FieldPaths):
+        self.paths = paths
+        self.paths.mef.mkdir(parents=True)
+        self.minutes = 0.0
+
+    def after(self, minutes: float, config: DiscoverConfig = CONFIG):
+        """What is found when so many more minutes have passed."""
+        self.minutes += minutes
+        return examine(self.paths, config, clock(self.paths.memory) + self.minutes * MINUTE)
+
+    def copy(self, source: Path, n_bytes: int | None = None) -> Path:
+        """Copy a file as `cp -p` and rsync do: with its old time, and perhaps not to its end."""
+        target = self.paths.mef / source.name
+        target.write_bytes(source.read_bytes()[:n_bytes])
+        os.utime(target, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns - 10**15))
+        return target
+
+
+@pytest.fixture
+def look(tmp_path) -> Looks:
+    return Looks(FieldPaths(tmp_path, "LMC_c42"))
+
+
+@pytest.fixture
+def complete(look, arrived):
+    """A complete field that has been looked at once, and what the second look finds."""
+    for path in arrived.iterdir():
+        look.copy(path)
+    look.after(0)
+    return look.after(10)
+
+
+class TestComplete:
+    def test_nothing_is_there_yet(self, look):
+        found = look.after(10)
+        assert found.state == "no exposures"
+        assert "no *.fits.fz exposure" in found.reason
+
+    def test_a_mask_alone_is_no_field(self, look, arrived):
+        look.copy(next(path for path in arrived.iterdir() if "_ood_" in path.name))
+        look.after(10)
+        assert look.after(10).state == "no exposures"
+
+    def test_a_field_is_complete_when_nothing_has_changed_for_a_while(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        assert look.after(0).state == "changing"
+        assert look.after(4.9).state == "changing"
+        found = look.after(0.2)
+        assert (found.state, found.reason) == ("complete", "3 exposures")
+
+    def test_a_clock_that_was_wrong_does_not_keep_a_field_waiting_for_years(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        look.after(0)
+        look.after(-1e6)  # the clock was two years ahead when the files came and when they were seen, and is put right
+        assert look.after(4).state == "changing"
+        assert look.after(2).state == "complete"
+
+    def test_one_look_is_not_enough_however_old_the_files_are(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        assert look.after(1000).state == "changing"  # whether it is being copied, only another look can tell
+        assert look.after(6).state == "complete"
+
+    def test_a_field_that_is_copied_slowly_is_complete_once_at_the_end(self, look, arrived):
+        states = []
+        for path in sorted(arrived.iterdir()):
+            whole = path.stat().st_size
+            for part in (whole // 3, whole):
+                look.copy(path, part)
+                states.append(look.after(4).state)
+        assert set(states) == {"changing", "no exposures"}
+        assert look.after(6).state == "complete"
+
+    def test_a_copy_in_progress_under_a_hidden_name_counts(self, look, arrived):
+        first, second, *_ = sorted(path for path in arrived.iterdir() if "_ooi_" in path.name)
+        look.copy(first)
+        look.after(0)
+        hidden = look.paths.mef / f".{second.name}.Ab12Cd"  # rsync
+        for size in (10, 20):
+            hidden.write_bytes(bytes(size))
+            assert look.after(6).state == "changing"
+        assert look.after(6).state == "complete"
+
+    def test_a_link_to_where_the_data_are_is_fine(self, look, arrived):
+        look.paths.mef.rmdir()
+        look.paths.mef.symlink_to(arrived)
+        look.after(0)
+        assert look.after(6).state == "complete"
+
+    def test_a_link_that_leads_nowhere_does_not_end_the_look(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        (look.paths.mef / "notes.txt").symlink_to("/nowhere")
+        look.after(0)
+        assert look.after(6).state == "complete"
+
+
+    def test_a_field_that_is_new_is_not_called_changed(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        for minutes in (0, 2):
+            assert look.after(minutes).reason.startswith("seen for the first time less than 5 min ago")
+        os.utime(next(path for path in look.paths.mef.iterdir() if "_ooi_" in path.name))
+        for minutes in (0, 2):
+            assert look.after(minutes).reason.startswith("changed less than 5 min ago")
+
+    def test_another_look_is_due_when_it_would_be_complete_and_not_before(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path)
+        assert look.after(0).waits == pytest.approx(5, abs=0.1)
+        assert look.after(3).waits == pytest.approx(2, abs=0.1)
+        found = look.after(2.1)
+        assert (found.state, found.waits) == ("complete", 0)
+
+
+class TestDamaged:
+    @pytest.fixture
+    def truncated(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path, None if "_ood_" in path.name else path.stat().st_size - 6000)
+        return look
+
+    def test_files_are_waited_for_and_named(self, truncated):
+        truncated.after(0)
+        found = truncated.after(6)
+        assert found.state == "damaged"
+        assert found.reason.count("the file is truncated") == 3
+        assert "Waits 60 min for another copy" in found.reason
+        assert found.waits == pytest.approx(54, abs=0.1)
+
+    def test_not_for_ever(self, truncated):
+        truncated.after(0)
+        assert truncated.after(59).state == "damaged"
+        found = truncated.after(2)
+        assert found.state == "complete"
+        assert "not all of them whole" in found.reason
+
+    def test_another_copy_mends_it(self, truncated, arrived):
+        truncated.after(0)
+        truncated.after(6)
+        for path in arrived.iterdir():
+            truncated.copy(path)
+        assert truncated.after(6).state == "changing"
+        assert truncated.after(6).state == "complete"
+
+    def test_a_mask_counts_too(self, look, arrived):
+        for path in arrived.iterdir():
+            look.copy(path, 1000 if "_ood_" in path.name else None)
+        look.after(0)
+        assert look.after(6).reason.count("_ood_") == 3
+
+
+class TestContent:
+    def test_is_the_same_until_an_exposure_or_a_mask_changes(self, look, complete, arrived):
+        weight = look.paths.mef / "c4d_220110_010101_oow_r_v1.fits.fz"
+        weight.write_bytes(b"not read")
+        (look.paths.mef / "README").write_text("copied by hand")
+        look.after(0)
+        assert look.after(6).fingerprint == complete.fingerprint
+        for kind in ("_ooi_", "_ood_"):
+            file = next(path for path in look.paths.mef.iterdir() if kind in path.name)
+            os.utime(file)
+            look.after(0)
+            assert look.after(6).fingerprint != complete.fingerprint
+
+    def test_is_told_from_all_others_by_its_key_also_when_it_comes_back(self, look, complete, arrived):
+        file = next(path for path in look.paths.mef.iterdir() if "_ooi_" in path.name)
+        elsewhere = look.paths.root / file.name
+        file.rename(elsewhere)
+        look.after(0)
+        without = look.after(6)
+        elsewhere.rename(file)
+        look.after(0)
+        again = look.after(6)
+        assert again.fingerprint == complete.fingerprint
+        assert len({complete.key(1), without.key(1), again.key(1), again.key(2)}) == 4
+
+    def test_has_one_key_whoever_looks(self, look, complete):
+        shutil.rmtree(look.paths.memory)  # another who looks has no memory
+        look.after(0)
+        assert look.after(6).key(1) == complete.key(1)
+
+
+class Runs:
+    """Stands for the runs of a server: started by key, ended by the test."""
+
+    def __init__(self):
+        self.states: dict[str, str] = {}
+
+    def start(self, attempt: int) -> str:
+        self.states.setdefault(f"run {len(self.states) + 1}, try {attempt}", "running")
+        return list(self.states)[-1]
+
+    def end(self, state: str) -> None:
+        self.states[list(self.states)[-1]] = state
+
+
+class TestReducedOnce:
+    @pytest.fixture
+    def runs(self) -> Runs:
+        return Runs()
+
+    @pytest.fixture
+    def pursue(self, look, runs):
+        """One look at a complete field, and what is done about it."""
+
+        def pursue(found):
+            return reduce_once(look.paths, found, CONFIG.tries, runs.states.__getitem__, runs.start)
+
+        return pursue
+
+    def test_started_running_done(self, complete, runs, pursue):
+        assert pursue(complete).state == "started"
+        assert pursue(complete).state == "running"
+        runs.end("done")
+        for _ in range(2):
+            assert pursue(complete).state == "done"
+        assert len(runs.states) == 1
+
+    def test_a_field_that_fails_is_tried_three_times_and_then_left(self, complete, runs, pursue, caplog):
+        for attempt in (1, 2, 3):
+            found = pursue(complete)
+            assert found.state == "started"
+            assert found.run == f"run {attempt}, try {attempt}"
+            runs.end("failed")
+        for _ in range(3):
+            found = pursue(complete)
+            assert found.state == "given up"
+            assert "failed 3 times; starts again when its files change, or by hand" in found.reason
+        assert len(runs.states) == 3
+        assert caplog.text.count("LMC_c42: given up") == 1
+
+    def test_a_run_that_a_person_stopped_is_not_started_again(self, complete, runs, pursue):
+        pursue(complete)
+        runs.end("stopped")
+        assert [pursue(complete).state for _ in range(2)] == ["stopped", "stopped"]
+        assert len(runs.states) == 1
+
+    @pytest.mark.parametrize("end", ["done", "failed", "stopped", "running"])
+    def test_another_content_is_started_whatever_became_of_the_first(self, look, complete, runs, pursue, end):
+        for _ in range(CONFIG.tries):
+            pursue(complete)
+            runs.end(end)
+        pursue(complete)
+        n_before = len(runs.states)
+        os.utime(next(path for path in look.paths.mef.iterdir() if "_ooi_" in path.name))
+        look.after(0)
+        found = pursue(look.after(6))
+        assert found.state == "started"
+        assert len(runs.states) == n_before + 1
+        assert found.run.endswith("try 1")
+
+    def test_a_damaged_memory_is_an_empty_one(self, look, complete, runs, pursue):
+        pursue(complete)
+        look.paths.record("discover", "memory").write_text("{")
+        assert look.after(0).state == "changing"
+        assert look.after(6).state == "complete"
+
+
+class TestFields:
+    def test_are_the_directories_with_a_mef_in_them(self, tmp_path):
+        for name in ("LMC_c42", "LMC_c41", "not a field", ".trash"):
+            (tmp_path / "DECam_MEF" / name / "mef").mkdir(parents=True)
+        (tmp_path / "DECam_MEF" / "LMC_c43").mkdir()
+        (tmp_path / "DECam_MEF" / "README").touch()
+        assert fields(tmp_path) == ["LMC_c41", "LMC_c42"]
+        assert fields(tmp_path, ["LMC_c42", "LMC_c99"]) == ["LMC_c42"]
+
+    def test_without_a_directory_it_says_where_they_are_looked_for(self, tmp_path):
+        with pytest.raises(InputError, match="DECam_MEF, which cannot be read: No such file"):
+            fields(tmp_path)

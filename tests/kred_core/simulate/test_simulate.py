@@ -1,0 +1,829 @@
+"""Simulated fields: what their files say about the sky, against astropy and against truths computed here."""
+
+import filecmp
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.io import fits
+from astropy.stats import mad_std
+from astropy.table import Table
+from astropy.wcs import WCS, FITSFixedWarning
+from pydantic import ValidationError
+
+from kred_core.config import SurveyConfig
+from kred_core.errors import ConfigError, ExposureError, InputError
+from kred_core.exposures.exposure import Exposure
+from kred_core.fits.compress import compressed_image
+from kred_core.fits.hdu import scan
+from kred_core.products import FieldPaths
+from kred_core.simulate import FAULTS, SimulationConfig, diffuse_brightness, simulate_field, sky_brightness
+from kred_core.simulate.__main__ import main
+from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
+from kred_core.simulate.exposures import offset_and_step, plan
+from kred_core.simulate.graph import _shared_parts
+from kred_core.simulate.pixels import _add_level, _add_noise, _add_stars, _add_tracks, _saturate, _spread
+from kred_core.simulate.sky import Sky, _add_waves
+from kred_core.survey import field_centre, tiles
+
+REAL = Path(__file__).resolve().parents[3].parent / "shared" / "real_decam"
+EMPTY_SKY = {"nebula": 0, "continuum": 0, "star_density": 0, "gradient": 0, "offsets": 0, "cosmic_rays": 0}
+NOISELESS = {**EMPTY_SKY, "noise": False}
+SMALL_FIELD = {"tiles": ["T07"], "n_detectors": 6, "bands": ["N662", "r"], "exposures": 2, "binning": 32}
+ONE = {"bands": ["N662"], "exposures": 1, "n_detectors": 1, "binning": 16}
+
+
+def wcs_of(header):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FITSFixedWarning)
+        return WCS(header)
+
+
+def pixel_areas(wcs, x, y):
+    """Areas in square arcsec of the pixels at FITS coordinates x, y, from spherical positions half a pixel to each side."""
+    east, west, north, south = (
+        SkyCoord(*wcs.all_pix2world(x + i, y + j, 1), unit="deg") for i, j in ((0.5, 0), (-0.5, 0), (0, 0.5), (0, -0.5))
+    )
+    a = east.cartesian.xyz - west.cartesian.xyz
+    b = north.cartesian.xyz - south.cartesian.xyz
+    return np.linalg.norm(np.cross(a.value.T, b.value.T), axis=1) * np.degrees(3600) ** 2
+
+
+def good_pixels(path, extname):
+    """Pixels of a detector, NaN where its mask says anything."""
+    with fits.open(path) as hdus, fits.open(FieldPaths.mask_of(path)) as masks:
+        return np.where(masks[extname].data == 0, hdus[extname].data, np.nan), hdus[extname].header
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory):
+    """A small field with everything in it: two bands, two exposures each, one tile."""
+    return simulate_field(tmp_path_factory.mktemp("field"), **SMALL_FIELD)
+
+
+# --- files
+
+
+def test_files_pass_astropys_verification_and_checksums(field):
+    for path in [field.files[0], FieldPaths.mask_of(field.files[-1])]:
+        with warnings.catch_warnings(), fits.open(path, checksum=True) as hdus:
+            warnings.simplefilter("error")
+            hdus.verify("exception")
+            assert len(hdus) == 7
+        with warnings.catch_warnings(), fits.open(path, checksum=True, disable_image_compression=True) as hdus:
+            warnings.simplefilter("error")
+            hdus.verify("exception")
+            assert all("DATASUM" in hdu.header and "CHECKSUM" in hdu.header for hdu in hdus)
+
+
+def test_files_are_stored_as_the_community_pipeline_stores_them(field):
+    image, mask = (scan(path)[1].header for path in (field.files[0], FieldPaths.mask_of(field.files[0])))
+    expected = {"ZCMPTYPE": "RICE_1", "ZQUANTIZ": "SUBTRACTIVE_DITHER_1", "ZBITPIX": -32, "ZTILE1": 64, "ZTILE2": 1, "TFIELDS": 3}
+    assert {key: image[key] for key in expected} == expected
+    assert [image[f"TTYPE{i}"] for i in (1, 2, 3)] == ["COMPRESSED_DATA", "ZSCALE", "ZZERO"]
+    assert 1 <= image["ZDITHER0"] <= 10000
+    assert (mask["ZCMPTYPE"], mask["ZBITPIX"], mask["EXTNAME"]) == ("GZIP_1", 16, image["EXTNAME"])
+
+
+def test_kred_reads_them_as_astropy_does(field):
+    exposure = Exposure.open(field.files[0])
+    with fits.open(field.files[0]) as hdus, fits.open(FieldPaths.mask_of(field.files[0])) as masks:
+        for detector in exposure.detectors:
+            np.testing.assert_array_equal(detector.pixels(), hdus[detector.extname].data)
+            np.testing.assert_array_equal(detector.mask_codes(), masks[detector.extname].data)
+
+
+def test_headers_have_the_keywords_of_a_real_file(field):
+    path = REAL / "DECam_MEF" / "LS_T4" / "mef" / "c4d_170316_062107_ooi_z_ls9.fits.fz"
+    if not path.exists():
+        pytest.skip(f"there are no real exposures at {path}")
+    with fits.open(path, disable_image_compression=True) as real, fits.open(field.files[0], disable_image_compression=True) as ours:
+        for number in (0, 1):
+            mine, theirs = ours[number].header, real[number].header
+            storage = ("Z", "TTYPE", "TFORM", "DATASUM", "CHECKSUM")
+            compared = [key for key in mine if not key.startswith(storage)]
+            assert [key for key in compared if key not in theirs] == []
+            for key in compared:
+                number_or_same = isinstance(theirs[key], float) and isinstance(mine[key], int | float)
+                assert number_or_same or type(mine[key]) is type(theirs[key]), key
+        primary, extension = ours[0].header, ours[1].header
+    wanted = "OBJECT FILTER EXPTIME MAGZERO MAGZPT OBSID EXPNUM DATE-OBS MJD-OBS PLVER WCSCAL SKYSUB TELESCOP INSTRUME PROPID"
+    assert not [key for key in wanted.split() if key not in primary]
+    wanted = (
+        "EXTNAME CCDNUM DETPOS GAINA GAINB RDNOISEA RDNOISEB SATURATA SATURATB SATURATE AVSKY AVSIG FWHM CENRA1 CENDEC1 COR4DEC1"
+    )
+    assert not [key for key in wanted.split() if key not in extension]
+    assert "SEEING" not in primary
+    assert "MAGZERO" not in extension
+
+
+def test_corner_keywords_describe_the_corner_pixels_in_the_order_of_real_files(field):
+    with fits.open(field.files[0]) as hdus:
+        for hdu in hdus[1:]:
+            ny, nx = hdu.data.shape
+            x, y = np.array([[1, 1], [nx, 1], [1, ny], [nx, ny], [(nx + 1) / 2, (ny + 1) / 2]]).T
+            found = SkyCoord(*wcs_of(hdu.header).all_pix2world(x, y, 1), unit="deg")
+            keys = [*(f"COR{i}{{}}1" for i in (1, 2, 3, 4)), "CEN{}1"]
+            stated = SkyCoord([hdu.header[k.format("RA")] for k in keys], [hdu.header[k.format("DEC")] for k in keys], unit="deg")
+            assert found.separation(stated).max() < 0.2 * u.arcsec  # seven digits, as real files have
+
+
+def test_x_runs_south_and_y_east(field):
+    with fits.open(field.files[0]) as hdus:
+        wcs = wcs_of(hdus[1].header)
+        assert hdus[1].header["CD1_2"] > 0 > hdus[1].header["CD2_1"]
+    origin, along_x, along_y = (SkyCoord(*wcs.all_pix2world(x, y, 1), unit="deg") for x, y in ((50, 50), (51, 50), (50, 51)))
+    assert origin.position_angle(along_x).deg == pytest.approx(180, abs=3)  # meridians converge at -66 degrees
+    assert origin.position_angle(along_y).deg == pytest.approx(90, abs=3)
+
+
+def test_the_seeing_keyword_appears_on_request(tmp_path):
+    made = simulate_field(tmp_path, **ONE, seeing_keyword=True)
+    with fits.open(made.files[0]) as hdus:
+        assert hdus[0].header["SEEING"] == pytest.approx(made.exposures["SEEING"][0], abs=1e-3)
+        pixel = 16 * 0.262332
+        assert hdus[1].header["FWHM"] * pixel == pytest.approx(hdus[0].header["SEEING"], abs=1e-3)
+
+
+def test_distortion_is_that_of_real_files():
+    """Pixel area over |CD|, which the pointing and the crop of a real file cannot change, at the same distance from the axis."""
+    paths = sorted((REAL / "DECam_MEF").glob("*/mef/*_ooi_*"))
+    if not paths:
+        pytest.skip(f"there are no real exposures below {REAL}")
+
+    seen = set()
+    for path in paths:
+        with fits.open(path) as hdus:
+            for hdu in [hdu for hdu in hdus[1:] if hdu.name not in seen]:
+                seen.add(hdu.name)
+                real = wcs_of(hdu.header)
+                x, y = (np.array([n / 2]) for n in hdu.data.shape[::-1])
+                offset = real.wcs.cd @ (np.array([x[0], y[0]]) - real.wcs.crpix)
+                mine = DetectorGeometry(ccds([hdu.header["EXTNAME"]])[0], Pointing(30.0, -10.0), 1).wcs
+                at = np.linalg.solve(mine.wcs.cd, offset) + mine.wcs.crpix
+                areas = [
+                    pixel_areas(w, px, py)[0] / abs(np.linalg.det(w.wcs.cd)) for w, px, py in ((real, x, y), (mine, at[:1], at[1:]))
+                ]
+                assert areas[1] / areas[0] == pytest.approx(1, abs=1e-3), hdu.header["EXTNAME"]
+
+
+# --- sky and stars
+
+
+@pytest.mark.parametrize("binning", [1, 8])
+def test_a_detector_shows_the_brightness_of_the_sky_times_the_area_of_its_pixels(tmp_path, binning):
+    made = simulate_field(
+        tmp_path,
+        bands=["N673"],
+        exposures=1,
+        binning=binning,
+        detectors=["S13"],
+        **(NOISELESS | {"nebula": 400, "continuum": 60, "sky": 0}),
+    )
+    image, header = good_pixels(made.files[0], "S13")
+    wcs = wcs_of(header)
+    ny, nx = image.shape
+    y, x = (axis.ravel() + 1.0 for axis in np.mgrid[0 : ny : ny // 23, 0 : nx : nx // 11])
+    image = image[y.astype(int) - 1, x.astype(int) - 1]
+    truth = sky_brightness(*wcs.all_pix2world(x, y, 1), "N673", made.config) * pixel_areas(wcs, x, y)
+    counts28 = image * 10 ** (0.4 * (28 - fits.getheader(made.files[0])["MAGZERO"]))
+    assert np.nanstd(truth) / np.nanmean(truth) > 0.1
+    # A binned pixel averages over its area, the truth here is that of its centre.
+    np.testing.assert_allclose(counts28[np.isfinite(image)], truth[np.isfinite(image)], rtol=1e-4)
+
+
+def test_nebulosity_differs_from_band_to_band_and_the_broad_band_holds_a_little_of_the_lines():
+    config = SimulationConfig()
+    ra, dec = np.meshgrid(np.linspace(80, 83, 60), np.linspace(-67, -66, 60))
+    sky = {name: sky_brightness(ra, dec, name, config) for name in ("N662", "N673", "N708", "r")}
+    halpha, sii = sky["N662"] - sky["N708"], sky["N673"] - sky["N708"]
+    assert halpha.min() > 0
+    assert np.std(sii / halpha) > 0.05
+    np.testing.assert_allclose(sky["r"], sky["N708"] + halpha * 172 / 1480 + sii * 100 / 1480)
+    assert 200 < np.percentile(halpha, 99) < 4000
+
+
+def test_the_sky_is_the_same_from_either_side_of_zero_hours_and_over_the_pole():
+    config = SimulationConfig()
+    assert sky_brightness(360.0, -72.0, "N662", config) == pytest.approx(sky_brightness(0.0, -72.0, "N662", config), rel=1e-9)
+    assert sky_brightness(10.0, -90.0, "N662", config) == pytest.approx(sky_brightness(200.0, -90.0, "N662", config), rel=1e-9)
+    other = config.model_copy(update={"seed": 2})
+    assert sky_brightness(10.0, -70.0, "N662", other) != pytest.approx(sky_brightness(10.0, -70.0, "N662", config), rel=1e-3)
+
+
+@pytest.mark.parametrize("scale", [0.15, 0.5, 3.0])
+def test_diffuse_emission_is_smooth_of_its_wavelength_and_of_the_brightness_asked_for(scale):
+    config = SimulationConfig(diffuse=30, diffuse_scale=scale)
+    rng = np.random.default_rng(6)
+    z = rng.uniform(-1, 1, 20000)
+    everywhere = diffuse_brightness(rng.uniform(0, 360, z.size), np.degrees(np.arcsin(z)), config)
+    assert np.std(everywhere) == pytest.approx(30, rel=0.02)
+    assert abs(everywhere.mean()) < 1
+    # No wave is shorter than the scale, and most are not much longer.
+    step = scale / 200
+    along = diffuse_brightness(80 + step / np.cos(np.radians(66)) * np.arange(2**13), np.full(2**13, -66.0), config)
+    power = np.abs(np.fft.rfft((along - along.mean()) * np.hanning(along.size))) ** 2
+    frequency = np.fft.rfftfreq(along.size, step)
+    assert power[frequency > 1.05 / scale].sum() < 0.01 * power.sum()
+    assert power[frequency > 0.1 / scale].sum() > 0.5 * power.sum()
+    assert np.abs(np.diff(along)).max() <= 2 * np.pi / 200 * 30 * np.sqrt(2 * 24)
+    one, other = (diffuse_brightness(ra, [-72, -90], config) for ra in ([0.0, 0.0], [360.0, 77.0]))
+    np.testing.assert_allclose(one, other)
+
+
+def test_diffuse_emission_is_added_to_the_sky_of_every_band_alike():
+    plain, diffuse = SimulationConfig(), SimulationConfig(diffuse=30)
+    ra, dec = np.meshgrid(np.linspace(80, 83, 20), np.linspace(-67, -66, 20))
+    for name in ("N501", "N662", "N673", "N708", "r"):
+        added = sky_brightness(ra, dec, name, diffuse) - sky_brightness(ra, dec, name, plain)
+        np.testing.assert_allclose(added, diffuse_brightness(ra, dec, diffuse), atol=1e-9)
+    assert not diffuse_brightness(ra, dec, plain).any()
+
+
+def test_a_field_with_diffuse_emission_differs_from_the_same_field_without_by_just_that(tmp_path):
+    options = ONE | {"n_detectors": 2, "gradient": 0.01}
+    plain = simulate_field(tmp_path / "plain", **options)
+    diffuse = simulate_field(tmp_path / "diffuse", **options, diffuse=60, diffuse_scale=0.4)
+    assert plain.files[0].name == diffuse.files[0].name
+    for table in ("exposures", "detectors", "stars"):
+        assert plain.truth.table(table).read_bytes() == diffuse.truth.table(table).read_bytes()
+    factor = plain.exposures["XFACTOR"][0]
+    for extname in plain.detectors["EXTNAME"]:
+        (before, header), (after, _) = (good_pixels(made.files[0], extname) for made in (plain, diffuse))
+        y, x = (axis.ravel() for axis in np.mgrid[1 : before.shape[0] + 1, 1 : before.shape[1] + 1])
+        wcs = wcs_of(header)
+        added = (diffuse_brightness(*wcs.all_pix2world(x, y, 1), diffuse.config) * pixel_areas(wcs, x, y)).reshape(before.shape)
+        difference = (after - before) * factor - added
+        # The draws of the noise are the same: what is left is that more light has more of it, and the rounding of the storage.
+        assert np.nanstd(added) > 20 * mad_std(difference, ignore_nan=True)
+        assert abs(np.nanmedian(difference)) < 0.01 * np.nanstd(added)
+    image, header = fits.getdata(diffuse.truth.sky("LMC_c42", "N662"), header=True)
+    without = fits.getdata(plain.truth.sky("LMC_c42", "N662"))
+    y, x = (axis.ravel() for axis in np.mgrid[1 : len(image) : 17, 1 : len(image) : 19])
+    ra, dec = WCS(header).all_pix2world(x, y, 1)
+    area = pixel_areas(WCS(header), x, y)
+    expected = diffuse_brightness(ra, dec, diffuse.config) * area
+    np.testing.assert_allclose((image - without)[y - 1, x - 1], expected, atol=1e-5 * np.abs(image).max())
+
+
+@pytest.mark.parametrize("centre", [(82.0, -66.5), (0.1, -73.0), (359.9, 10.0), (120.0, -89.5), (40.0, 90.0)])
+def test_stars_depend_on_the_sky_alone_and_have_the_density_asked_for(centre):
+    sky = Sky(seed=3, nebula=0, continuum=0, star_density=3000)
+    wide, narrow = sky.stars(*centre, 1.5), sky.stars(*centre, 0.7)
+    inside = SkyCoord(wide.ra, wide.dec, unit="deg").separation(SkyCoord(*centre, unit="deg")) < 0.7 * u.deg
+    assert sorted(wide.ra[inside]) == sorted(narrow.ra)
+    assert SkyCoord(narrow.ra, narrow.dec, unit="deg").separation(SkyCoord(*centre, unit="deg")).max() <= 0.7 * u.deg
+    expected = 3000 * 2 * np.pi * (1 - np.cos(np.radians(1.5))) * np.degrees(1) ** 2
+    assert len(wide) == pytest.approx(expected, abs=5 * np.sqrt(expected))
+
+
+def test_star_counts_rise_by_a_factor_of_two_per_magnitude():
+    magnitude = Sky(seed=3, nebula=0, continuum=0, star_density=20000).stars(82, -66, 1.5).magnitude
+    assert 11 <= magnitude.min()
+    assert magnitude.max() <= 22
+    counts = [np.sum(magnitude < m) for m in (18, 20)]
+    assert np.log10(counts[1] / counts[0]) / 2 == pytest.approx(0.3, abs=0.02)
+
+
+def test_stars_are_at_their_positions_with_their_flux_in_every_exposure(tmp_path):
+    options = NOISELESS | {"star_density": 2500, "sky": 100}
+    made = simulate_field(tmp_path, bands=["N673"], exposures=2, binning=4, detectors=["N4"], seed=4, **options)
+    stars = SkyCoord(made.stars["RA"], made.stars["Dec"])
+    py, px = np.mgrid[-14:15, -14:15]
+    checked = []
+    for row, path in zip(made.exposures, made.files, strict=True):
+        image, header = good_pixels(path, "N4")
+        x, y = wcs_of(header).all_world2pix(stars.ra, stars.dec, 0)
+        ny, nx = image.shape
+        for i in np.flatnonzero((x > 20) & (x < nx - 22) & (y > 20) & (y < ny - 22)):
+            flux = made.stars[f"FLUX_{row['FILTER']}"][i]
+            cx, cy = round(x[i]), round(y[i])
+            stamp = image[cy - 14 : cy + 15, cx - 14 : cx + 15] * row["XFACTOR"] - row["SKY_PIX"]
+            alone = np.sum(np.hypot(x - x[i], y - y[i]) < 30) == 1
+            if flux < 4e3 or not alone or np.isnan(stamp).any():
+                continue
+            assert stamp.sum() == pytest.approx(flux, rel=2e-3)
+            core = np.hypot(px, py) < 12
+            centroid = [np.sum((stamp * p)[core]) / np.sum(stamp[core]) for p in (px, py)]
+            assert np.hypot(cx + centroid[0] - x[i], cy + centroid[1] - y[i]) < 0.05
+            checked.append((row["Root"], i))
+    assert len({root for root, _ in checked}) == 2
+    assert len(checked) > len({i for _, i in checked}) >= 5
+
+
+def test_stars_are_as_wide_as_the_header_says(tmp_path):
+    made = simulate_field(
+        tmp_path, bands=["N708"], exposures=1, binning=2, n_detectors=1, seeing=2.0, seed=8, **(NOISELESS | {"star_density": 300})
+    )
+    image, header = good_pixels(made.files[0], made.detectors["EXTNAME"][0])
+    x, y = wcs_of(header).all_world2pix(made.stars["RA"], made.stars["Dec"], 0)
+    best = next(
+        i
+        for i in np.argsort(made.stars["r_mag"])
+        if not np.isnan(image[round(y[i]) - 8 : round(y[i]) + 9, round(x[i]) - 8 : round(x[i]) + 9]).any()
+    )
+    cut = image[round(y[best]) - 20 : round(y[best]) + 21, round(x[best]) - 20 : round(x[best]) + 21] - np.nanmedian(image)
+    py, px = np.mgrid[-20:21, -20:21]
+    radius = np.hypot(px + round(x[best]) - x[best], py + round(y[best]) - y[best])
+    half_width = header["FWHM"] / 2
+    ring = np.abs(radius - half_width) < 0.5
+    assert np.nanmax(cut) / 2 == pytest.approx(np.nanmedian(cut[ring]), rel=0.25)
+
+
+def test_the_truth_image_is_the_sky(field):
+    path = field.truth.sky("T07", "N662")
+    image, header = fits.getdata(path), fits.getheader(path)
+    wcs = WCS(header)
+    y, x = (axis.ravel() for axis in np.mgrid[1 : len(image) : 29, 1 : len(image) : 31])
+    truth = sky_brightness(*wcs.all_pix2world(x, y, 1), "N662", field.config) * pixel_areas(wcs, x, y)
+    np.testing.assert_allclose(image[y - 1, x - 1], truth, rtol=1e-5)
+
+
+# --- levels, noise, defects
+
+
+def test_the_level_of_a_detector_is_the_sky_plus_its_offset(tmp_path):
+    made = simulate_field(tmp_path, bands=["N662", "r"], exposures=2, binning=32, n_detectors=3, **(EMPTY_SKY | {"offsets": 60}))
+    level = {row["Root"]: row for row in made.exposures}
+    for row in made.detectors:
+        path = FieldPaths(tmp_path, "LMC_c42").mef / f"{row['Root']}.fits.fz"
+        image, _ = good_pixels(path, row["EXTNAME"])
+        exposure = level[row["Root"]]
+        counts28 = image * exposure["XFACTOR"]
+        expected = (exposure["SKY"] + row["OFFSET"]) * (0.262332 * 32) ** 2
+        assert np.nanmean(counts28) == pytest.approx(expected, abs=4 * np.nanstd(counts28) / np.sqrt(np.isfinite(image).sum()))
+        assert row["BACK_PIX"] == pytest.approx(expected, rel=1e-6)
+    assert np.std(made.detectors["OFFSET"]) == pytest.approx(60, rel=0.6)
+    assert len(set(made.exposures["MAGZERO"])) == 4
+
+
+def test_the_number_of_exposures_and_the_size_of_offsets_can_differ_from_band_to_band():
+    bands = ["N662", "N662:600", "r"]
+    alike = SimulationConfig(bands=bands, exposures=2, offsets=20)
+    each = SimulationConfig(bands=bands, exposures=[1, 2, 3], offsets=[20, 10, 0.5])
+    assert [exposure.exptime for exposure in plan(alike)] == [800, 800, 600, 600, 60, 60]
+    assert [exposure.exptime for exposure in plan(each)] == [800, 600, 600, 60, 60, 60]
+    for exposure in plan(each):
+        part = {800: 1.0, 600: 0.5, 60: 0.025}[exposure.exptime]
+        for ccd in exposure.ccds[:3]:
+            offset, step = offset_and_step(alike, exposure, ccd)
+            assert offset_and_step(each, exposure, ccd) == (pytest.approx(part * offset), step)
+
+
+def test_the_gradient_is_a_plane_on_the_sky(tmp_path):
+    made = simulate_field(
+        tmp_path, **(ONE | NOISELESS | {"gradient": 0.05, "n_detectors": 0, "detectors": ["N4", "S29", "N31", "S7"]})
+    )
+    exposure = made.exposures[0]
+    for row in made.detectors:
+        image, header = good_pixels(made.files[0], row["EXTNAME"])
+        east, north = wcs_of(header).wcs.cd @ (np.array([20, 200]) - wcs_of(header).wcs.crpix)
+        expected = exposure["SKY_ADU"] * (1 + exposure["GRAD_E"] * east + exposure["GRAD_N"] * north)
+        assert image[199, 19] == pytest.approx(expected, rel=1e-5)
+
+
+def test_noise_is_that_of_photons_and_reading(tmp_path):
+    options = ONE | EMPTY_SKY | {"n_detectors": 2}
+    noisy = simulate_field(tmp_path / "noisy", **options)
+    clean = simulate_field(tmp_path / "clean", **options, noise=False)
+    for extname in noisy.detectors["EXTNAME"]:
+        (a, header), (b, _) = (good_pixels(made.files[0], extname) for made in (noisy, clean))
+        for half, gain, read in ((slice(0, 64), "GAINA", "RDNOISEA"), (slice(64, None), "GAINB", "RDNOISEB")):
+            sigma = np.sqrt(b / header[gain] + (header[read] / header[gain]) ** 2)
+            pull = ((a - b) / sigma)[:, half]
+            assert np.nanvar(pull) == pytest.approx(1, abs=0.04)
+            assert abs(np.nanmean(pull)) < 0.03
+        assert header["AVSKY"] == pytest.approx(np.nanmedian(a), rel=1e-3)
+        assert header["AVSIG"] == pytest.approx(mad_std(a, ignore_nan=True), rel=0.05)
+
+
+def test_amplifiers_step_in_the_middle_of_a_detector(tmp_path):
+    made = simulate_field(tmp_path, **ONE, **NOISELESS, amplifier_steps=30)
+    image, _ = good_pixels(made.files[0], made.detectors["EXTNAME"][0])
+    assert np.nanmedian(image[:, 64:]) - np.nanmedian(image[:, :64]) == pytest.approx(made.detectors["STEP_ADU"][0], rel=1e-3)
+    assert made.detectors["STEP_ADU"][0] != 0
+
+
+def test_bright_stars_saturate_and_bleed_along_the_columns(tmp_path):
+    made = simulate_field(tmp_path, bands=["N662"], exposures=1, binning=2, n_detectors=2, star_density=20000, cosmic_rays=0)
+    with fits.open(made.files[0]) as hdus, fits.open(FieldPaths.mask_of(made.files[0])) as masks:
+        saturated = 0
+        for hdu in hdus[1:]:
+            codes = masks[hdu.name].data
+            saturated += np.sum(codes == 3)
+            assert np.all(hdu.data[codes == 3] > min(hdu.header["SATURATA"], hdu.header["SATURATB"]))
+            assert np.all(hdu.data[codes == 0] < 1.2 * hdu.header["SATURATE"])
+            assert hdu.header["NSATPIX"] == np.sum(codes == 3)
+            columns = np.unique(np.nonzero(codes == 4)[1])
+            assert all(np.any(codes[:, column] == 3) for column in columns)
+    assert saturated > 20
+
+
+def test_bad_columns_stay_and_cosmic_rays_change(tmp_path):
+    made = simulate_field(tmp_path, **(ONE | EMPTY_SKY | {"exposures": 2, "binning": 4, "cosmic_rays": 0.2}))
+    name = made.detectors["EXTNAME"][0]
+    first, second = (fits.getdata(FieldPaths.mask_of(path), extname=name) for path in made.files)
+    np.testing.assert_array_equal(first == 1, second == 1)
+    assert np.ptp(np.nonzero(first == 1)[0]) > 50
+    hits = (first == 5) & (second != 5)
+    assert 200 < hits.sum() < 2000  # some 160 tracks of 8 native pixels
+    image = fits.getdata(made.files[0], extname=name)
+    assert np.median(image[hits]) > np.median(image) + 10 * mad_std(image)
+
+
+# --- storage
+
+
+def test_stored_pixels_differ_from_the_simulated_by_less_than_half_a_step_of_a_quarter_sigma():
+    image = np.random.default_rng(5).normal(250, 8, (300, 2046)).astype(np.float32)
+    image[3, 100:200] = 45000
+    image[7] += np.linspace(0, 5000, 2046, dtype=np.float32)
+    header, data = compressed_image({"EXTNAME": ("N1", "")}, image, 9998)
+    primary = fits.PrimaryHDU().header.tostring().encode()
+    with fits.HDUList.fromstring(primary + header + data) as hdus:
+        stored = hdus[1].data
+        scale = hdus[1]._bintable.data["ZSCALE"] if hasattr(hdus[1], "_bintable") else None
+    difference = stored.astype(float) - image
+    assert np.abs(difference).max() <= 0.5 * 8 / 4 * 1.2
+    assert difference.std() == pytest.approx(2 / np.sqrt(12), rel=0.05)
+    assert abs(difference.mean()) < 0.005
+    if scale is not None:
+        assert np.median(scale) == pytest.approx(2, rel=0.05)
+
+
+@pytest.mark.parametrize("pixels", ["constant", "nan", "one-nan", "noiseless", "huge"])
+def test_images_that_cannot_be_quantised_are_stored_nevertheless(pixels):
+    image = np.random.default_rng(5).normal(250, 8, (40, 128)).astype(np.float32)
+    if pixels == "constant":
+        image[:] = 7
+    elif pixels == "nan":
+        image[:] = np.nan
+    elif pixels == "one-nan":
+        image[3, 4] = np.nan
+    elif pixels == "noiseless":
+        image[:] = 100 + np.arange(128)
+    else:
+        image[2, 2] = 1e30
+    header, data = compressed_image({"EXTNAME": ("N1", "")}, image, 1)
+    with fits.HDUList.fromstring(fits.PrimaryHDU().header.tostring().encode() + header + data) as hdus:
+        assert hdus[1].name == "N1"
+        np.testing.assert_array_equal(np.isnan(hdus[1].data), np.isnan(image))
+        np.testing.assert_allclose(hdus[1].data, image, rtol=1e-6, atol=1.3)
+
+
+# --- plan
+
+
+class TestKernels:
+    """What is compiled, on a few pixels."""
+
+    def test_a_spline_is_spread_over_the_pixels(self):
+        rng = np.random.default_rng(1)
+        nodes, weights_y, weights_x = rng.random((6, 7)), rng.random((3, 4)), rng.random((5, 4))
+        first_y, first_x = np.array([0, 1, 2]), np.array([0, 1, 1, 2, 3])
+        out = np.ones((3, 5), np.float32)
+        _spread(nodes, first_y, weights_y, first_x, weights_x, out)
+        expected = [
+            [1 + weights_y[y] @ nodes[first_y[y] :, first_x[x] :][:4, :4] @ weights_x[x] for x in range(5)] for y in range(3)
+        ]
+        assert out == pytest.approx(np.array(expected), rel=1e-6)
+
+    def test_waves_are_cosines(self):
+        rng = np.random.default_rng(2)
+        vectors, waves, phases, out = rng.random((3, 50)), rng.normal(0, 20, (4, 3)), rng.random(4), np.ones(50)
+        _add_waves(vectors, waves, phases, out)
+        assert out == pytest.approx(1 + np.cos(2 * np.pi * (waves @ vectors + phases[:, None])).sum(axis=0), abs=1e-8)
+
+    def test_detectors_share_what_lies_on_both_in_quarters(self):
+        middle = np.array([[0.0, 0, 0], [0, 0, 0], [1, 0, 0], [9, 0, 0]])
+        along_u, along_v = np.tile([1.0, 0, 0], (4, 1)), np.tile([0.0, 1, 0], (4, 1))
+        fraction, places = _shared_parts(middle, along_u, along_v, np.array([0, 0, 0]), np.array([1, 2, 3]))
+        assert fraction == pytest.approx(np.array([[0.25] * 4, [0.125] * 4, [0] * 4]))  # the same place, half a detector on, apart
+        assert places[0, 3] == pytest.approx(np.array([[0.5, 0.5, 1], [0.5, 0.5, 1]]))
+        assert places[1, 3] == pytest.approx(np.array([[0.75, 0.5, 1], [-0.25, 0.5, -1]]))
+
+    def test_of_turned_detectors_some_quarters_are_not_shared(self):
+        half = np.sqrt(0.5)
+        middle, along_u, along_v = (
+            np.array([[0.0, 0, 0], [1.9, 1.9, 0]]),
+            np.array([[1.0, 0, 0], [half, half, 0]]),
+            np.zeros((2, 3)),
+        )
+        along_v[:] = [[0, 1, 0], [-half, half, 0]]
+        fraction, places = _shared_parts(middle, along_u, along_v, np.array([0]), np.array([1]))
+        assert (fraction[0] == 0).any()
+        assert not places[0][fraction[0] == 0].any()
+
+    def test_a_level_is_a_plane_with_a_step_at_the_split(self):
+        out = np.zeros((3, 4), np.float32)
+        _add_level(10.0, 1.0, 5.0, 2, 100.0, out)
+        assert out.tolist() == [[10, 11, 112, 113], [15, 16, 117, 118], [20, 21, 122, 123]]
+
+    def test_a_star_has_its_flux_and_one_far_away_has_no_pixel(self):
+        out = np.zeros((41, 51), np.float32)
+        outside = [(-30.0, 20.0), (90.0, 20.0), (25.0, -30.0), (25.0, 90.0)]
+        x, y = (np.array(v) for v in zip((25.3, 19.8), *outside, strict=True))
+        _add_stars(x, y, np.full(5, 1000.0), 2.0, 0.01, 12.0, out)
+        assert out.sum(dtype=float) == pytest.approx(1000, rel=1e-5)
+        assert np.unravel_index(out.argmax(), out.shape) == (20, 25)
+
+    def test_a_star_at_the_corner_keeps_what_is_inside(self):
+        out = np.zeros((30, 30), np.float32)
+        _add_stars(np.zeros(1), np.zeros(1), np.array([1000.0]), 2.0, 0.01, 12.0, out)
+        assert 250 < out.sum(dtype=float) < 500
+        assert out == pytest.approx(out.T)
+
+    def test_a_surplus_runs_along_the_column_until_it_is_used_up(self):
+        image, mask = np.zeros((9, 2), np.float32), np.zeros((9, 2), np.int16)
+        image[4] = 350  # 250 above one limit, 50 above the other
+        mask[3, 0] = 1
+        _saturate(image, mask, 1, 100.0, 300.0, 10, 3, 4)
+        assert image[:, 0].tolist() == [0, 50, 50, 50, 100, 50, 50, 50, 0]
+        assert image[:, 1].tolist() == [0, 0, 0, 150, 300, 150, 0, 0, 0]
+        assert mask[:, 1].tolist() == [0, 0, 0, 4, 3, 4, 0, 0, 0]
+        assert mask[3, 0] == 1
+
+    def test_a_surplus_ends_at_the_longest_bleed_and_at_the_edge_and_passes_bright_pixels(self):
+        image, mask = np.zeros((6, 1), np.float32), np.zeros((6, 1), np.int16)
+        image[:, 0] = [1e6, 60, 0, 0, 0, 0]
+        _saturate(image, mask, 1, 100.0, 100.0, 3, 3, 4)
+        assert image[:, 0].tolist() == [100, 60, 50, 50, 0, 0]
+        assert mask[:, 0].tolist() == [3, 0, 4, 4, 0, 0]
+
+    def test_noise_is_that_of_the_amplifier_and_of_the_photons_there_are(self):
+        image, normal = np.array([[400.0, -5, 400, 0]], np.float32), np.ones((1, 4), np.float32)
+        _add_noise(image, normal, 2, 4.0, 1.0, 0.0, 15.0)
+        assert image == pytest.approx(np.array([[410, -5, 425, 15]]))
+
+    def test_a_track_leaves_its_charge_and_a_code_where_there_was_none(self):
+        image, mask = np.zeros((4, 5), np.float32), np.zeros((4, 5), np.int16)
+        mask[1, 3] = 1
+        _add_tracks(np.array([2.0]), np.array([1.0]), np.ones(1), np.zeros(1), np.array([5.0]), np.array([10.0]), image, mask, 5)
+        assert image.tolist() == [[0] * 5, [0, 0, 10, 10, 10], [0] * 5, [0] * 5]  # and what lies beyond the edge is lost
+        assert mask[1].tolist() == [0, 0, 5, 1, 5]
+
+
+def all_files(root):
+    return sorted(p.relative_to(root) for p in root.rglob("*") if p.is_file())
+
+
+def test_the_same_simulation_has_the_same_bytes_in_any_number_of_processes(field, tmp_path):
+    again = simulate_field(tmp_path, **SMALL_FIELD, processes=2)
+    assert all_files(tmp_path) == all_files(field.config.root)
+    assert len(all_files(tmp_path)) == 8 + 5 + 2
+    _, different, errors = filecmp.cmpfiles(field.config.root, tmp_path, all_files(tmp_path), shallow=False)
+    assert (different, errors) == ([], [])
+    assert again.detectors["OFFSET"].tolist() == field.detectors["OFFSET"].tolist()
+
+
+def test_an_exposure_does_not_depend_on_the_others(field, tmp_path):
+    alone = simulate_field(tmp_path, **(SMALL_FIELD | {"bands": ["r"], "exposures": 1}))
+    assert filecmp.cmp(alone.files[0], field.files[2], shallow=False)
+    other = simulate_field(tmp_path / "other", **(SMALL_FIELD | {"bands": ["r"], "exposures": 1, "n_detectors": 1}), seed=2)
+    assert other.exposures["MAGZERO"][0] != alone.exposures["MAGZERO"][0]
+
+
+def test_exactly_the_detectors_that_touch_the_tile_are_simulated(tmp_path):
+
+    (tile,) = tiles("LMC_c42", SurveyConfig(), ["T04"])
+    exposure = plan(SimulationConfig(tiles=["T04"], exposures=1, bands=["r"], binning=32))[0]
+    frame = SkyCoord(tile.ra, tile.dec, unit="deg").skyoffset_frame()
+    found = set()
+    for ccd in ccds([]):
+        geometry = exposure.geometry(ccd)
+        ny, nx = geometry.shape
+        y, x = (axis.ravel() + 0.5 for axis in np.mgrid[0 : ny + 1 : 2, 0 : nx + 1 : 2])
+        offset = SkyCoord(*geometry.sky(x, y), unit="deg").transform_to(frame)
+        # gnomonic coordinates of the tile's tangent plane
+        xi = np.degrees(np.tan(offset.lon.rad))
+        eta = np.degrees(np.tan(offset.lat.rad) / np.cos(offset.lon.rad))
+        if np.any((abs(xi) < tile.size / 2) & (abs(eta) < tile.size / 2)):
+            found.add(ccd.name)
+    assert found == {ccd.name for ccd in exposure.ccds}
+    assert 3 < len(found) < 12  # a corner of the round field
+
+
+def test_all_detectors_of_the_camera_are_there_unless_told_otherwise():
+
+    whole = plan(SimulationConfig(exposures=1, bands=["r"]))[0]
+    assert len({ccd.name for ccd in whole.ccds}) == 62
+    assert whole.geometry(whole.ccds[0]).shape == (4094, 2046)
+    assert SimulationConfig(binning=4).binning == 4
+    nearest = plan(SimulationConfig(exposures=1, bands=["r"], n_detectors=2, dither=0))[0]
+    assert {ccd.name for ccd in nearest.ccds} == {"N4", "S4"}
+    assert whole.geometry(whole.ccds[0]).shape != plan(SimulationConfig(binning=4))[0].geometry(whole.ccds[0]).shape == (1024, 512)
+
+
+def test_pointings_stay_within_the_dither_and_differ():
+
+    exposures = plan(SimulationConfig(exposures=40, bands=["N662", "N662:600"], dither=300, detectors=["N4"]))
+    frame = SkyCoord(*field_centre("LMC_c42"), unit="deg").skyoffset_frame()
+    offsets = SkyCoord([e.pointing.ra for e in exposures], [e.pointing.dec for e in exposures], unit="deg").transform_to(frame)
+    extent = np.abs([offsets.lon.wrap_at(180 * u.deg).arcsec, offsets.lat.arcsec])
+    assert extent.max() < 300.1
+    assert np.all(extent.max(axis=1) > 250)
+    assert len({e.file_name() for e in exposures}) == len({e.obsid for e in exposures}) == 80
+    assert {e.exptime for e in exposures} == {800, 600}
+
+
+@pytest.mark.parametrize("field", ["LMC_30Dor", "SMC_c01"])
+def test_every_kind_of_field_can_be_simulated(tmp_path, field):
+    made = simulate_field(tmp_path, field=field, tiles=["T07"], **(ONE | {"binning": 32}))
+    assert made.files[0].parent == tmp_path / "DECam_MEF" / field / "mef"
+    assert len(made.detectors) == 1
+
+
+def test_a_field_of_ones_own_lies_around_its_centre(tmp_path):
+    made = simulate_field(tmp_path, field="pole", centre=[120.0, -89.9], tiles=["T06"], **ONE)
+    with fits.open(made.files[0]) as hdus:
+        assert hdus[0].header["OBJECT"] == "pole"
+        assert hdus[1].header["CRVAL2"] == pytest.approx(-89.9, abs=0.05)
+
+
+# --- faults
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    return simulate_field(tmp_path_factory.mktemp("faulty"), bands=["N662"], exposures=1, binning=32, n_detectors=3, faults=["all"])
+
+
+def broken(made, fault):
+    (row,) = made.faults[made.faults["Fault"] == fault]
+    return FieldPaths(made.config.root, made.config.field).mef / f"{row['Root']}.fits.fz", str(row["EXTNAME"])
+
+
+def test_each_fault_has_an_exposure_and_a_line_in_the_truth(faulty):
+    assert faulty.faults["Fault"].tolist() == list(FAULTS)
+    assert len(faulty.files) == 1 + len(FAULTS)
+    on_disk = Table.read(faulty.truth.table("faults"), format="ascii.ecsv")
+    assert on_disk["Root"].tolist() == faulty.faults["Root"].tolist()
+    assert len(set(on_disk["Root"])) == len(FAULTS)
+
+
+def test_faults_leave_the_good_exposures_as_they_are(faulty, tmp_path):
+    good = simulate_field(tmp_path, bands=["N662"], exposures=1, binning=32, n_detectors=3)
+    assert filecmp.cmp(good.files[0], faulty.files[0], shallow=False)
+
+
+def test_a_truncated_file_ends_in_the_named_detector(faulty):
+    path, extname = broken(faulty, "truncated")
+    assert extname
+    with pytest.raises(ExposureError):
+        scan(path)
+    whole = scan(faulty.files[0])
+    wanted = next(h for h in whole if h.header.get("EXTNAME") == extname)
+    assert path.stat().st_size < whole[-1].end
+    assert abs(path.stat().st_size - wanted.data_start) < wanted.data_length
+
+
+def test_a_flipped_byte_is_found_by_the_checksum_of_one_detector(faulty):
+    path, extname = broken(faulty, "flipped-byte")
+    with warnings.catch_warnings(record=True) as caught, fits.open(path, checksum=True, disable_image_compression=True) as hdus:
+        warnings.simplefilter("always")
+        for hdu in hdus:
+            assert hdu.header is not None
+    failed = [str(w.message) for w in caught if "verification failed" in str(w.message)]  # others may be of other tests
+    assert [extname in message for message in failed] == [True, True]  # DATASUM and CHECKSUM
+
+
+def test_keywords_are_missing_where_the_truth_says(faulty):
+    def headers(fault):
+        with fits.open(broken(faulty, fault)[0]) as hdus:
+            return hdus[0].header, [hdu.header for hdu in hdus[1:]]
+
+    primary, _ = headers("missing-magzero")
+    assert "MAGZERO" not in primary
+    assert "EXPTIME" in primary
+    primary, extensions = headers("missing-seeing")
+    assert "SEEING" not in primary
+    assert not any("FWHM" in header for header in extensions)
+    _, extensions = headers("missing-corners")
+    assert not any(key.startswith(("COR", "CEN")) for header in extensions for key in header)
+    primary, _ = headers("unknown-filter")
+    assert primary["FILTER"].split()[0] == "X999"
+    _, extensions = headers("wrong-corners")
+    for header in extensions:
+        centre = SkyCoord(*wcs_of(header).all_pix2world(header["NAXIS1"] / 2, header["NAXIS2"] / 2, 1), unit="deg")
+        assert centre.separation(SkyCoord(header["CENRA1"], header["CENDEC1"], unit="deg")).deg == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_duplicate_has_the_same_photons_under_another_name(faulty):
+    path, _ = broken(faulty, "duplicate")
+    original = faulty.files[0]
+    assert path != original
+    with fits.open(path) as a, fits.open(original) as b:
+        assert a[0].header["OBSID"] == b[0].header["OBSID"]
+        assert [hdu.name for hdu in a] == [hdu.name for hdu in b]
+        difference = a[1].data - b[1].data
+        assert mad_std(difference) < 0.2 * mad_std(b[1].data)
+        assert np.median(difference) == pytest.approx(0.05 * b[0].header["SKYSUB"], rel=0.05)
+
+
+@pytest.mark.parametrize("fault", ["nan-detector", "constant-detector", "wrong-shape"])
+def test_one_detector_alone_has_wrong_pixels(faulty, fault):
+    path, wrong = broken(faulty, fault)
+    with fits.open(path) as hdus, fits.open(FieldPaths.mask_of(path)) as masks:
+        for hdu in hdus[1:]:
+            assert hdu.data.shape == masks[hdu.name].data.shape
+            sound = np.isfinite(hdu.data).all() and np.ptp(hdu.data) > 0 and hdu.data.shape == (128, 64)
+            assert sound == (hdu.name != wrong)
+        data = hdus[wrong].data
+    if fault == "nan-detector":
+        assert np.isnan(data).all()
+    elif fault == "constant-detector":
+        assert np.ptp(data) == 0
+    else:
+        assert data.shape == (96, 48)
+
+
+# --- use
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"bands": ["X1"]}, "no band X1"),
+        ({"bands": ["N662:0"]}, "exposure time"),
+        ({"bands": ["N662", "N662:800"]}, "twice"),
+        ({"binning": 3}, "1, 2, 4, 8, 16 or 32"),
+        ({"centre": [10.0]}, "two numbers"),
+        ({"centre": [10.0, -95.0]}, "-90"),
+        ({"faults": ["gremlin"]}, "gremlin"),
+        ({"offsets": [1, 2]}, "offsets needs one number, or one for each of the 4 bands, not 2"),
+        ({"exposures": [1, 2, 3]}, "exposures needs one number, or one for each of the 4 bands, not 3"),
+        ({"offsets": -1}, "greater than or equal to 0"),
+        ({"diffuse_scale": 0.1}, "greater than or equal to 0.15"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_wrong_options_are_explained(options, message):
+    with pytest.raises(ValidationError, match=message):
+        SimulationConfig(**options)
+
+
+def test_unknown_places_and_detectors_are_explained(tmp_path):
+    with pytest.raises(InputError, match="LMC_c99"):
+        simulate_field(tmp_path, field="LMC_c99")
+    with pytest.raises(InputError, match="T99"):
+        simulate_field(tmp_path, tiles=["T99"])
+    with pytest.raises(ConfigError, match="N99"):
+        simulate_field(tmp_path, detectors=["N99"])
+    with pytest.raises(ConfigError, match="touches T01"):
+        simulate_field(tmp_path, tiles=["T01"], detectors=["N31"], dither=0)
+    assert not any(tmp_path.rglob("*.fz"))
+
+
+def test_the_command_line_offers_every_option_with_its_meaning(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, info in SimulationConfig.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in text
+        assert info.description.split(", for example")[0][:60] in text
+    assert "examples:" in text
+
+
+def test_the_command_line_simulates_and_shows_its_progress(tmp_path):
+    arguments = "--tiles T07,T08 --bands r:30 --exposures 2 --binning 32 --no-noise --n-detectors 2".split()
+    line = [sys.executable, "-m", "kred_core.simulate", "--root", str(tmp_path), *arguments]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[2/2]" in done.stdout
+    assert len(list(tmp_path.rglob("*_ooi_r_*.fits.fz"))) == 2
+    assert Table.read(tmp_path / "Truth" / "LMC_c42" / "exposures.ecsv")["EXPTIME"].tolist() == [30, 30]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--binning", "3"], "--binning"),
+        (["--exposures", "many"], "--exposures"),
+        (["--bands", "X9"], "no band X9"),
+        (["--bands", "N662,r", "--offsets", "77,51,10"], "2 bands, not 3"),
+        (["--field", "LMC_c99"], "LMC_c99"),
+        (["--root", "/dev/null/data", "--binning", "32", "--n-detectors", "1", "--exposures", "1"], "cannot write"),
+    ],
+)
+def test_the_command_line_explains_mistakes_in_one_line(arguments, message, capsys):
+    assert main(arguments) in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_full_size_detector_takes_less_than_two_cpu_seconds(tmp_path):
+    options = {"bands": ["N662"], "exposures": 1, "detectors": ["N4"]}
+    simulate_field(tmp_path / "warm", **options, binning=16)
+    start = time.process_time()
+    made = simulate_field(tmp_path, **options)
+    assert time.process_time() - start < 2
+    assert scan(made.files[0])[1].shape == (4094, 2046)

@@ -1,0 +1,485 @@
+"""Positions of pixels and polygons on the sky, also where RA jumps and at the poles."""
+
+import subprocess
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import which
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from kred_core import sky as geometry
+from kred_core import survey
+from kred_core.errors import ExposureError, InputError
+from kred_core.exposures.exposure import Exposure
+from kred_core.sky import Grid
+
+REAL_DECAM = Path(__file__).resolve().parents[3].parent / "shared" / "real_decam"
+FULL = (4094, 2046)
+POINTINGS = [(81.789, -66.454), (0.1, -10.0), (359.95, 0.0), (33.0, -89.0), (200.0, -89.95), (10.0, 89.7)]
+
+# The distortion of one CCD (N2) of a real exposure.
+PV1 = (0.002023803505134, 1.009709449007, 0.0001734228744739, 0.0, 0.007772465501686, 0.0006316678383662, -0.0006659905306988,
+       0.001341550032322, 0.0007193495703496, -0.002664890898568, -0.004662820322857)  # fmt: skip
+PV2 = (0.000211208040456, 1.006626107812, 0.0003176991384933, 0.0, -3.855829537919e-05, 0.003454047132365, 0.0006572281615455,
+       -0.007001080270484, 0.00154870074488, -0.0007605996274344, 0.0003079579348761)  # fmt: skip
+CD = ((-1.104488698978e-07, 7.2852759958e-05), (-7.288270893501e-05, -1.255065383381e-07))
+
+
+def decam_header(ra, dec, extname="N2"):
+    """A full CCD of the focal plane, pointed at (ra, dec)."""
+    ccd = next(row for row in survey.focal_plane() if row["EXTNAME"] == extname)
+    header = fits.Header()
+    header["CTYPE1"], header["CTYPE2"] = "RA---TPV", "DEC--TPV"
+    header["CUNIT1"], header["CUNIT2"] = "deg", "deg"
+    header["CRVAL1"], header["CRVAL2"] = ra, dec
+    header["CRPIX1"], header["CRPIX2"] = ccd["CRPIX1"], ccd["CRPIX2"]
+    for i in (0, 1):
+        for j in (0, 1):
+            header[f"CD{i + 1}_{j + 1}"] = CD[i][j]
+    for axis, values in ((1, PV1), (2, PV2)):
+        for k, value in enumerate(values):
+            header[f"PV{axis}_{k}"] = value
+    header["RADECSYS"] = "ICRS"
+    return header
+
+
+def tan_header_with(**cards):
+    header = fits.Header()
+    for key, value in {
+        "CTYPE1": "RA---TAN",
+        "CTYPE2": "DEC--TAN",
+        "CRVAL1": 10.0,
+        "CRVAL2": -70.0,
+        "CRPIX1": 50.5,
+        "CRPIX2": 50.5,
+    }.items():
+        header[key] = value
+    for key, value in cards.items():
+        if value is None:
+            header.remove(key, ignore_missing=True)
+        else:
+            header[key] = value
+    return header
+
+
+def tpv_position(header, x, y):
+    """Transcription of the TPV convention and the gnomonic projection; x, y count from 1; unit vectors."""
+    x, y = x - header["CRPIX1"], y - header["CRPIX2"]
+    xi, eta = CD[0][0] * x + CD[0][1] * y, CD[1][0] * x + CD[1][1] * y
+
+    def distorted(pv, a, b):
+        r = np.hypot(a, b)
+        terms = (1, a, b, r, a * a, a * b, b * b, a**3, a * a * b, a * b * b, b**3)
+        return sum(c * t for c, t in zip(pv, terms, strict=True))
+
+    xi, eta = np.radians(distorted(PV1, xi, eta)), np.radians(distorted(PV2, eta, xi))
+    a, d = np.radians(header["CRVAL1"]), np.radians(header["CRVAL2"])
+    towards = np.array([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
+    east = np.array([-np.sin(a), np.cos(a), 0])
+    north = np.array([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])
+    v = towards + np.multiply.outer(xi, east) + np.multiply.outer(eta, north)
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+def arcsec_between(a, b):
+    return np.degrees(np.linalg.norm(np.asarray(a) - np.asarray(b), axis=-1)) * 3600
+
+
+def rotation_to(ra, dec, angle=0.0):
+    """Matrix that takes (RA 0, Dec 0) to (ra, dec), the sky around it turned by an angle; degrees."""
+    a, d, t = np.radians([ra, dec, angle])
+    about_x = np.array([[1, 0, 0], [0, np.cos(t), -np.sin(t)], [0, np.sin(t), np.cos(t)]])
+    about_y = np.array([[np.cos(d), 0, -np.sin(d)], [0, 1, 0], [np.sin(d), 0, np.cos(d)]])
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    return about_z @ about_y @ about_x
+
+
+# ---- world coordinates
+
+
+@pytest.mark.parametrize("pointing", POINTINGS)
+def test_tpv_is_followed_to_a_microarcsecond(pointing):
+    header = decam_header(*pointing)
+    x, y = np.random.default_rng(1).uniform(1, 4000, (2, 200))
+    sky = geometry.celestial_wcs(header).wcs_pix2world(np.stack([x, y], -1), 1)
+    assert arcsec_between(geometry.unit_vectors(sky[:, 0], sky[:, 1]), tpv_position(header, x, y)).max() < 1e-6
+
+
+def test_only_the_wcs_cards_matter():
+    header = decam_header(80, -66)
+    plain = geometry.celestial_wcs(header).wcs_pix2world([[100.0, 200.0]], 0)
+    header["TTYPE1"], header["ZIMAGE"], header["EQUINOX"], header["PV1_X"] = "COMPRESSED_DATA", True, 2000.0, "NaN"
+    header["RADESYS"] = "FK5"
+    assert (geometry.celestial_wcs(header).wcs_pix2world([[100.0, 200.0]], 0) == plain).all()
+
+
+@pytest.mark.parametrize(
+    "linear",
+    [
+        {"CD1_1": -2e-4, "CD1_2": 1e-4, "CD2_1": 1e-4, "CD2_2": 2e-4},
+        {"CDELT1": -2e-4, "CDELT2": 1e-4, "PC1_1": 1.0, "PC1_2": -0.5, "PC2_1": 1.0, "PC2_2": 2.0},
+        {"CDELT1": -2e-4, "CDELT2": 2e-4},
+        {"CDELT1": -2e-4, "CDELT2": 3e-4, "CROTA2": 30.0},
+        {"CD1_1": -2e-4, "CD2_2": 2e-4, "CUNIT1": "deg", "CUNIT2": "deg", "LONPOLE": 170.0},
+    ],
+)
+def test_every_way_to_write_the_linear_part_gives_what_astropy_gives(linear):
+    header = tan_header_with(**linear)
+    pixels = np.array([[0.0, 0.0], [99.0, 0.0], [0.0, 99.0], [60.0, 40.0]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = WCS(header).wcs_pix2world(pixels, 0)
+    assert geometry.celestial_wcs(header).wcs_pix2world(pixels, 0) == pytest.approx(expected, abs=1e-12)
+
+
+CD_CARDS = {"CD1_1": -1e-4, "CD2_2": 1e-4}
+
+
+@pytest.mark.parametrize(
+    ("cards", "reason"),
+    [
+        ({"CTYPE1": None}, "CTYPE1 or CTYPE2 is missing"),
+        ({"CTYPE1": "GLON-TAN", "CTYPE2": "GLAT-TAN"}, "its axes are GLON-TAN and GLAT-TAN"),
+        ({"CTYPE1": "DEC--TAN", "CTYPE2": "RA---TAN"}, "its axes are DEC--TAN and RA---TAN"),
+        ({"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP"}, "SIP"),
+        ({"CTYPE1": "RA---XXX", "CTYPE2": "DEC--XXX"}, "XXX"),
+        ({"CRVAL1": None}, "CRVAL1 is missing"),
+        ({"CRVAL1": "NaN"}, "CRVAL1 is not a finite number"),
+        ({"CRVAL2": -91.0}, "CRVAL2 is -91"),
+        ({"CRPIX2": "five"}, "CRPIX2 is not a finite number"),
+        ({"CUNIT1": "arcsec"}, "CUNIT1 is arcsec, expected deg"),
+        ({"CD1_1": None, "CD2_2": None}, "neither a CD matrix nor CDELT1 and CDELT2"),
+        ({"CD1_1": 0.0, "CD2_2": 0.0}, "its CD matrix is singular"),
+        ({"CD1_2": 1e-4, "CD2_1": -1e-4}, "its CD matrix is singular"),
+        ({"CD1_1": None, "CD2_2": None, "CDELT1": 0.0, "CDELT2": 1e-4}, "its CDELT is singular"),
+        ({"PV1_1": "x"}, "PV1_1 is not a finite number"),
+        ({"RADESYS": "FK4", "EQUINOX": 1950.0}, "its coordinates are FK4 1950.0, expected ICRS"),
+        ({"EQUINOX": 1950.0}, "its coordinates are 1950.0, expected ICRS"),
+    ],
+)
+def test_unusable_wcs_is_explained(cards, reason):
+    with pytest.raises(ExposureError, match=r"^has no usable WCS: ") as caught:
+        geometry.celestial_wcs(tan_header_with(**CD_CARDS | cards))
+    assert reason in str(caught.value)
+
+
+def test_a_header_without_any_wcs_is_explained():
+    with pytest.raises(ExposureError, match="has no usable WCS: CTYPE1 or CTYPE2 is missing"):
+        geometry.celestial_wcs(fits.Header())
+
+
+def test_absurd_pixels_are_noticed_at_the_corners():
+    wcs = geometry.celestial_wcs(tan_header_with(CD1_1=-1.0, CD2_2=1.0))
+    with pytest.raises(ExposureError, match="larger than 25 deg"):
+        geometry.corners(wcs, (100, 100))
+    wcs = geometry.celestial_wcs(tan_header_with(CTYPE1="RA---SIN", CTYPE2="DEC--SIN", CD1_1=-10.0, CD2_2=10.0))
+    with pytest.raises(ExposureError, match="no position for some of the corner pixels"):
+        geometry.corners(wcs, (100, 100))
+
+
+@pytest.mark.parametrize("pointing", POINTINGS)
+def test_corners_come_in_the_order_of_their_keywords(pointing):
+    header = decam_header(*pointing)
+    found = geometry.corners(geometry.celestial_wcs(header), FULL)
+    x, y = np.array([1, 2046, 1, 2046]), np.array([1, 1, 4094, 4094])
+    assert arcsec_between(geometry.unit_vectors(*found.T), tpv_position(header, x, y)).max() < 1e-5
+    assert ((found[:, 0] >= 0) & (found[:, 0] < 360)).all()
+    ra, dec = geometry.centre(geometry.celestial_wcs(header), FULL)
+    assert arcsec_between(geometry.unit_vectors(ra, dec), tpv_position(header, np.array(1023.5), np.array(2047.5))) < 1e-5
+    assert 0 <= ra < 360
+
+
+def test_real_corner_keywords_describe_the_uncropped_ccd_and_real_files_have_usable_wcs():
+    if not REAL_DECAM.is_dir():
+        pytest.skip(f"no real DECam cut-outs at {REAL_DECAM}")
+    n = 0
+    for path in sorted(REAL_DECAM.glob("DECam_MEF/*/mef/*_ooi_*")):
+        for detector in Exposure.open(path).detectors:
+            wcs = geometry.celestial_wcs(detector.header)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                theirs = WCS(detector.header)
+            ny, nx = detector.shape
+            x, y = np.array([0, nx - 1, 0, nx - 1]), np.array([0, 0, ny - 1, ny - 1])
+            expected = theirs.all_pix2world(np.stack([x, y], -1), 0)
+            found = geometry.corners(wcs, detector.shape)
+            assert arcsec_between(geometry.unit_vectors(*found.T), geometry.unit_vectors(*expected.T)).max() < 1e-6
+            assert geometry.pixel_scale(wcs, detector.shape) == pytest.approx(0.2623, abs=0.003)
+            n += 1
+    assert n == 25
+
+
+def test_each_thread_has_its_own_wcs():
+    headers = [decam_header(*POINTINGS[i % len(POINTINGS)], extname) for i, extname in enumerate(survey.focal_plane()["EXTNAME"])]
+    alone = [geometry.corners(geometry.celestial_wcs(h), FULL) for h in headers]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda h: geometry.corners(geometry.celestial_wcs(h), FULL), headers * 3))
+    assert all((a == b).all() for a, b in zip(alone * 3, together, strict=True))
+
+
+# ---- areas and grids
+
+
+def test_pixel_areas_of_a_tan_image_shrink_with_the_cube_of_the_cosine():
+    grid = Grid(ra=359.99, dec=-89.0, pixel_scale=2.0, nx=4001, ny=4001)
+    x = np.array([2000.0, 0.0, 4000.0, 2000.0])
+    y = np.array([2000.0, 0.0, 2000.0, 4000.0])
+    distance = np.arctan(np.radians(2.0 / 3600 * np.hypot(x - 2000, y - 2000)))
+    expected = 4.0 * np.cos(distance) ** 3
+    assert geometry.pixel_area_arcsec2(geometry.tan_wcs(grid), x, y) == pytest.approx(expected, rel=1e-8)
+
+
+def test_pixel_areas_add_up_to_the_footprint_and_differ_in_the_corners():
+    wcs = geometry.celestial_wcs(decam_header(0.0, -66.0, "S31"))
+    # Gauss-Legendre nodes integrate the smooth area exactly.
+    node, weight = np.polynomial.legendre.leggauss(6)
+    x, y = (node + 1) * 2046 / 2 - 0.5, (node + 1) * 4094 / 2 - 0.5
+    area = geometry.pixel_area_arcsec2(wcs, *np.meshgrid(x, y))
+    total = (area * np.outer(weight, weight)).sum() * 2046 * 4094 / 4 / 3600**2
+    assert geometry.SkyPolygon.of_detector(wcs, FULL).area_deg2 == pytest.approx(total, rel=1e-6)
+    assert area.max() / area.min() > 1.003
+    middle = geometry.pixel_area_arcsec2(wcs, 1022.5, 2046.5)
+    assert geometry.pixel_scale(wcs, FULL) == pytest.approx(np.sqrt(middle), rel=1e-12)
+
+
+def test_tan_grid_has_north_up_east_left_and_the_centre_in_the_middle():
+    grid = Grid(ra=81.5, dec=-66.3, pixel_scale=0.27, nx=8700, ny=8701)
+    header = geometry.tan_header(grid)
+    assert (header["CRPIX1"], header["CRPIX2"]) == (4350.5, 4351.0)
+    wcs = geometry.tan_wcs(grid)
+    assert geometry.centre(wcs, (8701, 8700)) == pytest.approx((81.5, -66.3), abs=1e-12)
+    up, left = wcs.wcs_pix2world([[4350.5, 4451.0], [4250.5, 4351.0]], 1)
+    assert up == pytest.approx([81.5, -66.3 + 100 * 0.27 / 3600], abs=1e-9)
+    assert left[0] > 81.5
+
+
+def test_swarp_lays_the_same_grid(tmp_path):
+    program = which("SWarp") or which("swarp")
+    if not program:
+        pytest.skip("SWarp is not installed")
+    grid = Grid(ra=10.0, dec=-70.0, pixel_scale=0.27, nx=71, ny=40)
+    fits.PrimaryHDU(np.ones((60, 60), np.float32), geometry.tan_header(Grid(10.0, -70.0, 0.3, 60, 60))).writeto(tmp_path / "a.fits")
+    command = [program, "a.fits", "-CENTER_TYPE", "MANUAL", "-CENTER", "10.0,-70.0", "-IMAGE_SIZE", "71,40", "-PIXEL_SCALE", "0.27"]
+    command += ["-PIXELSCALE_TYPE", "MANUAL", "-SUBTRACT_BACK", "N", "-WRITE_XML", "N", "-VERBOSE_TYPE", "QUIET", "-NTHREADS", "1"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    theirs, ours = fits.getheader(tmp_path / "coadd.fits"), geometry.tan_header(grid)
+    for key in ours:
+        assert theirs[key] == pytest.approx(ours[key], abs=1e-14) if isinstance(ours[key], float) else theirs[key] == ours[key], key
+
+
+def bilinear(values, x, y):
+    i, j = np.floor(x).astype(int), np.floor(y).astype(int)
+    s, t = x - i, y - j
+    return (
+        (1 - s) * (1 - t) * values[j, i]
+        + s * (1 - t) * values[j, i + 1]
+        + (1 - s) * t * values[j + 1, i]
+        + s * t * values[j + 1, i + 1]
+    )
+
+
+@pytest.mark.parametrize("pointing", POINTINGS)
+@pytest.mark.parametrize("inverse", [True, False], ids=["tile to detector", "detector to tile"])
+def test_control_grid_interpolates_to_a_thousandth_of_an_arcsecond(pointing, inverse):
+    header = decam_header(*pointing, extname="S29")
+    detector = geometry.celestial_wcs(header)
+    ra, dec = geometry.centre(detector, FULL)
+    tile = geometry.tan_wcs(Grid(ra=ra, dec=dec, pixel_scale=0.27, nx=2001, ny=1501))
+    start, end = (tile, detector) if inverse else (detector, tile)
+    x0, y0, nx, ny, step = 3, 11, 1900, 1400, 64
+    u, v = geometry.control_grid(start, end, x0, y0, nx, ny, step)
+    assert u.shape == v.shape == ((ny - 1) // step + 2, (nx - 1) // step + 2)
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(x0, x0 + nx, 3000).astype(float), rng.integers(y0, y0 + ny, 3000).astype(float)
+    x[:2], y[:2] = (x0, x0 + nx - 1), (y0, y0 + ny - 1)  # the region's own corners too
+    found = np.stack([bilinear(g, (x - x0) / step, (y - y0) / step) for g in (u, v)], -1)
+    exact = end.wcs_world2pix(start.wcs_pix2world(np.stack([x, y], -1), 0), 0)
+    assert np.abs(found - exact).max() * 0.27 < 1e-3
+    back = tpv_position(header, *(found if inverse else np.stack([x, y], -1)).T + 1)
+    there = start.wcs_pix2world(np.stack([x, y], -1), 0)
+    assert arcsec_between(back, geometry.unit_vectors(*there.T)).max() < 1e-3
+
+
+def test_control_grid_is_nan_where_the_sky_cannot_be_in_the_image():
+    detector = geometry.celestial_wcs(decam_header(80.0, -66.0))
+    opposite = geometry.tan_wcs(Grid(ra=260.0, dec=66.0, pixel_scale=1.0, nx=100, ny=100))
+    u, v = geometry.control_grid(opposite, detector, 0, 0, 100, 100, 50)
+    assert np.isnan(u).all()
+    assert np.isnan(v).all()
+    # A distortion that folds the sky over 0.5 deg from the reference pixel: beyond, there is no way back.
+    folding = geometry.celestial_wcs(
+        tan_header_with(CTYPE1="RA---TPV", CTYPE2="DEC--TPV", PV1_1=1.0, PV1_7=-1.333, PV2_1=1.0, **CD_CARDS)
+    )
+    around = geometry.tan_wcs(Grid(ra=10.0, dec=-70.0, pixel_scale=3.6, nx=2001, ny=11))
+    u, v = geometry.control_grid(around, folding, 0, 0, 2001, 11, 10)
+    reach = 1.0 / 3 * 1e3  # xi - 1.333 xi^3 is nowhere larger than 1/3 deg
+    distance = np.abs(np.arange(u.shape[1]) * 10 - 1000)
+    assert np.isfinite(u[:, distance < 0.97 * reach]).all()
+    assert np.isnan(u[:, distance > reach]).all()
+
+
+# ---- polygons
+
+
+@pytest.mark.parametrize("pointing", POINTINGS)
+@pytest.mark.parametrize("extname", ["N4", "S29", "N31"])
+def test_footprint_is_the_pixels_outline_to_a_hundredth_of_an_arcsecond(pointing, extname):
+    header = decam_header(*pointing, extname)
+    polygon = geometry.SkyPolygon.of_detector(geometry.celestial_wcs(header), FULL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = WCS(header)
+    t = np.linspace(0, 1, 501)
+    x = 0.5 + 2046 * np.concatenate([t, np.ones(501), t, np.zeros(501)])
+    y = 0.5 + 4094 * np.concatenate([np.zeros(501), t, np.ones(501), t])
+    sky = theirs.all_pix2world(np.stack([x, y], -1), 1)
+    outline = geometry.unit_vectors(*sky.T)
+    a, b = polygon.vertices, np.roll(polygon.vertices, -1, axis=0)
+    normal = np.cross(a, b)
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    between = (np.cross(normal, a) @ outline.T >= -1e-9) & (np.cross(normal, b) @ outline.T <= 1e-9)
+    distance = np.where(between, np.abs(normal @ outline.T), np.inf).min(axis=0)
+    assert np.degrees(distance).max() * 3600 < 0.01
+    assert arcsec_between(a[:, None], outline[None]).min(axis=1).max() < 1.1  # and goes all the way round
+
+
+@pytest.mark.parametrize("pointing", POINTINGS)
+def test_a_detector_contains_its_pixels_and_nothing_beyond(pointing):
+    wcs = geometry.celestial_wcs(decam_header(*pointing))
+    polygon = geometry.SkyPolygon.of_detector(wcs, FULL)
+    rng = np.random.default_rng(5)
+    x, y = rng.uniform(-3000, 5000, 4000), rng.uniform(-3000, 7000, 4000)
+    x[:4], y[:4] = (-0.45, 2045.45, 1000, 1000), (2000, 2000, -0.45, 4093.45)
+    x[4:8], y[4:8] = (-0.55, 2045.55, 1000, 1000), (2000, 2000, -0.55, 4093.55)
+    sky = wcs.wcs_pix2world(np.stack([x, y], -1), 0)
+    expected = (x > -0.5) & (x < 2045.5) & (y > -0.5) & (y < 4093.5)
+    assert (polygon.contains(*sky.T) == expected).all()
+    assert not polygon.contains((pointing[0] + 180) % 360, -pointing[1])
+
+
+def test_a_square_on_the_pole_contains_it():
+    square = geometry.SkyPolygon.of_square(123.0, -89.8, 0.67)
+    assert square.contains(0.0, -90.0)
+    assert square.contains([10.0, 100.0, 300.0], [-89.95, -89.95, -89.95]).all()
+    assert not square.contains(0.0, 90.0)
+    assert not square.contains(303.0, -89.8)
+
+
+def test_areas_are_those_of_the_sphere():
+    for ra, dec in POINTINGS:
+        assert geometry.SkyPolygon.of_square(ra, dec, 0.67).area_deg2 == pytest.approx(0.67**2, rel=1e-4)
+        half = np.radians(10.0)  # a square of half side tan x in the tangent plane: 4 asin(x^2 / (1 + x^2))
+        expected = np.degrees(np.degrees(4 * np.arcsin(half**2 / (1 + half**2))))
+        assert geometry.SkyPolygon.of_square(ra, dec, 20.0).area_deg2 == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_tile_is_the_outline_of_its_tan_image():
+    for ra, dec in POINTINGS:
+        square = geometry.SkyPolygon.of_square(ra, dec, 0.6525)
+        image = geometry.SkyPolygon.of_detector(geometry.tan_wcs(Grid(ra, dec, 0.27, 8700, 8700)), (8700, 8700))
+        assert arcsec_between(square.vertices[:, None], image.vertices[None]).min(axis=1).max() < 1e-5
+        assert square.area_deg2 == pytest.approx(image.area_deg2, rel=1e-9)
+
+
+def plane_polygon(points, matrix):
+    """Polygon with the given gnomonic coordinates in degrees around (0, 0), moved elsewhere."""
+    points = np.radians(points)
+    vectors = np.column_stack([np.ones(len(points)), points])
+    return geometry.SkyPolygon(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) @ matrix.T)
+
+
+SQUARE = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+PAIRS = {  # second polygon, whether it meets the square of +-0.3 deg
+    "same": (0.3 * SQUARE, True),
+    "inside": (0.1 * SQUARE + 0.05, True),
+    "around": (0.9 * SQUARE, True),
+    "cross, no vertex inside the other": (np.array([0.1, 0.8]) * SQUARE, True),
+    "overlap by 0.1 arcsec": (0.2 * SQUARE + (0.5 - 0.1 / 3600, 0.1), True),
+    "apart by 0.1 arcsec": (0.2 * SQUARE + (0.5 + 0.1 / 3600, 0.1), False),
+    "apart, boxes overlap": (np.array([(0.31, 0.29), (0.6, 0.0), (0.6, 0.6), (0.29, 0.31 + 0.001)]), False),
+    "a corner cut": (np.array([(0.31, 0.28), (0.6, 0.0), (0.6, 0.6), (0.28, 0.31)]), True),
+    "hollow side towards it": (np.array([(0.4, -0.5), (0.8, 0.0), (0.4, 0.5), (0.35, 0.2), (0.6, 0.0), (0.35, -0.2)]), False),
+    "far away": (0.3 * SQUARE + 5.0, False),
+}
+
+
+@pytest.mark.parametrize(
+    "place", [(0, 0, 0), (0, 0, 45), (81.8, -66.4, 10), (359.9, -30, 0), (12, -89, 33), (77, -90, 0), (200, 89.8, 70)]
+)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_whether_polygons_meet_is_the_same_everywhere_on_the_sky(pair, place):
+    points, expected = PAIRS[pair]
+    matrix = rotation_to(*place)
+    a, b = plane_polygon(0.3 * SQUARE, matrix), plane_polygon(points, matrix)
+    assert a.intersects(b) is expected
+    assert b.intersects(a) is expected
+    mirrored = geometry.SkyPolygon(b.vertices[::-1])
+    assert a.intersects(mirrored) is expected
+
+
+def test_polygons_that_share_a_side_or_a_vertex_touch():
+    a = plane_polygon(0.5 * SQUARE, np.eye(3))
+    assert a.intersects(plane_polygon(0.5 * SQUARE + (1, 0), np.eye(3)))
+    assert a.intersects(plane_polygon(0.5 * SQUARE + (1, 1), np.eye(3)))
+    assert not a.intersects(plane_polygon(0.5 * SQUARE + (0, 1.001), np.eye(3)))
+
+
+def test_many_outlines_are_tested_like_single_ones_and_nan_touches_nothing():
+    tile = geometry.SkyPolygon.of_square(0.05, -89.5, 0.67)
+    positions, sizes, single = [], [], []
+    rng = np.random.default_rng(7)
+    for extname in rng.choice(survey.focal_plane()["EXTNAME"], 60):
+        wcs = geometry.celestial_wcs(decam_header(rng.uniform(0, 360), rng.uniform(-90, -89), str(extname)))
+        positions.append(geometry.corners(wcs, FULL))
+        sizes.append(FULL)
+        single.append(tile.intersects(geometry.SkyPolygon.of_detector(wcs, FULL)))
+    assert 5 < sum(single) < 55
+    ny, nx = np.array(sizes).T
+    outlines = geometry.outlines(positions, nx, ny)
+    assert geometry.touching(tile, outlines).tolist() == single
+    outlines[3, 1] = np.nan
+    single[3] = False
+    assert geometry.touching(tile, outlines).tolist() == single
+    assert geometry.touching(tile, np.empty((0, 4, 3))).shape == (0,)
+
+
+def test_outline_from_corners_is_within_an_eighth_of_an_arcsecond_of_the_true_one():
+    for extname in ("N4", "S31", "N1"):
+        wcs = geometry.celestial_wcs(decam_header(359.99, -66.0, extname))
+        (outline,) = geometry.outlines([geometry.corners(wcs, FULL)], [2046], [4094])
+        exact = geometry.SkyPolygon.of_detector(wcs, FULL)
+        assert arcsec_between(outline, exact.vertices[:: geometry.sphere.EDGE_SEGMENTS]).max() < 0.001
+        assert geometry.SkyPolygon(outline).area_deg2 == pytest.approx(exact.area_deg2, rel=0.125 / 540)
+
+
+def test_polygons_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="radius of 45 deg"):
+        geometry.SkyPolygon.of_square(10, 10, 80.0)
+    wild = geometry.unit_vectors([[0, 90, 180, 270]], [[0, 0, 0, 0]])
+    with pytest.raises(InputError, match="1 footprints have a radius"):
+        geometry.touching(geometry.SkyPolygon.of_square(10, 10, 1.0), wild + 1e-9)
+
+
+def test_mean_position_knows_no_jump_of_ra():
+    assert geometry.mean_position([359.0, 1.0], [-30.0, -30.0]) == pytest.approx((0.0, -30.004), abs=0.01)
+    ra, dec = geometry.mean_position([0.0, 90.0, 180.0, 270.0], [-89.0] * 4)
+    assert dec == pytest.approx(-90.0)
+    assert 0 <= ra < 360
+    ra, dec = geometry.position(geometry.unit_vectors([359.999, 0.0, 12.0], [89.0, 0.0, -90.0]))
+    assert ra[:2] == pytest.approx([359.999, 0.0])
+    assert dec == pytest.approx([89.0, 0.0, -90.0])
+
+
+def test_an_image_that_reaches_beyond_the_sky_is_explained():
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype, wcs.wcs.crval, wcs.wcs.cdelt = ["RA---SIN", "DEC--SIN"], [80, -68], [-1, 1]  # of half of the sky
+    wcs.wcs.crpix = [100, 100]
+    with pytest.raises(ExposureError, match="it gives no position for a part of the image's outline"):
+        geometry.SkyPolygon.of_detector(wcs, (200, 200))
+    assert geometry.centre(wcs, (199, 199)) == pytest.approx((80, -68))
+    with pytest.raises(ExposureError, match="it gives no position for the central pixel"):
+        geometry.centre(wcs, (900, 900))

@@ -1,0 +1,553 @@
+"""What matching does to the sky: diffuse emission stays, seams go, neighbours agree, and no detector is lost.
+
+Simulated fields go through the stages check, summarize, tiles, match and coadd. A DN is a count28 in a native pixel of
+DECam, though the simulated pixels are 16 x 16 of these.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from matched_fields import (
+    BINNED,
+    BINNING,
+    BLOCK,
+    NATIVE,
+    backgrounds,
+    coadd,
+    configuration,
+    emission_minus_truth,
+    error_of,
+    finish,
+    match,
+    measure,
+    mosaic,
+    recovered,
+    solve,
+    summarize,
+)
+
+from kred_core import binned, evaluation, stages
+from kred_core.config import FieldConfig
+from kred_core.errors import InputError
+from kred_core.match import Pairs
+from kred_core.products import FieldPaths, tables
+from kred_core.simulate import Simulation, simulate_field
+from kred_core.sky import celestial_wcs
+
+FIELD = "LMC_c42"
+TILES = ("T06", "T07")  # neighbours, 1.2 x 0.67 deg; a detector has 0.15 x 0.3
+BANDS = ("N662", "N708")  # with and without nebulae
+DIFFUSE, WAVELENGTH = 2.0, 0.85  # DN rms and deg of the additional emission
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """A simulated field and the options with which it was reduced."""
+
+    config: FieldConfig
+    simulated: Simulation
+
+    def elsewhere(self, root: Path, **sections: dict) -> Reduced:
+        """The same as far as the stage tiles, in another directory and with other options; stamps may be changed there."""
+        for name in ("Summary", ".kred", "DECam_BACK"):
+            shutil.copytree(self.config.root / name, root / name)
+        (root / "DECam_MEF").symlink_to(self.config.root / "DECam_MEF")
+        return replace(self, config=configuration(root, self.config.field, self.config.tiles, **sections))
+
+
+def simulated(root: Path, tiles: Iterable[str], bands: Iterable[str], field: str = FIELD, **options) -> Reduced:
+    """A field, simulated and reduced as far as the stage tiles."""
+    made = simulate_field(root, field=field, tiles=list(tiles), bands=list(bands), **options, **BINNED)
+    config = configuration(root, field, tiles)
+    summarize(config)
+    return Reduced(config, made)
+
+
+def rms(values: np.ndarray) -> float:
+    return evaluation.low_pass_rms(values)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory) -> dict[str, Reduced]:
+    """Two neighbouring tiles, the detectors' offsets large in one band and small in the other; without and with emission."""
+    made = {}
+    for name, diffuse in (("plain", 0.0), ("diffuse", DIFFUSE / NATIVE)):
+        options = {"exposures": 3, "dither": 300, "offsets": [40.0, 5.0], "diffuse": diffuse, "diffuse_scale": WAVELENGTH}
+        made[name] = simulated(tmp_path_factory.mktemp(name), TILES, BANDS, seed=3, **options)
+        match(made[name].config)
+        coadd(made[name].config)
+    return made
+
+
+class TestDiffuseEmission:
+    """Emission of 2 DN on scales of detectors and larger is as bright in the matched mosaics as it is in the sky."""
+
+    @pytest.mark.parametrize("band", BANDS)
+    def test_is_recovered(self, wide, band):
+        part, brightness = recovered(wide["plain"].config, wide["diffuse"].config, wide["diffuse"].simulated.config, band)
+        assert brightness > 1.5
+        assert part == pytest.approx(1, abs=0.02)
+
+    @pytest.mark.parametrize("method", ["svd", "own skies"])
+    def test_would_be_missed_by_methods_that_flatten_the_field(self, wide, method, tmp_path):
+        """Singular values cut, or every detector at its own sky level: so the field is large enough to tell."""
+        flattened = {}
+        for name, reduced in wide.items():
+            other = flattened[name] = reduced.elsewhere(tmp_path / name, match={"method": "svd"}).config
+            found = backgrounds(other) if method == "own skies" else solve(other)
+            if method == "own skies":
+                found["b"] = found["own"]
+                tables.write(found, FieldPaths.of(other).background_table, "Backgrounds")
+            coadd(other, "N708")
+        part, _ = recovered(flattened["plain"], flattened["diffuse"], wide["diffuse"].simulated.config, "N708")
+        assert part < 0.9
+
+
+def shared_sky(config: FieldConfig, other: FieldConfig, tiles: tuple[str, str], image: str) -> np.ndarray:
+    """Difference of two mosaics where they show the same sky: block medians of the first minus the second, in DN."""
+    one, header = mosaic(config, tiles[0], image)
+    two, other_header = mosaic(other, tiles[1], image)
+    y, x = np.indices(one.shape)
+    sky = celestial_wcs(header).wcs_pix2world(np.stack([x.ravel(), y.ravel()], axis=-1), 0)
+    place = np.rint(celestial_wcs(other_header).wcs_world2pix(sky, 0)).astype(int)
+    seen = ((place >= 0) & (place < two.shape[::-1])).all(axis=1)
+    beside = np.full(one.size, np.nan)
+    beside[seen] = two[place[seen, 1], place[seen, 0]]
+    found = evaluation.block_medians(one - beside.reshape(one.shape), BLOCK)
+    return found[np.isfinite(found)]
+
+
+class TestNeighbouringTiles:
+    @pytest.mark.parametrize("band", BANDS)
+    def test_agree_where_they_show_the_same_sky(self, wide, band):
+        config = wide["plain"].config
+        difference = shared_sky(config, config, TILES, band)
+        assert difference.size > 100
+        assert np.sqrt(np.mean(difference**2)) < 0.05
+
+    def test_would_not_if_each_were_matched_for_itself(self, wide, tmp_path):
+        alone = {}
+        for tile in TILES:
+            config = alone[tile] = wide["plain"].elsewhere(tmp_path / tile).config
+            rows = tables.read(FieldPaths.of(config).tile_table(tile), tables.TILE, "tiles")
+            members = {(str(row["Root"]), str(row["EXTNAME"])) for row in rows}
+            (plan,) = (p for p in stages.plan_matching(config) if p.image == "N708")
+            inside = [(str(row["Root"]), str(row["EXTNAME"])) in members for row in plan.detectors]
+            assert 0.4 < np.mean(inside) < 0.8  # most of its detectors feed one tile only
+            plan = replace(plan, detectors=plan.detectors[inside])
+            stages.measure_overlaps(config, plan)
+            stages.solve_backgrounds(config, plan)
+            stages.tabulate_matching(config, ["N708"])
+            config = alone[tile] = config.model_copy(update={"tiles": [tile]})
+            FieldPaths.of(config).tile_table(tile).unlink()
+            tables.write(rows[rows["Image"] == "N708"], FieldPaths.of(config).tile_table(tile), "Detectors")
+            coadd(config, "N708")
+        assert np.sqrt(np.mean(shared_sky(alone["T06"], alone["T07"], TILES, "N708") ** 2)) > 0.05
+
+
+class TestBackgrounds:
+    @pytest.mark.parametrize(("band", "bound"), [("N662", 0.03), ("N708", 0.006)])
+    def test_are_right_within_their_errors(self, wide, band, bound):
+        """After the common plane, which exposures that point almost the same way hardly tell."""
+        found = backgrounds(wide["plain"].config)
+        found = found[found["Image"] == band]
+        truth = wide["plain"].simulated.detectors
+        error = error_of(found, truth, common_plane=False)
+        pulls = error / (np.asarray(found["b_err"]) / BINNING**2)
+        assert rms(error) < bound
+        assert 0.5 < np.sqrt(np.mean(pulls**2)) < 2
+        assert np.abs(pulls).max() < 5
+        assert rms(error_of(found, truth)) < 0.15  # gradients of the exposures: 1 % per degree
+
+    def test_are_many_times_nearer_to_the_truth_than_those_of_exposures(self, wide):
+        found, truth = backgrounds(wide["plain"].config), wide["plain"].simulated.detectors
+        found = found[found["Image"] == "N662"]
+        before = found.copy()
+        before["b"] = before["SUB_BACK"]
+        assert rms(error_of(found, truth)) < rms(error_of(before, truth)) / 20
+
+    def test_belong_to_the_whole_field_whatever_tiles_are_asked_for(self, wide):
+        config = wide["plain"].config
+        both, one = ([p.digest(p.detectors.colnames) for p in stages.plan_matching(c)] for c in (config, _only(config, "T06")))
+        assert both == one
+
+
+def _only(config: FieldConfig, tile: str) -> FieldConfig:
+    return config.model_copy(update={"tiles": [tile]})
+
+
+class TestShapes:
+    def compare(self, reduced: Reduced, image: str, step: float, **options) -> tuple[float, float]:
+        """How many times nearer to the truth, after a common plane, backgrounds and mosaics are with some options."""
+        offsets, left = [], []
+        for match_options in ({}, options):
+            root, field, (tile,) = reduced.config.root, reduced.config.field, reduced.config.tiles
+            config = configuration(root, field, [tile], match=match_options)
+            offsets.append(rms(error_of(match(config), reduced.simulated.detectors, common_plane=False, step=step)))
+            coadd(config)
+            left.append(rms(emission_minus_truth(config, tile, image, reduced.simulated.config, common_plane=False)))
+        return offsets[0] / offsets[1], left[0] / left[1]
+
+    def test_planes_of_exposures_help_where_the_skies_have_gradients(self, tmp_path):
+        """5 % per degree, scattered between exposures."""
+        reduced = simulated(tmp_path, ["T07"], ["N708"], exposures=4, dither=300, gradient=0.05)
+        backgrounds_better, mosaics_better = self.compare(reduced, "N708", 0.0, shape="exposure-plane")
+        assert backgrounds_better > 4
+        assert mosaics_better > 4
+
+    def test_steps_help_where_amplifiers_jump(self, tmp_path):
+        """By 0.3 DN, which is four times the noise of a cell."""
+        reduced = simulated(tmp_path, ["T07"], ["N708:30"], exposures=4, dither=300, gradient=0.0, amplifier_steps=4.0)
+        backgrounds_better, mosaics_better = self.compare(reduced, "N708_s", 0.5, amplifier_steps=True)
+        assert backgrounds_better > 5
+        assert mosaics_better > 3
+        found, truth = backgrounds(reduced.config), reduced.simulated.detectors
+        true = {(str(row["Root"]), str(row["EXTNAME"])): row["STEP_PIX"] for row in truth}
+        error = np.array([row["step"] - true[str(row["Root"]), str(row["EXTNAME"])] for row in found]) / BINNING**2
+        assert rms(error) < 0.1 * rms(np.array(list(true.values())) / BINNING**2)
+
+
+@pytest.fixture(scope="module")
+def neighbours(tmp_path_factory) -> list[Reduced]:
+    """Two fields of one galaxy that share some sky, matched each for itself."""
+    root = tmp_path_factory.mktemp("neighbours")
+    options = {"exposures": 3, "dither": 200, "n_detectors": 9, "offsets": 40.0, "nebula": 30.0}
+    made = [simulated(root, [tile], ["N662"], field, **options) for field, tile in (("LMC_c42", "T07"), ("LMC_c03", "T10"))]
+    for reduced in made:
+        match(reduced.config)
+        coadd(reduced.config)
+    return made
+
+
+class TestFieldsOfOneGalaxy:
+    def across(self, configs: list[FieldConfig]) -> np.ndarray:
+        one, other = configs
+        return shared_sky(one, other, (one.tiles[0], other.tiles[0]), "N662")
+
+    def test_have_a_border_between_them_if_matched_each_for_itself(self, neighbours):
+        assert abs(np.median(self.across([n.config for n in neighbours]))) > 0.2
+
+    def test_agree_if_solved_together(self, neighbours, tmp_path):
+        alone = [backgrounds(n.config) for n in neighbours]
+        neighbours[0].elsewhere(tmp_path)  # both of them
+        joint = [configuration(tmp_path, n.config.field, n.config.tiles, match={"joint": True}) for n in neighbours]
+        one, other = (match(config) for config in joint)
+        assert len(one) == len(other) == sum(map(len, alone))
+        assert set(one["Field"]) == {"LMC_c42", "LMC_c03"}
+        for column in ("file", "b", "b_err", "component", "n_pairs"):
+            assert np.array_equal(one[column], other[column]), column  # to the bit
+        assert one["component"].max() == 1
+        for config in joint:
+            coadd(config)
+        assert np.sqrt(np.mean(self.across(joint) ** 2)) < 0.05
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Reduced:
+    """Five detectors of each of three exposures."""
+    reduced = simulated(tmp_path_factory.mktemp("small"), ["T07"], ["r"], exposures=3, n_detectors=5, dither=200)
+    match(reduced.config)
+    return reduced
+
+
+def finished(config: FieldConfig, image: str = "r") -> tuple[Table, str]:
+    """Finish a field from measured overlaps, and see that all is there, with every detector in it.
+
+    Returns the backgrounds, and what is said about the image.
+    """
+    found = finish(config)
+    paths, tiles = FieldPaths.of(config), stages.tile_names(config)
+    for table in (paths.overlap_table, paths.background_table, paths.matching_table):
+        assert table.is_file()
+    figures = [paths.matching_figure(image, kind) for kind in ("overlaps", "backgrounds", "pairs")]
+    for tile in ("", *tiles):
+        figures.append(paths.comparison_figure(image, tile))
+        assert fits.getdata(paths.quick_look(image, tile), "COVERAGE").any()
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+    selected = set()
+    for tile in tiles:
+        rows = tables.read(paths.tile_table(tile), tables.TILE, "tiles")
+        selected |= {f"{row['Root']}_{row['EXTNAME']}" for row in rows}
+        with fits.open(paths.mosaic(tile, image, matched=True)) as hdus:
+            assert len(hdus["INPUTS"].data) == len(rows)
+            assert hdus["INPUTS"].data["PIXELS"].min() > 0
+            assert np.isfinite(hdus[0].data).all()
+        assert fits.getdata(paths.coverage(tile, image, matched=True), 1).any()
+    assert set(found["file"]) == selected
+    assert np.isfinite(found["b"]).all()
+    (line,) = stages.explain_matching(config)
+    return found, line
+
+
+class TestUnusualInput:
+    """The field is finished, every detector has a row and is in the mosaic, and what was done about it is said."""
+
+    @pytest.mark.parametrize(("n", "count"), [(3, "3 detectors"), (1, "1 detector")])
+    def test_one_exposure_keeps_its_own_skies(self, tmp_path, n, count):
+        config = simulated(tmp_path, ["T07"], ["r"], exposures=1, n_detectors=n).config
+        measure(config)
+        found, line = finished(config)
+        assert len(found) == n
+        assert np.array_equal(found["b"], found["own"])
+        assert np.isnan(found["b_err"]).all()
+        assert set(found["Remark"]) == {"no overlap with another detector: own sky level kept"}
+        assert line.startswith(f"r: {count}, 0 overlaps; ")
+        assert f"{n} of {count} without an overlap, on their own sky levels" in line
+
+    def test_disconnected_halves_are_each_on_their_own_skies(self, tmp_path):
+        config = simulated(tmp_path, ["T05", "T08"], ["r"], exposures=2, n_detectors=4).config
+        measure(config)
+        _, line = finished(config)
+        assert "overlaps connect separate groups of" in line
+        for zero_point, level in (("darkest", lambda above: np.quantile(above, 0.1)), ("mean", np.mean)):
+            found = solve(configuration(tmp_path, FIELD, ["T05", "T08"], match={"zero_point": zero_point}))
+            groups = [found[found["component"] == component] for component in set(found["component"])]
+            assert sum(len(group) > 1 for group in groups) > 1
+            for group in groups:
+                assert level(group["own"] - group["b"]) == pytest.approx(0, abs=0.02 * BINNING**2)
+
+    def test_detectors_without_pixels_are_refused_before(self, tmp_path):
+        faults = ["nan-detector", "constant-detector"]
+        reduced = simulated(tmp_path, ["T07"], ["r"], exposures=2, n_detectors=3, dither=60, faults=faults)
+        found = match(reduced.config)
+        bad = {f"{row['Root']}_{row['EXTNAME']}" for row in reduced.simulated.faults}
+        assert len(bad) == 2
+        assert set(found["file"]) == {f"{r['Root']}_{r['EXTNAME']}" for r in reduced.simulated.detectors} - bad
+        assert not any(found["Remark"])
+        verdicts = tables.read(FieldPaths.of(reduced.config).quality_table, tables.QUALITY, "check")
+        reasons = {str(row["Root"]): str(row["Reasons"]) for row in verdicts}
+        assert all(f"detector {row['EXTNAME']} refused" in reasons[str(row["Root"])] for row in reduced.simulated.faults)
+
+    @pytest.fixture
+    def wrong(self, small, tmp_path):
+        """Makes some of the measured differences wrong by tens of DN, each by another amount."""
+
+        def spoil(which) -> FieldConfig:
+            config = small.elsewhere(tmp_path).config
+            path = FieldPaths.of(config).pairs("r")
+            pairs = Pairs.read(path)
+            size = 10 * BINNING**2 * (1 + np.arange(len(pairs))) * (-1.0) ** np.arange(len(pairs))
+            replace(pairs, difference=pairs.difference + np.where(which(pairs), size, 0)).write(path)
+            return config
+
+        return spoil
+
+    def test_a_detector_that_contradicts_all_its_neighbours_is_named_and_spoils_nobody(self, small, wrong):
+        right = backgrounds(small.config)
+        bad = int(np.argmax(right["n_pairs"]))
+        found, line = finished(wrong(lambda pairs: (pairs.first == bad) | (pairs.second == bad)))
+        assert "contradict" in found["Remark"][bad]
+        assert not any(np.delete(np.asarray(found["Remark"]), bad))
+        assert "1 of 15 detectors contradict their neighbours" in line
+        others = np.delete(np.asarray(found["b"]) - np.asarray(right["b"]), bad) / BINNING**2
+        assert np.ptp(others) < 0.05
+
+    def test_a_field_in_which_everything_contradicts_is_finished_with_errors_that_say_so(self, small, wrong):
+        found, line = finished(wrong(lambda pairs: np.ones(len(pairs), dtype=bool)))
+        assert len(found) == 15
+        assert np.median(found["b_err"]) / BINNING**2 > 10
+        assert "standard error of a background" in line
+
+    def test_overlaps_that_are_too_small_are_counted(self, small, tmp_path):
+        config = small.elsewhere(tmp_path, match={"min_cells": 100000}).config
+        found = match(config)
+        assert np.array_equal(found["b"], found["own"])
+        (line,) = stages.explain_matching(config)
+        assert "0 overlaps; 15 of 15 detectors with too few good cells in their overlaps, on their own sky levels" in line
+        assert "overlaps with too few good cells not used" in line
+
+
+def on_detector(s: binned.Stamp) -> np.ndarray:
+    """u and v of the cells of a binned."""
+    y, x = np.indices(s.mean.shape)
+    return np.tensordot(s.to_detector, np.stack([x + s.x0, y + s.y0, np.ones_like(x)]), axes=1)
+
+
+STAMPS = {
+    "NaN": lambda s: replace(s, mean=np.full_like(s.mean, np.nan)),
+    "without good pixels": lambda s: replace(s, count=np.zeros_like(s.count)),
+    "constant": lambda s: replace(s, mean=np.zeros_like(s.mean), std=np.zeros_like(s.std)),
+    "tilted": lambda s: replace(s, mean=(s.mean + 100 * on_detector(s)[0]).astype(np.float32)),
+    "wavy": lambda s: replace(s, mean=(s.mean + 200 * np.sin(7 * on_detector(s)).prod(axis=0)).astype(np.float32)),
+    "not there": lambda s: None,
+}
+
+
+class TestStamps:
+    @pytest.mark.parametrize("change", STAMPS)
+    def test_a_bad_one_spoils_no_other_detector(self, small, tmp_path, change):
+        config, right = small.elsewhere(tmp_path).config, backgrounds(small.config)
+        bad = int(np.argmax(right["n_pairs"]))
+        path = FieldPaths.of(config).stamp_file(str(right["Root"][bad]))
+        stamps = [binned.read(path, name) for name in binned.boxes(path)]
+        changed = [STAMPS[change](s) if s.extname == right["EXTNAME"][bad] else s for s in stamps]
+        binned.write(path, binned.grid_of(path), [s for s in changed if s is not None])
+        found = match(config)
+        assert list(found["file"]) == list(right["file"])
+        assert np.isfinite(found["b"]).all()
+        others = np.delete(np.asarray(found["b"]) - np.asarray(right["b"]), bad) / BINNING**2
+        assert np.ptp(others) < 0.05
+        (line,) = stages.explain_matching(config)
+        if change == "not there":
+            assert found["Remark"][bad] == "no stamp could be made of it: own sky level kept"
+            assert "1 of 15 detectors without a stamp, on their own sky levels" in line
+        elif found["n_pairs"][bad] == 0:
+            assert found["Remark"][bad] == "too few good cells in its overlaps: own sky level kept"
+            assert "1 of 15 detectors with too few good cells in their overlaps, on their own sky levels" in line
+
+    @pytest.mark.parametrize("damage", ["missing", "truncated", "overwritten"])
+    def test_a_damaged_file_is_named_and_can_be_made_again(self, small, tmp_path, damage):
+        config, right = small.elsewhere(tmp_path).config, backgrounds(small.config)
+        path = FieldPaths.of(config).stamp_file(str(right["Root"][0]))
+        content = path.read_bytes()
+        middle = len(content) // 2
+        path.unlink()
+        if damage != "missing":
+            path.write_bytes(content[:middle] + (b"" if damage == "truncated" else bytes(2880) + content[middle + 2880 :]))
+        with pytest.raises(InputError, match=rf"{path.name}: .*; make it again with --from summarize"):
+            match(config)
+        if damage == "overwritten":  # the others are noticed without decoding
+            path.unlink()
+        usable = [report for report in stages.check_field(config) if not report.refused]
+        grid = stages.stamp_grid(config, usable)
+        (lost,) = stages.stampless(config, usable, grid)
+        stages.restore_stamps(config, lost, grid)
+        assert path.read_bytes() == content
+        assert np.array_equal(match(config)["b"], right["b"])
+
+
+def pixels(path: Path, extname: str) -> np.ndarray:
+    with fits.open(path) as hdus:
+        return hdus[extname].data.astype(np.float64)
+
+
+def copied(config: FieldConfig) -> list[stages.MatchedCopies]:
+    plans = stages.plan_copies(config)
+    for plan in plans:
+        stages.copy_matched(config, plan)
+    stages.link_matched(config, plans)
+    return plans
+
+
+class TestMatchedCopies:
+    @pytest.mark.parametrize("output", ["compressed", "plain"])
+    def test_are_the_exposures_minus_the_backgrounds(self, small, tmp_path, output):
+        config = small.elsewhere(tmp_path, match={"output": output}).config
+        paths, found = FieldPaths.of(config), backgrounds(config)
+        (scale,) = {plan.scale for plan in copied(config) if plan.root == found["Root"][0]}
+        for row in found[found["Root"] == found["Root"][0]]:
+            copy = paths.matched_detector(row["Root"], row["EXTNAME"], output == "plain")
+            raw = pixels(paths.exposure(f"{row['Root']}.fits.fz"), row["EXTNAME"])
+            values = raw * scale
+            assert np.allclose(pixels(copy, row["EXTNAME"]), values - row["b"], rtol=0, atol=2e-7 * np.abs(values).max())
+            link = paths.prepared_tile("T07", matched=True) / copy.name
+            assert link.is_symlink()
+            assert link.resolve() == copy.resolve()
+        assert len(list(paths.matched.iterdir())) == len(list(paths.prepared_tile("T07", matched=True).iterdir())) == len(found)
+
+    def test_go_when_none_are_wanted_any_more(self, small, tmp_path):
+        config = small.elsewhere(tmp_path, match={"output": "plain"}).config
+        copied(config)
+        for output, names in (("compressed", {".fz"}), ("none", set())):
+            config = configuration(tmp_path, FIELD, ["T07"], match={"output": output})
+            copied(config)
+            for directory in (FieldPaths.of(config).matched, FieldPaths.of(config).prepared_tile("T07", matched=True)):
+                assert {path.suffix for path in directory.iterdir()} == names
+
+    def test_of_an_exposure_that_feeds_two_images_are_called_as_these(self, tmp_path):
+        (tmp_path / "images.txt").write_text("Image FILTER EXPTIME\nred r 60\nall r 60\nall N708 400\n")
+        simulate_field(tmp_path, field=FIELD, tiles=["T07"], bands=["r", "N708"], exposures=[2, 1], n_detectors=2, **BINNED)
+        survey = {"image_table": str(tmp_path / "images.txt")}
+        config = configuration(tmp_path, FIELD, ["T07"], survey=survey, match={"output": "compressed"})
+        summarize(config)
+        found = match(config)
+        plans = copied(config)
+        names = {path.name for path in FieldPaths.of(config).prepared_tile("T07", matched=True).iterdir()}
+        images = [f".{row['Image']}" if "_r_" in row["Root"] else "" for row in found]
+        assert names == {f"{row['file']}{image}.fits.fz" for row, image in zip(found, images, strict=True)}
+        assert sorted({plan.image for plan in plans}) == ["", "all", "red"]
+        root, extname = next((row["Root"], row["EXTNAME"]) for row in found if row["Image"] == "red")
+        one, other = (FieldPaths.of(config).matched_detector(root, extname, image=image) for image in ("red", "all"))
+        b = {row["Image"]: row["b"] for row in found if (row["Root"], row["EXTNAME"]) == (root, extname)}
+        assert np.median(pixels(one, extname) - pixels(other, extname)) == pytest.approx(b["all"] - b["red"], abs=0.01)
+
+
+class TestRepetition:
+    def products(self, config: FieldConfig) -> dict[str, bytes]:
+        root = config.root
+        found = [p for name in ("Summary", "DECam_SWARP", "DECam_BACK", ".kred") for p in (root / name).rglob("*") if p.is_file()]
+        return {str(path.relative_to(root)): path.read_bytes() for path in found}
+
+    def test_gives_the_same_bytes(self, small, tmp_path):
+        results = []
+        for name in ("once", "again"):
+            config = small.elsewhere(tmp_path / name).config
+            match(config)
+            coadd(config)
+            results.append(self.products(config))
+        assert results[0] == results[1]
+        assert any(name.endswith("LMC_c42_T07.r.fits") for name in results[0])
+
+    def test_in_another_order_of_the_directory_gives_the_same_bytes(self, small, tmp_path):
+        source = FieldPaths.of(small.config).mef
+        (tmp_path / source.relative_to(small.config.root)).mkdir(parents=True)
+        for path in sorted(source.iterdir(), reverse=True):
+            shutil.copy2(path, tmp_path / path.relative_to(small.config.root))  # with its time, which the verdict tells
+        config = configuration(tmp_path, FIELD, ["T07"])
+        summarize(config)
+        match(config)
+        ours, theirs = self.products(config), self.products(small.config)
+        assert ours == {name: content for name, content in theirs.items() if name in ours}
+        assert len(ours) > 10
+
+    def test_under_other_names_gives_the_same_backgrounds(self, small, tmp_path):
+        """Names that come in the opposite order."""
+        source = FieldPaths.of(small.config).mef
+        directory = tmp_path / source.relative_to(small.config.root)
+        directory.mkdir(parents=True)
+        names = {}
+        for i, path in enumerate(sorted(source.glob("*_ooi_*"), reverse=True)):
+            for kind in ("ooi", "ood"):
+                shutil.copy(path.with_name(path.name.replace("_ooi_", f"_{kind}_")), directory / f"x{i}_{kind}_r_v1.fits.fz")
+            names[f"x{i}_ooi_r_v1"] = FieldPaths.root_of(path)
+        config = configuration(tmp_path, FIELD, ["T07"])
+        summarize(config)
+        found = {(names[row["Root"]], row["EXTNAME"]): row["b"] for row in match(config)}
+        right = {(row["Root"], row["EXTNAME"]): row["b"] for row in backgrounds(small.config)}
+        assert found.keys() == right.keys()
+        assert max(abs(found[key] - right[key]) for key in right) / BINNING**2 < 1e-3
+
+
+class TestWhatIsNotThere:
+    def test_skies_and_images_that_were_not_measured_are_named(self, tmp_path):
+        config = FieldConfig(field=FIELD, root=tmp_path)
+        with pytest.raises(InputError, match=r"the overlaps of N662 have not been measured; run the stage 'match' again"):
+            stages.matching.read_skies(FieldPaths.of(config), "N662")
+        with pytest.raises(InputError, match="field LMC_c42: none of its images could be matched"):
+            stages.tabulate_matching(config, [])
+
+    def test_stamps_of_two_grids_or_none_are_refused(self, monkeypatch):
+        with pytest.raises(InputError, match="there is no stamp of any detector"):
+            stages.matching._one_grid([])
+        grids = {Path("a"): binned.StampGrid(80.0, -68.0, 2.0), Path("b"): binned.StampGrid(80.0, -68.0, 4.0)}
+        monkeypatch.setattr(binned, "grid_of", grids.__getitem__)
+        assert stages.matching._one_grid([Path("b")]) == grids[Path("b")]
+        with pytest.raises(InputError, match=r"^b is on the grid .*need the same options"):
+            stages.matching._one_grid(grids)
+
+    def test_removed_stamps_are_counted(self, tmp_path):
+        config = FieldConfig(field=FIELD, root=tmp_path)
+        directory = FieldPaths.of(config).stamps
+        directory.mkdir(parents=True)
+        for name in ("a.stamps.fits", "b.stamps.fits", "other.fits"):
+            (directory / name).touch()
+        assert stages.remove_stamps(config) == 2
+        assert [p.name for p in directory.iterdir()] == ["other.fits"]

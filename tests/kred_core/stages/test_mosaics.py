@@ -1,0 +1,340 @@
+"""From the tables of a field to its mosaics, figures and numbers, with the backgrounds that were asked for."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from kred_core import stages, survey
+from kred_core.config import FieldConfig, SurveyConfig
+from kred_core.errors import InputError
+from kred_core.exposures import check, summary
+from kred_core.products import FieldPaths, read_record, tables, write_record
+from kred_core.simulate import simulate_field
+from kred_core.stages import table as table_of_stages
+from kred_core.stages.plan import Plan, Planned, plan_run
+from kred_core.stages.stage import Cost
+from kred_core.survey import tiling
+
+SKY = 700.0  # counts28 per pixel that every exposure has on average
+
+
+@dataclass
+class Tiled:
+    """A field whose tile T07 has a table and no mosaics yet."""
+
+    root: object
+    detectors: Table
+
+    @property
+    def paths(self):
+        return FieldPaths(self.root, "LMC_c42")
+
+    def config(self, mosaics="matched", *tiles, only=(), **coadd):
+        sections = {"run": {"only": only}, "coadd": {"mosaics": mosaics} | coadd, "evaluate": {"figure_pixels": 200}}
+        return FieldConfig(field="LMC_c42", tiles=list(tiles), root=self.root, **sections)
+
+    def match(self, rows=slice(None), **shape):
+        """Write the table of backgrounds: b of the detectors in turn 100, 101, ... in this image, 1000 more in another one."""
+        written = []
+        for k, row in enumerate(self.detectors):
+            for image, b in ((str(row["Image"]), 100.0 + k), ("other", 1100.0 + k)):
+                values = {c.name: 0 if c.type is not str else "" for c in tables.BACKGROUNDS} | {"b": b, "Image": image} | shape
+                names = {name: str(row[name]) for name in ("Field", "Root", "EXTNAME")}
+                written.append(values | names | {"file": f"{row['Root']}_{row['EXTNAME']}"})
+        tables.write(tables.make(written[rows], tables.BACKGROUNDS), self.paths.background_table, "Backgrounds")
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    """Two exposures of three small detectors, and the rows of their tile table."""
+    root = tmp_path_factory.mktemp("field")
+    options = {"binning": 16, "exposures": 2, "bands": ["N662"], "n_detectors": 3, "cosmic_rays": 0.0}
+    simulate_field(root, field="LMC_c42", tiles=["T07"], **options)
+    config = FieldConfig(field="LMC_c42", tiles=["T07"], root=root)
+    paths = FieldPaths.of(config)
+    reports = [check.judge(path, config.check, {}) for path in paths.exposures()]
+    images = survey.images(config.field, config.survey)
+    exposures = {row["Root"]: row for row in summary.exposure_rows(reports, images, "LMC_c42")}
+    places = summary.place_rows(reports, "LMC_c42")
+    rows = [{**exposures[place["Root"]], **place, "SUB_BACK": SKY, "Noise": 5.0} for place in places]
+    detectors = tables.make(rows, [c for c in tables.TILE if c.name != "Image"])
+    (tile,) = survey.tiles("LMC_c42", config.survey, ["T07"])
+    selected = tiling.select(detectors, tile, images, config.tiling).detectors[[c.name for c in tables.TILE]]
+    assert len(selected) == 6
+    return root, selected
+
+
+def tiled(simulated, root):
+    data, detectors = simulated
+    (root / "DECam_MEF").symlink_to(data / "DECam_MEF")
+    field = Tiled(root, detectors)
+    tables.write(detectors, field.paths.tile_table("T07"), "Detectors")
+    return field
+
+
+@pytest.fixture
+def field(simulated, tmp_path):
+    return tiled(simulated, tmp_path)
+
+
+class TestPlans:
+    def test_original_mosaics_need_no_matching(self, field):
+        (plan,) = stages.plan_coadds(field.config("original"))
+        assert (plan.tile, plan.image, plan.backgrounds) == ("T07", "N662", ("original",))
+        assert {item.back for item in plan.inputs} == {SKY}
+        assert {item.matched for item in plan.inputs} == {None}
+
+    @pytest.mark.parametrize("mosaics", ["matched", "both"])
+    def test_matched_mosaics_have_the_background_of_each_detector_in_their_image(self, field, mosaics):
+        field.match(grad_x=0.01, grad_y=-0.02, step=3.0)
+        (plan,) = stages.plan_coadds(field.config(mosaics))
+        assert [item.matched.b for item in plan.inputs] == [100.0 + k for k in range(6)]
+        assert {(item.matched.grad_x, item.matched.grad_y, item.matched.step) for item in plan.inputs} == {(0.01, -0.02, 3.0)}
+
+    @pytest.mark.parametrize("mosaics", ["matched", "both"])
+    def test_without_the_table_of_backgrounds_the_stage_to_run_is_named(self, field, mosaics):
+        with pytest.raises(InputError, match=r"LMC_c42_backgrounds\.tab is missing; run the stage 'match' first \(--from match\)"):
+            stages.plan_coadds(field.config(mosaics))
+
+    def test_a_detector_without_a_background_is_named(self, field):
+        field.match(slice(2, None))
+        lost = f"{field.detectors['Root'][0]}_{field.detectors['EXTNAME'][0]}"
+        message = rf"no background of 1 of the 6 detectors of T07 N662: {lost}; it is out of date: run the stage 'match' again"
+        with pytest.raises(InputError, match=message):
+            stages.plan_coadds(field.config())
+
+    def test_of_many_detectors_without_a_background_some_are_named(self, field):
+        field.match(slice(0, 0))
+        with pytest.raises(InputError, match=r"of 6 of the 6 detectors of T07 N662: (c4d\S+, ){4}c4d\S+ and 1 more; it is"):
+            stages.plan_coadds(field.config())
+
+    def test_a_background_in_another_image_only_does_not_count(self, field):
+        field.match(slice(1, None, 2))
+        with pytest.raises(InputError, match="of 6 of the 6 detectors"):
+            stages.plan_coadds(field.config())
+
+    def test_no_mosaics_need_nothing(self, field):
+        config = field.config("none")
+        assert stages.plan_coadds(config) == stages.mosaic_names(config) == []
+        assert stages.evaluated_tiles(config) == {}
+        assert stages.missing_products(field.config("none", only=["tiles", "coadd", "evaluate"])) == []
+
+    def test_tiles_without_a_table_are_left_out_unless_they_were_asked_for(self, field):
+        assert stages.tile_names(field.config()) == ["T07"]
+        assert stages.tile_names(field.config("matched", "T08")) == ["T08"]
+        with pytest.raises(InputError, match=r"LMC_c42_T08\.tab is missing; run the stage 'tiles' first"):
+            stages.mosaic_names(field.config("matched", "T08"))
+        field.paths.tile_table("T07").unlink()
+        with pytest.raises(InputError, match=r"no tile table in .*; run the stage 'tiles' first"):
+            stages.tile_names(field.config())
+
+    def test_units_are_named_as_the_products_are(self):
+        assert stages.mosaic_unit("T07", "N662", ["matched"]) == "T07_b.N662"
+        assert stages.mosaic_unit("T07", "N662", ["original"]) == "T07.N662"
+        assert stages.mosaic_unit("T07", "N662", ["original", "matched"]) == "T07.N662"
+
+
+@pytest.mark.parametrize(("mosaics", "n", "sets"), [("original", 1, 1), ("matched", 1, 1), ("both", 1, 2), ("none", 0, 0)])
+def test_a_dry_run_foresees_the_mosaics_before_any_background_is_known(field, mosaics, n, sets):
+    config = field.config(mosaics, "T07")
+    (coadd,), (evaluate,) = (plan_run(config).planned[name] for name in ("coadd", "evaluate"))
+    assert (coadd.units, coadd.to_do) == (n, n)
+    assert evaluate.units == n + sets  # a figure of the field for each kind of mosaics too
+    side = round(0.6525 * 3600 / 4.23)
+    assert coadd.cost.disk == pytest.approx(sets * side**2 * 4, rel=0.1)
+
+
+@pytest.mark.parametrize(("size", "side"), [(0.0, 0.05), (0.1, 0.1), (0.02, 0.02)])
+def test_a_mosaic_of_a_tile_of_ones_own_is_as_large_as_the_table_or_the_option_says(field, size, side):
+    (tile,) = survey.tiles("LMC_c42", field.config().survey, ["T07"])
+    table = field.root / "tiles.txt"
+    table.write_text(f"Field Tile RA Dec Size\nLMC_c42 T07 {tile.ra} {tile.dec} 0.05\n")
+    config = field.config("original", size=size).model_copy(update={"survey": SurveyConfig(tile_table=str(table))})
+    (plan,) = stages.plan_coadds(config)
+    planned = plan_run(config)
+    (foreseen,) = planned.mosaics
+    assert plan.grid.nx == plan.grid.ny == foreseen.grid.nx == foreseen.grid.ny == (n := round(side * 3600 / plan.grid.pixel_scale))
+    assert table_of_stages()["coadd"].cost(config, planned.usable, planned.grid).disk == pytest.approx(n**2 * 4, rel=0.1)
+    (wanted,) = stages.wanted_tiles(config)
+    assert wanted.size == max(side, 0.05)
+
+
+def made(config):
+    """Co-add and evaluate everything; the table of mosaics."""
+    for plan in stages.plan_coadds(config):
+        assert all(path.is_file() for path in stages.coadd_mosaic(config, plan))
+    for tile, image in stages.mosaic_names(config):
+        assert all(path.is_file() for path in stages.evaluate_mosaic(config, tile, image))
+    for (image, background), tiles in stages.evaluated_tiles(config).items():
+        assert stages.draw_field(config, image, background, tiles).is_file()
+    return Table.read(stages.tabulate_mosaics(config), format="ascii.ecsv")
+
+
+ALL = ("coadd", "evaluate")
+
+
+@pytest.mark.parametrize(("mosaics", "suffix"), [("original", ""), ("matched", "_b")])
+def test_one_mosaic_where_people_look_for_it(field, mosaics, suffix):
+    field.match()
+    table = made(field.config(mosaics))
+    root = field.root / "DECam_SWARP" / "LMC_c42"
+    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert found == {
+        f"T07{suffix}/LMC_c42_T07.N662.fits",
+        f"T07{suffix}/LMC_c42_T07.N662.coverage.fits.fz",
+        f"eval/LMC_c42_T07{suffix}.N662.png",
+        f"eval/LMC_c42_T07{suffix}.N662.coverage.png",
+        f"eval/LMC_c42{suffix}.N662.png",
+    }
+    assert [tuple(row) for row in table["Tile", "Image", "Background"]] == [("T07", "N662", mosaics)]
+    assert stages.missing_products(field.config(mosaics, only=ALL)) == []
+
+
+def test_a_plane_that_swarp_cannot_subtract_is_refused(field):
+    field.match(grad_x=0.01)
+    config = field.config(engine="swarp")
+    (plan,) = stages.plan_coadds(config)
+    with pytest.raises(InputError, match=r"of 6 detectors, .* the first, has a plane or a step"):
+        stages.coadd_mosaic(config, plan)
+
+
+@pytest.fixture(scope="module")
+def both(simulated, tmp_path_factory):
+    """A field with both mosaics, and the products that were missing before."""
+    field = tiled(simulated, tmp_path_factory.mktemp("both"))
+    missing = stages.missing_products(field.config("both", only=ALL))
+    field.match()
+    made(field.config("both"))
+    return field, missing
+
+
+class TestBoth:
+    def test_the_manual_explains_every_keyword_and_every_column_of_a_mosaic(self, both):
+        page = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "fits-files.md").read_text(encoding="utf-8")
+        explained = set(re.findall(r"[A-Z][A-Z0-9-]*", page))
+        standard = r"SIMPLE|BITPIX|NAXIS.?|EXTEND|(CTYPE|CUNIT|CRVAL|CRPIX)\d|CD._.|RADESYS|EQUINOX|(CHECK|DATA)SUM|COR\d(RA|DEC)1"
+        with fits.open(both[0].paths.mosaic("T07", "N662", matched=True)) as mosaic:
+            found = {*mosaic[0].header, *mosaic["INPUTS"].columns.names} - {""}
+        assert len(found) > 40
+        missing = {name for name in found if not re.fullmatch(standard, name)} - explained
+        assert not missing
+
+    def test_every_product_is_missed_before_and_there_afterwards(self, both):
+        field, missing = both
+        assert len(missing) == 2 * 2 + 3 * 2 + 1
+        assert all(path.is_file() for path in missing)
+        assert field.paths.comparison_figure("N662", "T07") in missing
+        for mosaics in ("original", "matched", "both"):
+            assert stages.missing_products(field.config(mosaics, only=ALL)) == []
+
+    def test_the_table_has_the_numbers_of_both(self, both):
+        table = Table.read(both[0].paths.mosaic_table, format="ascii.ecsv")
+        level = {str(row["Background"]): row["Level"] for row in table}
+        assert list(level) == ["matched", "original"]
+        assert level["matched"] - level["original"] == pytest.approx(SKY - 102.5, abs=4)  # b is 100 to 105
+
+    def test_the_table_has_the_numbers_of_the_mosaics_that_are_wanted_only(self, both):
+        for mosaics, rows in (("original", ["original"]), ("both", ["matched", "original"])):
+            table = Table.read(stages.tabulate_mosaics(both[0].config(mosaics)), format="ascii.ecsv")
+            assert list(table["Background"]) == rows
+
+    def test_numbers_of_another_version_are_left_out_of_the_table_and_named(self, both, caplog):
+        field, _ = both
+        record = field.paths.record("evaluate", "T07.N662")
+        now = read_record(record)
+        try:
+            write_record(record, {key: value for key, value in now.items() if key != "block_jump"} | {"seams": 1.0})
+            table = Table.read(stages.tabulate_mosaics(field.config("both")), format="ascii.ecsv")
+            assert list(table["Background"]) == ["matched"]
+            assert "T07 N662: its numbers are those of another version of kred; evaluate it again" in caplog.text
+        finally:
+            write_record(record, now)
+
+    def test_mosaics_that_are_not_wanted_any_more_are_told(self, both):
+        field, _ = both
+        assert stages.leftovers(field.config("both", only=["coadd"])) == []
+        (note,) = stages.leftovers(field.config("matched", only=["coadd"]))
+        assert note.startswith(f"{field.paths.coadds('T07')}: LMC_c42_T07.N662.fits: of an earlier run")
+        assert len(stages.leftovers(field.config("none", only=["coadd"]))) == 2
+        assert stages.leftovers(field.config("none", only=["evaluate"])) == []
+
+    def test_a_pixel_that_one_detector_covers_lacks_the_background_of_that_detector(self, both):
+        original, matched = (fits.getdata(both[0].paths.mosaic("T07", "N662", m)).astype(float) for m in (False, True))
+        coverage = fits.getdata(both[0].paths.coverage("T07", "N662", True), 1)
+        inputs = fits.getdata(both[0].paths.mosaic("T07", "N662", True), "INPUTS")
+        expected = (SKY - inputs["BACK"]) * inputs["FLXSCALE"]
+        nearest = np.abs((matched - original)[coverage == 1][:, None] - expected)
+        assert nearest.min(axis=1).max() < 0.01  # of values up to 60000, in 32 bits
+        assert set(nearest.argmin(axis=1)) == set(range(6))
+
+
+# --- before and after a run
+
+
+def test_a_data_root_that_is_not_there_ends_a_run_before_it_begins(tmp_path):
+    with pytest.raises(InputError, match="absent is no directory; give the one that holds DECam_MEF with --root"):
+        stages.preflight(FieldConfig(field="LMC_c42", root=tmp_path / "absent"))
+
+
+def test_products_go_outside_the_data_root_only_where_that_was_said(simulated, tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    root.mkdir()
+    elsewhere.mkdir()
+    (root / "DECam_MEF").symlink_to(simulated[0] / "DECam_MEF")
+    (root / "DECam_SWARP").symlink_to(elsewhere)
+    outside = [str(simulated[0]), str(tmp_path)]
+    stages.preflight(FieldConfig(field="LMC_c42", root=root, run={"outside": outside}))
+    with pytest.raises(InputError, match=f"DECam_SWARP is a link to {elsewhere}, outside the data root.*--outside {elsewhere}"):
+        stages.preflight(FieldConfig(field="LMC_c42", root=root, run={"outside": outside[:1]}))
+
+
+def test_what_lies_beside_the_exposures_is_named_but_not_all_of_it(tmp_path):
+    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"only": ["check"]})
+    directory = FieldPaths.of(config).mef
+    directory.mkdir(parents=True)
+    for i in range(7):
+        (directory / f"notes{i}.txt").touch()
+    (note,) = stages.leftovers(config)
+    names = "notes0.txt, notes1.txt, notes2.txt, notes3.txt, notes4.txt and 2 more"
+    where = f"left out in {directory}, only InstCal images and their masks are taken"
+    assert note == f"{where}: no *.fits.fz or *.fits: {names}"
+
+
+# --- what a run would take
+
+
+def a_plan(*lines: tuple[str, Sequence], reports: Sequence = ()) -> Callable[[FieldConfig], Plan]:
+    empty = {name: [] for name in table_of_stages()}
+    return lambda config: Plan(config, list(reports), {**empty, **{name: list(planned) for name, planned in lines}})
+
+
+def test_a_plan_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the_way(tmp_path, monkeypatch):
+    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 2})
+    planned = (
+        ("check", [Planned("check", "exposures", 3, 0, Cost(100.0, 5e9))]),
+        ("summarize", [Planned("summarize", "exposures", 3, 3, Cost(90.0, 2e6))]),
+        ("coadd", [Planned("coadd", "mosaics", 2, 1, Cost(4 * 3600.0, 1e6))]),
+    )
+    found = [check.ExposureReport("a", "a.fits.fz"), check.ExposureReport("b", "b.fits.fz", refused=("is empty", "is old"))]
+    monkeypatch.setattr(stages.plan, "plan_run", a_plan(*planned, reports=found))
+    lines = stages.dry_run(config).splitlines()
+    assert lines[0] == "LMC_c42: what would be done with these options (nothing has been done)"
+    assert lines[3].split() == ["check", "3", "exposures", "0", "-", "-"]
+    assert lines[4].split()[:6] == ["summarize", "3", "exposures", "3", "90", "s"]
+    assert lines[5].split()[:6] == ["coadd", "2", "mosaics", "1", "4.0", "h"]
+    assert lines[7].startswith("about 2.0 h with 2 tasks at once, 3.0 MB of disk (")
+    assert lines[8:] == ["refused b: is empty; is old"]
+
+
+def test_a_plan_that_needs_more_disk_than_there_is_warns(tmp_path, monkeypatch):
+    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 1})
+    monkeypatch.setattr(stages.plan, "plan_run", a_plan(("coadd", [Planned("coadd", "mosaics", 2, 1, Cost(300.0, 1e18))])))
+    text = stages.dry_run(config)
+    assert "about 5.0 min with 1 task at once" in text
+    assert "\nWARNING: " in text

@@ -1,0 +1,370 @@
+"""What is done again, what is not, and what happens to a unit that fails: steps as a run without Prefect does them."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from pydantic import ValidationError
+
+from kred_core.config import CoaddConfig, FieldConfig, RunConfig, SummarizeConfig
+from kred_core.errors import ExposureError
+from kred_core.products.locks import alone
+from kred_core.stages import executor
+from kred_core.stages.executor import Ended, Threads
+from kred_core.stages.work import REFUSED, Manifest, Step, Work, read_manifest
+
+
+@pytest.fixture(autouse=True)
+def _no_delay(monkeypatch):
+    monkeypatch.setattr(executor, "RETRY_DELAYS", (0.0, 0.0))
+
+
+def _work(config: FieldConfig, exposure: Path) -> Work:
+    mask = exposure.with_suffix(".mask")
+    return Work(exposure.name, files=[exposure, mask], options=[config.summarize])
+
+
+def _summarize(config: FieldConfig, exposure: Path) -> Manifest:
+    with open(config.root / "calls", "a") as calls:
+        calls.write(f"{exposure.name}\n")
+    text = exposure.read_text()
+    if text == "damaged":
+        raise ExposureError(f"{exposure.name}: truncated")
+    if text == "hiccup":
+        exposure.write_text("good")
+        raise OSError(errno.EIO, "Input/output error")
+    product = exposure.with_suffix(".summary")
+    product.write_text(text.upper())
+    if text == "unknown filter":
+        return Manifest.of([product], **{REFUSED: text})
+    return Manifest.of([product], mode=1.5)
+
+
+def step(function: Callable[..., Manifest] = _summarize, work: Callable[..., Work] = _work, version: int = 1) -> Step:
+    return Step("summarize", version, work, function)
+
+
+SUMMARIZE = step()
+
+
+def reduce(config: FieldConfig, step: Step) -> dict[str, Ended]:
+    """Do the step for each exposure of a field, two at a time; how each ended by name."""
+    with Threads(config) as threads:
+        units = {threads.submit(step, p.name, config, {"exposure": p}): p.name for p in sorted(config.root.glob("*.mef"))}
+        return {units[future]: how for future, how in threads.ended(units)}
+
+
+def word(how: Ended) -> str:
+    return "failed" if how.error is not None else "current" if how.current else "done"
+
+
+class Field:
+    """A field of tiny exposures, and what runs of it did."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.calls = root / "calls"
+
+    def config(self, **sections) -> FieldConfig:
+        return FieldConfig(field="LMC_c42", root=self.root, **sections)
+
+    def run(self, step: Step = SUMMARIZE, **sections) -> dict[str, str]:
+        """How the units ended."""
+        return {name: word(how) for name, how in self.ends(step, **sections).items()}
+
+    def ends(self, step: Step = SUMMARIZE, **sections) -> dict[str, Ended]:
+        self.calls.write_text("")
+        return reduce(self.config(**{"run": RunConfig(workers=2)} | sections), step)
+
+    def worked_on(self) -> list[str]:
+        """Exposures that the last run really worked on."""
+        return sorted(self.calls.read_text().split())
+
+    def records(self) -> list[Path]:
+        return [p for p in (self.root / ".kred").rglob("*") if p.is_file() and p.name != "lock"]
+
+
+@pytest.fixture
+def field(tmp_path) -> Field:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.mef").write_text(name)
+    return Field(tmp_path)
+
+
+@pytest.fixture
+def done(field) -> Field:
+    assert set(field.run().values()) == {"done"}
+    return field
+
+
+def test_a_second_run_does_nothing(done):
+    assert set(done.run().values()) == {"current"}
+    assert done.worked_on() == []
+
+
+def test_the_values_of_a_manifest_come_back_from_the_record(done):
+    manifest = done.ends()["a.mef"].manifest
+    assert manifest == Manifest.of([done.root / "a.summary"], mode=1.5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda root: (root / "b.summary").unlink(),
+        lambda root: (root / "b.summary").write_text("overwritten by hand"),
+        lambda root: os.utime(root / "b.mef"),
+        lambda root: (root / "b.mef").write_text("another version"),
+        lambda root: (root / "b.mask").write_text("a mask has arrived"),
+    ],
+    ids=["product deleted", "product overwritten", "exposure touched", "exposure replaced", "mask added"],
+)
+def test_only_what_a_change_concerns_is_done_again(done, change):
+    change(done.root)
+    assert done.run() == {"a.mef": "current", "b.mef": "done", "c.mef": "current"}
+    assert done.worked_on() == ["b.mef"]
+    assert (done.root / "b.summary").read_text() == (done.root / "b.mef").read_text().upper()
+
+
+def test_only_the_options_of_the_stage_itself_count(done):
+    assert set(done.run(coadd=CoaddConfig(combine="clipped"), run=RunConfig(workers=1)).values()) == {"current"}
+    assert set(done.run(summarize=SummarizeConfig(clipped=True)).values()) == {"done"}
+
+
+def test_a_new_version_of_the_stage_does_everything_again(done):
+    newer = step(version=2)
+    assert set(done.run(newer).values()) == {"done"}
+
+
+def test_redo_does_everything_again_and_remembers_it(done):
+    assert set(done.run(run=RunConfig(redo=True)).values()) == {"done"}
+    assert set(done.run().values()) == {"current"}
+
+
+def test_one_record_for_each_unit_however_often_options_change(done):
+    for sigma in (2.5, 3.5, 4.5):
+        done.run(summarize=SummarizeConfig(clip_sigma=sigma))
+    assert len(done.records()) == 3
+
+
+def test_records_are_json_and_nothing_else(done):
+    for path in done.records():
+        assert json.loads(path.read_text())["values"] == {"mode": 1.5}
+
+
+class Trap:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_what_is_no_record_is_none_and_executes_nothing(tmp_path):
+    record, mark = tmp_path / "record", tmp_path / "executed"
+    for content in (b"", b"null", b"[]", b'{"products": 3}', b"\xff\x00", b"[" * 100_000, pickle.dumps(Trap(mark))):
+        record.write_bytes(content)
+        assert read_manifest(record) is None
+    assert not mark.exists()
+
+
+def test_a_link_in_the_place_of_a_record_is_replaced_and_not_followed(done):
+    precious = done.root / "precious"
+    precious.write_text("mine")
+    path = next(p for p in done.records() if "b.mef" in str(p))
+    path.unlink()
+    path.symlink_to(precious)
+    assert done.run()["b.mef"] == "done"
+    assert precious.read_text() == "mine"
+    assert not path.is_symlink()
+
+
+def test_figures_leave_no_garbage():
+    gc.disable()
+    try:
+        figure = Figure()
+        figure.add_subplot()
+        drawn = weakref.ref(figure)
+        del figure
+        assert Manifest.of([]) == Manifest()
+        assert drawn() is not None  # it refers to itself
+        assert Manifest.of_figures([]) == Manifest()
+        assert drawn() is None
+    finally:
+        gc.enable()
+
+
+def test_a_half_written_record_is_no_record(done):
+    path = next(p for p in done.records() if "b.mef" in str(p))
+    path.write_bytes(path.read_bytes()[:100])
+    assert done.run()["b.mef"] == "done"
+    assert done.run()["b.mef"] == "current"
+
+
+def test_the_dry_run_knows_what_a_run_would_do(done):
+    (done.root / "b.summary").unlink()
+    current = {name: SUMMARIZE.is_current(done.config(), {"exposure": done.root / f"{name}.mef"}) for name in "abc"}
+    assert current == {"a": True, "b": False, "c": True}
+    assert not SUMMARIZE.is_current(done.config(run=RunConfig(redo=True)), {"exposure": done.root / "a.mef"})
+
+
+def test_an_exposure_that_fails_stops_no_other_and_is_not_remembered(field):
+    (field.root / "b.mef").write_text("damaged")
+    ends = field.ends()
+    assert {name: word(how) for name, how in ends.items()} == {"a.mef": "done", "b.mef": "failed", "c.mef": "done"}
+    assert isinstance(ends["b.mef"].error, ExposureError)
+    assert field.worked_on() == ["a.mef", "b.mef", "c.mef"]  # once: a damaged file does not get better by trying again
+    (field.root / "b.mef").write_text("repaired")
+    assert field.run() == {"a.mef": "current", "b.mef": "done", "c.mef": "current"}
+
+
+def test_an_exposure_that_is_refused_is_told_from_the_others_and_remembered(field):
+    (field.root / "b.mef").write_text("unknown filter")
+    ends = field.ends()
+    assert {name: word(how) for name, how in ends.items()} == {"a.mef": "done", "b.mef": "done", "c.mef": "done"}
+    assert ends["b.mef"].manifest.values == {REFUSED: "unknown filter"}
+    assert ends["b.mef"].manifest.paths == (field.root / "b.summary",)
+    assert set(field.run().values()) == {"current"}
+
+
+def test_a_hiccup_of_the_file_system_passes(field, caplog):
+    (field.root / "b.mef").write_text("hiccup")
+    assert set(field.run().values()) == {"done"}
+    assert "summarize: [Errno 5] Input/output error; trying again" in caplog.messages
+    assert field.worked_on() == ["a.mef", "b.mef", "b.mef", "c.mef"]
+
+
+@pytest.mark.parametrize(("number", "tries"), [(errno.ESTALE, 3), (errno.ENOSPC, 1), (errno.EACCES, 1), (errno.ENOENT, 1)])
+def test_only_what_can_pass_is_tried_again(field, number, tries):
+    def fail(config: FieldConfig, exposure: Path) -> Manifest:
+        with open(config.root / "calls", "a") as calls:
+            calls.write(f"{exposure.name}\n")
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as e:
+            raise ExposureError(f"{exposure.name}: {e.strerror}") from e
+
+    task = step(fail, _work)
+    assert set(field.run(task).values()) == {"failed"}
+    assert field.worked_on().count("a.mef") == tries
+
+
+def test_an_error_in_the_description_of_the_work_fails_the_unit(field):
+    def undescribable(config: FieldConfig, exposure: Path) -> Work:
+        raise ExposureError("no such table")
+
+    ends = field.ends(step(_summarize, undescribable))
+    assert set(map(word, ends.values())) == {"failed"}
+    assert "no such table" in str(ends["a.mef"].error)
+    assert field.worked_on() == []
+
+
+def test_an_exposure_that_vanishes_is_met_by_the_stage_itself(field):
+    def late(config: FieldConfig, exposure: Path) -> Manifest:
+        exposure.unlink()
+        return _summarize(config, exposure)
+
+    ends = field.ends(step(late, _work))
+    errors = [how.error for how in ends.values()]
+    assert {type(error.__cause__) for error in errors} == {FileNotFoundError}
+    assert str(ends["a.mef"].error).startswith("changed while it was being read: a.mef")
+    assert field.worked_on() == ["a.mef", "b.mef", "c.mef"]
+
+
+@pytest.mark.parametrize("change", ["more", "newer", "mask"])
+def test_of_an_exposure_that_changes_meanwhile_nothing_is_made(field, change):
+    def disturbed(config: FieldConfig, exposure: Path) -> Manifest:
+        manifest = _summarize(config, exposure)
+        if exposure.name == "b.mef":
+            {
+                "more": lambda: exposure.write_text("bb"),
+                "newer": lambda: os.utime(exposure, ns=(0, 0)),
+                "mask": lambda: exposure.with_suffix(".mask").touch(),
+            }[change]()
+        return manifest
+
+    ends = field.ends(step(disturbed, _work))
+    assert {name: word(how) for name, how in ends.items()} == {"a.mef": "done", "b.mef": "failed", "c.mef": "done"}
+    assert f"changed while it was being read: b.{'mask' if change == 'mask' else 'mef'};" in str(ends["b.mef"].error)
+    assert not (field.root / "b.summary").exists()
+    assert field.run() == {"a.mef": "current", "b.mef": "done", "c.mef": "current"}
+    assert (field.root / "b.summary").read_text() == (field.root / "b.mef").read_text().upper()
+
+
+def test_values_that_are_not_plain_are_refused_at_once():
+    with pytest.raises(ValidationError):
+        Manifest.of(mode=np.float32(1.5))
+
+
+def test_two_runs_at_once_share_the_work(field):
+    def slow(config: FieldConfig, exposure: Path) -> Manifest:
+        time.sleep(0.3)
+        return _summarize(config, exposure)
+
+    task = step(slow, _work)
+    field.calls.write_text("")
+    results = []
+    runs = [threading.Thread(target=lambda: results.append(reduce(field.config(), task))) for _ in "12"]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert field.worked_on() == ["a.mef", "b.mef", "c.mef"]
+    assert sorted(word(how) for ends in results for how in ends.values()) == ["current"] * 3 + ["done"] * 3
+
+
+def test_a_killed_run_leaves_no_lock(tmp_path):
+    lock = tmp_path / "lock"
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys, time; from pathlib import Path; from kred_core.products.locks import alone\n"
+            "with alone(Path(sys.argv[1])):\n    print(flush=True); time.sleep(600)",
+            str(lock),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    held = threading.Event()
+
+    def hold() -> None:
+        with alone(lock):
+            held.set()
+
+    try:
+        holder.stdout.readline()
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert not held.wait(0.5)
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+    assert held.wait(10)
+    thread.join()
+
+
+def test_work_goes_on_where_the_file_system_has_no_locks(field, monkeypatch):
+    def no_locks(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    (field.root / "b.mef").write_text("damaged")
+    assert field.run() == {"a.mef": "done", "b.mef": "failed", "c.mef": "done"}
+    assert field.run() == {"a.mef": "current", "b.mef": "failed", "c.mef": "current"}

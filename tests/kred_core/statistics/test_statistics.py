@@ -1,0 +1,296 @@
+"""Estimators of the sky level against their definitions and against skies that are known."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+from astropy.stats import sigma_clipped_stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import stats
+
+from kred_core import statistics
+
+SIGMA = 7.0
+SKY = 100.0
+
+
+def half_sample_mode_as_written(values):
+    """Word for word: sort; while n > 2, h = (n+1)//2, the first narrowest of v[n-h:] - v[:h], keep v[k:k+h]."""
+    v = np.sort(np.asarray(values, np.float32))
+    n = v.size
+    while n > 2:
+        h = (n + 1) // 2
+        k = int(np.argmin(v[n - h :] - v[:h]))
+        v = v[k : k + h]
+        n = h
+    return float(np.mean(v))
+
+
+def noise(rng, n):
+    return rng.normal(SKY, SIGMA, n).astype(np.float32)
+
+
+def contaminated(rng, n, fraction=0.2, scale=20.0):
+    """A fraction of the pixels have stars or nebula in them: an exponential of 20 DN, as in the table of METHODS."""
+    values = noise(rng, n)
+    values[: int(fraction * n)] += rng.exponential(scale, int(fraction * n)).astype(np.float32)
+    return values
+
+
+def quantised(rng, values, step, dithered):
+    """As RICE_1 with q = SIGMA/step stores them: rounded, with a dither that is subtracted again or without one."""
+    phase = rng.uniform(0, step)
+    dither = rng.random(values.size) - 0.5 if dithered else 0.0
+    return ((np.round((values - phase) / step + dither) - dither) * step + phase).astype(np.float32)
+
+
+# ---- half-sample mode
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 6, 7, 8, 9, 31, 32, 33, 1000, 1001, 50000])
+@pytest.mark.parametrize("digits", [6, 1, 0, -1], ids=["no ties", "some ties", "integers", "many ties"])
+def test_half_sample_mode_is_the_one_that_is_written_down(n, digits):
+    values = np.random.default_rng(n).normal(3, 20, n).round(digits).astype(np.float32)
+    assert statistics.half_sample_mode(values) == half_sample_mode_as_written(values)
+
+
+@settings(max_examples=200, deadline=None)
+@given(hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-100, 100, width=16)))
+def test_half_sample_mode_of_any_few_values(values):
+    assert statistics.half_sample_mode(values) == half_sample_mode_as_written(values)
+
+
+def test_first_of_two_equally_narrow_windows_wins():
+    assert statistics.half_sample_mode([1, 2, 11, 12]) == 1.5
+    assert statistics.half_sample_mode([-11, -12, -1, -2]) == -11.5
+    assert statistics.half_sample_mode([0, 10, 11, 20]) == 10.5
+
+
+def test_half_sample_mode_of_a_full_size_detector_with_stars():
+    values = contaminated(np.random.default_rng(1), 2046 * 4094)
+    assert statistics.half_sample_mode(values.reshape(4094, 2046)) == half_sample_mode_as_written(values)
+
+
+def test_byte_order_type_and_order_of_the_pixels_do_not_matter():
+    rng = np.random.default_rng(2)
+    values = contaminated(rng, 5001)
+    expected = statistics.half_sample_mode(values)
+    assert statistics.half_sample_mode(values.astype(">f4")) == expected
+    assert statistics.half_sample_mode(values.astype(np.float64)) == expected
+    assert statistics.half_sample_mode(rng.permutation(values).reshape(3, -1)[:, ::-1]) == expected
+    whole = np.round(values).astype(np.int16)
+    assert statistics.half_sample_mode(whole) == half_sample_mode_as_written(whole)
+
+
+def test_values_that_are_no_numbers_do_not_enter():
+    values = noise(np.random.default_rng(3), 4001)
+    spoilt = np.concatenate([[np.nan, np.inf], values[:2000], [-np.inf, np.nan], values[2000:], [np.nan]])
+    assert statistics.half_sample_mode(spoilt) == statistics.half_sample_mode(values)
+    assert statistics.histogram_mode(spoilt) == statistics.histogram_mode(values)
+    assert statistics.clipped_statistics(spoilt) == statistics.clipped_statistics(values)
+    assert np.isnan(statistics.half_sample_mode([np.nan, np.inf]))
+    assert np.isnan(statistics.half_sample_mode([]))
+    assert np.isnan(statistics.histogram_mode([])).all()
+    assert np.isnan(statistics.clipped_statistics([])).all()
+
+
+def test_huge_ranges_and_constants():
+    assert statistics.half_sample_mode(np.full(1000, 5.0)) == 5.0
+    assert statistics.half_sample_mode([-3e38, 1.0, 1.5, 2.0, 3e38]) == 1.25
+    assert statistics.half_sample_mode([1e300, 1.0, 1.5]) == 1.25  # float32 cannot hold the first
+    values = noise(np.random.default_rng(4), 3000)
+    values[:300] = np.linspace(-3e38, 3e38, 300)
+    assert statistics.half_sample_mode(values) == half_sample_mode_as_written(values)
+    assert statistics.histogram_mode(values)[0] == pytest.approx(SKY, abs=0.5)
+
+
+# ---- histogram mode
+
+
+def modes_of(make, n_trials, seed=10):
+    rng = np.random.default_rng(seed)
+    return np.array([statistics.histogram_mode(make(rng)) for _ in range(n_trials)]).T
+
+
+@pytest.mark.parametrize(("n", "largest_pull"), [(100, 1.25), (1000, 1.12), (30000, 1.12)])
+def test_scatter_is_below_three_sigma_over_root_n_and_is_what_is_stated(n, largest_pull):
+    found, error = modes_of(lambda rng: noise(rng, n), 300)
+    assert found.std() < 3 * SIGMA / np.sqrt(n)
+    assert abs(found.mean() - SKY) < 4 * found.std() / np.sqrt(300)
+    assert 0.88 < np.std((found - SKY) / error) < largest_pull
+
+
+@pytest.mark.parametrize("scale", [SIGMA, 2 * SIGMA, 20.0, 10 * SIGMA])
+def test_a_fifth_of_the_pixels_contaminated_on_one_side_shifts_it_by_less_than_a_tenth_sigma(scale):
+    found, error = modes_of(lambda rng: contaminated(rng, 20000, 0.2, scale), 60)
+    assert 0 < found.mean() - SKY < 0.1 * SIGMA
+    assert found.std() < 3 * SIGMA / np.sqrt(20000)
+    assert 0.75 < np.std(found - found.mean()) / error.mean() < 1.3
+
+
+def test_contamination_on_the_other_side_shifts_it_the_other_way():
+    above = statistics.histogram_mode(contaminated(np.random.default_rng(5), 20000))[0]
+    below = statistics.histogram_mode(-contaminated(np.random.default_rng(5), 20000))[0]
+    assert below == pytest.approx(-above, abs=0.005 * SIGMA)
+
+
+@pytest.mark.parametrize("step", [SIGMA / 4, SIGMA / 2, SIGMA])
+@pytest.mark.parametrize("dithered", [True, False])
+@pytest.mark.parametrize("fraction", [0.0, 0.2])
+def test_quantisation_does_not_shift_it(step, dithered, fraction):
+    found, error = modes_of(lambda rng: quantised(rng, contaminated(rng, 20000, fraction), step, dithered), 60)
+    assert abs(found.mean() - SKY) < (0.1 if fraction else 0.01) * SIGMA
+    assert found.std() < 3 * SIGMA / np.sqrt(20000)
+    assert 0.75 < found.std() / error.mean() < 1.35
+
+
+def test_quantisation_coarser_than_the_noise_is_in_the_error():
+    found, error = modes_of(lambda rng: quantised(rng, noise(rng, 5000), 2 * SIGMA, False), 200)
+    assert found.std() > 0.4 * SIGMA  # whole steps: nothing better can be had
+    assert np.std((found - SKY) / error) < 1.2
+
+
+def test_few_values_fall_back_to_the_median_with_its_error():
+    values = noise(np.random.default_rng(6), 49)
+    found, error = statistics.histogram_mode(values)
+    assert found == np.median(values)
+    assert error == pytest.approx(1.2533 * np.std(values, ddof=1, dtype=float) / 7, rel=1e-6)
+    found, error = modes_of(lambda rng: noise(rng, 10), 1000)
+    assert 0.85 < np.std((found - SKY) / error) < 1.25
+    assert statistics.histogram_mode([4.0])[0] == 4.0
+    assert np.isnan(statistics.histogram_mode([4.0])[1])
+
+
+def test_values_that_are_mostly_the_same():
+    assert statistics.histogram_mode(np.full(1000, 5.0)) == (5.0, 0.0)
+    values = np.full(1000, 5.0)
+    values[:100], values[-200:] = 2.0, 9.0
+    assert statistics.histogram_mode(values) == (5.0, pytest.approx(3 / np.sqrt(12)))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    hnp.arrays(
+        np.float32,
+        st.integers(50, 80),
+        elements=st.one_of(st.floats(-(2.0**126), 2.0**126, width=32), st.integers(-3, 3), st.floats(0, 1, width=16)),
+    )
+)
+def test_histogram_mode_of_anything_lies_among_the_values(values):
+    found, error = statistics.histogram_mode(values)
+    span = float(values.max()) - float(values.min())
+    assert values.min() - 0.1 * span <= found <= values.max() + 0.1 * span
+    assert 0 <= error < np.inf
+
+
+# ---- statistics of an image
+
+
+def test_plain_statistics_are_those_of_float64_arithmetic():
+    values = contaminated(np.random.default_rng(7), 200 * 300).reshape(300, 200) + np.float32(50000)
+    found = statistics.statistics(values)
+    exact = values.astype(np.float64)
+    assert found.mean == pytest.approx(exact.mean(), rel=1e-14)
+    assert found.std == pytest.approx(exact.std(), rel=1e-12)
+    assert found.median == np.median(exact)
+    assert (found.n, found.n_nan) == (60000, 0)
+    assert (found.minimum, found.maximum) == (exact.min(), exact.max())
+    assert found.mode == half_sample_mode_as_written(values.ravel())
+    assert (found.histogram_mode, found.histogram_mode_error) == statistics.histogram_mode(values)
+
+
+def test_masked_pixels_do_not_enter():
+    rng = np.random.default_rng(8)
+    values = noise(rng, 90000).reshape(300, 300)
+    bad = rng.random(values.shape) < 0.3
+    spoilt = np.where(bad, rng.uniform(-1e6, 1e6, values.shape), values).astype(np.float32)
+    spoilt[0, :5], spoilt[1, :7] = np.nan, np.inf
+    bad[0, :5] = True
+    bad[1, :7] = False
+    found = statistics.statistics(spoilt, bad)
+    good = ~bad & np.isfinite(spoilt)
+    assert found == statistics.SkyStatistics(**{**vars(statistics.statistics(values[good])), "n_nan": 12})
+    assert found.n == good.sum()
+
+
+def test_clipping_is_astropys_clipping_until_nothing_changes():
+    values = contaminated(np.random.default_rng(9), 40000)
+    values[:50] = 1e6
+    for sigma in (2.0, 3.0, 4.5):
+        expected = sigma_clipped_stats(values.astype(np.float64), sigma=sigma, maxiters=None)
+        assert statistics.clipped_statistics(values, sigma) == pytest.approx(expected, rel=1e-12)
+    clipped = statistics.statistics(values, clipped=True, clip_sigma=2.0)
+    plain = statistics.statistics(values)
+    assert (clipped.mean, clipped.median, clipped.std) == statistics.clipped_statistics(values, 2.0)
+    assert (clipped.n, clipped.mode, clipped.maximum) == (plain.n, plain.mode, plain.maximum)
+    assert statistics.clipped_statistics(np.full(10, 3.0)) == (3.0, 3.0, 0.0)
+
+
+def test_skewness_and_kurtosis_are_those_of_the_sample():
+    rng = np.random.default_rng(14)
+    for values in (noise(rng, 50001), contaminated(rng, 20000), rng.exponential(5, 6000), np.array([1.0, 2.0, 4.0])):
+        exact = values.astype(np.float32).astype(np.float64)
+        expected = stats.skew(exact), stats.kurtosis(exact)
+        assert statistics.skewness_and_kurtosis(values) == pytest.approx(expected, rel=1e-6, abs=1e-9)
+    lopsided = statistics.skewness_and_kurtosis(contaminated(rng, 20000))
+    assert lopsided[0] > 1
+    assert statistics.skewness_and_kurtosis(-contaminated(rng, 20000))[0] < -1
+    assert statistics.skewness_and_kurtosis([5.0, np.nan, 5.0, 5.0]) == (0.0, 0.0)
+    assert np.isnan(statistics.skewness_and_kurtosis([np.inf])).all()
+
+
+def test_an_image_without_a_good_pixel():
+    found = statistics.statistics(np.full((5, 5), np.nan, np.float32))
+    assert (found.n, found.n_nan) == (0, 25)
+    assert np.isnan([found.mean, found.median, found.std, found.mode, found.histogram_mode, found.minimum]).all()
+    assert statistics.statistics(np.zeros((5, 5)), np.ones((5, 5), bool), clipped=True).n == 0
+    with pytest.raises(ValueError, match="a mask of 4 pixels does not fit an image of 25"):
+        statistics.statistics(np.zeros((5, 5)), np.zeros((2, 2), bool))
+
+
+def test_same_pixels_same_bytes_in_any_order():
+    values = contaminated(np.random.default_rng(12), 100003)
+    first = statistics.statistics(values, clipped=True)
+    assert statistics.statistics(values[::-1], clipped=True) == first
+    assert statistics.statistics(np.random.default_rng(0).permutation(values), clipped=True) == first
+
+
+def test_the_interpreter_stays_free_while_an_image_is_measured():
+    values = contaminated(np.random.default_rng(13), 2046 * 4094)
+    statistics.statistics(values[:1000])
+    gaps, done = [0.0], threading.Event()
+
+    def tick():
+        last = time.perf_counter()
+        while not done.is_set():
+            time.sleep(0.0005)
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    start = time.perf_counter()
+    statistics.statistics(values)
+    took = time.perf_counter() - start
+    done.set()
+    ticker.join()
+    assert len(gaps) > 10  # a kernel that held the lock would leave a few ticks, the longest gap as long as itself
+    assert max(gaps) < 0.6 * took
+
+
+@pytest.mark.parametrize("n", [1, 4095, 4096, 16384, 50_000])
+def test_sums_are_those_of_blocks_of_4096_in_their_order_to_the_last_bit(n):
+    """Several are added up at a time; older tables must not change by that."""
+    values = noise(np.random.default_rng(n), n)
+    ordered = np.sort(values).astype(np.float64)
+
+    def total(terms):  # cumsum adds one after the other
+        return np.cumsum([np.cumsum(terms[i : i + 4096])[-1] for i in range(0, n, 4096)])[-1]
+
+    found = statistics.statistics(values)
+    assert found.mean == total(ordered) / n
+    assert found.std == np.sqrt(total((ordered - found.mean) ** 2) / n)

@@ -1,0 +1,280 @@
+"""The survey's facts against its own tile table, and a user's tables, good and bad."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
+from astropy.table import Table
+from pydantic import TypeAdapter
+
+from kred_core import survey
+from kred_core.config import Name, SurveyConfig
+from kred_core.errors import InputError
+
+SURVEY_TABLES = Path(__file__).resolve().parents[3].parent / "shared" / "survey"
+HEADER = "Field Tile RA Dec Size\n"
+
+
+def separation_mas(tiles, ra, dec):
+    found = SkyCoord([t.ra for t in tiles], [t.dec for t in tiles], unit="deg")
+    return found.separation(SkyCoord(ra, dec, unit="deg")).to_value(u.mas)
+
+
+def test_every_tile_of_the_survey_is_where_its_table_says():
+    path = SURVEY_TABLES / "tiles.ecsv"
+    if not path.exists():
+        pytest.skip(f"the survey's tile table is not at {path}")
+    table = Table.read(path)
+    fields = sorted(set(table["Field"].tolist()))
+    assert fields == survey.fields()
+    assert len(table) == 424
+    for field in fields:
+        rows = table[table["Field"] == field]
+        tiles = survey.tiles(field, SurveyConfig())
+        assert [t.name for t in tiles] == rows["Tile"].tolist()
+        assert [t.size for t in tiles] == rows["Size"].tolist()
+        assert separation_mas(tiles, rows["RA"], rows["Dec"]).max() < 5
+
+
+def test_tiles_around_an_own_centre_follow_astropys_spherical_offsets():
+    for ra, dec in [(186.744, 25.462), (0.3, -89.5), (359.9, 0.0), (12.0, 90.0)]:
+        tiles = survey.tiles("mine", SurveyConfig(centre=[ra, dec]))
+        k = np.arange(16)
+        offsets = 0.55 * (k // 4 - 1.5) * u.deg, 0.55 * (k % 4 - 1.5) * u.deg
+        expected = SkyCoord(ra, dec, unit="deg").spherical_offsets_by(*offsets)
+        assert [t.name for t in tiles] == [f"T{i:02d}" for i in range(1, 17)]
+        assert separation_mas(tiles, expected.ra, expected.dec).max() < 1e-3
+        assert all(0 <= t.ra < 360 and t.size == 0.67 and t.field == "mine" for t in tiles)
+
+
+def test_first_tile_is_the_south_western_one_and_numbers_run_north_first():
+    tiles = {t.name: t for t in survey.tiles("LMC_c42", SurveyConfig())}
+    ra, dec = survey.field_centre("LMC_c42")
+    assert tiles["T01"].ra < ra < tiles["T16"].ra
+    assert tiles["T01"].dec < tiles["T02"].dec < dec < tiles["T04"].dec
+
+
+def test_chosen_tiles_come_in_the_grids_order_and_unknown_ones_are_named():
+    assert [t.name for t in survey.tiles("LMC_c42", SurveyConfig(), ["T08", "T07"])] == ["T07", "T08"]
+    with pytest.raises(InputError, match=r"LMC_c42 has no tile T17, X; its tiles: T01, .*T16"):
+        survey.tiles("LMC_c42", SurveyConfig(), ["T07", "T17", "X"])
+
+
+def test_unknown_field_lists_similar_ones_and_what_to_do():
+    with pytest.raises(InputError, match=r"LMC_c24 is not in the survey; similar names: .*LMC_c42.*survey\.centre.*tile_table"):
+        survey.tiles("LMC_c24", SurveyConfig())
+    with pytest.raises(InputError, match=r"LMC_c24 is not in the survey"):
+        survey.field_centre("LMC_c24")
+    with pytest.raises(InputError, match=r"SMC_all is a set of tiles"):
+        survey.field_centre("SMC_all")
+
+
+def test_focal_plane_has_62_ccds_that_do_not_overlap():
+    table = survey.focal_plane()
+    assert table["CCDNUM"].tolist() == list(range(1, 63))
+    assert len(set(table["EXTNAME"])) == 62
+    # The reference pixel of a CCD to the right is smaller by its distance: 2046 or 4094 px at least.
+    dx = np.abs(np.subtract.outer(table["CRPIX1"], table["CRPIX1"]))
+    dy = np.abs(np.subtract.outer(table["CRPIX2"], table["CRPIX2"]))
+    apart = (dx >= 2046) | (dy >= 4094)
+    assert apart[~np.eye(62, dtype=bool)].all()
+    table["CRPIX1"][:] = 0
+    assert survey.focal_plane()["CRPIX1"][0] == 13415  # a copy: nobody can spoil it for others
+
+
+def test_images_of_the_survey():
+    images = survey.images("LMC_c42", SurveyConfig())
+    assert images.names[:2] == ("N501", "N501_s")
+    assert len(images.rows) == 22
+    assert images.of_exposure("N662", 600) == ("N662",)
+    assert images.of_exposure("N662", 30) == ("N662_s",)
+    assert images.of_exposure("r", 30) == ("r",)
+    assert images.of_exposure("N662", 60) == ()
+    assert images.of_exposure("g", 30) == ()
+
+
+def test_exposure_time_is_compared_within_half_a_second_and_the_nearest_wins(tmp_path):
+    path = tmp_path / "images.txt"
+    path.write_text("Image FILTER EXPTIME\na z 107\nb z 107.6\nc z 107\nd z 5\n")
+    images = survey.images("LMC_c42", SurveyConfig(image_table=str(path)))
+    assert images.of_exposure("z", 107) == ("a", "c")
+    assert images.of_exposure("z", 107.4) == ("b",)
+    assert images.of_exposure("z", 5.5) == ("d",)
+    assert images.of_exposure("z", 5.51) == ()
+    assert images.of_exposure("z", float("nan")) == ()
+
+
+def images_of(tmp_path, text):
+    path = tmp_path / "images.tab"
+    path.write_text(text)
+    return survey.images("mine", SurveyConfig(image_table=str(path)))
+
+
+def test_a_row_without_exposure_time_takes_every_exposure_of_its_filter_whatever_other_rows_say(tmp_path):
+    images = images_of(tmp_path, "Image FILTER EXPTIME\ns N662 30\nall N662\nz z *\n")
+    assert images.names == ("s", "all", "z")
+    assert images.of_exposure("N662", 30.2) == ("s", "all")
+    for exptime in (31, 800, 1e-3, 1e5):
+        assert images.of_exposure("N662", exptime) == ("all",)
+        assert images.of_exposure("z", exptime) == ("z",)
+    assert images.of_exposure("r", 30) == ()
+    assert images.explain(["N662"]) == ""
+
+
+def test_a_table_without_exposure_times_takes_all_of_them(tmp_path):
+    images = images_of(tmp_path, "Image,FILTER,remark\nred,r,\nred,i,x\n")
+    assert images.of_exposure("r", 1) == images.of_exposure("i", 777) == ("red",)
+
+
+@pytest.mark.parametrize("name", ["EXP_TIME", "exposure", "ExpTime[s]", "time"])
+def test_exposure_times_by_another_name_are_not_overlooked(tmp_path, name):
+    with pytest.raises(InputError, match="must have one column EXPTIME; found Image, FILTER, "):
+        images_of(tmp_path, f"Image,FILTER,{name}\na,z,30\n")
+
+
+def test_without_a_table_each_filter_of_a_field_of_ones_own_is_an_image():
+    for config in (SurveyConfig(centre=[10, -20]), SurveyConfig(tile_table="tiles.tab")):
+        images = survey.images("mine", config)
+        assert images.of_exposure("z", 107) == images.of_exposure("z", 0.5) == ("z",)
+        assert images.of_exposure("N662", 30) == ("N662",)
+        assert images.explain(["z", "N662", "z"]) == (
+            "no image table: one image for each filter, of all exposure times (N662, z); --survey.image-table makes others"
+        )
+    assert survey.images("LMC_c42", SurveyConfig()).explain(["z"]) == ""
+    assert survey.images("LMC_c42", SurveyConfig(centre=[10, -20])).of_exposure("N662", 30) == ("N662_s",)
+
+
+def test_images_of_filters_with_odd_names_have_names_of_files_and_stay_different():
+    images = survey.images("mine", SurveyConfig(centre=[10, -20]))
+    filters = ["g", "[OIII]", "(OIII)", "a/b", "a_b", "..", "/", "x" * 200, "x" * 201, "\xe9"]
+    names = [images.of_exposure(name, 30)[0] for name in filters]
+    assert [TypeAdapter(Name).validate_python(name) for name in names] == names
+    assert len(set(names)) == len(filters)
+    assert (names[0], names[4]) == ("g", "a_b")
+
+
+def test_images_are_put_in_the_order_of_the_table(tmp_path):
+    images = images_of(tmp_path, "Image FILTER\nz z\ng g\n")
+    assert images.in_order(["z", "old", "g", "z"]) == ["old", "z", "g"]
+    assert survey.images("mine", SurveyConfig(centre=[1, 2])).in_order(["z", "g"]) == ["g", "z"]
+
+
+def test_image_table_takes_the_first_word_of_a_filter(tmp_path):
+    path = tmp_path / "images.csv"
+    path.write_text('exptime,filter,image\n107.0,"z DECam SDSS c0004 9260.0 1520.0",deep\n')
+    assert survey.images("LMC_c42", SurveyConfig(image_table=str(path))).rows == (("deep", "z", 107.0),)
+
+
+GOOD = {
+    "blanks": HEADER + "A 07 10.5 -20 0.67\n",
+    "csv in another order, from a spreadsheet": "\ufeffsize,TILE,field,dec,Ra,remark\r\n0.67,07,A,-20,10.5,\r\n",
+    "comments": "# my tiles\n" + HEADER + "A 07 10.5 -20 0.67\n# B 07 1 2 3\n",
+    "ECSV with units": "# %ECSV 1.0\n# ---\n# datatype:\n# - {name: Field, datatype: string}\n# - {name: Tile, datatype: string}\n"
+    "# - {name: RA, unit: hourangle, datatype: float64}\n# - {name: Dec, unit: deg, datatype: float64}\n"
+    "# - {name: Size, unit: arcmin, datatype: float64}\n# schema: astropy-2.0\nField Tile RA Dec Size\nA 07 0.7 -20 40.2\n",
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_own_tile_table_in_the_forms_that_people_write(tmp_path, name):
+    path = tmp_path / "tiles.tab"
+    path.write_bytes(GOOD[name].encode())
+    (tile,) = survey.tiles("A", SurveyConfig(tile_table=str(path)))
+    assert (tile.field, tile.name) == ("A", "07")  # a name stays as it is written, also where it looks like a number
+    assert [tile.ra, tile.dec, tile.size] == pytest.approx([10.5, -20, 0.67], abs=1e-12)
+
+
+BAD = {
+    "empty file": ("\n \n", "is empty"),
+    "no rows": (HEADER, "has no rows"),
+    "no column names": ("A T1 10 20 1\nA T2 10 20 1\n", "must have one column Field, Tile, RA, Dec, Size; found col1"),
+    "column missing": ("Field Tile RA Dec\nA T1 1 2\n", "must have one column Size; found Field, Tile, RA, Dec"),
+    "column twice": ("Field Tile RA ra Dec Size\nA T1 1 1 2 3\n", "must have one column RA"),
+    "short row": (HEADER + "A T1 10 20\n", "is not a table that can be understood"),
+    "binary": (b"\x89PNG\r\n\xff\xfe\x00\x01", "is not a text file"),
+    "zeros": (b"\0" * 5000, "is not a text file"),
+    "declination": (HEADER + "A T1 10 20 1\nA T2 10 -91 1\n", "row 2, column Dec: found '-91', expected a number from -90 to 90"),
+    "sexagesimal": (HEADER + "A T1 05:10:00 20 1\n", "row 1, column RA: found '05:10:00', expected a number from 0 to 360"),
+    "not a number": (HEADER + "A T1 nan 20 1\n", "row 1, column RA: found 'nan'"),
+    "size in arcmin": (HEADER + "A T1 10 20 40\n", "row 1, column Size: found '40', expected a number from 0.001 to 5"),
+    "hole": ("Field,Tile,RA,Dec,Size\nA,T1,,2,1\n", "row 1, column RA: found nothing"),
+    "nameless": ("Field,Tile,RA,Dec,Size\nA,T1,1,2,1\nA,,1,2,1\n", "row 2, column Tile: found nothing, expected a name"),
+    "path as a name": (HEADER + "A ../T1 10 20 1\n", "row 1, column Tile: found '../T1', expected a name of letters"),
+    "name of what is matched": (HEADER + "A T1_b 10 20 1\n", "row 1, column Tile: found 'T1_b', expected another name; _b marks"),
+    "name of a directory": (HEADER + "A quick 10 20 1\n", "row 1, column Tile: found 'quick', expected another name; kred has"),
+    "name of a table": (HEADER + "A input 10 20 1\n", r"row 1, column Tile: found 'input', .* of this one \(Summary/A_input.tab"),
+    "name of a table in capitals": (HEADER + "A INPUT 10 20 1\n", r"found 'INPUT', .*kred has tables or directories of this one"),
+    "name of a matched directory": (HEADER + "A data_b 10 20 1\n", "found 'data_b', expected another name; _b marks"),
+    "name of what is matched in capitals": (HEADER + "A T1_B 10 20 1\n", "found 'T1_B', expected another name; _b marks"),
+    "name of a page": (HEADER + "A index.html 10 20 1\n", "found 'index.html', expected another name; kred has"),
+    "name of options": (HEADER + "A kred.toml 10 20 1\n", "found 'kred.toml', expected another name; kred has"),
+    "figure of the whole field": (HEADER + "A b 10 20 1\n", "found 'b', expected another name; kred has .*A_b.image.png"),
+    "table of a field that is not there": (HEADER + "A my_det 10 20 1\n", "found 'my_det', .* look like one of kred's tables"),
+    "same but for capitals": (HEADER + "A t1 10 20 1\nA T1 10 20 1\n", "row 2, column Tile: found 'T1', .* that of tile t1 too"),
+    "fields but for capitals": (HEADER + "A T1 10 20 1\na T2 1 2 1\n", "row 2, column Field: found 'a', .*A has the same letters"),
+    "table of another field": (
+        HEADER + "A_c4 T1 1 2 1\nA c4_T1 1 2 1\n",
+        "A_c4_T1.tab would be a table of field A_c4",
+    ),
+    "far apart": (HEADER + "A T1 10 0 1\nA T2 130 0 1\n", "lies 60 deg from the middle of field A, at most 15 works"),
+    "opposite": (HEADER + "A T1 10 0 1\nA T2 190 0 1\n", "deg from the middle of field A, at most 15 works"),
+    "same tile twice": (HEADER + "A T1 10 20 1\nB T1 1 2 1\nA T1 10 21 1\n", "row 3, column Tile: found 'T1'.* row 1 has the same"),
+    "other field": (HEADER + "A_c2 T1 10 20 1\n", "has no tile of field A; there are: A_c2"),
+    "wrong unit": (GOOD["ECSV with units"].replace("hourangle", "s"), "column RA is in 's', expected deg"),
+    "web address": ("http://example.org/tiles.txt", "must have one column Field"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_tile_table_is_explained(tmp_path, name):
+    content, message = BAD[name]
+    path = tmp_path / "tiles.tab"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message) as caught:
+        survey.tiles("A", SurveyConfig(tile_table=str(path)))
+    assert f"tile table {path}" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["07", "a.b", "x+y", "T-1", "c4_T1", "match", "A", "T1b", "B1", "x" * 64])
+def test_every_other_name_of_a_tile_is_allowed(tmp_path, name):
+    path = tmp_path / "tiles.tab"
+    path.write_text(HEADER + f"A {name} 0.05 90 0.67\nA T2 359.9 89.9 0.67\nB input 200 0 1\n")  # B is refused when it is asked for
+    config = SurveyConfig(tile_table=str(path))
+    assert [t.name for t in survey.tiles("A", config)] == [name, "T2"]
+    with pytest.raises(InputError, match="row 3, column Tile: found 'input'"):
+        survey.tiles("B", config)
+
+
+def test_missing_table_and_directory_are_explained(tmp_path):
+    with pytest.raises(InputError, match=r"tile table .*none\.txt: cannot be read: No such file"):
+        survey.tiles("A", SurveyConfig(tile_table=str(tmp_path / "none.txt")))
+    with pytest.raises(InputError, match=r"image table .*: cannot be read: Is a directory"):
+        survey.images("LMC_c42", SurveyConfig(image_table=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a/b z 30", "row 1, column Image: found 'a/b'"),
+        ("a z -30", "row 1, column EXPTIME: found '-30', expected a number from 0"),
+        ("a z 30s", "row 1, column EXPTIME: found '30s'"),
+    ],
+)
+def test_bad_image_table_is_explained(tmp_path, row, message):
+    path = tmp_path / "images.txt"
+    path.write_text(f"Image FILTER EXPTIME\n{row}\n")
+    with pytest.raises(InputError, match=message):
+        survey.images("LMC_c42", SurveyConfig(image_table=str(path)))
+
+
+def test_images_say_what_light_they_are_and_own_names_stay_as_they_are(tmp_path):
+    images = survey.images("LMC_c42", SurveyConfig())
+    assert [images.title(name) for name in ("N662", "N662_s", "N673", "N501", "r")] == [
+        "N662 Hα", "N662_s Hα", "N673 [S II]", "N501 [O III]", "r",
+    ]  # fmt: skip
+    table = tmp_path / "images.txt"
+    table.write_text("Image FILTER EXPTIME\nHalpha N662 800\nN673 r 30\nN662_deep N662 800\n")
+    own = survey.images("LMC_c42", SurveyConfig(image_table=str(table)))
+    assert [own.title(name) for name in own.names] == ["Halpha", "N673", "N662_deep"]
