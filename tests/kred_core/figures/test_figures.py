@@ -166,10 +166,13 @@ def test_a_figure_says_what_it_shows(quarters, drawn, tmp_path):
     figures.mosaic_figure(quarters, NUMBERS, "LMC_c42 T07 N662   12 exposures, 36 detectors", 0.1, tmp_path / "f.png")
     words = words_of(drawn[0])
     assert words[0] == "LMC_c42 T07 N662   12 exposures, 36 detectors"
-    assert words[1].split() == (
-        "level 5 std 40 noise 3.21 block jump 0.456 counts28/pixel "
-        "block jump: 99th percentile of |difference| of the medians of adjacent 64 × 64 pixels"
-    ).split()
+    assert (
+        words[1].split()
+        == (
+            "level 5 std 40 noise 3.21 block jump 0.456 counts28/pixel "
+            "block jump: 99th percentile of |difference| of the medians of adjacent 64 × 64 pixels"
+        ).split()
+    )
     assert "asinh from percentile 0.5 to 99.5" in words[2]
     assert "mean of 8 × 8, 39″" in words[2]
     assert words[3:] == ["Right ascension (ICRS)", "Declination (ICRS)"]

@@ -127,7 +127,6 @@ class TestComplete:
         look.after(0)
         assert look.after(6).state == "complete"
 
-
     def test_a_field_that_is_new_is_not_called_changed(self, look, arrived):
         for path in arrived.iterdir():
             look.copy(path)
