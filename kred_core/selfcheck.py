@@ -212,7 +212,7 @@ def _reduce(root: Path) -> float:
     """Run all stages on a simulated field; rms of mosaic minus simulated sky over the rms of that sky."""
     import numpy as np
 
-    from .config import CoaddConfig, FieldConfig
+    from .config import BackgroundKind, CoaddConfig, FieldConfig
     from .evaluation import measure_mosaic
     from .products import FieldPaths
     from .simulate import simulate_field, sky_brightness
@@ -229,7 +229,7 @@ def _reduce(root: Path) -> float:
     if not outcome.complete:
         raise KredError(f"a simulated field cannot be reduced: {outcome.headline()}")
 
-    mosaic, coverage = paths.mosaic("T07", "N662", matched=True), paths.coverage("T07", "N662", matched=True)
+    mosaic, coverage = paths.mosaic("T07", "N662", BackgroundKind.MATCHED), paths.coverage("T07", "N662", BackgroundKind.MATCHED)
     _, reduced = measure_mosaic(mosaic, coverage, 10_000)  # every pixel
     y, x = np.nonzero(np.isfinite(reduced.image))
     area = pixel_area_arcsec2(reduced.wcs, x, y) / reduced.factor**2

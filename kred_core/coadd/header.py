@@ -16,11 +16,12 @@ from astropy.io import fits
 from astropy.time import Time
 
 from .. import __version__
-from ..config import CoaddConfig
+from ..background import Background
+from ..config import BackgroundKind, CoaddConfig
 from ..exposures.exposure import start_mjd
 from ..fits.hdu import BLOCK, number, text
 from ..sky import centre, corners, tan_header, tan_wcs
-from .plan import Background, CoaddPlan
+from .plan import CoaddPlan
 from .sources import Source
 
 __all__ = ["CoaddResult", "coverage_header", "inputs_table", "mosaic_header"]
@@ -28,8 +29,8 @@ __all__ = ["CoaddResult", "coverage_header", "inputs_table", "mosaic_header"]
 ZERO_POINT = 28.0  # mag, of counts28
 SECONDS_PER_DAY = 86400.0
 BACKGROUND_MEANING = {
-    "original": "Subtracted: one background per exposure",
-    "matched": "Subtracted: backgrounds that match overlaps",
+    BackgroundKind.ORIGINAL: "Subtracted: one background per exposure",
+    BackgroundKind.MATCHED: "Subtracted: backgrounds that match overlaps",
 }
 
 
@@ -56,7 +57,9 @@ class CoaddResult:
         return sum(n > 0 for n in self.pixels)
 
 
-def mosaic_header(plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], result: CoaddResult) -> fits.Header:
+def mosaic_header(
+    plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig, sources: list[Source], result: CoaddResult
+) -> fits.Header:
     """The primary header of a mosaic, without checksums.
 
     Parameters
@@ -112,7 +115,7 @@ def mosaic_header(plan: CoaddPlan, background: str, config: CoaddConfig, sources
     return header
 
 
-def coverage_header(plan: CoaddPlan, background: str, config: CoaddConfig) -> fits.Header:
+def coverage_header(plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig) -> fits.Header:
     """Header of the coverage map: what it belongs to and where it lies."""
     header = fits.Header()
     _identity(header, plan, [])
@@ -122,7 +125,7 @@ def coverage_header(plan: CoaddPlan, background: str, config: CoaddConfig) -> fi
     return header
 
 
-def _origin(header: fits.Header, plan: CoaddPlan, background: str, config: CoaddConfig) -> None:
+def _origin(header: fits.Header, plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig) -> None:
     header["KREDVER"] = (__version__, "Version of kred that made this file")
     header["KREDCONF"] = (plan.digest(config, background), "Digest of plan and configuration")
 
@@ -169,7 +172,9 @@ def _observation(header: fits.Header, exposures: Iterable[Source]) -> None:
         header["SEEINGHI"] = (round(max(seeing), 3), "[arcsec] Worst")
 
 
-def _detector_facts(header: fits.Header, background: str, config: CoaddConfig, used: list[Source], result: CoaddResult) -> None:
+def _detector_facts(
+    header: fits.Header, background: BackgroundKind, config: CoaddConfig, used: list[Source], result: CoaddResult
+) -> None:
     gains = [_of_amplifiers(s.detector.header, ("GAINA", "GAINB"), "GAIN", statistics.mean) for s in used]
     known = [g / s.input.scale for g, s in zip(gains, used, strict=True) if g is not None and 0 < g / s.input.scale < np.inf]
     if used and len(known) == len(used):
@@ -216,7 +221,7 @@ def _text_column(name: str, values: list[str]) -> fits.Column:
     return fits.Column(name, f"{max(map(len, values))}A", array=[_ascii(value) for value in values])
 
 
-def inputs_table(background: str, sources: list[Source], result: CoaddResult) -> bytes:
+def inputs_table(background: BackgroundKind, sources: list[Source], result: CoaddResult) -> bytes:
     """The extension INPUTS, one row for each input of the plan, as the bytes of a FITS extension with checksums.
 
     Columns GRADX, GRADY and STEP are there where one of the backgrounds is not a constant.

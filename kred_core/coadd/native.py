@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from astropy.wcs import WCS
 
-from ..config import CoaddConfig
+from ..config import BackgroundKind, CoaddConfig
 from ..errors import InputError
 from ..exposures.masks import PixelRule
 from ..products import atomic, scratch
@@ -27,7 +27,7 @@ from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
 from .output import CoverageMap, MosaicFile
 from .pixelmap import pixel_map
 from .plan import CoaddPlan
-from .resample import block_mean, fill_masked, resample, subtract_shape
+from .resample import block_mean, fill_masked, resample
 from .sources import Box, Source, open_sources, overlapping, sampling_grid
 
 __all__ = ["coadd"]
@@ -41,7 +41,7 @@ RESERVE = 30_000_000  # bytes for headers, tables and the decoder's own
 def coadd(
     plan: CoaddPlan,
     config: CoaddConfig,
-    products: Mapping[str, tuple[Path, Path]],
+    products: Mapping[BackgroundKind, tuple[Path, Path]],
     progress: Callable[[float], None] | None = None,
 ) -> CoaddResult:
     """Co-add the inputs of a plan.
@@ -125,7 +125,9 @@ def coadd(
     return result
 
 
-def _combiner(plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], noise: np.ndarray) -> Combiner:
+def _combiner(
+    plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig, sources: list[Source], noise: np.ndarray
+) -> Combiner:
     """What makes raw counts of the layers pixels of the mosaic with a background."""
     flux_scale = np.array([source.flux_scale for source in sources])
     scale = np.array([item.scale for item in plan.inputs]) * flux_scale
@@ -166,8 +168,8 @@ def _strips(shape: tuple[int, int], boxes: list[Box]) -> Iterator[tuple[int, int
 
 
 def _resampled(
-    source: Source, box: Box, grid: WCS, n: int, config: CoaddConfig, backgrounds: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], np.ndarray, int]]:
+    source: Source, box: Box, grid: WCS, n: int, config: CoaddConfig, backgrounds: tuple[BackgroundKind, ...]
+) -> Iterator[tuple[tuple[BackgroundKind, ...], np.ndarray, int]]:
     """One detector on the pixels of its box in raw counts, NaN without data, and the number of pixels with data.
 
     Once for all backgrounds that are constants; again, its plane and step subtracted, for one that is not.
@@ -187,8 +189,7 @@ def _resampled(
     constant = tuple(b for b in backgrounds if b not in shaped)
     for which in filter(None, (constant, shaped)):
         if which == shaped:  # of matched backgrounds only, so the pixels are not needed again
-            shape, scale = source.input.matched, source.input.scale
-            subtract_shape(image, shape.grad_x / scale, shape.grad_y / scale, shape.step / scale)
+            (source.input.matched / source.input.scale).subtract_variation(image)
         layer, n_good = resample(image, where, bad, near)
         if n > 1:
             layer = block_mean(layer, n)
@@ -204,7 +205,7 @@ class _Layers:
         self._directory = directory
         self._file = None
         self._end = 0
-        self._entries: dict[tuple[int, tuple[str, ...]], tuple[Box, np.ndarray | int]] = {}
+        self._entries: dict[tuple[int, tuple[BackgroundKind, ...]], tuple[Box, np.ndarray | int]] = {}
 
     def __enter__(self) -> _Layers:
         return self
@@ -213,7 +214,7 @@ class _Layers:
         if self._file is not None:
             self._file.close()
 
-    def add(self, number: int, backgrounds: tuple[str, ...], box: Box, image: np.ndarray) -> None:
+    def add(self, number: int, backgrounds: tuple[BackgroundKind, ...], box: Box, image: np.ndarray) -> None:
         key = number, backgrounds
         if image.nbytes <= self._left:
             self._left -= image.nbytes
@@ -228,7 +229,7 @@ class _Layers:
             view = view[self._file.write(view) :]
         self._end += image.nbytes
 
-    def rows(self, first: int, last: int, background: str) -> Iterator[tuple[int, int, int, np.ndarray]]:
+    def rows(self, first: int, last: int, background: BackgroundKind) -> Iterator[tuple[int, int, int, np.ndarray]]:
         """What the layers have in some rows of a mosaic, in the order of the plan: number, row, column, values."""
         for number, backgrounds in sorted(self._entries):
             (x0, y0, x1, y1), image = self._entries[number, backgrounds]

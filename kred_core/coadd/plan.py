@@ -17,45 +17,13 @@ from types import MappingProxyType
 import numpy as np
 from astropy.table import Table
 
-from ..config import CoaddConfig
+from ..background import Background
+from ..config import BackgroundKind, CoaddConfig
 from ..sky import Grid
 
-__all__ = ["Background", "CoaddInput", "CoaddPlan", "make_grid", "make_plan"]
+__all__ = ["CoaddInput", "CoaddPlan", "make_grid", "make_plan"]
 
 INCONSEQUENTIAL = {"mosaics", "memory", "swarp_timeout"}  # options that change no byte of any one mosaic
-
-
-@dataclass(frozen=True)
-class Background:
-    """What is subtracted from the pixels of a detector, counts28 per native pixel.
-
-    At pixel (x, y), x along NAXIS1 and (x0, y0) the detector's centre:
-    b + grad_x (x - x0) + grad_y (y - y0) + step/2 sign(x - x0).
-
-    Attributes
-    ----------
-    b : float
-        At the detector's centre; with a step, the mean of both sides.
-    grad_x, grad_y : float
-        Slopes along NAXIS1 and NAXIS2 per native pixel.
-    step : float
-        Of the upper half of the columns over the lower half: between amplifiers.
-    """
-
-    b: float
-    grad_x: float = 0.0
-    grad_y: float = 0.0
-    step: float = 0.0
-
-    @property
-    def is_constant(self) -> bool:
-        """Whether it is the same in all pixels."""
-        return self.grad_x == self.grad_y == self.step == 0
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether all its numbers are."""
-        return all(map(math.isfinite, (self.b, self.grad_x, self.grad_y, self.step)))
 
 
 @dataclass(frozen=True)
@@ -94,9 +62,9 @@ class CoaddInput:
     matched: Background | None = None
     amplifier: str = ""
 
-    def background(self, which: str) -> Background | None:
-        """What to subtract for the mosaic "original" or "matched"."""
-        return self.matched if which == "matched" else Background(self.back)
+    def background(self, which: BackgroundKind) -> Background | None:
+        """Return what to subtract for one of the mosaics."""
+        return self.matched if which == BackgroundKind.MATCHED else Background(self.back)
 
 
 @dataclass(frozen=True)
@@ -108,8 +76,8 @@ class CoaddPlan:
     field, tile, image, filter : str
     grid : Grid
     inputs : tuple of CoaddInput
-    backgrounds : tuple of str
-        The mosaics to make: "original" (the background of each exposure subtracted), "matched" (that of each detector), or both.
+    backgrounds : tuple of BackgroundKind
+        The mosaics to make.
     """
 
     field: str
@@ -118,14 +86,14 @@ class CoaddPlan:
     filter: str
     grid: Grid
     inputs: tuple[CoaddInput, ...]
-    backgrounds: tuple[str, ...] = ("original",)
+    backgrounds: tuple[BackgroundKind, ...] = (BackgroundKind.ORIGINAL,)
 
     @property
     def n_pixels(self) -> int:
         """Pixels of all its mosaics."""
         return self.grid.nx * self.grid.ny * len(self.backgrounds)
 
-    def digest(self, config: CoaddConfig, background: str) -> str:
+    def digest(self, config: CoaddConfig, background: BackgroundKind) -> str:
         """Hexadecimal digest of all that one mosaic depends on except the files' contents; the same wherever the data root is.
 
         The same, too, whether the mosaic with the other background is made with it or not.

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from .pixelmap import PixelMap
 
-__all__ = ["block_mean", "count_footprint", "fill_masked", "footprint", "lanczos3", "resample", "subtract_shape"]
+__all__ = ["block_mean", "count_footprint", "fill_masked", "footprint", "lanczos3", "resample"]
 
 TAPS = 6  # of Lanczos-3, along each axis
 LANES = 8  # of the vector unit that is asked for; the two spare lanes have weight 0
@@ -354,21 +354,6 @@ def fill_masked(image: np.ndarray, bad: np.ndarray, level: float) -> np.ndarray:
     near = np.zeros(image.shape, np.bool_)
     _fill(image, bad, near, np.float32(level))
     return near
-
-
-def subtract_shape(image: np.ndarray, grad_x: float, grad_y: float, step: float) -> None:
-    """Subtract a plane and a step between the halves of the columns, in place; both are 0 in the mean over the detector.
-
-    Parameters
-    ----------
-    image : `~numpy.ndarray`
-        float32, shape (NAXIS2, NAXIS1).
-    grad_x, grad_y, step : float
-        Slopes per pixel, and upper minus lower half of the columns, as of `~kred_core.coadd.plan.Background`, in the image's units.
-    """
-    x, y = (np.arange(n) - (n - 1) / 2 for n in reversed(image.shape))
-    image -= (grad_x * x + step / 2 * np.sign(x)).astype(np.float32)
-    image -= (grad_y * y).astype(np.float32)[:, None]
 
 
 @nb.njit(nogil=True, cache=True)

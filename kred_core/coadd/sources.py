@@ -16,6 +16,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from ..config import BackgroundKind
 from ..errors import ExposureError, InputError
 from ..exposures.exposure import Detector, Exposure
 from ..sky import Grid, celestial_wcs, pixel_area_arcsec2, tan_wcs
@@ -123,7 +124,7 @@ def _check(plan: CoaddPlan) -> None:
                 f"{where}: {name}: expected a factor above 0 and a finite background, found {item.scale} and {item.back}; "
                 "is its MAGZERO right?"
             )
-        if "matched" in plan.backgrounds and not (item.matched and item.matched.is_finite):
+        if BackgroundKind.MATCHED in plan.backgrounds and not (item.matched and item.matched.is_finite):
             raise InputError(
                 f"{where}: {name}: expected a finite matched background, found {item.matched}; "
                 "run the stage match again (--from match)"

@@ -25,7 +25,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from .. import __version__
-from ..config import CoaddConfig
+from ..config import BackgroundKind, CoaddConfig
 from ..errors import ExposureError, InputError, ToolError
 from ..products import atomic, scratch, write_text
 from ..sky import celestial_wcs, tan_wcs
@@ -58,7 +58,7 @@ LOWEST = -1e7  # counts28; no sky minus background comes near. SWarp reads NaN i
 def coadd(
     plan: CoaddPlan,
     config: CoaddConfig,
-    products: Mapping[str, tuple[Path, Path]],
+    products: Mapping[BackgroundKind, tuple[Path, Path]],
     progress: Callable[[float], None] | None = None,
 ) -> CoaddResult:
     """Co-add the inputs of a plan with SWarp.
@@ -143,7 +143,7 @@ def _zeros_on_disk(file: BinaryIO, shape: tuple[int, int]) -> np.ndarray:
     return np.asarray(np.memmap(file, np.int16, "r+", shape=shape))
 
 
-def _refuse_shapes(plan: CoaddPlan, background: str) -> None:
+def _refuse_shapes(plan: CoaddPlan, background: BackgroundKind) -> None:
     shaped = [f"{i.root}_{i.extname}" for i in plan.inputs if not i.background(background).is_constant]
     if shaped:
         raise InputError(
@@ -185,7 +185,9 @@ class _Files:
     def log(self) -> Path:
         return self.path("log")
 
-    def write(self, plan: CoaddPlan, background: str, config: CoaddConfig, sources: list[Source], oversampling: int) -> None:
+    def write(
+        self, plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig, sources: list[Source], oversampling: int
+    ) -> None:
         links = _links(sources)
         entries = [f"{links[s.input.path]}[{_extension(links[s.input.path], s)}]" for s in sources]
         write_text(self.path("list"), "\n".join(entries) + "\n")

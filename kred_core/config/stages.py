@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -10,6 +11,7 @@ __all__ = [
     "AMPLIFIERS",
     "NAME",
     "STAGES",
+    "BackgroundKind",
     "CheckConfig",
     "CoaddConfig",
     "EvaluateConfig",
@@ -216,6 +218,18 @@ class MatchConfig(Section):
     )
 
 
+class BackgroundKind(StrEnum):
+    """What is subtracted from the detectors of a mosaic."""
+
+    ORIGINAL = "original"  # one background for each exposure
+    MATCHED = "matched"  # one for each detector, so that overlaps agree
+
+    @property
+    def suffix(self) -> str:
+        """End of the names of products: _b with matched backgrounds, as people know them."""
+        return "_b" if self is BackgroundKind.MATCHED else ""
+
+
 class CoaddConfig(Section):
     """Co-added tile images."""
 
@@ -246,9 +260,9 @@ class CoaddConfig(Section):
     swarp_timeout: float = number(7200, "Longest time for one SWarp run, in s.", ge=10)
 
     @property
-    def backgrounds(self) -> tuple[str, ...]:
-        """Backgrounds with which mosaics are made: none, one or both of "original" and "matched", in this order."""
-        return {"none": (), "both": ("original", "matched")}.get(self.mosaics, (self.mosaics,))
+    def backgrounds(self) -> tuple[BackgroundKind, ...]:
+        """Backgrounds with which mosaics are made: none, one or both, the original first."""
+        return tuple(kind for kind in BackgroundKind if self.mosaics in (kind, "both"))
 
 
 class EvaluateConfig(Section):

@@ -15,6 +15,7 @@ import numpy as np
 from astropy import units as u
 from astropy.table import Table
 
+from ..background import Background
 from ..config import MatchConfig
 from ..products import tables
 from ..products.usertable import UserTable
@@ -139,10 +140,10 @@ def match(
     given = np.array([fixed.get((str(r["Root"]), str(r["EXTNAME"])), np.nan) for r in detectors])
     fixed_surface, known = (given - skies.level) / skies.area, np.isfinite(given)
     first_guess = _on_darkest_skies(_solution(detectors, skies, pairs, fixed_surface, config), known)
-    solution = _solution(detectors, skies, _with_central_areas(pairs, skies, first_guess.background), fixed_surface, config)
+    solution = _solution(detectors, skies, _with_central_areas(pairs, skies, first_guess.background.b), fixed_surface, config)
     if config.zero_point == "darkest":
         solution = _on_darkest_skies(solution, known)
-    b = np.where(np.isfinite(given), given, skies.level + solution.background * skies.area)
+    b = np.where(np.isfinite(given), given, skies.level + solution.background.b * skies.area)
     original = (np.asarray(detectors["SUB_BACK"], dtype=np.float64) - skies.level) / skies.area
     area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])
     before = (pairs.difference - (original[pairs.second] - original[pairs.first])) * area
@@ -184,8 +185,9 @@ def _on_darkest_skies(solution: Solution, fixed: np.ndarray) -> Solution:
     component = solution.component
     shift = np.zeros(component.max(initial=0) + 1)
     for number in np.unique(component[~np.isin(component, component[fixed])]):
-        shift[number] = np.quantile(-solution.background[component == number], DARKEST)
-    return replace(solution, background=solution.background + shift[component])
+        shift[number] = np.quantile(-solution.background.b[component == number], DARKEST)
+    shifted = replace(solution.background, b=solution.background.b + shift[component])
+    return replace(solution, background=shifted)
 
 
 def _of_older_scripts(
@@ -201,7 +203,7 @@ def _of_older_scripts(
     n_pairs = np.bincount(np.concatenate([first, second]), minlength=n)
     residual = difference - (levels[second] - levels[first])
     return Solution(
-        background=levels,
+        background=Background(levels, *np.zeros((3, n))),
         error=np.full(n, np.nan),
         component=component,
         n_pairs=n_pairs,
@@ -210,8 +212,6 @@ def _of_older_scripts(
         residual=residual,
         rejected=np.zeros(len(first), dtype=bool),
         scale=np.nan,
-        gradient=np.zeros((n, 2)),
-        step=np.zeros(n),
     )
 
 
@@ -274,20 +274,17 @@ def _background_table(
     image: str, files: np.ndarray, detectors: Table, skies: Skies, solution: Solution, b: np.ndarray, remarks: list[str]
 ) -> Table:
     values = {name: np.array([str(v) for v in detectors[name]], dtype=str) for name in ("Field", "Root", "EXTNAME")}
-    half_x, half_y = (np.asarray(detectors[name], dtype=np.float64) / 2 for name in ("NAXIS1", "NAXIS2"))
+    sides = (np.asarray(detectors[name], dtype=np.float64) for name in ("NAXIS1", "NAXIS2"))
     values |= {
         "file": files,
         "Image": np.full(len(files), image),
-        "b": b,
         "b_err": solution.error * skies.area,
         "component": solution.component,
         "n_pairs": solution.n_pairs,
         "n_rejected": solution.n_rejected,
         "own": skies.level,
         "SUB_BACK": np.asarray(detectors["SUB_BACK"]),
-        "grad_x": solution.gradient[:, 0] * skies.area / half_x,
-        "grad_y": solution.gradient[:, 1] * skies.area / half_y,
-        "step": solution.step * skies.area,
+        **replace((solution.background * skies.area).per_pixel(*sides), b=b).columns(),
         "Remark": np.array(remarks, dtype=str),
     }
     return tables.from_arrays(values, tables.BACKGROUNDS)

@@ -12,6 +12,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple, get_args, get_type_hints
 
+from ..config import BackgroundKind
 from .paths import FieldPaths
 
 __all__ = ["Clash", "find_clash", "same_file", "table_names"]
@@ -74,6 +75,7 @@ def table_names() -> frozenset[str]:
 
 def _products(paths: FieldPaths, tiles: Sequence[str], images: Sequence[str]) -> Iterator[tuple[str, str, Path]]:
     """Tile, image and path of each product whose name needs no more than these: not those of exposures."""
+    choices = {bool: (False, True), BackgroundKind: tuple(BackgroundKind)}
     for name, member in vars(FieldPaths).items():
         if isinstance(member, property):
             if isinstance(path := getattr(paths, name), Path):
@@ -81,7 +83,7 @@ def _products(paths: FieldPaths, tiles: Sequence[str], images: Sequence[str]) ->
         elif inspect.isfunction(member) and not name.startswith("_"):
             hints, parameters = get_type_hints(member), dict(inspect.signature(member).parameters)
             del parameters["self"]
-            values = {p: (False, True) if hints[p] is bool else get_args(hints[p]) for p in parameters}
+            values = {p: choices.get(hints[p], get_args(hints[p])) for p in parameters}
             given = {"tile": tiles, "image": images}
             values |= {p: (*given[p], *([""] if parameters[p].default == "" else [])) for p in given.keys() & parameters}
             if given.keys() & parameters:

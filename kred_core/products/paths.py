@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..config import FieldConfig
+from ..config import BackgroundKind, FieldConfig
 from ..errors import InputError
 from . import inventory
 from .writing import TEMPORARY
@@ -165,9 +165,9 @@ class FieldPaths:
         """Prepared copy of one detector: one extension, as the input is stored or plain."""
         return self.prepared / f"{root}_{extname}.fits{'' if plain else '.fz'}"
 
-    def prepared_tile(self, tile: str, matched: bool = False) -> Path:
+    def prepared_tile(self, tile: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """Links to the prepared, or matched, detectors that feed a tile."""
-        return self.root / "DECam_PREP" / self.field / _suffixed(tile, matched)
+        return self.root / "DECam_PREP" / self.field / f"{tile}{background.suffix}"
 
     @property
     def matched(self) -> Path:
@@ -198,30 +198,30 @@ class FieldPaths:
         return self.memory / "match" / f"{image}.npz"
 
     # mosaics
-    def coadds(self, tile: str, matched: bool = False) -> Path:
+    def coadds(self, tile: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """The mosaics of a tile: with one background for each exposure, or with matched backgrounds (_b)."""
-        return self.root / "DECam_SWARP" / self.field / _suffixed(tile, matched)
+        return self.root / "DECam_SWARP" / self.field / f"{tile}{background.suffix}"
 
-    def mosaic(self, tile: str, image: str, matched: bool = False) -> Path:
+    def mosaic(self, tile: str, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """Co-added image of a tile, in counts28."""
-        return self.coadds(tile, matched) / f"{self.field}_{tile}.{image}.fits"
+        return self.coadds(tile, background) / f"{self.field}_{tile}.{image}.fits"
 
-    def coverage(self, tile: str, image: str, matched: bool = False) -> Path:
+    def coverage(self, tile: str, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """Number of detectors in each pixel of the mosaic."""
-        return self.coadds(tile, matched) / f"{self.field}_{tile}.{image}.coverage.fits.fz"
+        return self.coadds(tile, background) / f"{self.field}_{tile}.{image}.coverage.fits.fz"
 
     @property
     def evaluation(self) -> Path:
         """The figures of the field."""
         return self.root / "DECam_SWARP" / self.field / "eval"
 
-    def mosaic_figure(self, tile: str, image: str, matched: bool = False) -> Path:
+    def mosaic_figure(self, tile: str, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """Figure of a mosaic: the sky, and beside it its flaws."""
-        return self.evaluation / f"{self.field}_{_suffixed(tile, matched)}.{image}.png"
+        return self.evaluation / f"{self.field}_{tile}{background.suffix}.{image}.png"
 
-    def coverage_figure(self, tile: str, image: str, matched: bool = False) -> Path:
+    def coverage_figure(self, tile: str, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """Figure of a coverage map."""
-        return self.evaluation / f"{self.field}_{_suffixed(tile, matched)}.{image}.coverage.png"
+        return self.evaluation / f"{self.field}_{tile}{background.suffix}.{image}.coverage.png"
 
     def comparison_figure(self, image: str, tile: str = "") -> Path:
         """Before and after matching, side by side at the same stretch, and the difference: a tile, or the whole field."""
@@ -236,13 +236,13 @@ class FieldPaths:
         """The directories that hold products of this field, by name."""
         return {name: self.root / name / self.field for name in ("DECam_PREP", "DECam_BACK", "DECam_SWARP")}
 
-    def field_figure(self, image: str, matched: bool = False) -> Path:
+    def field_figure(self, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """All tiles of one image where they lie on the sky."""
-        return self.evaluation / f"{_suffixed(self.field, matched)}.{image}.png"
+        return self.evaluation / f"{self.field}{background.suffix}.{image}.png"
 
-    def reduced(self, tile: str, image: str, matched: bool = False) -> Path:
+    def reduced(self, tile: str, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """A mosaic averaged down, from which the figure of the field is drawn."""
-        return self.memory / "evaluate" / f"{_suffixed(tile, matched)}.{image}.fits"
+        return self.memory / "evaluate" / f"{tile}{background.suffix}.{image}.fits"
 
     # for people who only want to look
     @property
@@ -343,8 +343,3 @@ def service_memory(root: Path) -> Path:
 def unfinished_looks(root: Path) -> list[Path]:
     """What looks for new fields that were killed left half written; only one of them is at work at a time."""
     return [*service_memory(root).glob(".*"), *service_memory(root).parent.glob("*/discover/.*")]
-
-
-def _suffixed(name: str, matched: bool) -> str:
-    """Products with matched backgrounds have the names of the others and _b, as people know them."""
-    return f"{name}_b" if matched else name

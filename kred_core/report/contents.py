@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from .. import evaluation, survey
-from ..config import FieldConfig
+from ..config import BackgroundKind, FieldConfig
 from ..errors import InputError, KredError
 from ..products import FieldPaths, read_record, tables
 from ..products.tables import Column
@@ -296,17 +296,17 @@ def _tile(contents: Contents, tile: Tile, image: str, measured: Iterable[Row]) -
     """What there is of a tile, but for its picture. Matched backgrounds come first."""
     paths, name = contents.paths, tile.name
     found: dict[str, Path] = {}
-    for matched, which in ((True, ""), (False, ", original background")):
+    for kind, which in ((BackgroundKind.MATCHED, ""), (BackgroundKind.ORIGINAL, ", original background")):
         found |= {
-            f"figure{which}": paths.mosaic_figure(name, image, matched),
-            f"coverage{which}": paths.coverage_figure(name, image, matched),
-            f"FITS{which}": paths.mosaic(name, image, matched),
+            f"figure{which}": paths.mosaic_figure(name, image, kind),
+            f"coverage{which}": paths.coverage_figure(name, image, kind),
+            f"FITS{which}": paths.mosaic(name, image, kind),
         }
     found |= {"before and after": paths.comparison_figure(image, name), "quick look (FITS)": paths.quick_look(image, name)}
     units = [f"{name}.{image}", f"{name}_b.{image}"]
     failed = [_failed(contents.run, stage, units) for stage in ("coadd", "evaluate")]
     rows = [row for row in measured if row["Tile"] == name and row["Image"] == image]
-    rows.sort(key=lambda row: row["Background"] != "matched")
+    rows.sort(key=lambda row: row["Background"] != BackgroundKind.MATCHED)
     return TileContents(
         tile,
         files={words: path for words, path in found.items() if path.is_file()},
@@ -335,7 +335,7 @@ def _add_pictures(contents: Contents, image: ImageContents) -> list[str]:
             image.figures.append((words, path, picture))
     overviews = {
         "before and after, with scales": paths.comparison_figure(name),
-        "all mosaics": paths.field_figure(name, matched=True),
+        "all mosaics": paths.field_figure(name, BackgroundKind.MATCHED),
         "all mosaics, original backgrounds": paths.field_figure(name),
         "quick look (FITS)": look,
     }
@@ -345,12 +345,12 @@ def _add_pictures(contents: Contents, image: ImageContents) -> list[str]:
 
 def _add_tile_pictures(contents: Contents, image: ImageContents, sky: Sky | None, side: int) -> None:
     """Of the mosaics; the quick look stands in for those that there are not."""
-    for source in ("matched", "original"):
+    for source in (BackgroundKind.MATCHED, BackgroundKind.ORIGINAL):
         # The reduced images are kred's memory: they may be of mosaics that are gone.
         files = {
-            t.tile.name: contents.paths.reduced(t.tile.name, image.name, source == "matched")
+            t.tile.name: contents.paths.reduced(t.tile.name, image.name, source)
             for t in image.tiles
-            if not t.picture and contents.paths.mosaic(t.tile.name, image.name, source == "matched").is_file()
+            if not t.picture and contents.paths.mosaic(t.tile.name, image.name, source).is_file()
         }
         reduced = {name: contents.tried(evaluation.ReducedImage.read, path) for name, path in files.items() if path.is_file()}
         pictures = tile_pictures({name: r for name, r in reduced.items() if r is not None}, side)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from astropy.coordinates import Angle
 
+from ..config import BackgroundKind
 from ..figures.drawing import MINUS, UNIT, short
 from ..sky import Grid, mean_position, tan_wcs
 from ..survey import Tile
@@ -213,8 +214,8 @@ def _tiles(contents: Contents, image: ImageContents) -> Markup | None:
 
 def _source(t: TileContents) -> str:
     words = {
-        "matched": "mosaic with matched backgrounds",
-        "original": "mosaic with the exposures' backgrounds",
+        BackgroundKind.MATCHED: "mosaic with matched backgrounds",
+        BackgroundKind.ORIGINAL: "mosaic with the exposures' backgrounds",
         STAND_IN: "quick look with matched backgrounds",
     }
     return words.get(t.source, "no picture")

@@ -129,8 +129,8 @@ def _overlooked(
 
 def _mosaics(config: FieldConfig) -> dict[Path, Mosaic]:
     """The mosaics that the present tables call for."""
-    paths, kinds = FieldPaths.of(config), [background == "matched" for background in config.coadd.backgrounds]
-    return {paths.mosaic(tile, image, matched): (tile, image) for tile, image in mosaic_names(config) for matched in kinds}
+    paths, kinds = FieldPaths.of(config), config.coadd.backgrounds
+    return {paths.mosaic(tile, image, kind): (tile, image) for tile, image in mosaic_names(config) for kind in kinds}
 
 
 def _made(config: FieldConfig, reports: Iterable[ExposureReport]) -> dict[Mosaic, list[dict[Key, int]]]:

@@ -10,7 +10,7 @@ from .. import survey
 from ..binned import StampGrid
 from ..coadd import swarp
 from ..coadd.plan import CoaddPlan, make_plan
-from ..config import FieldConfig
+from ..config import BackgroundKind, FieldConfig
 from ..exposures import summary
 from ..exposures.check import ExposureReport
 from ..products import FieldPaths, tables
@@ -72,7 +72,7 @@ def foreseen(config: FieldConfig, found: Sequence[ExposureReport]) -> list[Coadd
 
 def _plan(plan: Plan) -> Sequence[Planned]:
     config = plan.config
-    ready = plan.is_fresh("tiles") and (plan.is_fresh("match") or "matched" not in config.coadd.backgrounds)
+    ready = plan.is_fresh("tiles") and (plan.is_fresh("match") or BackgroundKind.MATCHED not in config.coadd.backgrounds)
     plan.mosaics = plan_coadds(config) if ready else foreseen(config, plan.reports)
     plan.made = [p for p in plan.mosaics if ready and COADD.is_current(config, {"plan": p})]
     to_do = [p for p in plan.mosaics if p not in plan.made]
@@ -102,14 +102,14 @@ def _products(config: FieldConfig) -> Iterator[Path]:
     """The mosaics that the present tables call for, and their coverage maps."""
     paths = FieldPaths.of(config)
     for tile, image in mosaic_names(config):
-        for matched in (background == "matched" for background in config.coadd.backgrounds):
-            yield paths.mosaic(tile, image, matched)
-            yield paths.coverage(tile, image, matched)
+        for background in config.coadd.backgrounds:
+            yield paths.mosaic(tile, image, background)
+            yield paths.coverage(tile, image, background)
 
 
 def _leftovers(config: FieldConfig) -> Iterator[str]:
     paths, planned = FieldPaths.of(config), set(_products(config))
-    for directory in (paths.coadds(tile.name, matched) for tile in wanted_tiles(config) for matched in (False, True)):
+    for directory in (paths.coadds(tile.name, kind) for tile in wanted_tiles(config) for kind in BackgroundKind):
         old = {path for path in directory.glob("[!.]*.fits") if not path.name.endswith(BY_HAND)} - planned
         if old:
             names = ", ".join(sorted(path.name for path in old))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import FieldConfig
+from ..config import BackgroundKind, FieldConfig
 from ..exposures import rescale
 from ..exposures.exposure import Exposure
 from ..products import FieldPaths, link_all, tables
@@ -102,5 +102,5 @@ def link_matched(config: FieldConfig, copies: Iterable[MatchedCopies]) -> None:
         for row in _rows(paths, tile):
             image = row["Image"] if "" not in names[row["Field"], row["Root"]] else ""
             targets += [paths.matched_detector(row["Root"], row["EXTNAME"], plain, image) for plain in (False, True)]
-        if not link_all(paths.prepared_tile(tile, matched=True), targets):
+        if not link_all(paths.prepared_tile(tile, BackgroundKind.MATCHED), targets):
             break

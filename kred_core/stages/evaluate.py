@@ -24,8 +24,7 @@ SECONDS_PER_FIGURE, SECONDS_PER_MPIX = 0.7, 0.01  # CPU
 
 def _work(config: FieldConfig, tile: str, image: str) -> Work:
     paths = FieldPaths.of(config)
-    made = [background == "matched" for background in config.coadd.backgrounds]
-    files = [file(tile, image, matched) for matched in made for file in (paths.mosaic, paths.coverage)]
+    files = [file(tile, image, kind) for kind in config.coadd.backgrounds for file in (paths.mosaic, paths.coverage)]
     return Work(mosaic_unit(tile, image, config.coadd.backgrounds), files=files, options=[config.evaluate])
 
 
@@ -34,9 +33,9 @@ def _do(config: FieldConfig, tile: str, image: str) -> Manifest:
 
 
 def _field_work(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Work:
-    paths, matched = FieldPaths.of(config), background == "matched"
-    files = [paths.reduced(tile, image, matched) for tile in tiles]
-    return Work(paths.field_figure(image, matched).stem, files=files, facts={"tiles": tiles})
+    paths = FieldPaths.of(config)
+    files = [paths.reduced(tile, image, background) for tile in tiles]
+    return Work(paths.field_figure(image, background).stem, files=files, facts={"tiles": tiles})
 
 
 def _draw_field(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Manifest:
@@ -82,10 +81,10 @@ def _products(config: FieldConfig) -> Iterator[Path]:
     """The figures that the present tables call for."""
     paths = FieldPaths.of(config)
     for tile, image in mosaic_names(config):
-        for matched in (background == "matched" for background in config.coadd.backgrounds):
-            yield paths.mosaic_figure(tile, image, matched)
-            yield paths.coverage_figure(tile, image, matched)
-            yield paths.field_figure(image, matched)
+        for background in config.coadd.backgrounds:
+            yield paths.mosaic_figure(tile, image, background)
+            yield paths.coverage_figure(tile, image, background)
+            yield paths.field_figure(image, background)
         if config.coadd.mosaics == "both":
             yield paths.comparison_figure(image, tile)
 

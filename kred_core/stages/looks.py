@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
 
 from .. import figures, match, survey
+from ..background import Background
 from ..binned import Stamp, quicklook
 from ..config import FieldConfig
 from ..match import Pairs
@@ -104,19 +106,15 @@ def _outlines(wanted: Iterable[Tile], names: list[str]) -> list[tuple[str, np.nd
     return found
 
 
-def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, np.ndarray]:
-    """What is to be subtracted from the stamps, (n, 4): constant, slopes along u and v, step; counts28 per square arcsec."""
-    n = len(plan.detectors)
-    before, after = np.zeros((n, 4)), np.zeros((n, 4))
-    before[:, 0] = (np.asarray(plan.detectors["SUB_BACK"]) - skies.level) / skies.area
-    after[:, 0] = (np.asarray(backgrounds["b"]) - skies.level) / skies.area
-    after[:, 1] = np.asarray(backgrounds["grad_x"]) * plan.detectors["NAXIS1"] / 2 / skies.area
-    after[:, 2] = np.asarray(backgrounds["grad_y"]) * plan.detectors["NAXIS2"] / 2 / skies.area
-    after[:, 3] = np.asarray(backgrounds["step"]) / skies.area
-    return {"before": before, "after": after}
+def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, Background]:
+    """What is to be subtracted from the stamps, which are less their own skies, in counts28 per square arcsec and half sides."""
+    sides = (np.asarray(plan.detectors[name], dtype=np.float64) for name in ("NAXIS1", "NAXIS2"))
+    after = Background.from_table(backgrounds).per_half_side(*sides)
+    before = Background(np.asarray(plan.detectors["SUB_BACK"], dtype=np.float64))
+    return {name: replace(b, b=b.b - skies.level) / skies.area for name, b in (("before", before), ("after", after))}
 
 
-def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: np.ndarray) -> list[figures.PairCutout]:
+def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: Background) -> list[figures.PairCutout]:
     """The pairs that agree least, for what is known of them, the worst first, as they look in their overlap."""
     order = np.lexsort((pairs.second, pairs.first, -np.abs(np.asarray(table["After"])) / np.asarray(table["e_Delta"])))
     of_detectors = {int(n): stamps.load(int(n)) for n in np.unique([pairs.first[order[:WORST]], pairs.second[order[:WORST]]])}
@@ -150,9 +148,8 @@ def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: np.ndarr
     return cutouts
 
 
-def _model(s: Stamp, coefficients: np.ndarray) -> np.ndarray:
-    """What is subtracted from each cell of a stamp; see `_subtracted`."""
+def _model(s: Stamp, background: Background) -> np.ndarray:
+    """A background in each cell of a stamp."""
     y, x = np.indices(s.mean.shape)
     u, v = np.tensordot(s.to_detector, np.stack([x + s.x0, y + s.y0, np.ones_like(x)]), axes=1)
-    constant, along_u, along_v, step = coefficients
-    return constant + along_u * u + along_v * v + 0.5 * step * np.sign(u)
+    return background.at(u, v)

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-import numpy as np
 from astropy.table import Table
 
 from .. import evaluation, figures, sky, survey
+from ..background import Background
 from ..coadd import native, swarp
-from ..coadd.plan import Background, CoaddPlan, make_plan
-from ..config import FieldConfig
+from ..coadd.plan import CoaddPlan, make_plan
+from ..config import BackgroundKind, FieldConfig
 from ..errors import InputError
 from ..exposures.masks import PixelRule
 from ..products import FieldPaths, link_all, read_record, tables, write_record
@@ -46,7 +46,10 @@ log = logging.getLogger(__name__)
 
 FIELD_FIGURE_TILE_PIXELS = 400
 NAMED = 5  # detectors in a message
-IN_WORDS = {"original": "exposures' backgrounds subtracted", "matched": "matched backgrounds subtracted"}
+IN_WORDS = {
+    BackgroundKind.ORIGINAL: "exposures' backgrounds subtracted",
+    BackgroundKind.MATCHED: "matched backgrounds subtracted",
+}
 
 BackgroundKey = tuple[str, str, str, str]  # Field, Root, EXTNAME, Image
 
@@ -190,9 +193,10 @@ def mosaic_names(config: FieldConfig) -> list[tuple[str, str]]:
     return [(tile.name, image) for tile, table in tile_tables(config) for image in _images(config, table)]
 
 
-def mosaic_unit(tile: str, image: str, backgrounds: Iterable[str]) -> str:
+def mosaic_unit(tile: str, image: str, backgrounds: Iterable[BackgroundKind]) -> str:
     """Name of the mosaics of one image of a tile as a unit of work: T07_b.N662 where only the matched one is made."""
-    return f"{tile}_b.{image}" if tuple(backgrounds) == ("matched",) else f"{tile}.{image}"
+    kinds = tuple(backgrounds)
+    return f"{tile}{kinds[0].suffix}.{image}" if len(kinds) == 1 else f"{tile}.{image}"
 
 
 def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
@@ -207,7 +211,7 @@ def plan_coadds(config: FieldConfig) -> list[CoaddPlan]:
     if not config.coadd.backgrounds:
         return []
     of_tiles = list(tile_tables(config))  # they are made before the backgrounds: say first what is missing first
-    backgrounds = read_backgrounds(config) if "matched" in config.coadd.backgrounds else None
+    backgrounds = read_backgrounds(config) if BackgroundKind.MATCHED in config.coadd.backgrounds else None
     plans = []
     for tile, table in of_tiles:
         centre = tiling.mosaic_centre(tile, table, config.tiling)
@@ -239,8 +243,7 @@ def read_backgrounds(config: FieldConfig) -> dict[BackgroundKey, Background]:
     """
     table = tables.read(FieldPaths.of(config).background_table, tables.BACKGROUNDS, "match")
     keys = zip(*(map(str, table[name]) for name in ("Field", "Root", "EXTNAME", "Image")), strict=True)
-    values = zip(*(np.asarray(table[name], dtype=float).tolist() for name in ("b", "grad_x", "grad_y", "step")), strict=True)
-    return {key: Background(*value) for key, value in zip(keys, values, strict=True)}
+    return dict(zip(keys, Background.from_table(table).each(), strict=True))
 
 
 def _matched(
@@ -278,9 +281,8 @@ def coadd_mosaic(config: FieldConfig, plan: CoaddPlan) -> list[Path]:
     return [path for both in products.values() for path in both]
 
 
-def _mosaic_files(paths: FieldPaths, tile: str, image: str, background: str) -> tuple[Path, Path]:
-    matched = background == "matched"
-    return paths.mosaic(tile, image, matched), paths.coverage(tile, image, matched)
+def _mosaic_files(paths: FieldPaths, tile: str, image: str, background: BackgroundKind) -> tuple[Path, Path]:
+    return paths.mosaic(tile, image, background), paths.coverage(tile, image, background)
 
 
 def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
@@ -295,15 +297,14 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
     paths, products, shown, measured = FieldPaths.of(config), [], [], []
     subject = f"{config.field} {tile} {survey.images(config.field, config.survey).title(image)}"
     for background in config.coadd.backgrounds:
-        matched = background == "matched"
         record = _numbers(paths, tile, image, background)
         record.unlink(missing_ok=True)
         numbers, reduced = evaluation.measure_mosaic(*_mosaic_files(paths, tile, image, background), config.evaluate.figure_pixels)
         title = f"{subject}, {IN_WORDS[background]}"
-        figure, coverage_figure = paths.mosaic_figure(tile, image, matched), paths.coverage_figure(tile, image, matched)
+        figure, coverage_figure = paths.mosaic_figure(tile, image, background), paths.coverage_figure(tile, image, background)
         figures.mosaic_figure(reduced, numbers, title, config.evaluate.stretch, figure)
         figures.coverage_figure(reduced, numbers, title, coverage_figure)
-        kept = paths.reduced(tile, image, matched)
+        kept = paths.reduced(tile, image, background)
         reduced.shrink(math.ceil(max(reduced.image.shape) / FIELD_FIGURE_TILE_PIXELS)).write(kept)
         write_record(record, asdict(numbers))
         products += [figure, coverage_figure, record, kept]
@@ -318,15 +319,15 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
     return products
 
 
-def _numbers(paths: FieldPaths, tile: str, image: str, background: str) -> Path:
+def _numbers(paths: FieldPaths, tile: str, image: str, background: BackgroundKind) -> Path:
     """The record of the numbers of one mosaic."""
     return paths.record("evaluate", mosaic_unit(tile, image, [background]))
 
 
-def evaluated_tiles(config: FieldConfig) -> dict[tuple[str, str], list[str]]:
+def evaluated_tiles(config: FieldConfig) -> dict[tuple[str, BackgroundKind], list[str]]:
     """Tiles by image and background: the mosaics of the whole field that there are numbers of."""
     paths = FieldPaths.of(config)
-    found: dict[tuple[str, str], list[str]] = {}
+    found: dict[tuple[str, BackgroundKind], list[str]] = {}
     for tile, image in mosaic_names(config.model_copy(update={"tiles": []})):
         for background in config.coadd.backgrounds:
             files = _mosaic_files(paths, tile, image, background)[0], _numbers(paths, tile, image, background)
@@ -335,7 +336,7 @@ def evaluated_tiles(config: FieldConfig) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def draw_field(config: FieldConfig, image: str, background: str, tiles: Sequence[str]) -> Path:
+def draw_field(config: FieldConfig, image: str, background: BackgroundKind, tiles: Sequence[str]) -> Path:
     """Draw the tiles of one image where they lie on the sky.
 
     Returns
@@ -343,11 +344,11 @@ def draw_field(config: FieldConfig, image: str, background: str, tiles: Sequence
     `~pathlib.Path`
         The figure.
     """
-    paths, matched = FieldPaths.of(config), background == "matched"
-    reduced = [(tile, evaluation.ReducedImage.read(paths.reduced(tile, image, matched))) for tile in tiles]
+    paths = FieldPaths.of(config)
+    reduced = [(tile, evaluation.ReducedImage.read(paths.reduced(tile, image, background))) for tile in tiles]
     title = f"{config.field} {survey.images(config.field, config.survey).title(image)}, {IN_WORDS[background]}"
-    figures.field_figure(reduced, title, paths.field_figure(image, matched))
-    return paths.field_figure(image, matched)
+    figures.field_figure(reduced, title, paths.field_figure(image, background))
+    return paths.field_figure(image, background)
 
 
 def tabulate_mosaics(config: FieldConfig) -> Path:

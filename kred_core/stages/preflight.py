@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from .. import survey
-from ..config import FieldConfig, SurveyConfig
+from ..config import BackgroundKind, FieldConfig, SurveyConfig
 from ..errors import InputError
 from ..exposures import check
 from ..match import matching
@@ -73,7 +73,7 @@ def _has_table(other: FieldPaths, name: str) -> bool:
     with suppress(InputError):
         if name in {tile.name for tile in survey.tiles(other.field, SurveyConfig())}:
             return True
-    return name in table_names() or other.prepared_tile(name).is_dir() or other.coadds(name, matched=True).is_dir()
+    return name in table_names() or other.prepared_tile(name).is_dir() or other.coadds(name, BackgroundKind.MATCHED).is_dir()
 
 
 def _stay_inside(config: FieldConfig) -> None:

@@ -25,9 +25,9 @@ from astropy.table import Table
 from scipy.ndimage import map_coordinates
 
 from kred_core import evaluation, stages
+from kred_core.background import Background
 from kred_core.coadd import native
-from kred_core.coadd.plan import Background
-from kred_core.config import FieldConfig
+from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.match import Pairs
 from kred_core.match.solve import solve_svd
 from kred_core.products import FieldPaths, tables
@@ -149,11 +149,11 @@ def _on_mosaic(header: fits.Header, shape: tuple[int, int], brightness: Callable
     return fine
 
 
-def _mosaic(config: FieldConfig, image: str, matched: bool) -> tuple[np.ndarray, fits.Header]:
+def _mosaic(config: FieldConfig, image: str, background: BackgroundKind) -> tuple[np.ndarray, fits.Header]:
     paths = FieldPaths.of(config)
-    with fits.open(paths.mosaic(TILE, image, matched), memmap=False) as f:
+    with fits.open(paths.mosaic(TILE, image, background), memmap=False) as f:
         values, header = f[0].data.astype(np.float32), f[0].header
-    values[fits.getdata(paths.coverage(TILE, image, matched)) == 0] = np.nan
+    values[fits.getdata(paths.coverage(TILE, image, background)) == 0] = np.nan
     return values, header
 
 
@@ -198,7 +198,7 @@ def _scripts_backgrounds(config: FieldConfig, image: str) -> dict[tuple[str, str
 def mosaic_errors(config: FieldConfig, simulated: SimulationConfig, image: str, truth, stars) -> dict[str, float]:
     """Mosaic minus true sky, stars left out: low-pass rms and 99 % jump of neighbouring blocks."""
     true = {(str(row["Root"]), str(row["EXTNAME"])): float(row["BACK_PIX"]) for row in truth}
-    matched, header = _mosaic(config, image, True)
+    matched, header = _mosaic(config, image, BackgroundKind.MATCHED)
     sky = _on_mosaic(header, matched.shape, lambda ra, dec: sky_brightness(ra, dec, image, simulated))
     floor = _other_mosaic(config, image, true, "floor")
     mosaics = {
@@ -221,8 +221,8 @@ def mosaic_errors(config: FieldConfig, simulated: SimulationConfig, image: str, 
 
 def recovered(plain: FieldConfig, diffuse: FieldConfig, simulated: SimulationConfig, image: str) -> float:
     """Which part of the additional diffuse emission is in the matched mosaic: slope of block medians against the truth."""
-    one, header = _mosaic(plain, image, True)
-    two, _ = _mosaic(diffuse, image, True)
+    one, header = _mosaic(plain, image, BackgroundKind.MATCHED)
+    two, _ = _mosaic(diffuse, image, BackgroundKind.MATCHED)
     truth = _on_mosaic(header, one.shape, lambda ra, dec: diffuse_brightness(ra, dec, simulated))
     two -= one
     side = evaluation.block_side(one.shape)

@@ -60,7 +60,7 @@ def _svd(*cuts: float, start: bool = False) -> Callable[[Graph], np.ndarray]:
 
 def _least_squares(g: Graph, error: np.ndarray, robust: bool, plane: str = "constant") -> np.ndarray:
     shape = None if plane == "constant" else Shape(g.exposure, g.blocks, g.block_errors, g.block_places, plane)
-    return solve(g.n, g.first, g.second, g.difference, error, robust=robust, shape=shape).background
+    return solve(g.n, g.first, g.second, g.difference, error, robust=robust, shape=shape).background.b
 
 
 def _write(path: Path, columns: Sequence[tuple[str, str, Sequence[object]]]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from tally import tried
 
 from kred_core import memory
+from kred_core.config import BackgroundKind
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
 
@@ -86,7 +87,7 @@ def test_full_size_detectors_keep_to_the_stated_memory(full_size, group):
     result = limited.run(*command)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "so that each mosaic in the making gets 0.25 GB and not 1" in result.stdout + result.stderr
-    assert FieldPaths(full_size, "LMC_c42").mosaic("T07", "r", matched=True).is_file()
+    assert FieldPaths(full_size, "LMC_c42").mosaic("T07", "r", BackgroundKind.MATCHED).is_file()
     assert limited.peak <= bound + PAGE
     tried("memory limited to what is stated")
 

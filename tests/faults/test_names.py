@@ -17,7 +17,7 @@ from runs import last_log
 from tally import tried
 
 from flows.field import reduce
-from kred_core.config import FieldConfig
+from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.errors import InputError, KredError
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
@@ -95,7 +95,7 @@ def test_odd_names_are_names(odd, tmp_path, monkeypatch, engine):
     assert refused == {FieldPaths.shown(Path(name)): "its file name has odd characters; give it another" for name in NOT_PLAIN}
     good = set(NAMES) | {f"header{i}_ooi_r_v1.fits.fz" for i in range(len(TEXTS))}
     assert {name for name, (fate, _) in fates.items() if fate == "used"} >= good
-    inputs = fits.getdata(paths.mosaic("T07", "r", matched=True), "INPUTS")
+    inputs = fits.getdata(paths.mosaic("T07", "r", BackgroundKind.MATCHED), "INPUTS")
     assert len(set(inputs["ROOT"])) == 2 + len(good)
     assert "Traceback" not in last_log(root)
     page = paths.page.read_text(encoding="utf-8")

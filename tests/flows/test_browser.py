@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from runs import done
 from serving import Service, wait_for
 
-from kred_core.config import STAGES, FieldConfig
+from kred_core.config import STAGES, BackgroundKind, FieldConfig
 from kred_core.products import FieldPaths
 
 TILE = "T07"
@@ -295,7 +295,7 @@ def test_the_bar_is_at_its_end(service, run):
 
 @pytest.mark.long
 def test_a_tile_that_cannot_be_made_is_red_while_the_rest_goes_on(page, service, run, tmp_path):
-    mosaic = service.paths.mosaic(TILE, "r", matched=True)
+    mosaic = service.paths.mosaic(TILE, "r", BackgroundKind.MATCHED)
     mosaic.unlink()
     (mosaic / "in the way").mkdir(parents=True)
     failed = service.start(tiles=[TILE], run={"only": ["coadd"], "redo": True})

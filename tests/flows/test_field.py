@@ -19,7 +19,7 @@ from runs import done, last_log, products
 
 from flows.field import main, reduce
 from kred_core import stages, starter
-from kred_core.config import STAGES, FieldConfig
+from kred_core.config import STAGES, BackgroundKind, FieldConfig
 from kred_core.products import FieldPaths
 from kred_core.simulate import FAULTS, simulate_field
 
@@ -43,11 +43,14 @@ class TestFirstRun:
     def test_makes_every_product(self, reduced):
         paths = FieldPaths(reduced, "LMC_c42")
         for image in ("N662", "r"):
-            assert fits.getdata(paths.mosaic("T07", image, matched=True)).any()
-            assert fits.getdata(paths.coverage("T07", image, matched=True), 1).max() >= 2
-            for figure in (paths.mosaic_figure("T07", image, True), paths.coverage_figure("T07", image, True)):
+            assert fits.getdata(paths.mosaic("T07", image, BackgroundKind.MATCHED)).any()
+            assert fits.getdata(paths.coverage("T07", image, BackgroundKind.MATCHED), 1).max() >= 2
+            for figure in (
+                paths.mosaic_figure("T07", image, BackgroundKind.MATCHED),
+                paths.coverage_figure("T07", image, BackgroundKind.MATCHED),
+            ):
                 assert figure.read_bytes().startswith(b"\x89PNG")
-            assert paths.field_figure(image, matched=True).read_bytes().startswith(b"\x89PNG")
+            assert paths.field_figure(image, BackgroundKind.MATCHED).read_bytes().startswith(b"\x89PNG")
         for table in (paths.quality_table, paths.exposure_table, paths.detector_table, paths.tile_table("T07"), paths.mosaic_table):
             assert len(Table.read(table, format="ascii.ecsv")) > 0
 
@@ -181,7 +184,7 @@ class TestMosaics:
         assert reduce(config(root, "T07", coadd={"mosaics": "none"})) == 0
         paths = FieldPaths(root, "LMC_c42")
         assert not paths.coadds("T07").exists()
-        assert not paths.coadds("T07", matched=True).exists()
+        assert not paths.coadds("T07", BackgroundKind.MATCHED).exists()
         assert paths.background_table.is_file()
         assert "coadd      nothing to do" in last_log(root)
         assert "evaluate   nothing to do" in last_log(root)
@@ -272,7 +275,7 @@ class TestFaults:
                 assert f"detector {row['EXTNAME']} refused" in verdicts[root][1]
 
     def test_leave_the_rest_of_the_field_alone(self, faulty):
-        mosaic = fits.getheader(FieldPaths(faulty, "LMC_c42").mosaic("T07", "r", matched=True))
+        mosaic = fits.getheader(FieldPaths(faulty, "LMC_c42").mosaic("T07", "r", BackgroundKind.MATCHED))
         assert mosaic["NEXP"] == 2 + len(FAULTS) - 4  # truncated, without MAGZERO, the duplicate, of an unknown filter
 
     def test_are_told_without_a_traceback(self, faulty):
@@ -283,7 +286,7 @@ def test_the_swarp_engine_makes_the_same_tiles(root, reduced):
     if not (shutil.which("SWarp") or shutil.which("swarp")):
         pytest.skip("SWarp is not installed")
     assert reduce(config(root, "T07", coadd={"engine": "swarp"})) == 0
-    ours, theirs = (fits.getdata(FieldPaths(r, "LMC_c42").mosaic("T07", "r", matched=True)) for r in (reduced, root))
+    ours, theirs = (fits.getdata(FieldPaths(r, "LMC_c42").mosaic("T07", "r", BackgroundKind.MATCHED)) for r in (reduced, root))
     assert ours.shape == theirs.shape
     assert 0.95 < (ours != 0).sum() / (theirs != 0).sum() < 1.05
 
@@ -297,7 +300,7 @@ def test_real_cut_outs_become_a_z_band_mosaic(tmp_path):
     (tmp_path / "images.txt").write_text("Image FILTER EXPTIME\nz z 114\nz z 107\nz z 209\nz z 123\n")
     tables = {"tile_table": str(tmp_path / "tiles.txt"), "image_table": str(tmp_path / "images.txt")}
     assert reduce(FieldConfig(field="LS_T4", root=tmp_path, survey=tables)) == 3
-    header = fits.getheader(FieldPaths(tmp_path, "LS_T4").mosaic("T01", "z", matched=True))
+    header = fits.getheader(FieldPaths(tmp_path, "LS_T4").mosaic("T01", "z", BackgroundKind.MATCHED))
     assert header["NEXP"] == 3
     assert header["NAXIS1"] == round(0.05 * 3600 / 0.27)
     log = last_log(tmp_path, "LS_T4")
@@ -324,7 +327,7 @@ def test_the_real_field_with_the_tables_that_the_command_writes(tmp_path, capsys
     assert main([*arguments, "--coadd.size", "0.18"]) == 3
     paths = FieldPaths(tmp_path, "LS_T4")
     for image, n in (("g", 2), ("r", 2)):
-        assert fits.getheader(paths.mosaic("T01", image, matched=True))["NEXP"] == n
+        assert fits.getheader(paths.mosaic("T01", image, BackgroundKind.MATCHED))["NEXP"] == n
     log = last_log(tmp_path, "LS_T4")
     reason = "MAGZERO is missing in the primary header, so the counts cannot be calibrated; its row in the table of"
     assert f"refused c4d_180314_055922_ooi_r_ls9: {reason} --check.zero-points is empty" in log
@@ -411,7 +414,7 @@ class TestDetectorsThatSeeNothing:
         assert re.search(r"S10 refused: its sky level is \S+ ADU, the median of the 8 detectors of this exposure \d+ ADU", log)
         assert "4 exposures, 32 detectors: 31 used, 1 refused" in log
         for image in ("N662", "r"):
-            with fits.open(FieldPaths(field, "LMC_c42").mosaic("T07", image, matched=True)) as mosaic:
+            with fits.open(FieldPaths(field, "LMC_c42").mosaic("T07", image, BackgroundKind.MATCHED)) as mosaic:
                 used = mosaic["INPUTS"].data
                 assert len(used) == (15 if image == "r" else 16)
                 assert (used["PIXELS"] > 0).all()

@@ -13,7 +13,7 @@ from astropy.table import Table
 from flows.field import reduce
 from kred_core import sky, stages, survey
 from kred_core.binned import grid_of
-from kred_core.config import FieldConfig, SurveyConfig
+from kred_core.config import BackgroundKind, FieldConfig, SurveyConfig
 from kred_core.errors import InputError
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
@@ -58,7 +58,7 @@ def require_right(field, paths: FieldPaths, tiles: tuple[str, ...]) -> None:
     (row,) = Table.read(paths.matching_table, format="ascii.ecsv")
     assert row["Before"] > 50
     assert row["After"] < row["Before"] / 20
-    away = [n for tile in tiles for n in distances(field, paths.mosaic(tile, "N662", matched=True))]
+    away = [n for tile in tiles for n in distances(field, paths.mosaic(tile, "N662", BackgroundKind.MATCHED))]
     assert len(away) == 10 * len(tiles)
     assert np.mean(np.array(away) <= 1) > 0.8  # a brighter neighbour may be as near
 
@@ -109,7 +109,11 @@ def test_a_field_of_that_table_is_the_same_reduced_alone(two_fields, tmp_path, p
     for root, own in ((table.parent, table), (tmp_path, alone)):
         assert reduce(FieldConfig(field="X_a", root=root, survey={"tile_table": str(own)}, match={"joint": True})) == 0
     ours, theirs = (FieldPaths(root, "X_a") for root in (tmp_path, table.parent))
-    for path in (ours.background_table, ours.mosaic("07", "N662", matched=True), ours.mosaic("a.b", "N662", matched=True)):
+    for path in (
+        ours.background_table,
+        ours.mosaic("07", "N662", BackgroundKind.MATCHED),
+        ours.mosaic("a.b", "N662", BackgroundKind.MATCHED),
+    ):
         assert path.read_bytes() == (theirs.root / path.relative_to(ours.root)).read_bytes()
 
 
@@ -137,7 +141,7 @@ class TestNamesThatMeet:
             stages.preflight(mine)
 
     def test_whichever_of_the_two_was_first(self, tmp_path):
-        FieldPaths(tmp_path, "LMC").coadds("c42_T01", matched=True).mkdir(parents=True)
+        FieldPaths(tmp_path, "LMC").coadds("c42_T01", BackgroundKind.MATCHED).mkdir(parents=True)
         theirs = self.config(tmp_path, "LMC_c42")
         stages.preflight(theirs)  # what is left of a field that is no more
         self.config(tmp_path, "LMC", "c42_T01")

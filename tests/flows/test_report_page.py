@@ -15,7 +15,7 @@ from on_server import reports
 from runs import last_log
 
 from flows.field import reduce
-from kred_core.config import FieldConfig
+from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.products import FieldPaths
 from kred_core.sky import Grid, tan_wcs
 
@@ -212,7 +212,7 @@ class TestRuns:
         assert "coadd.combine" not in before
 
     def test_that_fail_say_on_it_what_failed(self, paths):
-        mosaic = paths.mosaic("T07", "r", True)
+        mosaic = paths.mosaic("T07", "r", BackgroundKind.MATCHED)
         mosaic.unlink()
         (mosaic / "in the way").mkdir(parents=True)
         assert reduce(config(paths.root)) == 1

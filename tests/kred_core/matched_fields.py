@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from kred_core import evaluation, stages
-from kred_core.config import FieldConfig
+from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.products import FieldPaths, tables
 from kred_core.simulate import SimulationConfig, diffuse_brightness, sky_brightness
 from kred_core.sky import celestial_wcs
@@ -106,12 +106,14 @@ def finish(config: FieldConfig) -> Table:
     return backgrounds(config)
 
 
-def mosaic(config: FieldConfig, tile: str, image: str, matched: bool = True) -> tuple[np.ndarray, fits.Header]:
+def mosaic(
+    config: FieldConfig, tile: str, image: str, background: BackgroundKind = BackgroundKind.MATCHED
+) -> tuple[np.ndarray, fits.Header]:
     """A mosaic in DN, NaN where it has no data."""
     paths = FieldPaths.of(config)
-    with fits.open(paths.mosaic(tile, image, matched), memmap=False) as hdus:
+    with fits.open(paths.mosaic(tile, image, background), memmap=False) as hdus:
         values, header = hdus[0].data.astype(np.float64), hdus[0].header
-    values[fits.getdata(paths.coverage(tile, image, matched), 1) == 0] = np.nan
+    values[fits.getdata(paths.coverage(tile, image, background), 1) == 0] = np.nan
     return values * NATIVE / abs(header["CD1_1"] * header["CD2_2"] * 3600**2), header
 
 
@@ -139,10 +141,15 @@ def recovered(plain: FieldConfig, diffuse: FieldConfig, simulated: SimulationCon
 
 
 def emission_minus_truth(
-    config: FieldConfig, tile: str, image: str, simulated: SimulationConfig, matched: bool = True, common_plane: bool = True
+    config: FieldConfig,
+    tile: str,
+    image: str,
+    simulated: SimulationConfig,
+    background: BackgroundKind = BackgroundKind.MATCHED,
+    common_plane: bool = True,
 ) -> np.ndarray:
     """Block medians of a mosaic minus the true sky, in DN; images are called as their bands, short exposures with _s."""
-    values, header = mosaic(config, tile, image, matched)
+    values, header = mosaic(config, tile, image, background)
     ra, dec = block_sky(header, values.shape)
     left = evaluation.block_medians(values, BLOCK) - NATIVE * sky_brightness(ra, dec, image.partition("_")[0], simulated)
     seen = np.isfinite(left)

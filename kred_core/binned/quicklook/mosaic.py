@@ -13,6 +13,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ...background import Background, variation
 from ...errors import InputError
 from ...statistics.networks import sorting_networks
 from .. import Stamp
@@ -23,6 +24,7 @@ COVERAGE = "COVERAGE"  # what no version can be called
 USUAL_PART = 0.5  # of a detector's usual number of pixels in a cell: with fewer, a star or an edge weighs too much
 STRIP_ROWS = 16  # rows of cells that are combined at a time
 BLOCK = 256  # cells that are sorted together
+_variation = nb.njit(variation)
 LARGEST = 30000  # cells along a side; a field has 4000, so something is wrong with a position beyond
 
 
@@ -67,7 +69,9 @@ class _Layer:
     planes: np.ndarray  # (versions, 4)
 
 
-def quick_look(boxes: ArrayLike, load: Callable[[int], Stamp], subtract: Mapping[str, ArrayLike], pixel_area: float) -> QuickLook:
+def quick_look(
+    boxes: ArrayLike, load: Callable[[int], Stamp], subtract: Mapping[str, ArrayLike | Background], pixel_area: float
+) -> QuickLook:
     """Median of all stamps in each cell, for several sets of backgrounds at once.
 
     Parameters
@@ -76,10 +80,9 @@ def quick_look(boxes: ArrayLike, load: Callable[[int], Stamp], subtract: Mapping
         int (n, 4): x0, y0, nx, ny of each stamp in cells of the grid. Stamps of no size are passed over.
     load : callable
         Gives stamp number 0 .. n - 1; called once for each.
-    subtract : mapping of str to array_like
+    subtract : mapping of str to array_like or `~kred_core.background.Background`
         For each version of the mosaic what is subtracted from the stamps' means, in counts28 per square arcsec: shape (n,), a
-        constant for each detector; or (n, 4), the coefficients of beta + gx u + gy v + step/2 sign(u), where u and v are the
-        detector coordinates from `Stamp.to_detector`.
+        constant for each detector; or their backgrounds, with x and y in half sides (see `Stamp.to_detector`).
         Names are lower case letters, digits and _.
     pixel_area : float
         Solid angle of a native pixel in square arcsec. The values are given for it, because counts28 per native pixel are what
@@ -133,17 +136,14 @@ def quick_look(boxes: ArrayLike, load: Callable[[int], Stamp], subtract: Mapping
     return QuickLook(x0, y0, dict(zip(subtract, images, strict=True)), coverage, float(pixel_area))
 
 
-def _planes(name: str, values: ArrayLike, n: int) -> np.ndarray:
-    """beta, gx, gy, step of each detector in one version."""
+def _planes(name: str, values: ArrayLike | Background, n: int) -> np.ndarray:
+    """The terms of the background of each detector in one version."""
     if not re.fullmatch("[a-z][a-z0-9_]*", name) or name.upper() == COVERAGE:
         raise InputError(f"quick look: '{name}' cannot name a version; expected lower case letters, such as before and after")
-    values = np.asarray(values, dtype=np.float64)
-    planes = np.zeros((n, 4))
-    if values.shape not in ((n,), (n, 4)):
-        raise InputError(f"quick look: the backgrounds '{name}' have the shape {values.shape}, expected {(n,)} or {(n, 4)}")
-    if values.ndim == 1:
-        values = values[:, None]
-    planes[:, : values.shape[1]] = values
+    values = values if isinstance(values, Background) else Background(np.asarray(values, dtype=np.float64))
+    planes = values.coefficients()
+    if np.shape(values.b) != (n,):
+        raise InputError(f"quick look: the backgrounds '{name}' have the shape {np.shape(values.b)}, expected {(n,)}")
     wrong = np.flatnonzero(~np.isfinite(planes).all(axis=1))
     if wrong.size:
         raise InputError(f"quick look: background '{name}' of {wrong.size} detectors is not finite, the first is number {wrong[0]}")
@@ -199,7 +199,7 @@ def _add(mean, poor, place, planes, to_detector, area, values, n_good, n_poor):
     """
     depth = values.shape[1]
     bent = np.any(planes[:, 1:] != 0)
-    u = v = side = 0.0
+    u = v = 0.0
     for j in range(mean.shape[0]):
         y = place[1] + j
         for i in range(mean.shape[1]):
@@ -215,11 +215,10 @@ def _add(mean, poor, place, planes, to_detector, area, values, n_good, n_poor):
             if bent:
                 u = to_detector[0, 0] * (place[2] + i) + to_detector[0, 1] * (place[3] + j) + to_detector[0, 2]
                 v = to_detector[1, 0] * (place[2] + i) + to_detector[1, 1] * (place[3] + j) + to_detector[1, 2]
-                side = 0.5 * np.sign(u)
             for version in range(planes.shape[0]):
                 back = planes[version, 0]
                 if bent:
-                    back += planes[version, 1] * u + planes[version, 2] * v + planes[version, 3] * side
+                    back += _variation(planes[version, 1], planes[version, 2], planes[version, 3], u, v)
                 values[version, k, y, x] = area * (mean[j, i] - back)
 
 

@@ -6,6 +6,8 @@ statistics, `linear` the algebra, `uncertainty` what the answer is worth.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -128,11 +130,10 @@ def solve(
     fit = problem.robust() if robust else problem.plain()
 
     levels = _levels(problem, fit, own, known)[rank]
-    gradient, step = system.slopes(fit.unknowns)
     error_of_background = standard_errors(problem, fit)
     weight, rejected = _by_pair(system, fit, pairs.first.size)
     return Solution(
-        background=levels,
+        background=replace(system.background(fit.unknowns)[rank], b=levels),
         error=error_of_background[rank],
         component=pairs.component[rank],
         n_pairs=pairs.count()[rank],
@@ -141,8 +142,6 @@ def solve(
         residual=_residuals(pairs, system, fit, difference - (levels[second] - levels[first])),
         rejected=_of_caller(rejected, pairs, np.zeros(difference.size, dtype=bool)),
         scale=fit.scale,
-        gradient=gradient[rank],
-        step=step[rank],
     )
 
 

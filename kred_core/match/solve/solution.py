@@ -11,6 +11,8 @@ from typing import Literal
 
 import numpy as np
 
+from ...background import Background
+
 __all__ = ["Shape", "Solution"]
 
 
@@ -18,8 +20,8 @@ __all__ = ["Shape", "Solution"]
 class Shape:
     """Backgrounds that are more than constants, and the parts of overlaps that show it.
 
-    The background of detector i at (u, v), from -1 to 1 along its two axes and 0 at its centre, is
-    ``beta_i + gx u + gy v + step / 2 sign(u)``. All lengths K are those of the pairs.
+    The model is that of `~kred_core.background.Background`, x and y being u and v, from -1 to 1 along the detector's
+    axes. All lengths K are those of the pairs.
 
     Attributes
     ----------
@@ -57,10 +59,10 @@ class Solution:
 
     Attributes
     ----------
-    background : (n,) float
-        Background at the centre of each detector; always finite where its own sky is.
+    background : `~kred_core.background.Background`
+        Of arrays (n,), x and y in half sides: u and v. Its constants are always finite where own skies are.
     error : (n,) float
-        Its standard error relative to the mean of its component, or to the fixed detectors of its component;
+        Standard error of each constant relative to the mean of its component, or to the fixed detectors of its component;
         NaN for a detector without usable pairs, 0 for a fixed one.
     component : (n,) int
         Detectors that used pairs connect have the same number; numbered from 1 in the order of their first detectors.
@@ -74,13 +76,9 @@ class Solution:
         Used pairs that contradict the solution.
     scale : float
         Scatter of the residuals in units of their errors: near 1 where the errors are right.
-    gradient : (n, 2) float
-        Slopes gx, gy; 0 without planes.
-    step : (n,) float
-        Background of the half with u > 0 minus that of the other; 0 without steps.
     """
 
-    background: np.ndarray
+    background: Background
     error: np.ndarray
     component: np.ndarray
     n_pairs: np.ndarray
@@ -89,5 +87,3 @@ class Solution:
     residual: np.ndarray
     rejected: np.ndarray
     scale: float
-    gradient: np.ndarray
-    step: np.ndarray

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
+from ...background import Background
 from .components import components
 from .solution import Shape
 
@@ -145,8 +146,8 @@ class System:
             return cls(design, pairs.difference, pairs.error, np.arange(count), *facts, 0, False, False)
         return _shaped(pairs, shape, rank)
 
-    def slopes(self, unknowns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Slopes (n, 2) and steps (n,) of the detectors."""
+    def background(self, unknowns: np.ndarray) -> Background:
+        """Backgrounds of the n detectors."""
         n = self.exposure.size
         gradient, step, start = np.zeros((n, 2)), np.zeros(n), n
         if self.n_exposures:
@@ -157,7 +158,7 @@ class System:
             start += 2 * n
         if self.steps:
             step = unknowns[start : start + n].copy()
-        return gradient, step
+        return Background(unknowns[:n], gradient[:, 0], gradient[:, 1], step)
 
 
 def _shaped(pairs: UsedPairs, shape: Shape, rank: np.ndarray) -> System:

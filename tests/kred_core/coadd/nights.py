@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan
+from kred_core.background import Background
+from kred_core.coadd.plan import CoaddInput, CoaddPlan
 from kred_core.config import CoaddConfig
 from kred_core.sky import Grid
 

@@ -15,8 +15,9 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from kred_core.background import Background
 from kred_core.coadd import native, swarp
-from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan
+from kred_core.coadd.plan import CoaddInput, CoaddPlan
 from kred_core.config import CoaddConfig
 from kred_core.exposures.calibration import factor
 from kred_core.simulate import simulate_field
@@ -188,7 +189,8 @@ IN_ANOTHER_PROCESS = """
 import json, re, sys
 from pathlib import Path
 from kred_core.coadd import native
-from kred_core.coadd.plan import Background, CoaddInput, CoaddPlan, Grid
+from kred_core.background import Background
+from kred_core.coadd.plan import CoaddInput, CoaddPlan, Grid
 from kred_core.config import CoaddConfig
 
 def peak():

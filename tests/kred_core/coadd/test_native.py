@@ -8,8 +8,8 @@ import pytest
 from astropy.io import fits
 from nights import DECAM, GRID, Night, tan_cards
 
+from kred_core.background import Background
 from kred_core.coadd import native
-from kred_core.coadd.plan import Background
 from kred_core.errors import ExposureError, InputError
 from kred_core.exposures.exposure import Detector
 from kred_core.sky import Grid

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from astropy.table import Table
 
-from kred_core.coadd.plan import Background, make_grid, make_plan
+from kred_core.background import Background
+from kred_core.coadd.plan import make_grid, make_plan
 from kred_core.config import CoaddConfig, SurveyConfig
 from kred_core.survey import tiles
 

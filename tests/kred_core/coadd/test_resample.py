@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from kred_core.background import Background
 from kred_core.coadd.pixelmap import PixelMap
-from kred_core.coadd.resample import block_mean, fill_masked, footprint, lanczos3, resample, subtract_shape
+from kred_core.coadd.resample import block_mean, fill_masked, footprint, lanczos3, resample
 
 
 def straight_map(shape, origin=(0.0, 0.0), along_x=(1.0, 0.0), along_y=(0.0, 1.0), step=16):
@@ -186,7 +187,7 @@ class TestMasks:
 
 def test_a_plane_and_a_step_are_subtracted_about_the_centre():
     image = np.full((4, 6), 100.0, np.float32)
-    subtract_shape(image, 2.0, 10.0, 3.0)
+    Background(7.0, 2.0, 10.0, 3.0).subtract_variation(image)
     rows, columns = np.mgrid[:4, :6]
     expected = 100 - 2 * (columns - 2.5) - 10 * (rows - 1.5) - np.where(columns < 3, -1.5, 1.5)
     np.testing.assert_allclose(image, expected, rtol=1e-6)
@@ -195,7 +196,7 @@ def test_a_plane_and_a_step_are_subtracted_about_the_centre():
 
 def test_the_middle_column_of_an_odd_number_has_no_part_in_the_step():
     image = np.zeros((2, 5), np.float32)
-    subtract_shape(image, 0.0, 0.0, 4.0)
+    Background(7.0, step=4.0).subtract_variation(image)
     np.testing.assert_array_equal(image, [[2, 2, 0, -2, -2]] * 2)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kred_core.config import FieldConfig
+from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.errors import InputError
 from kred_core.products import (
     FieldPaths,
@@ -29,6 +29,8 @@ from kred_core.products import (
     write_record,
     write_text,
 )
+
+MATCHED = BackgroundKind.MATCHED
 
 
 @pytest.fixture
@@ -57,8 +59,8 @@ def test_every_product_has_the_name_that_users_know():
         p.mef, p.quality_table, p.exposure_table, p.detector_table, p.tile_table("T07"), p.prepared, p.prepared_tile("T07"),
         p.coadds("T07"), p.evaluation, p.log, p.mosaic("T07", "N662"), p.prepared_detector(exposure, "S7"),
         p.prepared_detector(exposure, "S7", plain=True), p.exposure(exposure + ".fits.fz"), p.overlap_table, p.background_table,
-        p.prepared_tile("T07", matched=True), p.coadds("T07", matched=True), p.mosaic("T07", "N662", matched=True),
-        p.coverage("T07", "N662", matched=True), p.stamps,
+        p.prepared_tile("T07", MATCHED), p.coadds("T07", MATCHED), p.mosaic("T07", "N662", MATCHED),
+        p.coverage("T07", "N662", MATCHED), p.stamps,
     )} == {
         "R/DECam_MEF/LMC_c42/mef",
         "R/Summary/LMC_c42_mef_qual.tab",
@@ -92,10 +94,10 @@ def test_no_two_products_share_a_name():
         p.mosaic("T07", "r"), p.mosaic("T07", "r_s"), p.mosaic("T08", "r"), p.coverage("T07", "r"), p.mosaic_figure("T07", "r"),
         p.coverage_figure("T07", "r"), p.log, p.run_config, p.record("check", "x"), p.record("summarize", "x"),
         p.overlap_table, p.background_table, p.matching_table, p.stamp_file("x"), p.pairs("r"), p.quick_look("r"),
-        p.quick_look("r", "T07"), p.mosaic("T07", "r", matched=True), p.coverage("T07", "r", matched=True),
-        p.mosaic_figure("T07", "r", matched=True), p.coverage_figure("T07", "r", matched=True), p.field_figure("r"),
-        p.field_figure("r", matched=True), p.comparison_figure("r"), p.comparison_figure("r", "T07"),
-        p.matching_figure("r", "overlaps"), p.reduced("T07", "r"), p.reduced("T07", "r", matched=True),
+        p.quick_look("r", "T07"), p.mosaic("T07", "r", MATCHED), p.coverage("T07", "r", MATCHED),
+        p.mosaic_figure("T07", "r", MATCHED), p.coverage_figure("T07", "r", MATCHED), p.field_figure("r"),
+        p.field_figure("r", MATCHED), p.comparison_figure("r"), p.comparison_figure("r", "T07"),
+        p.matching_figure("r", "overlaps"), p.reduced("T07", "r"), p.reduced("T07", "r", MATCHED),
         p.prepared_detector("x", "N1"), p.matched_detector("x", "N1"), p.matched_detector("x", "N1", image="r"),
     ]  # fmt: skip
     assert len(set(one_each)) == len(one_each)
@@ -106,7 +108,10 @@ def test_a_tile_with_the_name_of_any_product_of_its_field_is_found():
     """Of every table and directory that `FieldPaths` has, so that none can be forgotten."""
     p = FieldPaths(Path("R"), "A")
     values = {name: getattr(p, name) for name, member in vars(FieldPaths).items() if isinstance(member, property)}
-    fixed = [path for path in values.values() if isinstance(path, Path)] + [p.quick_look("r"), p.field_figure("r", matched=True)]
+    fixed = [path for path in values.values() if isinstance(path, Path)] + [
+        p.quick_look("r"),
+        p.field_figure("r", MATCHED),
+    ]
     taken = {path.name for path in fixed if path.parent in (p.coadds("x").parent, p.prepared_tile("x").parent)}
     taken |= {path.parent.name for path in fixed if path.parent.parent == p.coadds("x").parent}
     taken |= {path.stem.removeprefix("A_") for path in fixed if path.parent == p.tile_table("x").parent}

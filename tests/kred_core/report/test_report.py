@@ -23,7 +23,7 @@ from PIL import Image
 from kred_core import stages, survey
 from kred_core.binned import StampGrid, quicklook
 from kred_core.binned.quicklook.mosaic import QuickLook
-from kred_core.config import FieldConfig, SurveyConfig
+from kred_core.config import BackgroundKind, FieldConfig, SurveyConfig
 from kred_core.config.settings import to_toml
 from kred_core.errors import InputError
 from kred_core.evaluation import ReducedImage
@@ -163,7 +163,11 @@ class TestThePage:
         paths = FieldPaths(reduced, FIELD)
         for image in ("N662", "r"):
             assert [a for a in page.all("img") if a["alt"] == f"{FIELD} T06 in {image}, mosaic with matched backgrounds"]
-            for product in (paths.mosaic_figure("T06", image, True), paths.mosaic("T06", image, True), paths.quick_look(image)):
+            for product in (
+                paths.mosaic_figure("T06", image, BackgroundKind.MATCHED),
+                paths.mosaic("T06", image, BackgroundKind.MATCHED),
+                paths.quick_look(image),
+            ):
                 assert product.resolve() in [link.resolve() for link in page.links()]
 
     def test_tells_the_verdict_on_each_exposure_and_why(self, page):
@@ -373,11 +377,15 @@ class TestNothingGetsOut:
 
 class TestWhatIsNotThere:
     def test_a_tile_that_failed_is_marked_and_says_why(self, copy):
-        copy.mosaic("T06", "r", True).unlink()
-        copy.mosaic_figure("T06", "r", True).unlink()
-        copy.coverage_figure("T06", "r", True).unlink()
+        copy.mosaic("T06", "r", BackgroundKind.MATCHED).unlink()
+        copy.mosaic_figure("T06", "r", BackgroundKind.MATCHED).unlink()
+        copy.coverage_figure("T06", "r", BackgroundKind.MATCHED).unlink()
         reason = "no room on the disk"
-        remember(copy.root, StageOutcome("coadd", done=3, failed={"T06_b.r": reason}), missing=[copy.mosaic("T06", "r", True)])
+        remember(
+            copy.root,
+            StageOutcome("coadd", done=3, failed={"T06_b.r": reason}),
+            missing=[copy.mosaic("T06", "r", BackgroundKind.MATCHED)],
+        )
         page = made(copy)
         assert "not complete" in page.text
         assert f"coadd T06_b.r failed: {reason}" in page.text
@@ -387,7 +395,7 @@ class TestWhatIsNotThere:
         assert [a for a in page.all("img") if a["alt"] == f"{FIELD} T06 in r, quick look with matched backgrounds"]
 
     def test_the_quick_look_stands_in_for_mosaics(self, copy):
-        shutil.rmtree(copy.coadds("T06", True))
+        shutil.rmtree(copy.coadds("T06", BackgroundKind.MATCHED))
         page = made(copy)
         assert "quick look with matched backgrounds" in page.html
         assert "mosaic with matched backgrounds" not in page.html
@@ -445,7 +453,7 @@ class TestWhatIsNotThere:
         assert len(page.all("img")) >= 6
 
     def test_damaged_pictures_are_named_and_the_rest_shown(self, copy):
-        damaged = [copy.quick_look("r"), copy.reduced("T06", "r", True), copy.matching_figure("r", "pairs")]
+        damaged = [copy.quick_look("r"), copy.reduced("T06", "r", BackgroundKind.MATCHED), copy.matching_figure("r", "pairs")]
         for path in damaged:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
         page = made(copy)

@@ -35,7 +35,7 @@ from matched_fields import (
 )
 
 from kred_core import binned, evaluation, stages
-from kred_core.config import FieldConfig
+from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.errors import InputError
 from kred_core.match import Pairs
 from kred_core.products import FieldPaths, tables
@@ -276,11 +276,11 @@ def finished(config: FieldConfig, image: str = "r") -> tuple[Table, str]:
     for tile in tiles:
         rows = tables.read(paths.tile_table(tile), tables.TILE, "tiles")
         selected |= {f"{row['Root']}_{row['EXTNAME']}" for row in rows}
-        with fits.open(paths.mosaic(tile, image, matched=True)) as hdus:
+        with fits.open(paths.mosaic(tile, image, BackgroundKind.MATCHED)) as hdus:
             assert len(hdus["INPUTS"].data) == len(rows)
             assert hdus["INPUTS"].data["PIXELS"].min() > 0
             assert np.isfinite(hdus[0].data).all()
-        assert fits.getdata(paths.coverage(tile, image, matched=True), 1).any()
+        assert fits.getdata(paths.coverage(tile, image, BackgroundKind.MATCHED), 1).any()
     assert set(found["file"]) == selected
     assert np.isfinite(found["b"]).all()
     (line,) = stages.explain_matching(config)
@@ -448,10 +448,14 @@ class TestMatchedCopies:
             raw = pixels(paths.exposure(f"{row['Root']}.fits.fz"), row["EXTNAME"])
             values = raw * scale
             assert np.allclose(pixels(copy, row["EXTNAME"]), values - row["b"], rtol=0, atol=2e-7 * np.abs(values).max())
-            link = paths.prepared_tile("T07", matched=True) / copy.name
+            link = paths.prepared_tile("T07", BackgroundKind.MATCHED) / copy.name
             assert link.is_symlink()
             assert link.resolve() == copy.resolve()
-        assert len(list(paths.matched.iterdir())) == len(list(paths.prepared_tile("T07", matched=True).iterdir())) == len(found)
+        assert (
+            len(list(paths.matched.iterdir()))
+            == len(list(paths.prepared_tile("T07", BackgroundKind.MATCHED).iterdir()))
+            == len(found)
+        )
 
     def test_go_when_none_are_wanted_any_more(self, small, tmp_path):
         config = small.elsewhere(tmp_path, match={"output": "plain"}).config
@@ -459,7 +463,7 @@ class TestMatchedCopies:
         for output, names in (("compressed", {".fz"}), ("none", set())):
             config = configuration(tmp_path, FIELD, ["T07"], match={"output": output})
             copied(config)
-            for directory in (FieldPaths.of(config).matched, FieldPaths.of(config).prepared_tile("T07", matched=True)):
+            for directory in (FieldPaths.of(config).matched, FieldPaths.of(config).prepared_tile("T07", BackgroundKind.MATCHED)):
                 assert {path.suffix for path in directory.iterdir()} == names
 
     def test_of_an_exposure_that_feeds_two_images_are_called_as_these(self, tmp_path):
@@ -470,7 +474,7 @@ class TestMatchedCopies:
         summarize(config)
         found = match(config)
         plans = copied(config)
-        names = {path.name for path in FieldPaths.of(config).prepared_tile("T07", matched=True).iterdir()}
+        names = {path.name for path in FieldPaths.of(config).prepared_tile("T07", BackgroundKind.MATCHED).iterdir()}
         images = [f".{row['Image']}" if "_r_" in row["Root"] else "" for row in found]
         assert names == {f"{row['file']}{image}.fits.fz" for row, image in zip(found, images, strict=True)}
         assert sorted({plan.image for plan in plans}) == ["", "all", "red"]

@@ -11,7 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from kred_core import stages, survey
-from kred_core.config import FieldConfig, SurveyConfig
+from kred_core.config import BackgroundKind, FieldConfig, SurveyConfig
 from kred_core.errors import InputError
 from kred_core.exposures import check, summary
 from kred_core.products import FieldPaths, read_record, tables, write_record
@@ -135,9 +135,9 @@ class TestPlans:
             stages.tile_names(field.config())
 
     def test_units_are_named_as_the_products_are(self):
-        assert stages.mosaic_unit("T07", "N662", ["matched"]) == "T07_b.N662"
-        assert stages.mosaic_unit("T07", "N662", ["original"]) == "T07.N662"
-        assert stages.mosaic_unit("T07", "N662", ["original", "matched"]) == "T07.N662"
+        assert stages.mosaic_unit("T07", "N662", [BackgroundKind.MATCHED]) == "T07_b.N662"
+        assert stages.mosaic_unit("T07", "N662", [BackgroundKind.ORIGINAL]) == "T07.N662"
+        assert stages.mosaic_unit("T07", "N662", BackgroundKind) == "T07.N662"
 
 
 @pytest.mark.parametrize(("mosaics", "n", "sets"), [("original", 1, 1), ("matched", 1, 1), ("both", 1, 2), ("none", 0, 0)])
@@ -219,7 +219,7 @@ class TestBoth:
         page = (Path(__file__).resolve().parents[3] / "docs" / "reference" / "fits-files.md").read_text(encoding="utf-8")
         explained = set(re.findall(r"[A-Z][A-Z0-9-]*", page))
         standard = r"SIMPLE|BITPIX|NAXIS.?|EXTEND|(CTYPE|CUNIT|CRVAL|CRPIX)\d|CD._.|RADESYS|EQUINOX|(CHECK|DATA)SUM|COR\d(RA|DEC)1"
-        with fits.open(both[0].paths.mosaic("T07", "N662", matched=True)) as mosaic:
+        with fits.open(both[0].paths.mosaic("T07", "N662", BackgroundKind.MATCHED)) as mosaic:
             found = {*mosaic[0].header, *mosaic["INPUTS"].columns.names} - {""}
         assert len(found) > 40
         missing = {name for name in found if not re.fullmatch(standard, name)} - explained
@@ -265,9 +265,9 @@ class TestBoth:
         assert stages.leftovers(field.config("none", only=["evaluate"])) == []
 
     def test_a_pixel_that_one_detector_covers_lacks_the_background_of_that_detector(self, both):
-        original, matched = (fits.getdata(both[0].paths.mosaic("T07", "N662", m)).astype(float) for m in (False, True))
-        coverage = fits.getdata(both[0].paths.coverage("T07", "N662", True), 1)
-        inputs = fits.getdata(both[0].paths.mosaic("T07", "N662", True), "INPUTS")
+        original, matched = (fits.getdata(both[0].paths.mosaic("T07", "N662", kind)).astype(float) for kind in BackgroundKind)
+        coverage = fits.getdata(both[0].paths.coverage("T07", "N662", BackgroundKind.MATCHED), 1)
+        inputs = fits.getdata(both[0].paths.mosaic("T07", "N662", BackgroundKind.MATCHED), "INPUTS")
         expected = (SKY - inputs["BACK"]) * inputs["FLXSCALE"]
         nearest = np.abs((matched - original)[coverage == 1][:, None] - expected)
         assert nearest.min(axis=1).max() < 0.01  # of values up to 60000, in 32 bits

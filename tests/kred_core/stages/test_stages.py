@@ -11,7 +11,7 @@ import pytest
 
 from kred_core import config as configuration
 from kred_core import stages
-from kred_core.config import FieldConfig
+from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
 from kred_core.stages.plan import Plan, Planned
@@ -111,4 +111,4 @@ def test_a_field_is_reduced_without_prefect(config, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True)
     assert done.stdout.split("\n")[:3] == ["[]", "LMC_c42: complete (2 exposures: 2 good)", "False"], done.stderr
-    assert FieldPaths(tmp_path, "LMC_c42").mosaic("T07", "N662", matched=True).is_file()
+    assert FieldPaths(tmp_path, "LMC_c42").mosaic("T07", "N662", BackgroundKind.MATCHED).is_file()
