@@ -54,7 +54,7 @@ TOPS = {
     "DECam_MEF": "Input, which is only read",
     "Summary": "Tables",
     "DECam_PREP": "Detectors in counts28",
-    "DECam_BACK": "Stamps",
+    "DECam_BACK": "Binned maps",
     "DECam_SWARP": "Mosaics, figures and the page",
     "Log": "Log",
 }

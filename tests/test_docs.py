@@ -64,7 +64,7 @@ class TestReference:
 
     def test_every_product_has_a_meaning_and_every_table_its_columns(self, generate):
         found = {name: (paths, meaning) for name, paths, meaning in generate.field_products()}
-        assert {"mef", "mosaic", "stamp_file", "page", "log", "quick_look", "matching_figure"} <= set(found)
+        assert {"mef", "mosaic", "binned_file", "page", "log", "quick_look", "matching_figure"} <= set(found)
         assert not [name for name, (_, meaning) in found.items() if not meaning]
         assert {name for name, (paths, _) in found.items() if paths[0].endswith(".tab")} == set(generate.TABLES)
         products = generate.products()

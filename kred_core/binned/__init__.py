@@ -5,18 +5,18 @@ slices of two arrays. It knows how pixels become cells and how the cells of an
 exposure are kept in a file; what is measured from them is for other modules.
 """
 
-from .average import Stamp, make_stamp, saturation
+from .average import BinnedMap, bin_detector, saturation
 from .files import boxes, grid_of, read, write
-from .grid import StampGrid, stamp_grid
+from .grid import BinnedGrid, binned_grid
 
 __all__ = [
-    "Stamp",
-    "StampGrid",
+    "BinnedGrid",
+    "BinnedMap",
+    "bin_detector",
+    "binned_grid",
     "boxes",
     "grid_of",
-    "make_stamp",
     "read",
     "saturation",
-    "stamp_grid",
     "write",
 ]

@@ -17,9 +17,9 @@ from astropy.wcs import WCS
 from .. import sky
 from ..errors import ExposureError
 from ..fits.hdu import number
-from .grid import StampGrid
+from .grid import BinnedGrid
 
-__all__ = ["Stamp", "make_stamp", "saturation"]
+__all__ = ["BinnedMap", "bin_detector", "saturation"]
 
 STEP = 64  # pixels between control points; DECam's TPV leaves 2e-4 arcsec
 LARGEST_COUNT = 65535
@@ -30,7 +30,7 @@ LARGEST_LEVEL = 1e30  # ADU; no detector counts so far
 
 
 @dataclass(frozen=True, eq=False)
-class Stamp:
+class BinnedMap:
     """One detector on the grid: for each cell what its good pixels say.
 
     Attributes
@@ -81,17 +81,17 @@ class Stamp:
         return (mean**2 + std**2) * self.count
 
 
-def make_stamp(
+def bin_detector(
     pixels: np.ndarray,
     bad: np.ndarray | None,
     wcs: WCS,
-    grid: StampGrid,
+    grid: BinnedGrid,
     scale: float,
     level_adu: float,
     root: str,
     extname: str,
     saturated: float = math.inf,
-) -> Stamp:
+) -> BinnedMap:
     """Average a detector onto the grid.
 
     Parameters
@@ -102,7 +102,7 @@ def make_stamp(
         bool, same shape: pixels to leave out. NaN and infinite pixels are always left out.
     wcs : `~astropy.wcs.WCS`
         Of the detector; see `kred_core.sky.celestial_wcs`.
-    grid : StampGrid
+    grid : BinnedGrid
     scale : float
         counts28 per ADU.
     level_adu : float
@@ -114,7 +114,7 @@ def make_stamp(
 
     Returns
     -------
-    Stamp
+    BinnedMap
         Its arrays reach from the first to the last cell with a good pixel.
 
     Raises
@@ -143,7 +143,7 @@ def make_stamp(
     if not usable.any():
         raise ExposureError(
             f"it does not lie within {FARTHEST:g} deg of RA {grid.ra:g}, Dec {grid.dec:g}, the middle of the grid of "
-            "stamps, or its WCS cannot be used; give another middle with --stamps.centre"
+            "binned maps, or its WCS cannot be used; give another middle with --stamps.centre"
         )
     u, v = np.where(usable, u, np.nan), np.where(usable, v, np.nan)
     x0, y0 = math.floor(np.nanmin(u) + 0.5), math.floor(np.nanmin(v) + 0.5)
@@ -159,10 +159,10 @@ def make_stamp(
     _accumulate(pixels, bad, np.float32(saturated), *places, 1 / area, float(scale), float(level_adu), sums, squares, counts)
     most = int(counts.max())
     if most == 0:
-        raise ExposureError("none of its good pixels lies on the grid of stamps")
+        raise ExposureError("none of its good pixels lies on the grid of binned maps")
     if most > LARGEST_COUNT:
         raise ExposureError(
-            f"a cell of the stamp holds {most} pixels, at most {LARGEST_COUNT} fit; make --stamps.cell-size smaller"
+            f"a cell of the binned map holds {most} pixels, at most {LARGEST_COUNT} fit; make --stamps.cell-size smaller"
         )
     seen = counts > 0
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
@@ -174,7 +174,7 @@ def make_stamp(
     told = np.isfinite(mean) & np.isfinite(std)  # damaged pixels can be beyond what float32 holds: their cells have no data
     if not told.any():
         raise ExposureError("its pixels are no counts that a detector can have")
-    return Stamp(
+    return BinnedMap(
         root=root,
         extname=extname,
         x0=int(x0 + columns[0]),
@@ -189,13 +189,13 @@ def make_stamp(
     )
 
 
-def _farthest(grid: StampGrid) -> float:
+def _farthest(grid: BinnedGrid) -> float:
     """Distance from the tangent point, in cells, of what is too far away."""
     return math.tan(math.radians(FARTHEST)) * math.degrees(3600) / grid.cell
 
 
 def _area_terms(relative: np.ndarray, at_x: np.ndarray, at_y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Least-squares terms of the area (`Stamp.area_terms`) through the control points; for DECam right to 1e-5."""
+    """Least-squares terms of the area (`BinnedMap.area_terms`) through the control points; for DECam right to 1e-5."""
     ny, nx = shape
     u, v = np.meshgrid((at_x - (nx - 1) / 2) / (nx / 2), (at_y - (ny - 1) / 2) / (ny / 2))
     known = np.isfinite(relative)

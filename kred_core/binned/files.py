@@ -1,4 +1,4 @@
-"""The file that holds the stamps of one exposure.
+"""The file that holds the binned maps of one exposure.
 
 A FITS file like others: for each detector the images mean, std and count, compressed,
 each with its WCS, and a table DETECTORS at the end. The table also tells where the images
@@ -21,8 +21,8 @@ from ..fits.cards import Cards, hdu_bytes
 from ..fits.compress import quantised_image
 from ..fits.hdu import BLOCK
 from ..products import atomic
-from .average import Stamp
-from .grid import StampGrid
+from .average import BinnedMap
+from .grid import BinnedGrid
 
 __all__ = ["boxes", "grid_of", "read", "write"]
 
@@ -65,35 +65,35 @@ MEANINGS = (
 )
 
 
-def write(path: Path, grid: StampGrid, stamps: Iterable[Stamp]) -> None:
-    """Write the stamps of one exposure.
+def write(path: Path, grid: BinnedGrid, maps: Iterable[BinnedMap]) -> None:
+    """Write the binned maps of one exposure.
 
     Parameters
     ----------
     path : `~pathlib.Path`
         Appears when it is complete.
-    grid : StampGrid
-    stamps : iterable of Stamp
+    grid : BinnedGrid
+    maps : iterable of BinnedMap
         None is allowed: the file then says that there is none.
 
     Notes
     -----
     Means are kept in steps of 1/20 of the noise of a cell, with subtractive dithering: the error of rounding has no
     bias and 1/70 of the noise. std is kept in steps of 1/16 of the noise of a pixel, count exactly, and a cell
-    without pixels is NaN. Full-size DECam detectors take 0.34 MB. The same stamps give the same bytes.
+    without pixels is NaN. Full-size DECam detectors take 0.34 MB. The same binned maps give the same bytes.
     """
     parts: list[bytes] = []
     rows = []
     root, at = "", BLOCK
-    for stamp in stamps:
-        images = _images(grid, stamp)
-        ny, nx = stamp.mean.shape
-        box = stamp.x0, stamp.y0, nx, ny
-        places = stamp.to_detector.ravel(), stamp.area_terms
-        rows.append((stamp.extname.encode(), at, len(images), *box, stamp.level, stamp.area, *places))
+    for binned_map in maps:
+        images = _images(grid, binned_map)
+        ny, nx = binned_map.mean.shape
+        box = binned_map.x0, binned_map.y0, nx, ny
+        places = binned_map.to_detector.ravel(), binned_map.area_terms
+        rows.append((binned_map.extname.encode(), at, len(images), *box, binned_map.level, binned_map.area, *places))
         parts.append(images)
         at += len(images)
-        root = stamp.root
+        root = binned_map.root
     primary, _ = hdu_bytes(
         {
             "SIMPLE": (True, "standard FITS"),
@@ -112,24 +112,24 @@ def write(path: Path, grid: StampGrid, stamps: Iterable[Stamp]) -> None:
         f.writelines([primary, *parts, _table(rows)])
 
 
-def _images(grid: StampGrid, stamp: Stamp) -> bytes:
+def _images(grid: BinnedGrid, binned_map: BinnedMap) -> bytes:
     """Mean, std and count of a detector as three compressed HDUs."""
-    seen = stamp.count > 0
-    noisy = seen & (stamp.std > 0)
-    noise = _lower_quartile(stamp.std[noisy] / np.sqrt(stamp.count[noisy]))
-    largest = float(np.abs(stamp.mean[seen]).max(initial=0.0))
-    dither = 1 + zlib.crc32(f"{stamp.root} {stamp.extname}".encode()) % 10000
+    seen = binned_map.count > 0
+    noisy = seen & (binned_map.std > 0)
+    noise = _lower_quartile(binned_map.std[noisy] / np.sqrt(binned_map.count[noisy]))
+    largest = float(np.abs(binned_map.mean[seen]).max(initial=0.0))
+    dither = 1 + zlib.crc32(f"{binned_map.root} {binned_map.extname}".encode()) % 10000
     step = noise / STEPS_OF_MEAN or FINEST * largest or 1.0
-    coarse = _lower_quartile(stamp.std[noisy]) / STEPS_OF_STD or 1.0
+    coarse = _lower_quartile(binned_map.std[noisy]) / STEPS_OF_STD or 1.0
     planes = (
-        ("", UNIT, "mean of the pixels of a cell, sky subtracted", stamp.mean, step, dither),
-        ("_STD", UNIT, "standard deviation of these pixels", stamp.std, coarse, 0),
-        ("_COUNT", "", "number of good pixels of a cell", stamp.count.astype(np.float32), 1.0, 0),
+        ("", UNIT, "mean of the pixels of a cell, sky subtracted", binned_map.mean, step, dither),
+        ("_STD", UNIT, "standard deviation of these pixels", binned_map.std, coarse, 0),
+        ("_COUNT", "", "number of good pixels of a cell", binned_map.count.astype(np.float32), 1.0, 0),
     )
     parts = []
     for suffix, unit, meaning, values, step, seed in planes:
-        cards: Cards = {"EXTNAME": (stamp.extname + suffix, meaning), "BUNIT": (unit, "of counts28" if unit else "")}
-        parts += quantised_image({**cards, **_wcs(grid, stamp)}, values, step, seed)
+        cards: Cards = {"EXTNAME": (binned_map.extname + suffix, meaning), "BUNIT": (unit, "of counts28" if unit else "")}
+        parts += quantised_image({**cards, **_wcs(grid, binned_map)}, values, step, seed)
     return b"".join(parts)
 
 
@@ -138,7 +138,7 @@ def _lower_quartile(values: np.ndarray) -> float:
     return float(np.partition(values, values.size // 4)[values.size // 4]) if values.size else 0.0
 
 
-def _wcs(grid: StampGrid, stamp: Stamp) -> Cards:
+def _wcs(grid: BinnedGrid, binned_map: BinnedMap) -> Cards:
     step = grid.cell / 3600
     return {
         "RADESYS": ("ICRS", ""),
@@ -148,8 +148,8 @@ def _wcs(grid: StampGrid, stamp: Stamp) -> Cards:
         "CUNIT2": ("deg", ""),
         "CRVAL1": (float(grid.ra), "[deg] tangent point"),
         "CRVAL2": (float(grid.dec), "[deg] tangent point"),
-        "CRPIX1": (1.0 - stamp.x0, "pixel of cell 0, 0 of the grid"),
-        "CRPIX2": (1.0 - stamp.y0, "pixel of cell 0, 0 of the grid"),
+        "CRPIX1": (1.0 - binned_map.x0, "pixel of cell 0, 0 of the grid"),
+        "CRPIX2": (1.0 - binned_map.y0, "pixel of cell 0, 0 of the grid"),
         "CD1_1": (-step, "[deg/pix]"),
         "CD1_2": (0.0, ""),
         "CD2_1": (0.0, ""),
@@ -175,8 +175,8 @@ def _table(rows: list[tuple]) -> bytes:
     return b"".join(hdu_bytes(cards, table.tobytes()))
 
 
-def grid_of(path: Path) -> StampGrid:
-    """The grid that the stamps of a file are on.
+def grid_of(path: Path) -> BinnedGrid:
+    """The grid that the binned maps of a file are on.
 
     Raises
     ------
@@ -191,7 +191,7 @@ def grid_of(path: Path) -> StampGrid:
 
 
 def boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
-    """Which cells of the grid the stamps of a file cover; nothing is decoded.
+    """Which cells of the grid the binned maps of a file cover; nothing is decoded.
 
     Parameters
     ----------
@@ -215,8 +215,8 @@ def boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
     return {r["EXTNAME"].decode(): tuple(int(r[c]) for c in ("X0", "Y0", "NX", "NY")) for r in table}
 
 
-def read(path: Path, extname: str) -> Stamp:
-    """Read one stamp.
+def read(path: Path, extname: str) -> BinnedMap:
+    """Read one binned map.
 
     Parameters
     ----------
@@ -225,12 +225,12 @@ def read(path: Path, extname: str) -> Stamp:
 
     Returns
     -------
-    Stamp
+    BinnedMap
 
     Raises
     ------
     InputError
-        The file is missing or damaged, or has no such stamp; the message says what to do.
+        The file is missing or damaged, or has no such binned map; the message says what to do.
     """
     try:
         with open(path, "rb") as f:
@@ -238,7 +238,7 @@ def read(path: Path, extname: str) -> Stamp:
             root = str(primary["ROOT"]).strip()
             found = [row for row in _detectors(f, primary) if row["EXTNAME"] == extname.encode()]
             if not found:
-                raise ExposureError(f"it has no stamp of detector {extname}")
+                raise ExposureError(f"it has no binned map of detector {extname}")
             row = found[0]
             f.seek(row["OFFSET"])
             raw = f.read(row["LENGTH"])
@@ -253,7 +253,7 @@ def read(path: Path, extname: str) -> Stamp:
     except (OSError, *DAMAGE) as e:
         raise _damaged(path, e) from e
     mean, std, count = planes
-    return Stamp(
+    return BinnedMap(
         root=root,
         extname=extname,
         x0=int(row["X0"]),
@@ -275,8 +275,8 @@ def _primary(f) -> fits.Header:
     return fits.Header.fromstring(raw.decode("ascii"))
 
 
-def _grid(primary: fits.Header) -> StampGrid:
-    return StampGrid(float(primary["GRIDRA"]), float(primary["GRIDDEC"]), float(primary["GRIDCELL"]))
+def _grid(primary: fits.Header) -> BinnedGrid:
+    return BinnedGrid(float(primary["GRIDRA"]), float(primary["GRIDDEC"]), float(primary["GRIDCELL"]))
 
 
 def _detectors(f, primary: fits.Header) -> np.ndarray:
@@ -314,4 +314,4 @@ def _damaged(path: Path, error: Exception) -> InputError:
         reason = f"cannot be read ({error.strerror or error})"
     else:
         reason = f"cannot be used: {error}" if isinstance(error, ExposureError) else "is damaged"
-    return InputError(f"{path}: the file of stamps {reason}; make it again with --from summarize --redo")
+    return InputError(f"{path}: the file of binned maps {reason}; make it again with --from summarize --redo")

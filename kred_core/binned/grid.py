@@ -16,7 +16,7 @@ from .. import sky, survey
 from ..config import FieldConfig, SurveyConfig
 from ..errors import ConfigError, InputError
 
-__all__ = ["StampGrid", "stamp_grid"]
+__all__ = ["BinnedGrid", "binned_grid"]
 
 CELL = 2.0  # arcsec: seeing and sampling of stars no longer matter, diffuse emission still does
 SMALLEST_CELL, LARGEST_CELL = 4, 8  # pixels along a side, unless the configuration says otherwise
@@ -24,7 +24,7 @@ PIXELS_ALONG_CELL = (2, 250)  # that can be asked for; counts have 16 bits
 
 
 @dataclass(frozen=True)
-class StampGrid:
+class BinnedGrid:
     """The common grid: a tangent plane (TAN), north up, east to the left.
 
     Attributes
@@ -53,7 +53,7 @@ class StampGrid:
         return wcs
 
 
-def stamp_grid(config: FieldConfig, pixel_scale: float) -> StampGrid:
+def binned_grid(config: FieldConfig, pixel_scale: float) -> BinnedGrid:
     """The grid of a field's galaxy.
 
     Parameters
@@ -64,7 +64,7 @@ def stamp_grid(config: FieldConfig, pixel_scale: float) -> StampGrid:
 
     Returns
     -------
-    StampGrid
+    BinnedGrid
 
     Raises
     ------
@@ -88,7 +88,7 @@ def stamp_grid(config: FieldConfig, pixel_scale: float) -> StampGrid:
             f"stamps.cell_size is {cell:g} arcsec; with pixels of {pixel_scale:.3g} arcsec it must be between "
             f"{least * pixel_scale:.3g} and {most * pixel_scale:.3g}"
         )
-    return StampGrid(*_tangent_point(config), cell)
+    return BinnedGrid(*_tangent_point(config), cell)
 
 
 def _two_digits(value: float) -> float:

@@ -113,7 +113,7 @@ class SummarizeConfig(Section):
 class StampConfig(Section):
     """Detectors averaged onto the survey's grid of cells: what overlaps are measured from."""
 
-    model_config = ConfigDict(title="Stamps")
+    model_config = ConfigDict(title="Binned maps")
 
     cell_size: float = number(
         0.0,
@@ -130,7 +130,8 @@ class StampConfig(Section):
     )
     keep: bool = Field(
         default=True,
-        description="Keep the stamps in DECam_BACK when the field is done; otherwise a later run that needs them makes them again.",
+        description="Keep the binned maps in DECam_BACK when the field is done; otherwise a later run that needs them makes them "
+        "again.",
     )
 
     @model_validator(mode="after")
@@ -208,8 +209,8 @@ class MatchConfig(Section):
     )
     joint: bool = Field(
         default=False,
-        description="Solve together with all other fields of the same galaxy (name prefix) that have stamps, so that neighbouring "
-        "fields agree.",
+        description="Solve together with all other fields of the same galaxy (name prefix) that have binned maps, so that "
+        "neighbouring fields agree.",
     )
     output: Literal["compressed", "plain", "none"] = Field(
         default="compressed",
@@ -248,9 +249,9 @@ class CoaddConfig(Section):
     clip_sigma: float = number(4.0, "Limit of the clipped mean, in standard deviations.", ge=1, le=20)
     mask_codes: list[Annotated[int, Field(ge=1, le=8)]] = Field(
         default=[1, 2, 5],
-        description="Codes of the ood mask whose pixels are left out of mosaics (native engine), statistics and stamps, of the two "
-        "latter also 3 and 4: 1 bad, 2 no value, 3 saturated, 4 bleed, 5 cosmic ray, 6 low weight, 7 difference, 8 streak. Masks "
-        "of pipeline versions before 3.5.0, which are bits, are translated. Empty: use no masks.",
+        description="Codes of the ood mask whose pixels are left out of mosaics (native engine), statistics and binned maps, of "
+        "the two latter also 3 and 4: 1 bad, 2 no value, 3 saturated, 4 bleed, 5 cosmic ray, 6 low weight, 7 difference, 8 streak. "
+        "Masks of pipeline versions before 3.5.0, which are bits, are translated. Empty: use no masks.",
     )
     pixel_scale: float = number(0.0, "Pixel size in arcsec. 0: the detectors' own, rounded up to 0.01 arcsec.", ge=0, le=60)
     size: float = number(

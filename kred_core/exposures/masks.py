@@ -1,4 +1,4 @@
-"""What the values of a data-quality mask mean, and which pixels they leave out: the one rule for statistics, stamps and mosaics.
+"""What the values of a data-quality mask mean, and which pixels they leave out, of statistics, binned maps and mosaics alike.
 
 The Community Pipeline wrote bits until version 3.5.0 and has written codes since. Masks are translated into codes where they
 are read (`kred_core.exposures.exposure.Detector.mask_codes`), so that nothing else knows of bits.
@@ -60,7 +60,7 @@ class PixelRule:
 
     @property
     def of_sky(self) -> PixelRule:
-        """The rule for statistics and stamps: that of mosaics, and what is no sky."""
+        """The rule for statistics and binned maps: that of mosaics, and what is no sky."""
         return replace(self, codes=tuple(sorted({*self.codes, *NOT_SKY}))) if self.codes else self
 
     def facts(self, extnames: Iterable[str]) -> dict[str, list[int] | dict[str, str]]:

@@ -1,6 +1,6 @@
 """One pass over an exposure: every detector is decoded once, measured and averaged onto the survey's grid.
 
-`summarize` measures the detectors of one exposure, makes their stamps, and finds what only
+`summarize` measures the detectors of one exposure, makes their binned maps, and finds what only
 pixels can show (all NaN, constant, nothing unmasked). `exposure_rows` and
 `detector_rows` put the results of all exposures of a field into tables for the later stages.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import binned, statistics
-from ..binned import Stamp, StampGrid
+from ..binned import BinnedGrid, BinnedMap
 from ..config import SummarizeConfig
 from ..errors import ExposureError, of_the_moment
 from ..sky import celestial_wcs
@@ -28,10 +28,10 @@ from .masks import PixelRule
 __all__ = [
     "DetectorSummary",
     "ExposureSummary",
+    "bin_exposure",
     "combine",
     "detector_rows",
     "exposure_rows",
-    "make_stamps",
     "place_rows",
     "summarize",
 ]
@@ -90,10 +90,10 @@ def summarize(
     path: Path,
     extnames: Iterable[str],
     config: SummarizeConfig,
-    grid: StampGrid,
+    grid: BinnedGrid,
     scale: float,
     rule: PixelRule = DEFAULT_RULE,
-) -> tuple[ExposureSummary, list[Stamp]]:
+) -> tuple[ExposureSummary, list[BinnedMap]]:
     """Measure detectors of one exposure and average them onto the grid, decoding each once.
 
     Parameters
@@ -103,18 +103,18 @@ def summarize(
     extnames : iterable of str
         Detectors to measure; see `ExposureReport.detectors`.
     config : `~kred_core.config.SummarizeConfig`
-    grid : `~kred_core.binned.StampGrid`
+    grid : `~kred_core.binned.BinnedGrid`
     scale : float
         counts28 per ADU; see `kred_core.exposures.calibration.factor`.
     rule : `~kred_core.exposures.masks.PixelRule`
-        Which pixels are not used: of statistics and stamps, what is no sky either.
+        Which pixels are not used: of statistics and binned maps, what is no sky either.
 
     Returns
     -------
     summary : ExposureSummary
         A detector that cannot be decoded, has no usable pixels or does not see what the others see (`kred_core.exposures.siblings`)
         is in ``refused`` with the reason.
-    stamps : list of `~kred_core.binned.Stamp`
+    maps : list of `~kred_core.binned.BinnedMap`
         Of the measured detectors. Saturated pixels are left out, too, and those as far below zero. A detector for which none
         can be made is measured all the same; the log says why.
 
@@ -125,7 +125,7 @@ def summarize(
     """
     exposure = Exposure.open(path)
     wanted = set(extnames)
-    measured, refused, stamps = [], {}, []
+    measured, refused, maps = [], {}, []
     for detector in exposure.detectors:
         if detector.extname not in wanted:
             continue
@@ -139,19 +139,19 @@ def summarize(
             refused[detector.extname] = str(e)
             log.warning("%s: detector %s refused: %s", exposure.root, detector.extname, e)
             continue
-        stamps += _stamp(detector, pixels, bad, measured[-1].histogram_mode, grid, scale)
+        maps += _binned_map(detector, pixels, bad, measured[-1].histogram_mode, grid, scale)
     refused |= dict.fromkeys(sorted(wanted), "it is no longer in the file; run check again")
     odd, remarks = siblings.judge(measured)
     for name, why in odd.items():
         log.warning("%s: detector %s refused: %s", exposure.root, name, why)
     used = tuple(d for d in measured if d.extname not in odd)
-    return ExposureSummary(exposure.root, used, refused | odd, tuple(remarks)), [s for s in stamps if s.extname not in odd]
+    return ExposureSummary(exposure.root, used, refused | odd, tuple(remarks)), [s for s in maps if s.extname not in odd]
 
 
-def make_stamps(
-    path: Path, measured: ExposureSummary, grid: StampGrid, scale: float, rule: PixelRule = DEFAULT_RULE
-) -> list[Stamp]:
-    """The same stamps as `summarize` makes, of an exposure that is measured already.
+def bin_exposure(
+    path: Path, measured: ExposureSummary, grid: BinnedGrid, scale: float, rule: PixelRule = DEFAULT_RULE
+) -> list[BinnedMap]:
+    """The same binned maps as `summarize` makes, of an exposure that is measured already.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def make_stamps(
 
     Returns
     -------
-    list of `~kred_core.binned.Stamp`
+    list of `~kred_core.binned.BinnedMap`
 
     Raises
     ------
@@ -171,23 +171,23 @@ def make_stamps(
         The file as a whole, or one of the measured detectors, cannot be read any more.
     """
     levels = {d.extname: d.histogram_mode for d in measured.detectors}
-    stamps = []
+    maps = []
     for detector in Exposure.open(path).detectors:
         if detector.extname in levels:
             pixels, bad = detector.pixels(), detector.bad_pixels(rule.of_sky)
-            stamps += _stamp(detector, pixels, bad, levels.pop(detector.extname), grid, scale)
-    return stamps
+            maps += _binned_map(detector, pixels, bad, levels.pop(detector.extname), grid, scale)
+    return maps
 
 
-def _stamp(
-    detector: Detector, pixels: np.ndarray, bad: np.ndarray | None, level: float, grid: StampGrid, scale: float
-) -> list[Stamp]:
-    """The detector's stamp, or nothing where none can be made."""
+def _binned_map(
+    detector: Detector, pixels: np.ndarray, bad: np.ndarray | None, level: float, grid: BinnedGrid, scale: float
+) -> list[BinnedMap]:
+    """The detector's binned map, or nothing where none can be made."""
     try:
         saturated, wcs = binned.saturation(detector.header), celestial_wcs(detector.header)
-        return [binned.make_stamp(pixels, bad, wcs, grid, scale, level, detector.root, detector.extname, saturated)]
+        return [binned.bin_detector(pixels, bad, wcs, grid, scale, level, detector.root, detector.extname, saturated)]
     except ExposureError as e:
-        log.warning("%s: detector %s has no stamp and cannot be matched: %s", detector.root, detector.extname, e)
+        log.warning("%s: detector %s has no binned map and cannot be matched: %s", detector.root, detector.extname, e)
         return []
 
 

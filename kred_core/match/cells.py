@@ -1,7 +1,7 @@
-"""Which cells of a stamp can be compared with another: well filled, and without a bright star.
+"""Which cells of a binned map can be compared with another: well filled, and without a bright star.
 
 Separate because it judges one detector at a time, before it is known what that
-is compared with. Everything is relative to the stamp itself, so that neither
+is compared with. Everything is relative to the binned map itself, so that neither
 the unit nor the brightness of the sky matters.
 """
 
@@ -12,7 +12,7 @@ import math
 import numba as nb
 import numpy as np
 
-from ..binned import Stamp
+from ..binned import BinnedMap
 from ..statistics import kernels
 
 __all__ = ["good_cells"]
@@ -25,12 +25,12 @@ FEWEST_SHARE, FEWEST_CELLS = 0.5, 10000  # a mask that leaves fewer than this sh
 BELOW_ONE_SIGMA = 0.15865525393145707
 
 
-def good_cells(stamp: Stamp) -> np.ndarray:
+def good_cells(binned_map: BinnedMap) -> np.ndarray:
     """Cells that show the sky: filled by good pixels, finite, and without a bright star.
 
     Parameters
     ----------
-    stamp : `~kred_core.binned.Stamp`
+    binned_map : `~kred_core.binned.BinnedMap`
 
     Returns
     -------
@@ -50,17 +50,17 @@ def good_cells(stamp: Stamp) -> np.ndarray:
     as good as all of them. The limit is doubled (again and again) only if fewer than half of the filled
     cells and fewer than 10 000 of them would remain.
     """
-    finite = np.isfinite(stamp.mean) & np.isfinite(stamp.std)
-    usual = _median(stamp.count[stamp.count > 0])
-    filled = finite & (stamp.count > 0) & (stamp.count >= FILLED * usual)
+    finite = np.isfinite(binned_map.mean) & np.isfinite(binned_map.std)
+    usual = _median(binned_map.count[binned_map.count > 0])
+    filled = finite & (binned_map.count > 0) & (binned_map.count >= FILLED * usual)
     n_filled = np.count_nonzero(filled)
     if n_filled == 0:
         return filled
-    reference = _usual_scatter(stamp.std, filled)
-    limit, step = _limits(stamp.std[filled], reference[filled])
+    reference = _usual_scatter(binned_map.std, filled)
+    limit, step = _limits(binned_map.std[filled], reference[filled])
     enough = min(FEWEST_SHARE * n_filled, FEWEST_CELLS)
     while True:
-        good = filled & ~_grown(filled & (stamp.std > reference * limit))
+        good = filled & ~_grown(filled & (binned_map.std > reference * limit))
         # Without a step (no noise at all) a higher limit changes nothing.
         if np.count_nonzero(good) >= enough:
             return good

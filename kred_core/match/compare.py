@@ -1,4 +1,4 @@
-"""Two stamps where they overlap: their differences, cell by cell, and the four parts that an overlap is divided into.
+"""Two binned maps where they overlap: their differences, cell by cell, and the four parts that an overlap is divided into.
 
 Kernels on arrays, separate from what is made of the differences, so that the
 loops over cells are in one place.
@@ -22,7 +22,7 @@ N_BINS = 1024  # of the length of a strip, for cutting it
 
 @nb.njit(nogil=True, cache=True)
 def differences(first, second, first_level, second_level):
-    """Second minus first of two stamps' common cells.
+    """Second minus first of two binned maps' common cells.
 
     Parameters
     ----------

@@ -37,25 +37,25 @@ MOST = 0.5  # of its overlaps: a detector that disagrees with more of them is ca
 
 @dataclass(frozen=True, eq=False)
 class Skies:
-    """What the stamps of the detectors of an image were made with.
+    """What the binned maps of the detectors of an image were made with.
 
     Attributes
     ----------
     level : `~numpy.ndarray`
-        Own sky level of each detector, subtracted from its stamp, counts28 per native pixel.
+        Own sky level of each detector, subtracted from its binned map, counts28 per native pixel.
     area : `~numpy.ndarray`
         Solid angle of the pixel at its centre, square arcsec.
-    stamped : `~numpy.ndarray`
-        bool; False for a detector of which there is no stamp.
+    has_map : `~numpy.ndarray`
+        bool; False for a detector of which there is no binned map.
     cell : float
-        Side of a cell of the stamps in arcsec.
+        Side of a cell of the binned maps in arcsec.
     area_terms : `~numpy.ndarray`
-        (n, 5): how the area changes over the detector; see `kred_core.binned.Stamp`.
+        (n, 5): how the area changes over the detector; see `kred_core.binned.BinnedMap`.
     """
 
     level: np.ndarray
     area: np.ndarray
-    stamped: np.ndarray
+    has_map: np.ndarray
     cell: float
     area_terms: np.ndarray
 
@@ -131,7 +131,7 @@ def match(
 
     Notes
     -----
-    A stamp holds S + (B - L)/A: celestial surface brightness, background B and own level L per native pixel, pixel area A.
+    A binned map holds S + (B - L)/A: celestial surface brightness, background B and own level L per native pixel, pixel area A.
     So the solution beta in surface brightness means the background b = L + beta A. Within a detector A differs by some tenths of
     a per cent, and L contains emission: a first solution says how much, and the differences become those that detectors with
     their central pixel area everywhere would show, before they are solved again.
@@ -157,7 +157,7 @@ def match(
 
 
 def _solution(detectors: Table, skies: Skies, pairs: Pairs, fixed: np.ndarray, config: MatchConfig) -> Solution:
-    """The solution in surface brightness above the own levels of the stamps, which are 0 in it."""
+    """The solution in surface brightness above the own levels of the binned maps, which are 0 in it."""
     n, graph = len(detectors), (pairs.first, pairs.second, pairs.difference)
     if config.method == "svd":
         return _of_older_scripts(n, *graph, pairs.n_cells, fixed)
@@ -224,7 +224,7 @@ def _remarks(skies: Skies, given: np.ndarray, pairs: Pairs, solution: Solution) 
         words = ["fixed by the user"] if known else []
         if n == 0:
             why = "too few good cells in its overlaps" if i in touching else "no overlap with another detector"
-            why = why if skies.stamped[i] else "no stamp could be made of it"
+            why = why if skies.has_map[i] else "no binned map could be made of it"
             words.append(why if known else f"{why}: own sky level kept")
         elif n_rejected == n:
             words.append("all its overlaps contradict the rest")
@@ -346,7 +346,7 @@ def _remark(remarks: list[str], names: list[str], pairs: Pairs, solution: Soluti
     for what, how in (
         ("no overlap", "without an overlap, on their own sky levels"),
         ("too few good cells", "with too few good cells in their overlaps, on their own sky levels"),
-        ("no stamp", "without a stamp, on their own sky levels"),
+        ("no binned map", "without a binned map, on their own sky levels"),
         ("contradict", "contradict their neighbours"),
     ):
         n = sum(what in remark for remark in remarks)

@@ -1,6 +1,6 @@
 """Measure how much the detectors of each overlapping pair differ.
 
-The stamps are loaded once each, from south to north, and dropped as soon as no
+The binned maps are loaded once each, from south to north, and dropped as soon as no
 partner is left to compare them with, so that thousands of detectors need the memory of those on one strip of the sky.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..binned import Stamp
+from ..binned import BinnedMap
 from ..config import MatchConfig
 from ..sky import unit_vectors
 from ..statistics import kernels
@@ -45,7 +45,7 @@ _ROW = np.dtype(
 
 @dataclass(frozen=True, eq=False)
 class _Sky:
-    """The good cells of a stamp, ready to be compared: those that are not good are NaN."""
+    """The good cells of a binned map, ready to be compared: those that are not good are NaN."""
 
     x0: int
     y0: int
@@ -55,17 +55,17 @@ class _Sky:
     centre: np.ndarray
 
     @classmethod
-    def of(cls, stamp: Stamp) -> _Sky:
-        good = good_cells(stamp)
-        cells = np.where(good, stamp.mean, np.float32(np.nan))
+    def of(cls, binned_map: BinnedMap) -> _Sky:
+        good = good_cells(binned_map)
+        cells = np.where(good, binned_map.mean, np.float32(np.nan))
         ny, nx = cells.shape
-        linear, shift = stamp.to_detector[:, :2], stamp.to_detector[:, 2]
+        linear, shift = binned_map.to_detector[:, :2], binned_map.to_detector[:, 2]
         if abs(np.linalg.det(linear)) > 0:
             centre = np.linalg.solve(linear, -shift)
         else:
-            centre = np.array([stamp.x0 + (nx - 1) / 2, stamp.y0 + (ny - 1) / 2])
+            centre = np.array([binned_map.x0 + (nx - 1) / 2, binned_map.y0 + (ny - 1) / 2])
         level = kernels.median(np.sort(cells[good])) if good.any() else 0.0
-        return cls(stamp.x0, stamp.y0, cells, level, np.asarray(stamp.to_detector, dtype=np.float64), centre)
+        return cls(binned_map.x0, binned_map.y0, cells, level, np.asarray(binned_map.to_detector, dtype=np.float64), centre)
 
     @property
     def x1(self) -> int:
@@ -87,18 +87,18 @@ class _Sky:
 
 
 def measure(
-    first: ArrayLike, second: ArrayLike, load: Callable[[int], Stamp], boxes: ArrayLike, centres: ArrayLike, config: MatchConfig
+    first: ArrayLike, second: ArrayLike, load: Callable[[int], BinnedMap], boxes: ArrayLike, centres: ArrayLike, config: MatchConfig
 ) -> Pairs:
-    """Compare the stamps of all pairs.
+    """Compare the binned maps of all pairs.
 
     Parameters
     ----------
     first, second : array_like
         int, shape (K,): pairs, as from `find_pairs`.
     load : callable
-        Gives the stamp of a detector; called at most once for each, in the order of the boxes' lower edges.
+        Gives the binned map of a detector; called at most once for each, in the order of the boxes' lower edges.
     boxes : array_like
-        int, shape (n, 4): x0, y0, nx, ny of each detector's stamp on the grid; nx = 0 for a detector without one.
+        int, shape (n, 4): x0, y0, nx, ny of each detector's binned map on the grid; nx = 0 for a detector without one.
     centres : array_like
         Shape (n, 2): RA and Dec of the detectors' centres in degrees.
     config : `~kred_core.config.MatchConfig`
@@ -110,7 +110,7 @@ def measure(
 
     Notes
     -----
-    The common good cells of two stamps (see `good_cells`) are subtracted and sorted once; all statistics come
+    The common good cells of two binned maps (see `good_cells`) are subtracted and sorted once; all statistics come
     from these values. The four parts of an overlap are measured alike, if they have at least 25 cells and an
     eighth of ``config.min_cells``. With ``config.amplifier_steps`` each part is what one amplifier of each detector reads:
     of a part with a step in it the mode would be that of one side. For the errors see `kred_core.match.scatter`.
@@ -154,7 +154,7 @@ def measure(
     )
 
 
-def _sweep(first: np.ndarray, second: np.ndarray, load: Callable[[int], Stamp], boxes: np.ndarray):
+def _sweep(first: np.ndarray, second: np.ndarray, load: Callable[[int], BinnedMap], boxes: np.ndarray):
     """Each pair whose boxes meet, with the skies of both, from south to north."""
     low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
     lower, upper = np.maximum(low[first], low[second]), np.minimum(high[first], high[second])

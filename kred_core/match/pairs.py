@@ -33,7 +33,7 @@ class Pairs:
     n_cells : (K,) int64
         Good cells that the two have in common.
     difference, error : (K,) float
-        Histogram mode of the difference of the two stamps, in counts28/arcsec2, and its standard error:
+        Histogram mode of the difference of the two binned maps, in counts28/arcsec2, and its standard error:
         of its noise, and of what the parts of all overlaps scatter beyond their noise.
     mode, mean, median, std, skew, kurtosis, clipped_mean, clipped_median, clipped_std : (K,) float
         Half-sample mode, moments, and moments clipped at 3 standard deviations, of the same values;

@@ -179,18 +179,18 @@ class FieldPaths:
         name = f"{root}_{extname}.{image}" if image else f"{root}_{extname}"
         return self.matched / f"{name}.fits{'' if plain else '.fz'}"
 
-    # stamps and what is made of them
+    # binned maps and what is made of them
     @property
-    def stamps(self) -> Path:
-        """The stamps of the field."""
+    def binned(self) -> Path:
+        """The binned maps of the field."""
         return self.root / "DECam_BACK" / self.field
 
-    def stamp_file(self, root: str) -> Path:
+    def binned_file(self, root: str) -> Path:
         """The detectors of one exposure averaged onto the survey's grid of cells."""
-        return self.stamps / f"{root}.stamps.fits"
+        return self.binned / f"{root}.stamps.fits"
 
     def quick_look(self, image: str, tile: str = "") -> Path:
-        """Mosaic of the stamps, before and after matching: of a tile, or of the whole field."""
+        """Mosaic of the binned maps, before and after matching: of a tile, or of the whole field."""
         return self.root / "DECam_SWARP" / self.field / "quick" / f"{'_'.join(filter(None, (self.field, tile)))}.{image}.fits.fz"
 
     def pairs(self, image: str) -> Path:

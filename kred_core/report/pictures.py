@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numba as nb
 import numpy as np
 
-from ..binned import StampGrid
+from ..binned import BinnedGrid
 from ..errors import InputError
 from ..evaluation import ReducedImage
 from ..figures.drawing import round_values
@@ -174,7 +174,7 @@ def read_sky(path: Path, tiles: Sequence[Tile]) -> Sky:
     if not {"BEFORE", "AFTER"} <= hdus.keys():
         raise InputError(f"{path} has no images BEFORE and AFTER; delete it and run the stage 'match' again")
     header, shape = hdus["AFTER"].header, hdus["AFTER"].shape
-    grid = StampGrid(float(header["CRVAL1"]), float(header["CRVAL2"]), float(header["CELL"]))
+    grid = BinnedGrid(float(header["CRVAL1"]), float(header["CRVAL2"]), float(header["CELL"]))
     x0, y0 = (round(1 - header[f"CRPIX{axis}"]) for axis in (1, 2))
     # edges of the quick look in cells of the grid, all around
     along = np.linspace(0, 1, 9)

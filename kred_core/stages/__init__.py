@@ -11,17 +11,17 @@ from .accounts import account_for_input, account_inputs
 from .copies import MatchedCopies, copy_matched, link_matched, plan_copies
 from .exposures import (
     Preparation,
+    binned_grid,
     check_exposure,
     check_field,
     explain_images,
     judged,
     plan_preparation,
     prepare_exposure,
-    restore_stamps,
-    stamp_grid,
-    stampless,
+    restore_binned_maps,
     summarize_exposure,
     summarize_field,
+    without_binned_maps,
 )
 from .looks import compared_tiles, draw_matching, make_quick_looks
 from .matching import (
@@ -29,14 +29,14 @@ from .matching import (
     SOLVED_FROM,
     MatchPlan,
     background_rows,
+    binned_sources,
     explain_matching,
     look_record,
     measure_overlaps,
     plan_matching,
-    remove_stamps,
+    remove_binned_maps,
     solve_backgrounds,
     solved_files,
-    stamp_sources,
     tabulate_matching,
 )
 from .mosaics import (
@@ -69,6 +69,8 @@ __all__ = [
     "account_for_input",
     "account_inputs",
     "background_rows",
+    "binned_grid",
+    "binned_sources",
     "check_exposure",
     "check_field",
     "coadd_mosaic",
@@ -100,13 +102,10 @@ __all__ = [
     "prepare_exposure",
     "read_backgrounds",
     "reduce",
-    "remove_stamps",
-    "restore_stamps",
+    "remove_binned_maps",
+    "restore_binned_maps",
     "solve_backgrounds",
     "solved_files",
-    "stamp_grid",
-    "stamp_sources",
-    "stampless",
     "summarize_exposure",
     "summarize_field",
     "table",
@@ -116,4 +115,5 @@ __all__ = [
     "tile_names",
     "tiles_field",
     "wanted_tiles",
+    "without_binned_maps",
 ]

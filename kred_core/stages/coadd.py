@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .. import survey
-from ..binned import StampGrid
+from ..binned import BinnedGrid
 from ..coadd import swarp
 from ..coadd.plan import CoaddPlan, make_plan
 from ..config import BackgroundKind, FieldConfig
@@ -92,7 +92,7 @@ def most_mosaics(config: FieldConfig, usable: Sequence[ExposureReport]) -> tuple
     return of_each * len(sides), of_each * sum(side**2 for side in sides)
 
 
-def _cost(config: FieldConfig, usable: Sequence[ExposureReport], grid: StampGrid | None) -> Cost:
+def _cost(config: FieldConfig, usable: Sequence[ExposureReport], grid: BinnedGrid | None) -> Cost:
     n, pixels = most_mosaics(config, usable)
     seconds = n * SECONDS_PER_MOSAIC + sum(r.n_pixels for r in usable) / 1e6 * SECONDS_PER_INPUT_MPIX
     return Cost(seconds + pixels / 1e6 * SECONDS_PER_OUTPUT_MPIX, pixels * (4 + COVERAGE_BYTES_PER_PIXEL))

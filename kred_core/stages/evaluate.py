@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..binned import StampGrid
+from ..binned import BinnedGrid
 from ..config import FieldConfig
 from ..exposures.check import ExposureReport
 from ..products import FieldPaths
@@ -89,7 +89,7 @@ def _products(config: FieldConfig) -> Iterator[Path]:
             yield paths.comparison_figure(image, tile)
 
 
-def _cost(config: FieldConfig, usable: Sequence[ExposureReport], grid: StampGrid | None) -> Cost:
+def _cost(config: FieldConfig, usable: Sequence[ExposureReport], grid: BinnedGrid | None) -> Cost:
     n, pixels = most_mosaics(config, usable)
     return Cost((n + len(images_of(config, usable))) * SECONDS_PER_FIGURE + pixels / 1e6 * SECONDS_PER_MPIX)
 

@@ -12,7 +12,7 @@ from statistics import median
 from astropy.table import Table
 
 from .. import binned, survey
-from ..binned import StampGrid
+from ..binned import BinnedGrid
 from ..config import FieldConfig
 from ..errors import InputError
 from ..exposures import calibration, check, duplicates, rescale, summary
@@ -25,6 +25,7 @@ from ..words import counted
 
 __all__ = [
     "Preparation",
+    "binned_grid",
     "check_exposure",
     "check_field",
     "explain_images",
@@ -33,12 +34,11 @@ __all__ = [
     "preparations",
     "prepare_exposure",
     "read_summary",
-    "restore_stamps",
-    "stamp_grid",
-    "stampless",
+    "restore_binned_maps",
     "summarize_exposure",
     "summarize_field",
     "with_pixels",
+    "without_binned_maps",
 ]
 
 
@@ -103,46 +103,46 @@ def _write_quality(paths: FieldPaths, reports: Iterable[ExposureReport]) -> None
     tables.write(table, paths.quality_table, f"Verdict on each exposure of {paths.field}")
 
 
-def stamp_grid(config: FieldConfig, usable: Iterable[ExposureReport]) -> StampGrid:
+def binned_grid(config: FieldConfig, usable: Iterable[ExposureReport]) -> BinnedGrid:
     """The grid of cells for the detectors of a field: its cells follow the median pixel scale of all of them.
 
     Raises
     ------
     ConfigError, InputError
-        See `kred_core.binned.stamp_grid`; also where no detector can be used.
+        See `kred_core.binned.binned_grid`; also where no detector can be used.
     """
     scales = [d.pixel_scale for report in usable for d in report.detectors]
     if not scales:
         raise InputError(f"field {config.field}: none of its detectors can be used")
-    return binned.stamp_grid(config, median(scales))
+    return binned.binned_grid(config, median(scales))
 
 
-def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> list[Path]:
+def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: BinnedGrid) -> list[Path]:
     """Measure the usable detectors of one exposure, average them onto the grid, and keep the results.
 
     Returns
     -------
     list of `~pathlib.Path`
-        The record of the measurements, and the file of stamps.
+        The record of the measurements, and the file of binned maps.
     """
     paths = FieldPaths.of(config)
-    record, stamps = paths.record("summarize", report.root), paths.stamp_file(report.root)
+    record, maps = paths.record("summarize", report.root), paths.binned_file(report.root)
     record.unlink(missing_ok=True)
-    stamps.unlink(missing_ok=True)
+    maps.unlink(missing_ok=True)
     scale = calibration.factor(report.magzero)
     path, rule = paths.exposure(report.file), PixelRule.of(config)
     measured, made = summary.summarize(path, report.extnames, config.summarize, grid, scale, rule)
-    binned.write(stamps, grid, made)
+    binned.write(maps, grid, made)
     write_record(record, measured.to_record())
-    return [record, stamps]
+    return [record, maps]
 
 
-def stampless(config: FieldConfig, usable: Iterable[ExposureReport], grid: StampGrid) -> list[ExposureReport]:
-    """Those exposures that have been measured and have no file of stamps, an incomplete one, or one on another grid."""
+def without_binned_maps(config: FieldConfig, usable: Iterable[ExposureReport], grid: BinnedGrid) -> list[ExposureReport]:
+    """Those exposures that have been measured and have no file of binned maps, an incomplete one, or one on another grid."""
     paths = FieldPaths.of(config)
 
     def lacks(report: ExposureReport) -> bool:
-        path = paths.stamp_file(report.root)
+        path = paths.binned_file(report.root)
         try:
             binned.boxes(path)  # stand at the end of a whole file
             return binned.grid_of(path) != grid
@@ -152,13 +152,13 @@ def stampless(config: FieldConfig, usable: Iterable[ExposureReport], grid: Stamp
     return [r for r in usable if paths.record("summarize", r.root).is_file() and lacks(r)]
 
 
-def restore_stamps(config: FieldConfig, report: ExposureReport, grid: StampGrid) -> Path:
-    """Make the stamps of one measured exposure again, as `summarize_exposure` made them, without measuring.
+def restore_binned_maps(config: FieldConfig, report: ExposureReport, grid: BinnedGrid) -> Path:
+    """Make the binned maps of one measured exposure again, as `summarize_exposure` made them, without measuring.
 
     Returns
     -------
     `~pathlib.Path`
-        The file of stamps.
+        The file of binned maps.
 
     Raises
     ------
@@ -170,9 +170,9 @@ def restore_stamps(config: FieldConfig, report: ExposureReport, grid: StampGrid)
     if record is None:
         raise InputError(f"{report.root} has not been summarized; run the stage 'summarize' (--from summarize)")
     measured, scale = ExposureSummary.from_record(record), calibration.factor(report.magzero)
-    stamps = paths.stamp_file(report.root)
-    binned.write(stamps, grid, summary.make_stamps(paths.exposure(report.file), measured, grid, scale, PixelRule.of(config)))
-    return stamps
+    maps = paths.binned_file(report.root)
+    binned.write(maps, grid, summary.bin_exposure(paths.exposure(report.file), measured, grid, scale, PixelRule.of(config)))
+    return maps
 
 
 def summarize_field(config: FieldConfig) -> list[ExposureReport]:

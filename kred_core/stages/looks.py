@@ -1,4 +1,4 @@
-"""What people look at first after matching: mosaics of the stamps, before and after, and figures of how it went."""
+"""What people look at first after matching: mosaics of the binned maps, before and after, and figures of how it went."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from astropy.table import Table
 
 from .. import figures, match, survey
 from ..background import Background
-from ..binned import Stamp, quicklook
+from ..binned import BinnedMap, quicklook
 from ..config import FieldConfig
 from ..match import Pairs
 from ..match.matching import Skies
 from ..products import FieldPaths, read_record, tables, write_record
 from ..sky import Grid, tan_wcs
 from ..survey import Tile
-from .matching import SOLVED_FROM, MatchPlan, PlannedStamps, look_record, read_skies, solved_files
+from .matching import SOLVED_FROM, MatchPlan, PlannedMaps, look_record, read_skies, solved_files
 from .mosaics import wanted_tiles
 
 __all__ = ["compared_tiles", "draw_matching", "make_quick_looks"]
@@ -34,26 +34,26 @@ def make_quick_looks(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> 
     Returns
     -------
     list of `~pathlib.Path`
-        Mosaics of the stamps, and the record of the jumps of their blocks.
+        Mosaics of the binned maps, and the record of the jumps of their blocks.
     """
     paths = FieldPaths.of(config)
     skies = read_skies(paths, plan.image)
-    stamps = PlannedStamps(config, plan)
-    used = np.flatnonzero(stamps.stamped)
+    maps = PlannedMaps(config, plan)
+    used = np.flatnonzero(maps.has_map)
     look = quicklook.quick_look(
-        stamps.boxes[used],
-        lambda i: stamps.load(int(used[i])),
+        maps.boxes[used],
+        lambda i: maps.load(int(used[i])),
         {name: values[used] for name, values in _subtracted(plan, skies, _backgrounds(paths, plan)).items()},
         float(np.median(skies.area[used])),
     )
     record = look_record(paths, plan.image)
     write_record(record, dict(zip(JUMPS, quicklook.jumps(look), strict=True)))
     made = [record]
-    parts = {"": look} | {t.name: quicklook.cut(look, stamps.grid, t) for t in wanted_tiles(config) if t.name in tiles}
+    parts = {"": look} | {t.name: quicklook.cut(look, maps.grid, t) for t in wanted_tiles(config) if t.name in tiles}
     digest = plan.digest(SOLVED_FROM)
     for name, part in parts.items():
         made.append(paths.quick_look(plan.image, name))
-        quicklook.write(made[-1], part, stamps.grid, config.field, plan.image, name, digest)
+        quicklook.write(made[-1], part, maps.grid, config.field, plan.image, name, digest)
     return made
 
 
@@ -75,7 +75,7 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> lis
     figures.overlap_figure(pair_table, exptimes, title, made[0])
     figures.background_figure(backgrounds, plan.detectors, title, made[1])
     after = _subtracted(plan, skies, backgrounds)["after"]
-    figures.pair_figure(_worst(pairs, pair_table, PlannedStamps(config, plan), after), title, made[2])
+    figures.pair_figure(_worst(pairs, pair_table, PlannedMaps(config, plan), after), title, made[2])
     for name in ["", *compared_tiles(config, tiles)]:
         grid, look = quicklook.read(paths.quick_look(plan.image, name))
         versions = (quicklook.reduced(look, grid, version, config.evaluate.figure_pixels) for version in ("before", "after"))
@@ -107,17 +107,17 @@ def _outlines(wanted: Iterable[Tile], names: list[str]) -> list[tuple[str, np.nd
 
 
 def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, Background]:
-    """What is to be subtracted from the stamps, which are less their own skies, in counts28 per square arcsec and half sides."""
+    """What is to be subtracted from the maps, which are less their own skies, in counts28 per square arcsec and half sides."""
     sides = (np.asarray(plan.detectors[name], dtype=np.float64) for name in ("NAXIS1", "NAXIS2"))
     after = Background.from_table(backgrounds).per_half_side(*sides)
     before = Background(np.asarray(plan.detectors["SUB_BACK"], dtype=np.float64))
     return {name: replace(b, b=b.b - skies.level) / skies.area for name, b in (("before", before), ("after", after))}
 
 
-def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: Background) -> list[figures.PairCutout]:
+def _worst(pairs: Pairs, table: Table, maps: PlannedMaps, subtract: Background) -> list[figures.PairCutout]:
     """The pairs that agree least, for what is known of them, the worst first, as they look in their overlap."""
     order = np.lexsort((pairs.second, pairs.first, -np.abs(np.asarray(table["After"])) / np.asarray(table["e_Delta"])))
-    of_detectors = {int(n): stamps.load(int(n)) for n in np.unique([pairs.first[order[:WORST]], pairs.second[order[:WORST]]])}
+    of_detectors = {int(n): maps.load(int(n)) for n in np.unique([pairs.first[order[:WORST]], pairs.second[order[:WORST]]])}
     cells = {n: match.good_cells(s) for n, s in of_detectors.items()}
     cutouts = []
     for k in order[:WORST]:
@@ -148,8 +148,8 @@ def _worst(pairs: Pairs, table: Table, stamps: PlannedStamps, subtract: Backgrou
     return cutouts
 
 
-def _model(s: Stamp, background: Background) -> np.ndarray:
-    """A background in each cell of a stamp."""
+def _model(s: BinnedMap, background: Background) -> np.ndarray:
+    """A background in each cell of a binned map."""
     y, x = np.indices(s.mean.shape)
     u, v = np.tensordot(s.to_detector, np.stack([x + s.x0, y + s.y0, np.ones_like(x)]), axes=1)
     return background.at(u, v)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
 
-from ..binned import StampGrid
+from ..binned import BinnedGrid
 from ..config import FieldConfig
 from ..errors import InputError
 from ..exposures.check import ExposureReport
@@ -23,13 +23,13 @@ from . import copies, looks, matching
 from .coadd import foreseen, images_of
 from .copies import MatchedCopies
 from .looks import compared_tiles
-from .matching import MEASURED_FROM, SOLVED_FROM, MatchPlan, look_record, plan_matching, solved_files, stamp_sources
+from .matching import MEASURED_FROM, SOLVED_FROM, MatchPlan, binned_sources, look_record, plan_matching, solved_files
 from .mosaics import read_backgrounds, tile_names, wanted_tiles
 from .plan import Plan, Planned
 from .prepare import copies_size
 from .run import Run
 from .stage import Cost, Stage
-from .summarize import restore_stamps
+from .summarize import restore_binned_maps
 from .work import Manifest, Step, Unit, Work
 
 __all__ = ["COPY", "DRAW", "LOOK", "MEASURE", "SOLVE", "STAGE", "TABULATE"]
@@ -37,20 +37,20 @@ __all__ = ["COPY", "DRAW", "LOOK", "MEASURE", "SOLVE", "STAGE", "TABULATE"]
 SECONDS_PER_STEP, SECONDS_PER_DETECTOR, SECONDS_PER_FIGURES = 0.07, 0.04, 2.3  # CPU; of an image, all its figures
 
 
-def _of_stamps(config: FieldConfig) -> list[BaseModel]:
-    """The options that stamps depend on; whether they are kept is not one of them."""
+def _of_maps(config: FieldConfig) -> list[BaseModel]:
+    """The options that binned maps depend on; whether they are kept is not one of them."""
     return [config.summarize, config.stamps.model_copy(update={"keep": True})]
 
 
 def _of_pixels(config: FieldConfig, plan: MatchPlan) -> dict[str, JsonValue]:
-    """Which pixels the stamps of a plan were made of."""
+    """Which pixels the binned maps of a plan were made of."""
     return PixelRule.of(config).facts(map(str, plan.detectors["EXTNAME"]))
 
 
 def _measure_work(config: FieldConfig, plan: MatchPlan) -> Work:
     options = {"min_cells": config.match.min_cells, "amplifier_steps": config.match.amplifier_steps}
     facts = {"detectors": plan.digest((*MEASURED_FROM, "XFACTOR")), **options, **_of_pixels(config, plan)}
-    return Work(plan.image, files=stamp_sources(config, plan), options=_of_stamps(config), facts=facts)
+    return Work(plan.image, files=binned_sources(config, plan), options=_of_maps(config), facts=facts)
 
 
 def _solve_work(config: FieldConfig, plan: MatchPlan) -> Work:
@@ -62,17 +62,17 @@ def _solve_work(config: FieldConfig, plan: MatchPlan) -> Work:
 
 
 def _look_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
-    files = [*stamp_sources(config, plan), *solved_files(FieldPaths.of(config), plan.image)]
+    files = [*binned_sources(config, plan), *solved_files(FieldPaths.of(config), plan.image)]
     places = [[tile.name, tile.ra, tile.dec, tile.size] for tile in wanted_tiles(config) if tile.name in tiles]
-    return Work(plan.image, files=files, options=_of_stamps(config), facts={"tiles": places, **_of_pixels(config, plan)})
+    return Work(plan.image, files=files, options=_of_maps(config), facts={"tiles": places, **_of_pixels(config, plan)})
 
 
 def _draw_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
     paths, compared = FieldPaths.of(config), compared_tiles(config, tiles)
     quick = [look_record(paths, plan.image), *(paths.quick_look(plan.image, tile) for tile in ("", *compared))]
-    files = [*stamp_sources(config, plan), *solved_files(paths, plan.image), paths.pairs(plan.image), *quick]
+    files = [*binned_sources(config, plan), *solved_files(paths, plan.image), paths.pairs(plan.image), *quick]
     facts = {"tiles": tiles, "compared": compared, "pixels": config.evaluate.figure_pixels, **_of_pixels(config, plan)}
-    return Work(f"{plan.image}, figures", files=files, options=_of_stamps(config), facts=facts)
+    return Work(f"{plan.image}, figures", files=files, options=_of_maps(config), facts=facts)
 
 
 def _table_work(config: FieldConfig, images: list[str]) -> Work:
@@ -86,7 +86,7 @@ def _copy_work(config: FieldConfig, plan: MatchedCopies) -> Work:
     return Work(plan.unit, files=[FieldPaths(config.root, plan.field).exposure(plan.file)], facts=facts)
 
 
-MEASURE = Step("measure", 1, _measure_work, lambda config, plan: Manifest.of(matching.measure_overlaps(config, plan)))
+MEASURE = Step("measure", 2, _measure_work, lambda config, plan: Manifest.of(matching.measure_overlaps(config, plan)))
 SOLVE = Step("solve", 2, _solve_work, lambda config, plan: Manifest.of(matching.solve_backgrounds(config, plan)))
 LOOK = Step("look", 3, _look_work, lambda config, plan, tiles: Manifest.of(looks.make_quick_looks(config, plan, tiles)))
 DRAW = Step("draw", 2, _draw_work, lambda config, plan, tiles: Manifest.of_figures(looks.draw_matching(config, plan, tiles)))
@@ -96,11 +96,11 @@ COPY = Step("copy", 1, _copy_work, lambda config, plan: Manifest.of(copies.copy_
 
 def _run(run: Run) -> None:
     plans = {p.image: p for p in run.once(plan_matching)}
-    measured = _from_stamps(run, MEASURE, [(image, {"plan": plan}) for image, plan in plans.items()])
+    measured = _from_maps(run, MEASURE, [(image, {"plan": plan}) for image, plan in plans.items()])
     solved = run.each(SOLVE, [(image, {"plan": plans[image]}) for image in measured])
     tiles = tile_names(run.config)
     to_look = [(image, {"plan": plans[image], "tiles": tiles}) for image in solved]
-    looked = _from_stamps(run, LOOK, to_look)
+    looked = _from_maps(run, LOOK, to_look)
     run.each(TABULATE, [(run.config.field, {"images": solved})], required=True)
     run.outcome.matching = matching.explain_matching(run.config)
     run.show(
@@ -113,20 +113,20 @@ def _run(run: Run) -> None:
     run.each(COPY, [(c.unit, {"plan": c}) for c in planned])
     run.once(copies.link_matched, copies=planned)
     figures = [(f"{image}, figures", arguments) for image, arguments in to_look if image in looked]
-    _need_stamps(run, DRAW, figures)
+    _need_maps(run, DRAW, figures)
     run.beside("figures", DRAW, figures)
 
 
-def _from_stamps(run: Run, step: Step, units: list[Unit]) -> list[str]:
-    """Do a step that reads stamps."""
-    _need_stamps(run, step, units)
+def _from_maps(run: Run, step: Step, units: list[Unit]) -> list[str]:
+    """Do a step that reads binned maps."""
+    _need_maps(run, step, units)
     return run.each(step, units)
 
 
-def _need_stamps(run: Run, step: Step, units: list[Unit]) -> None:
-    """Make stamps that are not kept again, if a step that reads them has anything to do."""
+def _need_maps(run: Run, step: Step, units: list[Unit]) -> None:
+    """Make binned maps that are not kept again, if a step that reads them has anything to do."""
     if not all(step.is_current(run.config, arguments) for _, arguments in units):
-        restore_stamps(run)
+        restore_binned_maps(run)
 
 
 def _plan(plan: Plan) -> Sequence[Planned]:
@@ -160,7 +160,7 @@ def _steps_to_do(config: FieldConfig) -> tuple[int, int]:
     return sum(not step.is_current(config, arguments) for step, arguments in units), drawn.count(False)
 
 
-def _cost(config: FieldConfig, usable: Sequence[ExposureReport], grid: StampGrid | None) -> Cost:
+def _cost(config: FieldConfig, usable: Sequence[ExposureReport], grid: BinnedGrid | None) -> Cost:
     images = len(images_of(config, usable))
     seconds = sum(len(r.detectors) for r in usable) * SECONDS_PER_DETECTOR + images * SECONDS_PER_FIGURES
     return Cost(seconds, images * sum(copies_size(config, config.match.output, r) for r in usable))
@@ -185,7 +185,7 @@ def _products(config: FieldConfig) -> Iterator[Path]:
 
 def _finish(config: FieldConfig) -> None:
     if not config.stamps.keep:
-        matching.remove_stamps(config)
+        matching.remove_binned_maps(config)
 
 
 STAGE = Stage("match", run=_run, plan=_plan, products=_products, cost=_cost, place="DECam_PREP", heavy=True, finish=_finish)

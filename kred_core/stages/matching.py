@@ -19,7 +19,7 @@ import numpy as np
 from astropy.table import Table
 
 from .. import binned, match, survey
-from ..binned import Stamp, StampGrid
+from ..binned import BinnedGrid, BinnedMap
 from ..config import FieldConfig
 from ..errors import InputError
 from ..match import Pairs, matching
@@ -32,17 +32,17 @@ __all__ = [
     "MEASURED_FROM",
     "SOLVED_FROM",
     "MatchPlan",
-    "PlannedStamps",
+    "PlannedMaps",
     "background_rows",
+    "binned_sources",
     "explain_matching",
     "look_record",
     "measure_overlaps",
     "plan_matching",
     "read_skies",
-    "remove_stamps",
+    "remove_binned_maps",
     "solve_backgrounds",
     "solved_files",
-    "stamp_sources",
     "tabulate_matching",
 ]
 
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 CORNERS = tuple(f"COR{i}{axis}1" for i in (1, 2, 3, 4) for axis in ("RA", "DEC"))
 SOLVED_FROM = ("Field", "Root", "EXTNAME", "NAXIS1", "NAXIS2", "SUB_BACK")  # what the solution needs beside the overlaps
-MEASURED_FROM = ("Field", "Root", "EXTNAME", "NAXIS1", "NAXIS2", *CORNERS)  # what the measuring needs beside the stamps
+MEASURED_FROM = ("Field", "Root", "EXTNAME", "NAXIS1", "NAXIS2", *CORNERS)  # what the measuring needs beside the binned maps
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +95,14 @@ def _others(config: FieldConfig) -> list[Table]:
     wider = config.model_copy(update={"tiling": config.tiling.model_copy(update={"all_fields": True})})
     found = []
     for table in other_fields(wider):
-        stamped = [FieldPaths(config.root, str(row["Field"])).stamp_file(str(row["Root"])).exists() for row in table]
-        log.info("%s: %d of %d detectors of %s have stamps", config.field, sum(stamped), len(table), table["Field"][0])
-        found.append(table[stamped])
+        has_map = [FieldPaths(config.root, str(row["Field"])).binned_file(str(row["Root"])).exists() for row in table]
+        log.info("%s: %d of %d detectors of %s have binned maps", config.field, sum(has_map), len(table), table["Field"][0])
+        found.append(table[has_map])
     return found
 
 
-def stamp_sources(config: FieldConfig, plan: MatchPlan) -> list[Path]:
-    """What the stamps of a plan are made from. They follow from it, so whoever has used them need not keep them."""
+def binned_sources(config: FieldConfig, plan: MatchPlan) -> list[Path]:
+    """What the binned maps of a plan are made from. They follow from it, so whoever has used them need not keep them."""
     exposures = dict.fromkeys((str(row["Field"]), str(row["Root"]), str(row["File"])) for row in plan.detectors)
     found: list[Path] = []
     for field, root, file in exposures:
@@ -112,38 +112,38 @@ def stamp_sources(config: FieldConfig, plan: MatchPlan) -> list[Path]:
     return found
 
 
-class PlannedStamps:
-    """The stamps of an image by number of the detector; remembers what they were made with."""
+class PlannedMaps:
+    """The binned maps of an image by number of the detector; remembers what they were made with."""
 
     def __init__(self, config: FieldConfig, plan: MatchPlan):
         n = len(plan.detectors)
         self.names = [str(name) for name in plan.detectors["EXTNAME"]]
-        self.files = [FieldPaths(config.root, str(row["Field"])).stamp_file(str(row["Root"])) for row in plan.detectors]
-        own = FieldPaths.of(config).stamps
+        self.files = [FieldPaths(config.root, str(row["Field"])).binned_file(str(row["Root"])) for row in plan.detectors]
+        own = FieldPaths.of(config).binned
         found = {path: binned.boxes(path) if path.parent == own or path.exists() else {} for path in dict.fromkeys(self.files)}
         boxes = [found[path].get(name) for path, name in zip(self.files, self.names, strict=True)]
-        self.stamped = np.array([box is not None for box in boxes], dtype=bool)
+        self.has_map = np.array([box is not None for box in boxes], dtype=bool)
         self.boxes = np.array([box or (0, 0, 0, 0) for box in boxes], dtype=np.int64).reshape(n, 4)
         self.grid = _one_grid(path for path, boxes in found.items() if boxes)
-        # What is known without the stamps, for detectors that have none.
+        # What is known without the binned maps, for detectors that have none.
         self.level = np.asarray(plan.detectors["HistMode"], dtype=np.float64) * np.asarray(plan.detectors["XFACTOR"])
         self.area = np.asarray(plan.detectors["PixScale"], dtype=np.float64) ** 2
 
-    def load(self, i: int) -> Stamp:
+    def load(self, i: int) -> BinnedMap:
         return binned.read(self.files[i], self.names[i])
 
 
-def _one_grid(files: Iterable[Path]) -> StampGrid:
-    """The grid that all stamps share; they were made with other options where they do not."""
+def _one_grid(files: Iterable[Path]) -> BinnedGrid:
+    """The grid that all binned maps share; they were made with other options where they do not."""
     grids = {path: binned.grid_of(path) for path in files}
     if not grids:
-        raise InputError("there is no stamp of any detector; run the stage 'summarize' again (--from summarize)")
+        raise InputError("there is no binned map of any detector; run the stage 'summarize' again (--from summarize)")
     grid = next(iter(grids.values()))
     odd = next((path for path, other in grids.items() if other != grid), None)
     if odd is not None:
         raise InputError(
-            f"{odd} is on the grid {grids[odd]}, other stamps on {grid}; fields that are matched together need the same options "
-            "of the section stamps: run the stage 'summarize' of each of them again with these (--from summarize)"
+            f"{odd} is on the grid {grids[odd]}, other binned maps on {grid}; fields that are matched together need the same "
+            "options of the section stamps: run the stage 'summarize' of each of them again with these (--from summarize)"
         )
     return grid
 
@@ -154,29 +154,29 @@ def measure_overlaps(config: FieldConfig, plan: MatchPlan) -> list[Path]:
     Returns
     -------
     list of `~pathlib.Path`
-        The measured pairs, and the record of the stamps' own levels.
+        The measured pairs, and the record of the binned maps' own levels.
     """
     paths = FieldPaths.of(config)
-    stamps = PlannedStamps(config, plan)
-    level, area, area_terms = stamps.level, stamps.area, np.zeros((len(plan.detectors), 5))
+    maps = PlannedMaps(config, plan)
+    level, area, area_terms = maps.level, maps.area, np.zeros((len(plan.detectors), 5))
 
-    def load(i: int) -> Stamp:
-        loaded = stamps.load(i)
+    def load(i: int) -> BinnedMap:
+        loaded = maps.load(i)
         level[i], area[i], area_terms[i] = loaded.level, loaded.area, loaded.area_terms
         return loaded
 
-    used = np.flatnonzero(stamps.stamped)
+    used = np.flatnonzero(maps.has_map)
     corners = np.stack([plan.detectors[name] for name in CORNERS], axis=-1).astype(np.float64).reshape(-1, 4, 2)
     exposures = np.unique(np.array([str(r) for r in plan.detectors["Root"]]), return_inverse=True)[1]
     n1, n2 = (np.asarray(plan.detectors[name], dtype=np.int64)[used] for name in ("NAXIS1", "NAXIS2"))
     first, second = match.find_pairs(corners[used], n1, n2, exposures[used])
     centres = np.stack([plan.detectors["CENRA1"], plan.detectors["CENDEC1"]], axis=-1).astype(np.float64)
-    pairs = match.measure(used[first], used[second], load, stamps.boxes, centres, config.match)
+    pairs = match.measure(used[first], used[second], load, maps.boxes, centres, config.match)
     for i in np.setdiff1d(used, np.concatenate([first, second]) if first.size else []):
         load(i)  # detectors alone: their level counts too
     pairs.write(paths.pairs(plan.image))
     record = paths.record("match", f"{plan.image}.skies")
-    skies = Skies(level, area, stamps.stamped, stamps.grid.cell, area_terms)
+    skies = Skies(level, area, maps.has_map, maps.grid.cell, area_terms)
     write_record(record, {name: np.asarray(value).tolist() for name, value in vars(skies).items()})
     return [paths.pairs(plan.image), record]
 
@@ -294,9 +294,9 @@ def _of_exposure(detectors: Table) -> dict:
     }
 
 
-def remove_stamps(config: FieldConfig) -> int:
-    """Remove the stamps of the field; returns how many files."""
-    files = sorted(FieldPaths.of(config).stamps.glob("*.stamps.fits"))
+def remove_binned_maps(config: FieldConfig) -> int:
+    """Remove the binned maps of the field; returns how many files."""
+    files = sorted(FieldPaths.of(config).binned.glob("*.stamps.fits"))
     for path in files:
         path.unlink()
     return len(files)

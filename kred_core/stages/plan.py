@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import survey
-from ..binned import StampGrid
+from ..binned import BinnedGrid
 from ..coadd.plan import CoaddPlan
 from ..config import FieldConfig
 from ..errors import InputError
 from ..exposures.check import ExposureReport
 from ..products import FieldPaths
 from ..words import counted, human_size, human_time
-from .exposures import judged, stamp_grid
+from .exposures import binned_grid, judged
 from .stage import Cost, of_run, table
 
 __all__ = ["Plan", "Planned", "dry_run", "plan_run", "require_room"]
@@ -81,9 +81,9 @@ class Plan:
         return [r for r in self.reports if not r.refused]
 
     @property
-    def grid(self) -> StampGrid | None:
-        """The grid of the stamps; None where no exposure can be used."""
-        return stamp_grid(self.config, self.usable) if self.usable else None
+    def grid(self) -> BinnedGrid | None:
+        """The grid of the binned maps; None where no exposure can be used."""
+        return binned_grid(self.config, self.usable) if self.usable else None
 
     def is_fresh(self, stage: str) -> bool:
         """Whether a stage has nothing to do, so that what it leaves on disk can be read; else what follows is foreseen."""
@@ -140,7 +140,7 @@ def require_room(config: FieldConfig) -> dict[str, float]:
         There is not; the message says how much is lacking.
     """
     usable = [r for r in judged(config) if not r.refused]
-    grid = stamp_grid(config, usable) if usable else None
+    grid = binned_grid(config, usable) if usable else None
     costs = {stage.name: stage.cost(config, usable, grid) for stage in of_run(config)}
     if _shortage(config, {name: cost.disk for name, cost in costs.items()}):  # unless some of it is there already
         lacking = _shortage(config, _disk_to_do(plan_run(config)))

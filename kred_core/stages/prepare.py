@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ..binned import StampGrid
+from ..binned import BinnedGrid
 from ..config import FieldConfig
 from ..exposures.check import ExposureReport
 from ..products import FieldPaths
@@ -46,7 +46,7 @@ def _plan(plan: Plan) -> Sequence[Planned]:
     return [Planned("prepare", "exposures", len(plan.usable), len(to_do), _cost(config, to_do))]
 
 
-def _cost(config: FieldConfig, to_do: Sequence[ExposureReport], grid: StampGrid | None = None) -> Cost:
+def _cost(config: FieldConfig, to_do: Sequence[ExposureReport], grid: BinnedGrid | None = None) -> Cost:
     seconds = len(to_do) * SECONDS_PER_EXPOSURE + sum(r.n_pixels for r in to_do) / 1e6 * SECONDS_PER_MPIX
     return Cost(seconds, sum(copies_size(config, config.prepare.output, r) for r in to_do))
 

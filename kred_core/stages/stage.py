@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..binned import StampGrid
+from ..binned import BinnedGrid
 from ..config import FieldConfig, stages
 from ..exposures.check import ExposureReport
 
@@ -36,7 +36,7 @@ class Cost:
     disk: float = 0.0
 
 
-def _little(config: FieldConfig, usable: Sequence[ExposureReport], grid: StampGrid | None) -> Cost:
+def _little(config: FieldConfig, usable: Sequence[ExposureReport], grid: BinnedGrid | None) -> Cost:
     return Cost()
 
 
@@ -56,7 +56,7 @@ class Stage:
     leftovers : callable
         A sentence for each kind of file of an earlier run with other options.
     cost : callable
-        What it takes where nothing has been made yet, at most and at once: from the usable exposures and the stamps' grid.
+        What it takes where nothing has been made yet, at most and at once: from the usable exposures and the binned maps' grid.
     place : str
         Directory of the data root that takes them.
     heavy : bool
@@ -72,7 +72,7 @@ class Stage:
     plan: Callable[[Plan], Sequence[Planned]]
     products: Callable[[FieldConfig], Iterable[Path]]
     leftovers: Callable[[FieldConfig], Iterable[str]] = _nothing
-    cost: Callable[[FieldConfig, Sequence[ExposureReport], StampGrid | None], Cost] = _little
+    cost: Callable[[FieldConfig, Sequence[ExposureReport], BinnedGrid | None], Cost] = _little
     place: str = ""
     heavy: bool = False
     require: Callable[[FieldConfig], object] = _nothing

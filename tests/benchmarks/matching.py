@@ -85,9 +85,9 @@ def reduce(config: FieldConfig, clock: Clock) -> None:
     for path in paths.exposures():
         clock.measure("check", stages.check_exposure, config, path, None)
     reports = [r for r in stages.check_field(config) if not r.refused]
-    grid = stages.stamp_grid(config, reports)
+    grid = stages.binned_grid(config, reports)
     for report in reports:
-        clock.measure("statistics and stamps", stages.summarize_exposure, config, report, grid)
+        clock.measure("statistics and binned maps", stages.summarize_exposure, config, report, grid)
     clock.measure("tables", stages.summarize_field, config)
     clock.measure("tables", stages.tiles_field, config)
     plans = stages.plan_matching(config)
@@ -186,7 +186,7 @@ def _other_mosaic(config: FieldConfig, image: str, backgrounds: dict[tuple[str, 
 
 
 def _scripts_backgrounds(config: FieldConfig, image: str) -> dict[tuple[str, str], float]:
-    """What the older scripts' solution makes of the same stamps: half-sample mode of each overlap, singular values."""
+    """What the older scripts' solution makes of the same binned maps: half-sample mode of each overlap, singular values."""
     paths = FieldPaths.of(config)
     pairs, skies = Pairs.read(paths.pairs(image)), read_skies(paths, image)
     beta = solve_svd(skies.level.size, pairs.first, pairs.second, pairs.mode, pairs.n_cells, np.zeros(skies.level.size))
@@ -266,7 +266,7 @@ def main() -> None:
         numbers[i]["recovered"] = recovered(reduced["plain"], reduced["diffuse"], simulated["diffuse"], i)
     print(_accuracy(numbers))
     paths = FieldPaths.of(config)
-    disk = directory_size([paths.stamps, paths.overlap_table, paths.background_table, paths.matching_table, paths.memory / "match"])
+    disk = directory_size([paths.binned, paths.overlap_table, paths.background_table, paths.matching_table, paths.memory / "match"])
     print(_cost(clock.seconds, disk, sum(n["detectors"] for n in numbers.values())))
     for line in stages.explain_matching(config):
         print(line)
@@ -303,10 +303,10 @@ def _accuracy(numbers: dict[str, dict]) -> str:
 def _cost(seconds: dict[str, float], disk: int, n: int) -> str:
     lines = ["", "| part of the work | CPU s |", "|---|---|"]
     lines += [f"| {part} | {value:.1f} |" for part, value in seconds.items()]
-    matching = sum(seconds[part] for part in ("statistics and stamps", "pairs", "solution"))
-    what = f"matching in all: statistics, stamps, pairs, solution ({n} detectors)"
+    matching = sum(seconds[part] for part in ("statistics and binned maps", "pairs", "solution"))
+    what = f"matching in all: statistics, binned maps, pairs, solution ({n} detectors)"
     lines.append(f"| {what} | {matching:.1f} (scripts {SCRIPTS_CPU:.0f}) |")
-    lines.append(f"\ndisk of stamps, pairs and tables: {disk / 1e6:.1f} MB; {os.cpu_count()} cores\n")
+    lines.append(f"\ndisk of binned maps, pairs and tables: {disk / 1e6:.1f} MB; {os.cpu_count()} cores\n")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from kred_core.binned import StampGrid
+from kred_core.binned import BinnedGrid
 from kred_core.coadd import native
 from kred_core.coadd.plan import CoaddInput, CoaddPlan
 from kred_core.config import CheckConfig, CoaddConfig, SummarizeConfig
@@ -35,7 +35,7 @@ from kred_core.sky import Grid
 
 SCALE, BACK = 0.5, 40.0
 PATIENCE = 120.0  # s; a trial takes 0.03
-CELLS = StampGrid(186.7, 25.5, 2.0)
+CELLS = BinnedGrid(186.7, 25.5, 2.0)
 MOSAIC = Grid(186.744, 25.462, 0.27, 70, 170)
 READERS = ("check", "summarize", "prepare", "coadd")
 

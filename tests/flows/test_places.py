@@ -96,7 +96,7 @@ def test_fields_far_apart_in_one_tile_table_are_reduced_each_on_its_own_grid(two
     assert reduce(config) == 0
     paths = FieldPaths.of(config)
     require_right(fields[name], paths, TILES[name][:2])
-    grid = grid_of(next(paths.stamps.glob("*.stamps.fits")))
+    grid = grid_of(next(paths.binned.glob("*.stamps.fits")))
     assert (grid.ra, grid.dec) == pytest.approx(CENTRES[name], abs=1.5)
 
 

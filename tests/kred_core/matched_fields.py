@@ -52,11 +52,11 @@ def configuration(root: Path, field: str, tiles: Iterable[str], **sections: dict
 
 
 def summarize(config: FieldConfig) -> None:
-    """From exposures to stamps and to the tables of exposures, detectors and tiles."""
+    """From exposures to binned maps and to the tables of exposures, detectors and tiles."""
     for path in FieldPaths.of(config).exposures():
         stages.check_exposure(config, path, None)
     usable = [r for r in stages.check_field(config) if not r.refused]
-    grid = stages.stamp_grid(config, usable)
+    grid = stages.binned_grid(config, usable)
     for report in usable:
         stages.summarize_exposure(config, report, grid)
     stages.summarize_field(config)
@@ -78,7 +78,7 @@ def measure(config: FieldConfig) -> None:
 
 
 def match(config: FieldConfig) -> Table:
-    """The backgrounds of all images, from stamps."""
+    """The backgrounds of all images, from binned maps."""
     measure(config)
     return solve(config)
 

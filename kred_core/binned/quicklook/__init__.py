@@ -1,6 +1,6 @@
-"""Quick look: a mosaic at the resolution of the stamps, before and after matching, long before any co-add.
+"""Quick look: a mosaic at the resolution of the binned maps, before and after matching, long before any co-add.
 
-The stamps lie on one grid already, so a mosaic is the median of what they say about each cell: seconds for a
+The binned maps lie on one grid already, so a mosaic is the median of what they say about each cell: seconds for a
 tile, half a minute for a field. Apart from the co-adder, because no pixel is opened or resampled here; it is for
 looking at, and for counting seams, not for photometry.
 """

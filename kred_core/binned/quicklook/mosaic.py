@@ -1,4 +1,4 @@
-"""From stamps to the median of all detectors in each cell, in strips of rows.
+"""From binned maps to the median of all detectors in each cell, in strips of rows.
 
 The arithmetic of the quick look; it knows neither files nor the sky.
 """
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from ...background import Background, variation
 from ...errors import InputError
 from ...statistics.networks import sorting_networks
-from .. import Stamp
+from .. import BinnedMap
 
 __all__ = ["COVERAGE", "QuickLook", "quick_look"]
 
@@ -30,7 +30,7 @@ LARGEST = 30000  # cells along a side; a field has 4000, so something is wrong w
 
 @dataclass(frozen=True, eq=False)
 class QuickLook:
-    """A rectangle of the grid of stamps, in one or several versions.
+    """A rectangle of the grid of binned maps, in one or several versions.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class QuickLook:
 
 @dataclass(frozen=True)
 class _Layer:
-    """What is kept of a stamp while its rows are due."""
+    """What is kept of a binned map while its rows are due."""
 
     x0: int
     y0: int
@@ -70,19 +70,19 @@ class _Layer:
 
 
 def quick_look(
-    boxes: ArrayLike, load: Callable[[int], Stamp], subtract: Mapping[str, ArrayLike | Background], pixel_area: float
+    boxes: ArrayLike, load: Callable[[int], BinnedMap], subtract: Mapping[str, ArrayLike | Background], pixel_area: float
 ) -> QuickLook:
-    """Median of all stamps in each cell, for several sets of backgrounds at once.
+    """Median of all binned maps in each cell, for several sets of backgrounds at once.
 
     Parameters
     ----------
     boxes : array_like
-        int (n, 4): x0, y0, nx, ny of each stamp in cells of the grid. Stamps of no size are passed over.
+        int (n, 4): x0, y0, nx, ny of each binned map in cells of the grid. Binned maps of no size are passed over.
     load : callable
-        Gives stamp number 0 .. n - 1; called once for each.
+        Gives binned map number 0 .. n - 1; called once for each.
     subtract : mapping of str to array_like or `~kred_core.background.Background`
-        For each version of the mosaic what is subtracted from the stamps' means, in counts28 per square arcsec: shape (n,), a
-        constant for each detector; or their backgrounds, with x and y in half sides (see `Stamp.to_detector`).
+        For each version of the mosaic what is subtracted from the binned maps' means, in counts28 per square arcsec: shape (n,), a
+        constant for each detector; or their backgrounds, with x and y in half sides (see `BinnedMap.to_detector`).
         Names are lower case letters, digits and _.
     pixel_area : float
         Solid angle of a native pixel in square arcsec. The values are given for it, because counts28 per native pixel are what
@@ -96,16 +96,16 @@ def quick_look(
     Raises
     ------
     InputError
-        No stamp, stamps absurdly far apart, a stamp that is not what its box says, or a background that is not finite.
+        There is none, they are absurdly far apart, one is not what its box says, or a background is not finite.
 
     Notes
     -----
     A cell in which a detector has less than half of its usual (median) number of good pixels counts only where no detector has
     more: at the edges of detectors and around masked stars such cells tell little about the sky. Of an even number of values
-    the median is the mean of the two in the middle. The result does not depend on the order of the stamps, to the bit.
+    the median is the mean of the two in the middle. The result does not depend on the order of the binned maps, to the bit.
 
     Memory: the mosaic (4 bytes for each cell and version and 2 for the coverage), and 5 bytes for each cell of those
-    stamps that reach the present 16 rows: a stamp is loaded for its first row and forgotten after its last.
+    binned maps that reach the present 16 rows: a binned map is loaded for its first row and forgotten after its last.
     """
     boxes = np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
     planes = np.stack([_planes(name, values, len(boxes)) for name, values in subtract.items()])
@@ -154,12 +154,12 @@ def _extent(boxes: np.ndarray) -> tuple[int, int, int, int]:
     """Smallest box that holds all others."""
     some = boxes[(boxes[:, 2:] > 0).all(axis=1)]
     if not len(some):
-        raise InputError("quick look: there is no stamp to look at; run the stage 'summarize' first (--from summarize)")
+        raise InputError("quick look: there is no binned map to look at; run the stage 'summarize' first (--from summarize)")
     low, high = some[:, :2].min(axis=0), (some[:, :2] + some[:, 2:]).max(axis=0)
     if (high - low).max() > LARGEST:
         raise InputError(
-            f"quick look: the stamps spread over {' x '.join(map(str, high - low))} cells, expected at most {LARGEST} each way; "
-            "one of the exposures has a wrong position, or belongs to another field"
+            f"quick look: the binned maps spread over {' x '.join(map(str, high - low))} cells, expected at most {LARGEST} each "
+            "way; one of the exposures has a wrong position, or belongs to another field"
         )
     return (*(int(v) for v in low), *(int(v) for v in high - low))
 
@@ -176,24 +176,26 @@ def _strips(boxes: np.ndarray, y0: int, ny: int) -> Iterator[tuple[int, int, int
         yield first, last, int(np.cumsum(steps).max())
 
 
-def _layer(stamp: Stamp, box: np.ndarray, planes: np.ndarray) -> _Layer:
-    found = (stamp.x0, stamp.y0, *stamp.mean.shape[::-1])
+def _layer(binned_map: BinnedMap, box: np.ndarray, planes: np.ndarray) -> _Layer:
+    found = (binned_map.x0, binned_map.y0, *binned_map.mean.shape[::-1])
     if found != tuple(box):
         raise InputError(
-            f"stamp of {stamp.root} {stamp.extname}: expected x0, y0, nx, ny = {', '.join(map(str, box))}, "
+            f"binned map of {binned_map.root} {binned_map.extname}: expected x0, y0, nx, ny = {', '.join(map(str, box))}, "
             f"found {', '.join(map(str, found))}; its file has changed meanwhile, run the stage 'match' again"
         )
-    known = stamp.count[stamp.count > 0]
+    known = binned_map.count[binned_map.count > 0]
     usual = np.median(known) if known.size else 0
-    # Copies, so that nothing else of the stamp stays in memory.
-    mean = np.array(stamp.mean, np.float32, order="C")
-    to_detector = np.ascontiguousarray(stamp.to_detector, dtype=np.float64)
-    return _Layer(stamp.x0, stamp.y0, mean, stamp.count < USUAL_PART * usual, to_detector, np.ascontiguousarray(planes))
+    # Copies, so that nothing else of the binned map stays in memory.
+    mean = np.array(binned_map.mean, np.float32, order="C")
+    to_detector = np.ascontiguousarray(binned_map.to_detector, dtype=np.float64)
+    return _Layer(
+        binned_map.x0, binned_map.y0, mean, binned_map.count < USUAL_PART * usual, to_detector, np.ascontiguousarray(planes)
+    )
 
 
 @nb.njit(nogil=True, cache=True)
 def _add(mean, poor, place, planes, to_detector, area, values, n_good, n_poor):
-    """Add some rows of a stamp to the lists of values of the cells: good ones from the front, poor ones from the end.
+    """Add some rows of a binned map to the lists of values of the cells: good ones from the front, poor ones from the end.
 
     ``place``: column and row of mean[0, 0] in the strip, then x and y of the same cell on the grid.
     """

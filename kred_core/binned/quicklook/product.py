@@ -22,7 +22,7 @@ from ...fits.pixels import read_pixels
 from ...products import atomic
 from ...sky import Grid, celestial_wcs, tan_header, tan_wcs
 from ...survey import Tile
-from .. import StampGrid
+from .. import BinnedGrid
 from .mosaic import COVERAGE, QuickLook
 
 __all__ = ["cut", "jumps", "read", "reduced", "write"]
@@ -34,13 +34,13 @@ DITHER = 1  # seed of the subtractive dither, always the same: the same values g
 ZERO_POINT = 28.0  # mag, of counts28
 
 
-def cut(look: QuickLook, grid: StampGrid, tile: Tile) -> QuickLook:
+def cut(look: QuickLook, grid: BinnedGrid, tile: Tile) -> QuickLook:
     """The part of a quick look that covers a tile.
 
     Parameters
     ----------
     look : `QuickLook`
-    grid : `~kred_core.binned.StampGrid`
+    grid : `~kred_core.binned.BinnedGrid`
     tile : `~kred_core.survey.Tile`
 
     Returns
@@ -55,7 +55,9 @@ def cut(look: QuickLook, grid: StampGrid, tile: Tile) -> QuickLook:
     corners = grid.wcs.wcs_world2pix(sky, 0)
     if not np.isfinite(corners).all():
         where = f"{grid.ra:.4f}, {grid.dec:.4f}"
-        raise InputError(f"tile {tile.name} of field {tile.field} does not lie on the grid of the stamps around RA, Dec {where}")
+        raise InputError(
+            f"tile {tile.name} of field {tile.field} does not lie on the grid of the binned maps around RA, Dec {where}"
+        )
     low = np.floor(corners.min(axis=0) + 0.5).astype(int)
     nx, ny = np.floor(corners.max(axis=0) + 0.5).astype(int) + 1 - low
     from_look, from_cut = [], []
@@ -90,13 +92,13 @@ def jumps(look: QuickLook) -> tuple[float | None, float | None, float | None]:
     return tuple(block_jump(block_medians(image, SEAM_BLOCK)) for image in (before, after, before - after))
 
 
-def reduced(look: QuickLook, grid: StampGrid, name: str, figure_pixels: int) -> ReducedImage:
+def reduced(look: QuickLook, grid: BinnedGrid, name: str, figure_pixels: int) -> ReducedImage:
     """One version for a figure, averaged over blocks of cells where it has more than ``figure_pixels`` along a side.
 
     Parameters
     ----------
     look : `QuickLook`
-    grid : `~kred_core.binned.StampGrid`
+    grid : `~kred_core.binned.BinnedGrid`
     name : str
         Version.
     figure_pixels : int
@@ -113,14 +115,14 @@ def reduced(look: QuickLook, grid: StampGrid, name: str, figure_pixels: int) -> 
     return whole.shrink(-(-max(look.shape) // figure_pixels))
 
 
-def _wcs_cards(look: QuickLook, grid: StampGrid) -> fits.Header:
+def _wcs_cards(look: QuickLook, grid: BinnedGrid) -> fits.Header:
     header = tan_header(Grid(grid.ra, grid.dec, grid.cell, look.shape[1], look.shape[0]))
     header["CRPIX1"] = (1.0 - look.x0, "[pix] Reference pixel, the grid's tangent point")
     header["CRPIX2"] = (1.0 - look.y0, "[pix] Reference pixel, the grid's tangent point")
     return header
 
 
-def write(path: Path, look: QuickLook, grid: StampGrid, field: str, image: str, tile: str = "", configuration: str = "") -> None:
+def write(path: Path, look: QuickLook, grid: BinnedGrid, field: str, image: str, tile: str = "", configuration: str = "") -> None:
     """Write a quick look as a tile-compressed FITS file: one extension for each version, and COVERAGE.
 
     Parameters
@@ -128,7 +130,7 @@ def write(path: Path, look: QuickLook, grid: StampGrid, field: str, image: str, 
     path : `~pathlib.Path`
         `~kred_core.products.FieldPaths.quick_look`; appears only when it is whole.
     look : `QuickLook`
-    grid : `~kred_core.binned.StampGrid`
+    grid : `~kred_core.binned.BinnedGrid`
     field, image, tile : str
         What is shown, for the header; tile '' for the whole field.
     configuration : str
@@ -183,7 +185,7 @@ def _step(look: QuickLook) -> float:
     return max(finest, 2.0 ** math.floor(math.log2(wanted))) if wanted > 0 else finest
 
 
-def read(path: Path) -> tuple[StampGrid, QuickLook]:
+def read(path: Path) -> tuple[BinnedGrid, QuickLook]:
     """Read what `write` wrote.
 
     Parameters
@@ -192,7 +194,7 @@ def read(path: Path) -> tuple[StampGrid, QuickLook]:
 
     Returns
     -------
-    `~kred_core.binned.StampGrid`, `QuickLook`
+    `~kred_core.binned.BinnedGrid`, `QuickLook`
 
     Raises
     ------
@@ -206,5 +208,5 @@ def read(path: Path) -> tuple[StampGrid, QuickLook]:
         images = {name.lower(): read_pixels(hdu) for name, hdu in found.items()}
         header = next(iter(found.values())).header
         x0, y0 = (round(1 - header[f"CRPIX{axis}"]) for axis in (1, 2))
-        grid = StampGrid(float(header["CRVAL1"]), float(header["CRVAL2"]), float(header["CELL"]))
+        grid = BinnedGrid(float(header["CRVAL1"]), float(header["CRVAL2"]), float(header["CELL"]))
         return grid, QuickLook(x0, y0, images, coverage, float(header["PIXAREA"]))

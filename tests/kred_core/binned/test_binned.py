@@ -1,4 +1,4 @@
-"""Stamps say what the sky is: against the simulator's truth, against every pixel's exact place, and through their files."""
+"""Binned maps say what the sky is: against the simulator's truth, against every pixel's exact place, and through their files."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +14,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from kred_core import binned, stages
 from kred_core import sky as geometry
-from kred_core.binned import Stamp, StampGrid, make_stamp, stamp_grid
+from kred_core.binned import BinnedGrid, BinnedMap, bin_detector, binned_grid
 from kred_core.binned.average import STEP, _accumulate
 from kred_core.config import CheckConfig, FieldConfig, SummarizeConfig
 from kred_core.errors import ConfigError, ExposureError, InputError
@@ -27,7 +27,7 @@ from kred_core.simulate.exposures import plan
 from kred_core.simulate.pixels import render
 from kred_core.simulate.sky import Sky
 
-LMC = StampGrid(81.0, -68.8, 2.0)
+LMC = BinnedGrid(81.0, -68.8, 2.0)
 
 
 def detector(name="S29", ra=81.789, dec=-66.454, rotation=0.02, binning=1):
@@ -35,7 +35,7 @@ def detector(name="S29", ra=81.789, dec=-66.454, rotation=0.02, binning=1):
     return DetectorGeometry(ccds([name])[0], Pointing(ra, dec, rotation), binning)
 
 
-def exact_cells(wcs: WCS, shape, grid: StampGrid):
+def exact_cells(wcs: WCS, shape, grid: BinnedGrid):
     """Cell coordinates of each pixel, without any interpolation."""
     y, x = np.indices(shape)
     sky = wcs.wcs_pix2world(np.stack([x.ravel(), y.ravel()], axis=-1), 0)
@@ -44,7 +44,7 @@ def exact_cells(wcs: WCS, shape, grid: StampGrid):
 
 @pytest.fixture(scope="module")
 def averaged():
-    """A small part of a distorted detector with flagged and NaN pixels: its stamp, and the same by brute force in numpy."""
+    """A small part of a distorted detector with flagged and NaN pixels: its binned map, and the same by brute force in numpy."""
     random = np.random.default_rng(4)
     wcs = detector("S29", rotation=0.3).wcs.deepcopy()
     pixels = random.normal(700, 14, (301, 203)).astype(np.float32)
@@ -53,7 +53,7 @@ def averaged():
     pixels[random.random(pixels.shape) < 0.02] = np.nan
     pixels[200, :50] = np.inf
     pixels[bad & (random.random(pixels.shape) < 0.5)] = 1e9
-    made = make_stamp(pixels, bad, wcs, LMC, 0.3, 690.0, "c4d_1", "S29")
+    made = bin_detector(pixels, bad, wcs, LMC, 0.3, 690.0, "c4d_1", "S29")
 
     u, v = exact_cells(wcs, pixels.shape, LMC)
     good = np.isfinite(pixels) & ~bad
@@ -122,7 +122,7 @@ class TestPixelsBecomeCells:
 
     def test_detector_coordinates_of_cells_are_those_of_the_wcs(self):
         of_camera = detector(binning=8)
-        made = make_stamp(np.ones(of_camera.shape, np.float32), None, of_camera.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+        made = bin_detector(np.ones(of_camera.shape, np.float32), None, of_camera.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
         y, x = np.argwhere(made.count > 0).T + np.array([[made.y0], [made.x0]])
         u, v = made.to_detector @ np.stack([x, y, np.ones_like(x)])
         px, py = of_camera.wcs.wcs_world2pix(LMC.wcs.wcs_pix2world(np.stack([x, y], axis=-1), 0), 0).T
@@ -136,15 +136,15 @@ class TestPixelsBecomeCells:
         for name in ("N4", "S29"):
             of_camera = detector(name, binning=8)
             area = geometry.pixel_area_arcsec2(of_camera.wcs, *np.meshgrid(*(np.arange(n) for n in reversed(of_camera.shape))))
-            grid = StampGrid(81.0, -68.8, 12.0)
-            made = make_stamp((5.0 * area).astype(np.float32), None, of_camera.wcs, grid, 2.0, 0.0, "c4d_1", name)
+            grid = BinnedGrid(81.0, -68.8, 12.0)
+            made = bin_detector((5.0 * area).astype(np.float32), None, of_camera.wcs, grid, 2.0, 0.0, "c4d_1", name)
             assert np.nanmax(np.abs(made.mean / 10.0 - 1)) < 1e-5
             areas.append(made.area)
         assert areas[0] / areas[1] > 1.01
 
 
 def simulated(noise):
-    """A full-size detector at the edge of the field, without stars, its sky level known: where it is and what its stamp says."""
+    """A full-size detector at the edge of the field, without stars, its sky known: where it is and what its binned map says."""
     config = SimulationConfig(
         field="LMC_c42",
         detectors=["S29"],
@@ -160,7 +160,7 @@ def simulated(noise):
     (exposure,) = plan(config)
     of_camera = exposure.geometry(exposure.ccds[0])
     pixels, mask = render(config, exposure, of_camera, Sky.of(config).stars(81.8, -66.5, 0.1))
-    made = make_stamp(pixels, mask != 0, of_camera.wcs, LMC, 1 / exposure.factor, exposure.sky_adu, exposure.root, "S29")
+    made = bin_detector(pixels, mask != 0, of_camera.wcs, LMC, 1 / exposure.factor, exposure.sky_adu, exposure.root, "S29")
     return config, exposure, of_camera, mask, made
 
 
@@ -190,11 +190,11 @@ class TestKernels:
 class TestPixelsThatCannotBeUsed:
     def test_a_mask_of_another_size_is_refused(self):
         with pytest.raises(ValueError, match=r"c4d_1 S29: a mask of \(2, 3\) pixels does not fit an image of \(64, 64\)"):
-            make_stamp(np.ones((64, 64), np.float32), np.zeros((2, 3), bool), detector().wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+            bin_detector(np.ones((64, 64), np.float32), np.zeros((2, 3), bool), detector().wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
 
     def test_values_beyond_what_a_file_holds_are_no_counts(self):
         with pytest.raises(ExposureError, match="its pixels are no counts that a detector can have"):
-            make_stamp(np.full((64, 64), 3e38, np.float32), None, detector().wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+            bin_detector(np.full((64, 64), 3e38, np.float32), None, detector().wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
 
 
 class TestTruth:
@@ -257,7 +257,7 @@ class TestTruth:
         times = []
         for _ in range(4):
             start = time.thread_time()
-            make_stamp(pixels, bad, of_camera.wcs, LMC, 1 / exposure.factor, 700.0, "c4d_1", "S29")
+            bin_detector(pixels, bad, of_camera.wcs, LMC, 1 / exposure.factor, 700.0, "c4d_1", "S29")
             times.append(time.thread_time() - start)
         assert min(times) < 0.1  # measured: 0.03; machines differ
 
@@ -266,7 +266,7 @@ class TestOneGridForAll:
     @pytest.mark.parametrize("centre", [(0.0, -75.0), (359.9, -75.2), (12.0, 0.0), (81.8, -66.5)])
     def test_detectors_of_different_exposures_see_the_same_sky_in_the_same_cells(self, centre):
         """Brightness here is a function of the place on the sky; two fields, pointings and rotations."""
-        grid = StampGrid(centre[0], centre[1], 12.0)
+        grid = BinnedGrid(centre[0], centre[1], 12.0)
         made = []
         for name, east, rotation in (("N4", 60.0, 0.0), ("S4", -200.0, 0.4), ("N4", -100.0, -0.2)):
             ra = (centre[0] + east / 3600 / np.cos(np.radians(centre[1]))) % 360
@@ -274,7 +274,7 @@ class TestOneGridForAll:
             u, v = exact_cells(of_camera.wcs, of_camera.shape, grid)
             area = geometry.pixel_area_arcsec2(of_camera.wcs, *np.meshgrid(*(np.arange(n) for n in reversed(of_camera.shape))))
             pixels = ((100 + 5 * np.sin(u / 9) + 3 * np.cos(v / 7)) * area).astype(np.float32)
-            made.append(make_stamp(pixels, None, of_camera.wcs, grid, 1.0, 0.0, "c4d_1", name))
+            made.append(bin_detector(pixels, None, of_camera.wcs, grid, 1.0, 0.0, "c4d_1", name))
         for s in made:
             y, x = np.indices(s.mean.shape) + np.array([s.y0, s.x0])[:, None, None]
             whole = s.count > 25
@@ -292,11 +292,11 @@ class TestOneGridForAll:
 
     def test_a_point_source_lies_in_the_cell_of_its_position(self):
         of_camera = detector("N4", 0.01, -75.0, binning=4)
-        grid = StampGrid(359.5, -74.5, 5.0)
+        grid = BinnedGrid(359.5, -74.5, 5.0)
         star = SkyCoord(*of_camera.wcs.wcs_pix2world([[100, 200]], 0)[0], unit="deg")
         pixels = np.zeros(of_camera.shape, np.float32)
         pixels[200, 100] = 1.0
-        made = make_stamp(pixels, None, of_camera.wcs, grid, 1.0, 0.0, "c4d_1", "N4")
+        made = bin_detector(pixels, None, of_camera.wcs, grid, 1.0, 0.0, "c4d_1", "N4")
         row, column = np.unravel_index(np.nanargmax(made.mean), made.mean.shape)
         place = SkyCoord(*grid.wcs.wcs_pix2world([[column + made.x0, row + made.y0]], 0)[0], unit="deg")
         assert star.separation(place).arcsec < 5.0 / np.sqrt(2)
@@ -305,29 +305,29 @@ class TestOneGridForAll:
     def test_a_detector_far_from_the_grid_is_refused_with_advice(self):
         of_camera = detector(ra=261.0, dec=66.0, binning=16)
         with pytest.raises(ExposureError, match=r"45 deg of RA 81, Dec -68.8.*--stamps.centre"):
-            make_stamp(np.ones(of_camera.shape, np.float32), None, of_camera.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+            bin_detector(np.ones(of_camera.shape, np.float32), None, of_camera.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
 
     def test_a_detector_without_a_good_pixel_is_refused(self):
         of_camera = detector(binning=16)
         with pytest.raises(ExposureError, match="none of its good pixels"):
-            make_stamp(np.full(of_camera.shape, np.nan, np.float32), None, of_camera.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+            bin_detector(np.full(of_camera.shape, np.nan, np.float32), None, of_camera.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
 
     def test_pixels_that_a_wrong_wcs_makes_huge_do_not_fill_the_memory(self):
         wcs = detector(binning=16).wcs.deepcopy()
         wcs.wcs.cd = wcs.wcs.cd * 8
         with pytest.raises(ExposureError, match="is its WCS right"):
-            make_stamp(np.ones((256, 128), np.float32), None, wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+            bin_detector(np.ones((256, 128), np.float32), None, wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
 
     def test_a_cell_of_too_many_pixels_is_refused(self):
-        with pytest.raises(ExposureError, match=r"a cell of the stamp holds .* make --stamps.cell-size smaller"):
-            make_stamp(np.ones((900, 900)), None, detector().wcs, StampGrid(81.0, -68.8, 400.0), 1.0, 0.0, "c4d_1", "S29")
+        with pytest.raises(ExposureError, match=r"a cell of the binned map holds .* make --stamps.cell-size smaller"):
+            bin_detector(np.ones((900, 900)), None, detector().wcs, BinnedGrid(81.0, -68.8, 400.0), 1.0, 0.0, "c4d_1", "S29")
 
     def test_the_same_pixels_give_the_same_bits_in_any_thread(self):
         of_camera = detector(binning=4)
         pixels = np.random.default_rng(1).normal(0, 1, of_camera.shape).astype(np.float32)
 
         def once(_):
-            s = make_stamp(pixels, None, of_camera.wcs.deepcopy(), LMC, 1.0, 0.1, "c4d_1", "S29")
+            s = bin_detector(pixels, None, of_camera.wcs.deepcopy(), LMC, 1.0, 0.1, "c4d_1", "S29")
             return b"".join(a.tobytes() for a in (s.mean, s.std, s.count, s.to_detector))
 
         with ThreadPoolExecutor(4) as pool:
@@ -337,27 +337,27 @@ class TestOneGridForAll:
 class TestGrid:
     @pytest.mark.parametrize(("pixel_scale", "cell"), [(0.2626, 2.0), (0.06, 0.48), (1.05, 4.2), (4.2, 17.0), (0.5, 2.0)])
     def test_cells_follow_the_pixel_scale(self, pixel_scale, cell):
-        assert stamp_grid(FieldConfig(field="LMC_c42"), pixel_scale).cell == cell
+        assert binned_grid(FieldConfig(field="LMC_c42"), pixel_scale).cell == cell
 
     def test_fields_of_a_galaxy_share_the_tangent_point_whatever_their_pixels(self):
         fields = {"LMC_c01": 0.2623, "LMC_c51": 0.27, "LMC_30Dor": 0.25}
-        grids = {stamp_grid(FieldConfig(field=name), scale) for name, scale in fields.items()}
+        grids = {binned_grid(FieldConfig(field=name), scale) for name, scale in fields.items()}
         assert len(grids) == 1
         (grid,) = grids
         assert SkyCoord(grid.ra, grid.dec, unit="deg").separation(SkyCoord("05h23m34s -69d45m22s")).deg < 3
         assert (grid.ra, grid.dec) == (round(grid.ra, 1), round(grid.dec, 1))
-        assert stamp_grid(FieldConfig(field="SMC_c01"), 0.2623) != grid
+        assert binned_grid(FieldConfig(field="SMC_c01"), 0.2623) != grid
 
     def test_an_own_field_takes_its_galaxys_grid_if_it_is_there_and_its_own_if_not(self):
         near = FieldConfig(field="LMC_new", survey={"centre": [80.0, -64.0]})
         far = FieldConfig(field="LMC_new", survey={"centre": [0.0, 10.0]})
-        assert stamp_grid(near, 0.26) == stamp_grid(FieldConfig(field="LMC_c42"), 0.26)
-        assert stamp_grid(far, 0.26) == StampGrid(0.0, 10.0, 2.0)
+        assert binned_grid(near, 0.26) == binned_grid(FieldConfig(field="LMC_c42"), 0.26)
+        assert binned_grid(far, 0.26) == BinnedGrid(0.0, 10.0, 2.0)
 
     def test_a_tile_table_gives_the_middle_of_its_galaxy(self, tmp_path):
         table = tmp_path / "tiles.txt"
         table.write_text("Field Tile RA Dec Size\nM33_a T1 359.0 30.0 0.5\nM33_b T1 2.0 31.0 0.5\nM31_a T1 10.0 41.0 0.5\n")
-        grids = [stamp_grid(FieldConfig(field=f, survey={"tile_table": str(table)}), 0.26) for f in ("M33_a", "M33_b", "M31_a")]
+        grids = [binned_grid(FieldConfig(field=f, survey={"tile_table": str(table)}), 0.26) for f in ("M33_a", "M33_b", "M31_a")]
         assert grids[0] == grids[1]
         assert (grids[0].ra, grids[0].dec) == (0.5, 30.5)
         assert (grids[2].ra, grids[2].dec) == (10.0, 41.0)
@@ -368,7 +368,7 @@ class TestGrid:
         table = tmp_path / "tiles.txt"
         table.write_text("Field Tile RA Dec Size\n" + "".join(f"{name} T1 {ra} {dec} 0.5\n" for name, ra, dec in rows))
         configs = {name: FieldConfig(field=name, survey={"tile_table": str(table)}) for name, *_ in rows}
-        return {name: (grid.ra, grid.dec) for name, grid in ((n, stamp_grid(c, 0.26)) for n, c in configs.items())}
+        return {name: (grid.ra, grid.dec) for name, grid in ((n, binned_grid(c, 0.26)) for n, c in configs.items())}
 
     def test_fields_of_a_table_that_are_far_apart_have_each_a_grid_of_its_own(self, tmp_path):
         assert self.grids(tmp_path, ("LS_a", 10, -30), ("LS_b", 130, 40)) == {"LS_a": (10, -30), "LS_b": (130, 40)}
@@ -388,25 +388,25 @@ class TestGrid:
 
     def test_options_come_first(self):
         config = FieldConfig(field="LMC_c42", stamps={"cell_size": 3.5, "centre": [10.0, 20.0]})
-        assert stamp_grid(config, 0.26) == StampGrid(10.0, 20.0, 3.5)
+        assert binned_grid(config, 0.26) == BinnedGrid(10.0, 20.0, 3.5)
 
     def test_cells_that_cannot_work_and_unknown_fields_are_refused(self):
         for size in (0.3, 100.0):
             with pytest.raises(ConfigError, match=r"stamps.cell_size is .* between 0.52 and 65"):
-                stamp_grid(FieldConfig(field="LMC_c42", stamps={"cell_size": size}), 0.26)
+                binned_grid(FieldConfig(field="LMC_c42", stamps={"cell_size": size}), 0.26)
         with pytest.raises(InputError, match="give its centre"):
-            stamp_grid(FieldConfig(field="Orion"), 0.26)
+            binned_grid(FieldConfig(field="Orion"), 0.26)
 
     def test_cell_zero_is_centred_on_the_tangent_point_north_up_east_left(self):
-        grid = StampGrid(0.0, -75.0, 2.0)
+        grid = BinnedGrid(0.0, -75.0, 2.0)
         places = SkyCoord(grid.wcs.wcs_pix2world([[0, 0], [-30, 0], [0, 30]], 0), unit="deg")
         assert places[0].separation(SkyCoord(0, -75, unit="deg")).arcsec < 1e-6
         assert places[1].ra.deg > 0.01
         assert places[2].dec.deg == pytest.approx(-75 + 60 / 3600, abs=1e-6)
 
 
-def some_stamps(n=3):
-    """Small stamps with a star, missing cells, and one that is constant."""
+def some_maps(n=3):
+    """Small binned maps with a star, missing cells, and one that is constant."""
     random = np.random.default_rng(3)
     made = []
     for i in range(n):
@@ -418,18 +418,18 @@ def some_stamps(n=3):
         empty = count == 0
         mean[empty], std[empty] = np.nan, np.nan
         cells = mean.astype(np.float32), std.astype(np.float32), count
-        made.append(Stamp("c4d_1_ooi_r", f"N{i + 1}", 60 * i - 30, 500, *cells, 45.1, 0.0688, random.normal(0, 1, (2, 3))))
+        made.append(BinnedMap("c4d_1_ooi_r", f"N{i + 1}", 60 * i - 30, 500, *cells, 45.1, 0.0688, random.normal(0, 1, (2, 3))))
     return made
 
 
 class TestFiles:
     @pytest.fixture
     def path(self, tmp_path):
-        binned.write(tmp_path / "DECam_BACK" / "c4d_1_ooi_r.stamps.fits", LMC, some_stamps())
+        binned.write(tmp_path / "DECam_BACK" / "c4d_1_ooi_r.stamps.fits", LMC, some_maps())
         return tmp_path / "DECam_BACK" / "c4d_1_ooi_r.stamps.fits"
 
     def test_what_is_written_is_read(self, path):
-        for made in some_stamps():
+        for made in some_maps():
             back = binned.read(path, made.extname)
             for name in ("root", "extname", "x0", "y0", "level", "area"):
                 assert getattr(back, name) == getattr(made, name)
@@ -440,15 +440,15 @@ class TestFiles:
                 assert a.dtype == np.float32
                 assert np.allclose(a, b, rtol=1e-6, atol=tolerance, equal_nan=True)
 
-    def test_a_stamp_without_noise_is_kept_too(self, path):
-        back, made = binned.read(path, "N1"), some_stamps()[0]
+    def test_a_map_without_noise_is_kept_too(self, path):
+        back, made = binned.read(path, "N1"), some_maps()[0]
         assert np.allclose(back.mean, made.mean, rtol=1e-6, atol=0.04, equal_nan=True)
         assert np.array_equal(back.std, made.std, equal_nan=True)
 
     @pytest.mark.parametrize("root", ["c4d_1_ooi_r_" + 20 * "of a long night ", "it's [1] & more"])
-    def test_stamps_of_an_exposure_with_an_odd_name_are_read(self, root, tmp_path):
+    def test_maps_of_an_exposure_with_an_odd_name_are_read(self, root, tmp_path):
         path = tmp_path / "odd.stamps.fits"
-        binned.write(path, LMC, [replace(made, root=root) for made in some_stamps()])
+        binned.write(path, LMC, [replace(made, root=root) for made in some_maps()])
         assert binned.read(path, "N2").root == root.strip()
         assert list(binned.boxes(path)) == ["N1", "N2", "N3"]
 
@@ -459,7 +459,7 @@ class TestFiles:
         raw[seal : seal + 16] = b"0" * 16
         raw[seal : seal + 16] = checksum.encode(checksum.datasum(raw[:2880])).encode()
         path.write_bytes(raw)
-        with pytest.raises(InputError, match=r"c4d_1_ooi_r\.stamps\.fits: the file of stamps is damaged; make it again"):
+        with pytest.raises(InputError, match=r"c4d_1_ooi_r\.stamps\.fits: the file of binned maps is damaged; make it again"):
             binned.read(path, "N2")
 
     def test_boxes_and_grid_are_known_without_decoding(self, path):
@@ -482,20 +482,20 @@ class TestFiles:
         assert list(table["EXTNAME"]) == ["N1", "N2", "N3"]
         assert list(table["LEVEL"]) == [45.1] * 3
 
-    def test_the_same_stamps_give_the_same_bytes(self, path, tmp_path):
-        binned.write(tmp_path / "again.fits", LMC, iter(some_stamps()))
+    def test_the_same_maps_give_the_same_bytes(self, path, tmp_path):
+        binned.write(tmp_path / "again.fits", LMC, iter(some_maps()))
         assert (tmp_path / "again.fits").read_bytes() == path.read_bytes()
 
-    def test_an_exposure_without_any_stamp_has_a_file_that_says_so(self, tmp_path):
+    def test_an_exposure_without_any_map_has_a_file_that_says_so(self, tmp_path):
         binned.write(tmp_path / "none.stamps.fits", LMC, [])
         assert binned.boxes(tmp_path / "none.stamps.fits") == {}
         assert binned.grid_of(tmp_path / "none.stamps.fits") == LMC
 
-    def test_missing_files_and_stamps_are_named_with_what_to_do(self, path, tmp_path):
+    def test_missing_files_and_maps_are_named_with_what_to_do(self, path, tmp_path):
         for ask in (binned.boxes, binned.grid_of, lambda p: binned.read(p, "N1")):
-            with pytest.raises(InputError, match=r"nothing.fits: the file of stamps is missing; .*--from summarize --redo"):
+            with pytest.raises(InputError, match=r"nothing.fits: the file of binned maps is missing; .*--from summarize --redo"):
                 ask(tmp_path / "nothing.fits")
-        with pytest.raises(InputError, match="no stamp of detector S7"):
+        with pytest.raises(InputError, match="no binned map of detector S7"):
             binned.read(path, "S7")
 
     def test_a_truncated_file_is_an_error_that_names_it(self, path):
@@ -538,47 +538,47 @@ class TestStage:
         config = FieldConfig(field="LMC_c42", root=tmp_path)
         return config, [judge(p, CheckConfig(), {}) for p in FieldPaths.of(config).exposures()]
 
-    def test_stamps_lie_beside_the_record_and_can_be_made_again_from_it(self, reports):
+    def test_maps_lie_beside_the_record_and_can_be_made_again_from_it(self, reports):
         config, (one, two) = reports
         paths = FieldPaths.of(config)
-        grid = stages.stamp_grid(config, [one, two])
+        grid = stages.binned_grid(config, [one, two])
         assert grid.cell == 17.0
-        assert stages.stampless(config, [one, two], grid) == []  # nothing is measured yet
+        assert stages.without_binned_maps(config, [one, two], grid) == []  # nothing is measured yet
         for report in (one, two):
             written = stages.summarize_exposure(config, report, grid)
-            assert written == [paths.record("summarize", report.root), paths.stamp_file(report.root)]
-        assert stages.stampless(config, [one, two], grid) == []
-        assert set(binned.boxes(paths.stamp_file(one.root))) == {"N4", "S29"}
+            assert written == [paths.record("summarize", report.root), paths.binned_file(report.root)]
+        assert stages.without_binned_maps(config, [one, two], grid) == []
+        assert set(binned.boxes(paths.binned_file(one.root))) == {"N4", "S29"}
 
-        record, before = paths.record("summarize", one.root), paths.stamp_file(one.root).read_bytes()
+        record, before = paths.record("summarize", one.root), paths.binned_file(one.root).read_bytes()
         measured = record.stat().st_mtime_ns
-        paths.stamp_file(one.root).unlink()
-        assert stages.stampless(config, [one, two], grid) == [one]
-        assert stages.restore_stamps(config, one, grid) == paths.stamp_file(one.root)
-        assert paths.stamp_file(one.root).read_bytes() == before
+        paths.binned_file(one.root).unlink()
+        assert stages.without_binned_maps(config, [one, two], grid) == [one]
+        assert stages.restore_binned_maps(config, one, grid) == paths.binned_file(one.root)
+        assert paths.binned_file(one.root).read_bytes() == before
         assert record.stat().st_mtime_ns == measured
 
-        other = StampGrid(grid.ra, grid.dec, 20.0)
-        assert stages.stampless(config, [one, two], other) == [one, two]
+        other = BinnedGrid(grid.ra, grid.dec, 20.0)
+        assert stages.without_binned_maps(config, [one, two], other) == [one, two]
 
-    def test_stamps_need_measurements(self, reports):
+    def test_maps_need_measurements(self, reports):
         config, (one, _) = reports
         with pytest.raises(InputError, match="has not been summarized"):
-            stages.restore_stamps(config, one, LMC)
+            stages.restore_binned_maps(config, one, LMC)
 
     def test_no_usable_detector_has_no_grid(self, reports):
         with pytest.raises(InputError, match="none of its detectors can be used"):
-            stages.stamp_grid(reports[0], [])
+            stages.binned_grid(reports[0], [])
 
 
-def test_stamps_of_real_exposures_agree_with_their_statistics(real_decam):
+def test_maps_of_real_exposures_agree_with_their_statistics(real_decam):
     from kred_core.exposures.summary import summarize
 
     path = real_decam / "LS_T4" / "mef" / "c4d_180212_083009_ooi_z_ls9.fits.fz"
     names = judge(path, CheckConfig(), {}).extnames
     place = judge(path, CheckConfig(), {}).detectors[0]
-    measured, stamps = summarize(path, names, SummarizeConfig(), StampGrid(*np.round(place.centre, 1), 2.0), 1.0)
-    for d, s in zip(measured.detectors, stamps, strict=True):
+    measured, maps = summarize(path, names, SummarizeConfig(), BinnedGrid(*np.round(place.centre, 1), 2.0), 1.0)
+    for d, s in zip(measured.detectors, maps, strict=True):
         assert s.count.sum() == d.n_pixels
         assert s.sum.sum() / s.count.sum() * s.area == pytest.approx(d.mean - d.histogram_mode, rel=1e-3)
         assert np.nanmedian(s.std) * s.area == pytest.approx(d.noise, rel=0.1)

@@ -1,4 +1,4 @@
-"""The quick look of stamps whose sky, offsets and places are known: medians, planes, places on the sky, and the file."""
+"""The quick look of binned maps whose sky, offsets and places are known: medians, planes, places on the sky, and the file."""
 
 import re
 import tracemalloc
@@ -12,25 +12,25 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from kred_core.background import Background
-from kred_core.binned import Stamp, StampGrid, quicklook
+from kred_core.binned import BinnedGrid, BinnedMap, quicklook
 from kred_core.binned.quicklook import mosaic
 from kred_core.errors import InputError
 from kred_core.fits.hdu import scan
 from kred_core.products import FieldPaths
 from kred_core.survey import Tile
 
-GRID = StampGrid(80.0, -68.0, 2.0)
+GRID = BinnedGrid(80.0, -68.0, 2.0)
 AREA = 0.0688  # arcsec2, of a native pixel of DECam
 USUAL = 58  # pixels in a cell
 
 
-def stamp(x0, y0, mean, count=USUAL, extname="N1"):
-    """A stamp whose cells hold ``mean``; u along its rows, v along its columns, from -1 to 1."""
+def binned_map(x0, y0, mean, count=USUAL, extname="N1"):
+    """A binned map whose cells hold ``mean``; u along its rows, v along its columns, from -1 to 1."""
     mean = np.asarray(mean, np.float32)
     ny, nx = mean.shape
     count = np.where(np.isfinite(mean), count, 0).astype(np.uint16)
     to_detector = np.array([[2 / nx, 0, -(2 * x0 + nx - 1) / nx], [0, 2 / ny, -(2 * y0 + ny - 1) / ny]])
-    return Stamp("c4d_1_ooi_N662", extname, x0, y0, mean, np.full_like(mean, 5), count, 45.0, AREA, to_detector)
+    return BinnedMap("c4d_1_ooi_N662", extname, x0, y0, mean, np.full_like(mean, 5), count, 45.0, AREA, to_detector)
 
 
 def sky(x, y):
@@ -38,20 +38,20 @@ def sky(x, y):
     return 300 + 80 * np.sin(x / 70) * np.cos(y / 90)
 
 
-def boxes_of(stamps):
-    return np.array([(s.x0, s.y0, *s.mean.shape[::-1]) for s in stamps]).reshape(-1, 4)
+def boxes_of(maps):
+    return np.array([(s.x0, s.y0, *s.mean.shape[::-1]) for s in maps]).reshape(-1, 4)
 
 
-def look_at(stamps, **subtract):
-    subtract = subtract or {"before": np.zeros(len(stamps))}
-    return quicklook.quick_look(boxes_of(stamps), stamps.__getitem__, subtract, AREA)
+def look_at(maps, **subtract):
+    subtract = subtract or {"before": np.zeros(len(maps))}
+    return quicklook.quick_look(boxes_of(maps), maps.__getitem__, subtract, AREA)
 
 
 @pytest.fixture(scope="module")
 def field():
     """Forty detectors of the same sky, each with an offset; some cells without pixels, some with few."""
     rng = np.random.default_rng(3)
-    stamps, offsets = [], rng.normal(0, 60, 40)
+    maps, offsets = [], rng.normal(0, 60, 40)
     for offset in offsets:
         x0, y0 = (int(v) for v in rng.integers(-120, 120, 2))
         y, x = np.mgrid[y0 : y0 + 40, x0 : x0 + 80]
@@ -59,17 +59,17 @@ def field():
         mean[rng.random(x.shape) < 0.05] = np.nan
         count = np.where(rng.random(x.shape) < 0.1, 20, USUAL)
         count[0] = 28  # less than half: the edge of the detector
-        stamps.append(stamp(x0, y0, mean, count))
-    return stamps, offsets
+        maps.append(binned_map(x0, y0, mean, count))
+    return maps, offsets
 
 
-def brute_force(stamps, backgrounds):
+def brute_force(maps, backgrounds):
     """Median and number of all good values of each cell, or of all values where there is no good one."""
-    x0, y0 = (min(v) for v in zip(*((s.x0, s.y0) for s in stamps), strict=True))
-    x1 = max(s.x0 + s.mean.shape[1] for s in stamps)
-    y1 = max(s.y0 + s.mean.shape[0] for s in stamps)
-    stack = np.full((2, len(stamps), y1 - y0, x1 - x0), np.nan, np.float32)
-    for i, (s, background) in enumerate(zip(stamps, backgrounds, strict=True)):
+    x0, y0 = (min(v) for v in zip(*((s.x0, s.y0) for s in maps), strict=True))
+    x1 = max(s.x0 + s.mean.shape[1] for s in maps)
+    y1 = max(s.y0 + s.mean.shape[0] for s in maps)
+    stack = np.full((2, len(maps), y1 - y0, x1 - x0), np.nan, np.float32)
+    for i, (s, background) in enumerate(zip(maps, backgrounds, strict=True)):
         where = np.s_[i, s.y0 - y0 : s.y0 - y0 + s.mean.shape[0], s.x0 - x0 : s.x0 - x0 + s.mean.shape[1]]
         poor = s.count < USUAL / 2
         value = (AREA * (s.mean.astype(np.float64) - background)).astype(np.float32)
@@ -85,10 +85,10 @@ def brute_force(stamps, backgrounds):
 
 
 def test_each_cell_is_the_median_of_the_detectors_that_know_enough_about_it(field):
-    stamps, offsets = field
-    look = look_at(stamps, before=np.zeros(40), after=offsets)
+    maps, offsets = field
+    look = look_at(maps, before=np.zeros(40), after=offsets)
     for name, backgrounds in (("before", np.zeros(40)), ("after", offsets)):
-        x0, y0, median, coverage = brute_force(stamps, backgrounds)
+        x0, y0, median, coverage = brute_force(maps, backgrounds)
         assert (look.x0, look.y0) == (x0, y0)
         np.testing.assert_array_equal(look.images[name], median)
         np.testing.assert_array_equal(look.coverage, coverage)
@@ -99,8 +99,8 @@ def test_each_cell_is_the_median_of_the_detectors_that_know_enough_about_it(fiel
 
 
 def test_known_offsets_vanish_and_the_sky_stays(field):
-    stamps, offsets = field
-    look = look_at(stamps, before=np.zeros(40), after=offsets)
+    maps, offsets = field
+    look = look_at(maps, before=np.zeros(40), after=offsets)
     y, x = np.mgrid[look.y0 : look.y0 + look.shape[0], look.x0 : look.x0 + look.shape[1]]
     error = {name: image / AREA - sky(x, y) for name, image in look.images.items()}
     assert np.nanstd(error["before"]) > 20
@@ -113,13 +113,13 @@ def test_known_offsets_vanish_and_the_sky_stays(field):
 
 @pytest.mark.parametrize("planes", [False, True])
 def test_neither_the_order_of_stamps_nor_the_height_of_strips_changes_a_bit(field, planes, monkeypatch):
-    stamps, offsets = field
+    maps, offsets = field
     shapes = Background(*np.random.default_rng(1).normal(0, 9, (4, 40))) if planes else offsets
-    whole = look_at(stamps, after=shapes)
+    whole = look_at(maps, after=shapes)
     order = np.random.default_rng(2).permutation(40)
     for rows in (1, 7, 1000):
         monkeypatch.setattr(mosaic, "STRIP_ROWS", rows)
-        again = look_at([stamps[i] for i in order], after=shapes[order])
+        again = look_at([maps[i] for i in order], after=shapes[order])
         assert again.images["after"].tobytes() == whole.images["after"].tobytes()
         assert again.coverage.tobytes() == whole.coverage.tobytes()
 
@@ -136,36 +136,36 @@ def test_planes_and_amplifier_steps_are_subtracted_where_they_are_on_the_detecto
 def test_a_cell_with_few_pixels_counts_only_where_nothing_else_does():
     edge = np.full((4, 8), USUAL)
     edge[:, :3] = USUAL // 2 - 1
-    poor, good = stamp(0, 0, np.full((4, 8), 90.0), edge), stamp(2, 0, np.full((4, 8), 10.0))
+    poor, good = binned_map(0, 0, np.full((4, 8), 90.0), edge), binned_map(2, 0, np.full((4, 8), 10.0))
     look = look_at([poor, good])
     np.testing.assert_allclose(look.images["before"][0] / AREA, [90, 90, 10, 50, 50, 50, 50, 50, 10, 10], rtol=1e-6)
     assert look.coverage[0].tolist() == [1, 1, 1, 2, 2, 2, 2, 2, 1, 1]
 
 
-def test_one_stamp_is_its_own_mosaic_and_its_nan_stays():
+def test_one_map_is_its_own_mosaic_and_its_nan_stays():
     mean = np.arange(12.0).reshape(3, 4)
     mean[1, 2] = np.nan
-    look = look_at([stamp(-2, 5, mean)], before=[1.0])
+    look = look_at([binned_map(-2, 5, mean)], before=[1.0])
     np.testing.assert_allclose(look.images["before"], (mean - 1) * AREA, rtol=1e-6)
     assert look.coverage.tolist() == np.isfinite(mean).astype(int).tolist()
     assert (look.x0, look.y0, look.shape) == (-2, 5, (3, 4))
 
 
-def test_a_stamp_without_any_good_cell_and_one_of_no_size_change_nothing():
-    full, nothing = stamp(0, 0, np.full((4, 4), 7.0)), stamp(2, 2, np.full((4, 4), np.nan))
+def test_a_map_without_any_good_cell_and_one_of_no_size_change_nothing():
+    full, nothing = binned_map(0, 0, np.full((4, 4), 7.0)), binned_map(2, 2, np.full((4, 4), np.nan))
     boxes = [(900, 900, 0, 7), *boxes_of([nothing, full])]
     look = quicklook.quick_look(boxes, [None, nothing, full].__getitem__, {"before": np.zeros(3)}, AREA)
     assert look.shape == (6, 6)
     assert np.count_nonzero(np.isfinite(look.images["before"])) == look.coverage.sum() == 16
 
 
-def test_each_stamp_is_loaded_once_and_forgotten_after_its_last_row():
+def test_each_map_is_loaded_once_and_forgotten_after_its_last_row():
     ny, nx, n = 200, 100, 60
     loaded = []
 
     def load(number):
         loaded.append(number)
-        return stamp(0, 190 * number, np.ones((ny, nx)))
+        return binned_map(0, 190 * number, np.ones((ny, nx)))
 
     boxes = [(0, 190 * i, nx, ny) for i in range(n)]
     quicklook.quick_look(boxes[:2], load, {"before": np.zeros(2)}, AREA)  # compiles
@@ -182,13 +182,13 @@ def test_each_stamp_is_loaded_once_and_forgotten_after_its_last_row():
 # --- places on the sky
 
 
-@pytest.mark.parametrize("grid", [GRID, StampGrid(0.0, -72.0, 2.0), StampGrid(359.999, 40.0, 2.5)], ids=["LMC", "0h", "24h"])
+@pytest.mark.parametrize("grid", [GRID, BinnedGrid(0.0, -72.0, 2.0), BinnedGrid(359.999, 40.0, 2.5)], ids=["LMC", "0h", "24h"])
 def test_a_star_appears_at_its_position_in_the_mosaic_the_tile_and_the_file(grid, tmp_path):
     star = SkyCoord(grid.ra + 0.11, grid.dec - 0.07, unit="deg")
     x, y = (int(np.rint(v)) for v in grid.wcs.wcs_world2pix(star.ra.deg, star.dec.deg, 0))
     mean = np.full((300, 300), 10.0)
     mean[y - (y - 100), x - (x - 40)] = 5000
-    look = look_at([stamp(x - 40, y - 100, mean)])
+    look = look_at([binned_map(x - 40, y - 100, mean)])
     tile = Tile("LMC_c42", "T07", (star.ra.deg + 0.02) % 360, star.dec.deg, 0.1)
     part = quicklook.cut(look, grid, tile)
     quicklook.write(tmp_path / "look.fits.fz", part, grid, "LMC_c42", "N662", "T07")
@@ -205,7 +205,7 @@ def test_a_star_appears_at_its_position_in_the_mosaic_the_tile_and_the_file(grid
 
 def test_the_cut_holds_the_square_of_the_tile_and_hardly_more():
     tile = Tile("LMC_c42", "T07", 81.0, -68.3, 0.3)
-    look = quicklook.cut(look_at([stamp(0, 0, np.ones((20, 20)))]), GRID, tile)
+    look = quicklook.cut(look_at([binned_map(0, 0, np.ones((20, 20)))]), GRID, tile)
     frame = SkyCoord(tile.ra, tile.dec, unit="deg").skyoffset_frame()
     y, x = np.mgrid[look.y0 : look.y0 + look.shape[0], look.x0 : look.x0 + look.shape[1]]
     offset = SkyCoord(*GRID.wcs.wcs_pix2world(x.ravel(), y.ravel(), 0), unit="deg").transform_to(frame)
@@ -216,7 +216,7 @@ def test_the_cut_holds_the_square_of_the_tile_and_hardly_more():
 
 
 def test_what_the_look_does_not_reach_is_without_data_in_the_tile():
-    look = look_at([stamp(-100, -100, np.full((200, 200), 3.0))])
+    look = look_at([binned_map(-100, -100, np.full((200, 200), 3.0))])
     corner = quicklook.cut(look, GRID, Tile("F", "T01", *GRID.wcs.wcs_pix2world([[100, 100]], 0)[0].tolist(), 0.05))
     assert 0.2 < np.mean(corner.coverage) < 0.3
     assert np.isfinite(corner.images["before"][0, 0])
@@ -233,8 +233,8 @@ def test_what_the_look_does_not_reach_is_without_data_in_the_tile():
 
 
 def test_the_file_says_what_it_shows_and_is_read_back(field, tmp_path):
-    stamps, offsets = field
-    look = look_at(stamps, before=np.zeros(40), after=offsets)
+    maps, offsets = field
+    look = look_at(maps, before=np.zeros(40), after=offsets)
     path = FieldPaths(tmp_path, "LMC_c42").quick_look("N662", "T07")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -262,9 +262,9 @@ def test_the_file_says_what_it_shows_and_is_read_back(field, tmp_path):
 
 def test_other_readers_see_the_same(field, tmp_path):
     fitsio = pytest.importorskip("fitsio")
-    stamps, offsets = field
+    maps, offsets = field
     path = tmp_path / "look.fits.fz"
-    quicklook.write(path, look_at(stamps, after=offsets), GRID, "LMC_c42", "N662")
+    quicklook.write(path, look_at(maps, after=offsets), GRID, "LMC_c42", "N662")
     _, look = quicklook.read(path)
     with fitsio.FITS(str(path)) as file:
         np.testing.assert_allclose(file["AFTER"].read(), look.images["after"], rtol=1e-6)
@@ -272,10 +272,10 @@ def test_other_readers_see_the_same(field, tmp_path):
 
 
 def test_the_same_look_has_the_same_bytes(field, tmp_path):
-    stamps, offsets = field
-    look = look_at(stamps, after=offsets)
-    empty = look_at([stamp(0, 0, np.full((40, 40), np.nan))])
-    column = look_at([stamp(0, 0, np.ones((33, 1)))])
+    maps, offsets = field
+    look = look_at(maps, after=offsets)
+    empty = look_at([binned_map(0, 0, np.full((40, 40), np.nan))])
+    column = look_at([binned_map(0, 0, np.ones((33, 1)))])
     for i, each in enumerate((look, empty, column)):
         first, second = tmp_path / f"{i}.fits.fz", tmp_path / f"{i}_again.fits.fz"
         for path in (first, second):
@@ -290,7 +290,7 @@ def test_the_same_look_has_the_same_bytes(field, tmp_path):
 def test_a_cell_takes_less_than_two_bytes_in_the_file(tmp_path):
     rng = np.random.default_rng(4)
     y, x = np.mgrid[0:600, 0:600]
-    look = look_at([stamp(0, 0, sky(x, y) + rng.normal(0, 3, x.shape))], before=[0.0], after=[1.0])
+    look = look_at([binned_map(0, 0, sky(x, y) + rng.normal(0, 3, x.shape))], before=[0.0], after=[1.0])
     path = tmp_path / "look.fits.fz"
     quicklook.write(path, look, GRID, "LMC_c42", "N662")
     assert path.stat().st_size < 2 * 2 * x.size
@@ -300,7 +300,7 @@ def test_a_cell_takes_less_than_two_bytes_in_the_file(tmp_path):
 def test_a_sky_without_noise_is_kept_to_seven_digits(values, tmp_path):
     mean = np.full((40, 40), values)
     mean[20:] *= 3
-    look = look_at([stamp(0, 0, mean)])
+    look = look_at([binned_map(0, 0, mean)])
     quicklook.write(tmp_path / "look.fits.fz", look, GRID, "LMC_c42", "N662")
     _, back = quicklook.read(tmp_path / "look.fits.fz")
     np.testing.assert_allclose(back.images["before"], look.images["before"], rtol=1e-6, atol=1e-7)
@@ -310,12 +310,12 @@ def test_a_sky_without_noise_is_kept_to_seven_digits(values, tmp_path):
 
 
 def test_what_cannot_be_shown_is_explained(tmp_path):
-    one = stamp(0, 0, np.ones((4, 4)), extname="S7")
+    one = binned_map(0, 0, np.ones((4, 4)), extname="S7")
     boxes = boxes_of([one])
     load = [one].__getitem__
     cases = [
-        (np.empty((0, 4)), {"before": []}, "no stamp"),
-        ([(0, 0, 0, 0)], {"before": [0.0]}, "no stamp"),
+        (np.empty((0, 4)), {"before": []}, "no binned map"),
+        ([(0, 0, 0, 0)], {"before": [0.0]}, "no binned map"),
         ([(0, 0, 4, 4), (50000, 0, 4, 4)], {"before": [0.0, 0.0]}, "50004 x 4 cells"),
         (boxes, {"after": [np.nan]}, "'after' of 1 detectors is not finite"),
         (boxes, {"after": [0.0, 1.0]}, r"shape (2,), expected (1,)"),

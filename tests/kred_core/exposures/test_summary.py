@@ -5,14 +5,14 @@ import pytest
 from astropy.io import fits
 from mefs import CENTRE, detector_hdu, sky_pixels
 
-from kred_core.binned import StampGrid
+from kred_core.binned import BinnedGrid
 from kred_core.config import CheckConfig, SummarizeConfig
 from kred_core.exposures import check, summary
 from kred_core.exposures.exposure import Exposure
 from kred_core.exposures.masks import PixelRule
 from kred_core.survey import ImageTable
 
-GRID = StampGrid(*CENTRE, 2.0)
+GRID = BinnedGrid(*CENTRE, 2.0)
 NO_MASKS = PixelRule(())
 SKY = np.random.default_rng(5).normal(300.0, 7.0, (64, 96)).astype(np.float32)
 
@@ -33,7 +33,7 @@ def write(path, images, mask=None, **cards):
 
 
 def measure(path, extnames, rule=summary.DEFAULT_RULE, **options):
-    """What is measured, without the stamps."""
+    """What is measured, without the binned maps."""
     return summary.summarize(path, extnames, SummarizeConfig(**options), GRID, 1.0, rule)[0]
 
 
@@ -81,8 +81,8 @@ def test_pixels_that_say_nothing_refuse_their_detector_only(tmp_path):
 @pytest.mark.parametrize("code", [6, 7, 8])
 def test_a_detector_whose_pixels_all_have_a_code_that_mosaics_use_is_measured(code, tmp_path):
     path = write(tmp_path / "c4d_ooi_r.fits.fz", {"N1": SKY}, np.full(SKY.shape, code, np.int16))
-    measured, stamps = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 1.0)
-    assert measured.detectors[0].n_pixels == stamps[0].count.sum() == SKY.size
+    measured, maps = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 1.0)
+    assert measured.detectors[0].n_pixels == maps[0].count.sum() == SKY.size
     refused = measure(path, ["N1"], PixelRule((1, 2, 5, code))).refused["N1"]
     assert refused.startswith(f"only 0 of its {SKY.size} pixels are good (not NaN, not masked); its mask: {SKY.size} ")
 
@@ -100,14 +100,14 @@ def dead_pixels(kind):
 
 
 @pytest.mark.parametrize("kind", ["read noise", "zeros and hot pixels"])
-def test_a_detector_that_sees_nothing_beside_others_is_refused_and_has_no_stamp(kind, tmp_path):
+def test_a_detector_that_sees_nothing_beside_others_is_refused_and_has_no_map(kind, tmp_path):
     images = {"N1": SKY, "N2": SKY * 1.05, "N3": SKY[::-1] * 0.97, "S10": dead_pixels(kind)}
     path = write(tmp_path / "x.fits", images)
-    measured, stamps = summary.summarize(path, list(images), SummarizeConfig(), GRID, 1.0)
-    assert [d.extname for d in measured.detectors] == [s.extname for s in stamps] == ["N1", "N2", "N3"]
+    measured, maps = summary.summarize(path, list(images), SummarizeConfig(), GRID, 1.0)
+    assert [d.extname for d in measured.detectors] == [s.extname for s in maps] == ["N1", "N2", "N3"]
     assert list(measured.refused) == ["S10"]
     assert "ADU" in measured.refused["S10"]
-    assert summary.make_stamps(path, measured, GRID, 1.0)[-1].extname == "N3"
+    assert summary.bin_exposure(path, measured, GRID, 1.0)[-1].extname == "N3"
 
 
 def test_two_detectors_that_cannot_both_be_right_stay_with_a_remark(tmp_path):
@@ -120,12 +120,12 @@ def test_two_detectors_that_cannot_both_be_right_stay_with_a_remark(tmp_path):
     assert summary.ExposureSummary.from_record(measured.to_record()) == measured
 
 
-def test_an_amplifier_that_is_left_out_is_in_neither_statistics_nor_stamp(tmp_path):
+def test_an_amplifier_that_is_left_out_is_in_neither_statistics_nor_map(tmp_path):
     pixels = SKY.copy()
     pixels[:, 48:] *= 1.2
     path = write(tmp_path / "x.fits", {"S7": pixels})
-    measured, (stamp,) = summary.summarize(path, ["S7"], SummarizeConfig(), GRID, 1.0, PixelRule(amplifiers={"S7": "A"}))
-    assert measured.detectors[0].n_pixels == stamp.count.sum() == SKY.size // 2
+    measured, (binned_map,) = summary.summarize(path, ["S7"], SummarizeConfig(), GRID, 1.0, PixelRule(amplifiers={"S7": "A"}))
+    assert measured.detectors[0].n_pixels == binned_map.count.sum() == SKY.size // 2
     assert measured.detectors[0].median == pytest.approx(300, abs=1)
 
 
@@ -163,44 +163,44 @@ def test_rows_hold_usable_detectors_and_the_factor_to_counts28(tmp_path):
     assert detectors[0]["Mode"] == measured.detectors[0].mode
 
 
-def test_stamps_come_with_the_statistics_and_leave_out_what_they_leave_out(tmp_path):
+def test_maps_come_with_the_statistics_and_leave_out_what_they_leave_out(tmp_path):
     pixels, mask = SKY.copy(), np.zeros(SKY.shape, np.int16)
     pixels[10:20], mask[10:20] = 5000.0, 3
     path = write(tmp_path / "c4d_ooi_r.fits.fz", {"N1": pixels}, mask)
-    measured, (stamp,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 0.5)
-    assert stamp.count.sum() == measured.detectors[0].n_pixels
-    assert stamp.level == 0.5 * measured.detectors[0].histogram_mode
-    assert abs(stamp.sum.sum() / stamp.count.sum() * stamp.area) < 0.5  # 300 ADU of sky are taken out
+    measured, (binned_map,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 0.5)
+    assert binned_map.count.sum() == measured.detectors[0].n_pixels
+    assert binned_map.level == 0.5 * measured.detectors[0].histogram_mode
+    assert abs(binned_map.sum.sum() / binned_map.count.sum() * binned_map.area) < 0.5  # 300 ADU of sky are taken out
     (bare,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 0.5, NO_MASKS)[1]
     assert bare.count.sum() == SKY.size
 
 
-def test_saturated_pixels_are_in_the_statistics_but_not_in_the_stamp(tmp_path):
+def test_saturated_pixels_are_in_the_statistics_but_not_in_the_map(tmp_path):
     pixels = SKY.copy()
     pixels[30:33, 40:44] = 45000.0
     path = write(tmp_path / "x.fits", {"N1": pixels}, SATURATA=44000.0, SATURATB=46000.0)
-    measured, (stamp,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 1.0)
+    measured, (binned_map,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 1.0)
     assert measured.detectors[0].n_pixels == SKY.size
-    assert stamp.count.sum() == SKY.size - 12
-    assert np.nanmax(stamp.mean) < 1000
+    assert binned_map.count.sum() == SKY.size - 12
+    assert np.nanmax(binned_map.mean) < 1000
 
 
-def test_stamps_made_again_from_the_record_are_the_same(tmp_path):
+def test_maps_made_again_from_the_record_are_the_same(tmp_path):
     path = write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan, "N3": SKY + 5})
-    measured, stamps = summary.summarize(path, ["N1", "N2", "N3"], SummarizeConfig(), GRID, 0.3)
-    again = summary.make_stamps(path, measured, GRID, 0.3)
-    assert [s.extname for s in again] == [s.extname for s in stamps] == ["N1", "N3"]
-    for a, b in zip(again, stamps, strict=True):
+    measured, maps = summary.summarize(path, ["N1", "N2", "N3"], SummarizeConfig(), GRID, 0.3)
+    again = summary.bin_exposure(path, measured, GRID, 0.3)
+    assert [s.extname for s in again] == [s.extname for s in maps] == ["N1", "N3"]
+    for a, b in zip(again, maps, strict=True):
         assert np.array_equal(a.mean, b.mean, equal_nan=True)
         assert a.level == b.level
 
 
-def test_a_detector_without_a_stamp_is_measured_all_the_same(tmp_path, caplog):
-    far = StampGrid((CENTRE[0] + 180) % 360, -CENTRE[1], 2.0)
-    measured, stamps = summary.summarize(write(tmp_path / "x.fits", {"N1": SKY}), ["N1"], SummarizeConfig(), far, 1.0)
+def test_a_detector_without_a_map_is_measured_all_the_same(tmp_path, caplog):
+    far = BinnedGrid((CENTRE[0] + 180) % 360, -CENTRE[1], 2.0)
+    measured, maps = summary.summarize(write(tmp_path / "x.fits", {"N1": SKY}), ["N1"], SummarizeConfig(), far, 1.0)
     assert [d.extname for d in measured.detectors] == ["N1"]
-    assert stamps == []
-    assert "x: detector N1 has no stamp and cannot be matched: it does not lie within 45 deg" in caplog.text
+    assert maps == []
+    assert "x: detector N1 has no binned map and cannot be matched: it does not lie within 45 deg" in caplog.text
 
 
 def test_builders_and_files_agree(tmp_path):

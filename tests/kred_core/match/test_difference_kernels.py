@@ -8,7 +8,7 @@ import pytest
 from scipy import optimize, stats
 
 from kred_core import statistics
-from kred_core.binned import Stamp
+from kred_core.binned import BinnedMap
 from kred_core.config import MatchConfig
 from kred_core.match import cells, compare, find, good_cells, measure, scatter
 from kred_core.match.scatter import Disagreement, Excess
@@ -18,20 +18,20 @@ measuring = importlib.import_module("kred_core.match.measure")  # the package ha
 # ---- which cells are good
 
 
-def stamp_of(std, mean=None, count=None, x0=0, y0=0, to_detector=None):
+def map_of(std, mean=None, count=None, x0=0, y0=0, to_detector=None):
     ny, nx = std.shape
     mean = np.zeros(std.shape) if mean is None else mean
     count = np.full(std.shape, 64) if count is None else count
     if to_detector is None:
         to_detector = np.array([[2 / nx, 0, -(2 * x0 + nx - 1) / nx], [0, 2 / ny, -(2 * y0 + ny - 1) / ny]])
-    return Stamp("e", "N1", x0, y0, np.float32(mean), np.float32(std), np.uint16(count), 40.0, 0.069, to_detector)
+    return BinnedMap("e", "N1", x0, y0, np.float32(mean), np.float32(std), np.uint16(count), 40.0, 0.069, to_detector)
 
 
-def good_cells_as_written(stamp):
+def good_cells_as_written(binned_map):
     """As the docstring says it."""
-    std = stamp.std.astype(np.float64)
-    filled = np.isfinite(stamp.mean) & np.isfinite(std) & (stamp.count > 0)
-    filled &= stamp.count >= 0.5 * np.median(stamp.count[stamp.count > 0])
+    std = binned_map.std.astype(np.float64)
+    filled = np.isfinite(binned_map.mean) & np.isfinite(std) & (binned_map.count > 0)
+    filled &= binned_map.count >= 0.5 * np.median(binned_map.count[binned_map.count > 0])
     ny, nx = std.shape
     usual = np.full((math.ceil(ny / 16), math.ceil(nx / 16)), np.median(std[filled]))
     for j, i in np.ndindex(usual.shape):
@@ -77,23 +77,23 @@ def test_good_cells_are_those_that_are_written_down(shape, share):
     mean = rng.normal(size=shape)
     mean[2, 3], std[5, 6] = np.nan, np.inf
     count[1, 1:8] = 0
-    for stamp in (stamp_of(std, mean), stamp_of(std, mean, count)):
-        good = good_cells(stamp)
-        np.testing.assert_array_equal(good, good_cells_as_written(stamp))
+    for binned_map in (map_of(std, mean), map_of(std, mean, count)):
+        good = good_cells(binned_map)
+        np.testing.assert_array_equal(good, good_cells_as_written(binned_map))
         assert 0 < good.sum() < good.size
 
 
-def test_a_block_with_few_cells_is_judged_by_the_whole_stamp():
+def test_a_block_with_few_cells_is_judged_by_the_whole_map():
     rng = np.random.default_rng(1)
     std = scatter_of(rng, (48, 48), 0.01)
     for kept in (63, 64):
         count = np.full(std.shape, 64)
         count[16:32, 16:32].flat[kept:] = 0
         std[16:32, 16:32] = 5 * (1 + 0.1 * rng.normal(size=(16, 16)))
-        stamp = stamp_of(std, count=count)
-        medians = cells._block_medians(stamp.std, count > 0)
+        binned_map = map_of(std, count=count)
+        medians = cells._block_medians(binned_map.std, count > 0)
         assert np.isnan(medians).sum() == (kept < 64)
-        np.testing.assert_array_equal(good_cells(stamp), good_cells_as_written(stamp))
+        np.testing.assert_array_equal(good_cells(binned_map), good_cells_as_written(binned_map))
 
 
 def test_half_of_the_usual_number_of_pixels_is_enough_for_a_cell():
@@ -101,7 +101,7 @@ def test_half_of_the_usual_number_of_pixels_is_enough_for_a_cell():
     count = np.full(std.shape, 64)
     count[:4] = 0  # says nothing about what is usual
     count[10, 3], count[15, 3] = 32, 31
-    good = good_cells(stamp_of(std, count=count))
+    good = good_cells(map_of(std, count=count))
     assert good[10, 3]
     assert not good[15, 3]
     assert not good[:4].any()
@@ -110,12 +110,12 @@ def test_half_of_the_usual_number_of_pixels_is_enough_for_a_cell():
 def test_cells_without_scatter_in_a_sky_with_scatter_are_good():
     std = np.zeros((40, 40))
     std[:3] = 1.0
-    good = good_cells(stamp_of(std))
+    good = good_cells(map_of(std))
     assert good[4:].all()
     assert not good[:4].any()
 
 
-# ---- the cells of two stamps
+# ---- the cells of two binned maps
 
 
 def test_differences_are_those_of_the_cells_that_both_have():
@@ -293,9 +293,9 @@ def test_outlines_too_far_apart_for_their_sizes_are_not_compared_side_by_side():
 
 
 def skies(n=4):
-    """Stamps that overlap in different ways, on levels of their own, with stars, an empty corner and turned detectors."""
+    """Binned maps that overlap in different ways, on levels of their own, with stars, an empty corner and turned detectors."""
     rng = np.random.default_rng(6)
-    stamps = []
+    maps = []
     for k, (x0, y0, nx, ny) in enumerate([(0, 0, 40, 50), (13, 21, 45, 40), (5, -30, 30, 45), (30, 3, 50, 30)][:n]):
         mean = 100.0 * k + rng.normal(0, 4, (ny, nx)) + 0.1 * np.arange(nx)
         count = np.full((ny, nx), 64)
@@ -304,22 +304,22 @@ def skies(n=4):
         c, s = np.cos(0.1 * k), np.sin(0.1 * k)
         linear = np.array([[2 / nx, 0], [0, 2 / ny]]) @ np.array([[c, -s], [s, c]])
         shift = -linear @ [x0 + (nx - 1) / 2, y0 + (ny - 1) / 2]
-        stamps.append(stamp_of(std, mean, count, x0, y0, np.column_stack([linear, shift])))
-    return stamps
+        maps.append(map_of(std, mean, count, x0, y0, np.column_stack([linear, shift])))
+    return maps
 
 
-def row_as_written(stamps, by_amplifier, fewest):
+def row_as_written(maps, by_amplifier, fewest):
     """All that is measured of a pair, from the definitions."""
-    good = [good_cells(s) for s in stamps]
-    level = [np.median(s.mean[g].astype(np.float64)) for s, g in zip(stamps, good, strict=True)]
-    box = [(s.x0, s.y0, s.x0 + s.mean.shape[1], s.y0 + s.mean.shape[0]) for s in stamps]
+    good = [good_cells(s) for s in maps]
+    level = [np.median(s.mean[g].astype(np.float64)) for s, g in zip(maps, good, strict=True)]
+    box = [(s.x0, s.y0, s.x0 + s.mean.shape[1], s.y0 + s.mean.shape[0]) for s in maps]
     x0, y0, x1, y1 = *np.max(box, axis=0)[:2], *np.min(box, axis=0)[2:]
-    part = [np.s_[y0 - s.y0 : y1 - s.y0, x0 - s.x0 : x1 - s.x0] for s in stamps]
+    part = [np.s_[y0 - s.y0 : y1 - s.y0, x0 - s.x0 : x1 - s.x0] for s in maps]
     y, x = np.nonzero(good[0][part[0]] & good[1][part[1]])
-    one, other = (s.mean[p][y, x].astype(np.float64) - m for s, p, m in zip(stamps, part, level, strict=True))
+    one, other = (s.mean[p][y, x].astype(np.float64) - m for s, p, m in zip(maps, part, level, strict=True))
     values, shift = (other - one).astype(np.float32), level[1] - level[0]
-    maps = [s.to_detector @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]]) for s in stamps]
-    numbers, places, middles = divided_as_written(values, x, y, maps, by_amplifier)
+    to_parts = [s.to_detector @ np.array([[1, 0, x0], [0, 1, y0], [0, 0, 1]]) for s in maps]
+    numbers, places, middles = divided_as_written(values, x, y, to_parts, by_amplifier)
     row = {"n_cells": values.size, "part_cells": np.bincount(numbers, minlength=4)}
     row["parts"], row["part_noise"] = np.full((2, 4), np.nan)
     for k in np.flatnonzero(row["part_cells"] >= fewest):
@@ -344,9 +344,9 @@ def row_as_written(stamps, by_amplifier, fewest):
 @pytest.mark.parametrize("by_amplifier", [False, True])
 @pytest.mark.parametrize("pair", [(0, 1), (0, 2), (0, 3), (1, 3)])
 def test_a_pair_is_measured_as_is_written_down(pair, by_amplifier):
-    stamps = skies()
+    maps = skies()
     row = np.zeros(1, measuring._ROW)[0]
-    chosen = [stamps[k] for k in pair]
+    chosen = [maps[k] for k in pair]
     config = MatchConfig(min_cells=50, amplifier_steps=by_amplifier)
     measuring._compare(*map(measuring._Sky.of, chosen), config, 26, row)
     expected = row_as_written(chosen, by_amplifier, 26)
@@ -356,24 +356,24 @@ def test_a_pair_is_measured_as_is_written_down(pair, by_amplifier):
 
 
 def test_a_pair_needs_the_least_number_of_cells():
-    stamps = skies(2)
-    n = row_as_written(stamps, False, 26)["n_cells"]
+    maps = skies(2)
+    n = row_as_written(maps, False, 26)["n_cells"]
     for least, measured in ((n, True), (n + 1, False)):
-        found = compare_all(stamps, MatchConfig(min_cells=int(least)))
+        found = compare_all(maps, MatchConfig(min_cells=int(least)))
         assert (len(found), found.n_small) == (int(measured), int(not measured))
 
 
-def compare_all(stamps, config=None):
-    first, second = np.triu_indices(len(stamps), 1)
-    boxes = [(s.x0, s.y0, s.mean.shape[1], s.mean.shape[0]) for s in stamps]
-    centres = [(10.0 * k, 5.0 * k) for k in range(len(stamps))]
-    return measure(first, second, stamps.__getitem__, boxes, centres, config or MatchConfig())
+def compare_all(maps, config=None):
+    first, second = np.triu_indices(len(maps), 1)
+    boxes = [(s.x0, s.y0, s.mean.shape[1], s.mean.shape[0]) for s in maps]
+    centres = [(10.0 * k, 5.0 * k) for k in range(len(maps))]
+    return measure(first, second, maps.__getitem__, boxes, centres, config or MatchConfig())
 
 
 def test_pairs_have_their_numbers_and_errors_from_all_of_them():
-    stamps = skies()
-    found = compare_all(stamps, MatchConfig(min_cells=100))
-    rows = {pair: row_as_written([stamps[k] for k in pair], False, 25) for pair in ((0, 1), (0, 2), (0, 3), (1, 3))}
+    maps = skies()
+    found = compare_all(maps, MatchConfig(min_cells=100))
+    rows = {pair: row_as_written([maps[k] for k in pair], False, 25) for pair in ((0, 1), (0, 2), (0, 3), (1, 3))}
     assert list(zip(found.first.tolist(), found.second.tolist(), strict=True)) == list(rows)
     table = {name: np.array([row[name] for row in rows.values()]) for name in rows[0, 1]}
     for name in ("n_cells", "difference", "mode", "mean", "median", "std", "skew", "kurtosis", "clipped_mean", "clipped_std"):
@@ -394,31 +394,31 @@ def test_pairs_have_their_numbers_and_errors_from_all_of_them():
 def test_parts_of_25_cells_and_an_eighth_of_what_a_pair_must_have_are_measured(min_cells, columns, measured):
     """One amplifier of both detectors reads the first columns of 40 cells, or the first of 24."""
     rows = 40 if columns >= 1 else 24
-    stamps = []
+    maps = []
     for level in (0.0, 3.0):
         border = np.array([[1.0, 0.0, 0.5 - max(columns, 1)], [0.0, 1.0, 0.0]])
-        stamps.append(stamp_of(np.zeros((rows, 40)), np.full((rows, 40), level), to_detector=border))
-    found = compare_all(stamps, MatchConfig(min_cells=min_cells, amplifier_steps=True))
+        maps.append(map_of(np.zeros((rows, 40)), np.full((rows, 40), level), to_detector=border))
+    found = compare_all(maps, MatchConfig(min_cells=min_cells, amplifier_steps=True))
     assert np.isfinite(found.blocks[0]).tolist() == [measured, False, False, True]
 
 
-def test_a_detector_whose_map_is_unknown_has_its_centre_in_the_middle_of_its_stamp():
-    stamp = skies(2)[1]
-    flat = measuring._Sky.of(Stamp(**{**vars(stamp), "to_detector": np.zeros((2, 3))}))
+def test_a_detector_whose_map_is_unknown_has_its_centre_in_the_middle_of_its_map():
+    binned_map = skies(2)[1]
+    flat = measuring._Sky.of(BinnedMap(**{**vars(binned_map), "to_detector": np.zeros((2, 3))}))
     assert flat.centre.tolist() == [13 + 22, 21 + 19.5]
-    assert measuring._Sky.of(stamp).centre == pytest.approx([13 + 22, 21 + 19.5])
-    cut = stamp.to_detector + np.array([[0, 0, 0.25], [0, 0, -0.5]])  # as of a stamp that ends where the grid does
+    assert measuring._Sky.of(binned_map).centre == pytest.approx([13 + 22, 21 + 19.5])
+    cut = binned_map.to_detector + np.array([[0, 0, 0.25], [0, 0, -0.5]])  # as of a binned map that ends where the grid does
     elsewhere = np.linalg.solve(cut[:, :2], -cut[:, 2])
     assert np.abs(elsewhere - [13 + 22, 21 + 19.5]).max() > 5
-    assert measuring._Sky.of(Stamp(**{**vars(stamp), "to_detector": cut})).centre == pytest.approx(elsewhere)
+    assert measuring._Sky.of(BinnedMap(**{**vars(binned_map), "to_detector": cut})).centre == pytest.approx(elsewhere)
 
 
-def test_stamps_are_loaded_from_south_to_north_and_then_from_west_to_east():
+def test_maps_are_loaded_from_south_to_north_and_then_from_west_to_east():
     loads = []
     boxes = [(0, 5, 9, 9), (3, 0, 9, 9), (1, 0, 9, 9), (50, 50, 9, 9), (58, 50, 9, 9), (67, 50, 9, 9)]
-    stamps = [stamp_of(np.ones((9, 9)), x0=x0, y0=y0) for x0, y0, _, _ in boxes]
+    maps = [map_of(np.ones((9, 9)), x0=x0, y0=y0) for x0, y0, _, _ in boxes]
     first, second = np.triu_indices(6, 1)
-    sweep = measuring._sweep(first, second, lambda k: loads.append(k) or stamps[k], np.array(boxes))
+    sweep = measuring._sweep(first, second, lambda k: loads.append(k) or maps[k], np.array(boxes))
     assert sorted((int(first[pair]), int(second[pair]), one.x0, other.x0) for pair, one, other in sweep) == [
         (0, 1, 0, 3),
         (0, 2, 0, 1),

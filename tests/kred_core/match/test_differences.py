@@ -10,7 +10,7 @@ from scipy import stats
 
 from kred_core import binned, statistics
 from kred_core import sky as geometry
-from kred_core.binned import Stamp, StampGrid
+from kred_core.binned import BinnedGrid, BinnedMap
 from kred_core.config import MatchConfig
 from kred_core.errors import InputError
 from kred_core.exposures import calibration
@@ -140,7 +140,7 @@ def test_ten_thousand_detectors_take_a_second():
 
 
 def sky_of(image, rng=None, noise=NOISE * PIXELS, x0=0, y0=0, bad=None):
-    """A stamp of an image with 8 x 8 pixels in each cell, noise (of a pixel) added."""
+    """A binned map of an image with 8 x 8 pixels in each cell, noise (of a pixel) added."""
     if rng is not None:
         image = image + rng.normal(0, 1, image.shape) * noise
     ny, nx = image.shape[0] // PIXELS, image.shape[1] // PIXELS
@@ -153,18 +153,18 @@ def sky_of(image, rng=None, noise=NOISE * PIXELS, x0=0, y0=0, bad=None):
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = by_cell(image) / n
         std = np.sqrt(np.maximum(by_cell(image**2) / n - mean**2, 0))
-    return stamp_of(mean, x0, y0, std=std, count=n)
+    return map_of(mean, x0, y0, std=std, count=n)
 
 
-def stamp_of(mean, x0=0, y0=0, std=None, count=None):
-    """A stamp with given cells; without stars unless a scatter is given."""
+def map_of(mean, x0=0, y0=0, std=None, count=None):
+    """A binned map with given cells; without stars unless a scatter is given."""
     ny, nx = mean.shape
     if std is None:
         std = NOISE * PIXELS * (1 + 0.09 * np.random.default_rng(ny * nx).normal(size=mean.shape))
     count = np.full(mean.shape, PIXELS**2) if count is None else count
     to_detector = np.array([[2 / nx, 0, -(2 * x0 + nx - 1) / nx], [0, 2 / ny, -(2 * y0 + ny - 1) / ny]])
     mean, std = (a.astype(np.float32) for a in (np.where(count > 0, mean, np.nan), std))
-    return Stamp("exposure", "N1", x0, y0, mean, std, count.astype(np.uint16), 40.0, 0.069, to_detector)
+    return BinnedMap("exposure", "N1", x0, y0, mean, std, count.astype(np.uint16), 40.0, 0.069, to_detector)
 
 
 def with_stars(rng, shape, n, flux, fwhm=4.4):
@@ -230,7 +230,7 @@ def test_cells_with_few_good_pixels_go():
     assert good.mean() > 0.95
 
 
-def test_a_crowded_field_keeps_half_of_a_small_stamp():
+def test_a_crowded_field_keeps_half_of_a_small_map():
     rng = np.random.default_rng(5)
     sky = sky_of(with_stars(rng, SHAPE, 4000, 3e4)[0], rng)
     good = good_cells(sky)
@@ -238,13 +238,13 @@ def test_a_crowded_field_keeps_half_of_a_small_stamp():
     assert sky.std[good].mean() < 0.75 * sky.std[~good].mean()  # the better half
 
 
-def test_stamps_without_noise_or_without_cells():
-    flat = stamp_of(np.full((40, 50), 3.0), std=np.zeros((40, 50)))
+def test_maps_without_noise_or_without_cells():
+    flat = map_of(np.full((40, 50), 3.0), std=np.zeros((40, 50)))
     assert good_cells(flat).all()
     spiked = flat.std.copy()
     spiked[20, 25] = 1.0
     assert np.count_nonzero(~good_cells(replace(flat, std=spiked))) == 9
-    empty = stamp_of(np.full((4, 5), np.nan), count=np.zeros((4, 5)))
+    empty = map_of(np.full((4, 5), np.nan), count=np.zeros((4, 5)))
     assert good_cells(empty).sum() == 0
     assert good_cells(empty).shape == (4, 5)
 
@@ -252,19 +252,19 @@ def test_stamps_without_noise_or_without_cells():
 # ---- by how much they differ
 
 
-def compared(stamps, first=None, second=None, config=CONFIG, load=None):
+def compared(maps, first=None, second=None, config=CONFIG, load=None):
     if first is None:
-        first, second = np.triu_indices(len(stamps), 1)
-    boxes = [(s.x0, s.y0, s.mean.shape[1], s.mean.shape[0]) for s in stamps]
-    centres = [(10.0 + 0.1 * k, 0.0) for k in range(len(stamps))]
-    return measure(first, second, load or stamps.__getitem__, boxes, centres, config)
+        first, second = np.triu_indices(len(maps), 1)
+    boxes = [(s.x0, s.y0, s.mean.shape[1], s.mean.shape[0]) for s in maps]
+    centres = [(10.0 + 0.1 * k, 0.0) for k in range(len(maps))]
+    return measure(first, second, load or maps.__getitem__, boxes, centres, config)
 
 
 def field_of(rng, n=70, ny=150, nx=80, size=340, flat=0.0, patch=16, slope=0.0, spoilt=0.0, noise=NOISE):
     """n detectors at random places of a nebula, in cells; their true levels. ``flat`` is the scatter of flat-field patches."""
     y, x = np.ogrid[: size + ny, : size + nx]
     nebula = 20 * np.sin(x / 60) * np.cos(y / 45)
-    stamps, levels = [], rng.normal(0, 30, n)
+    maps, levels = [], rng.normal(0, 30, n)
     for level in levels:
         x0, y0 = (int(rng.integers(0, size - length)) for length in (nx, ny))
         cells = nebula[y0 : y0 + ny, x0 : x0 + nx] + level + rng.normal(0, noise, (ny, nx))
@@ -275,17 +275,17 @@ def field_of(rng, n=70, ny=150, nx=80, size=340, flat=0.0, patch=16, slope=0.0, 
         cells += gx * (np.arange(nx) - (nx - 1) / 2) + gy * (np.arange(ny) - (ny - 1) / 2)[:, None]
         if rng.random() < spoilt:
             cells[: ny // 3] += rng.normal(0, 10 * NOISE)
-        stamps.append(stamp_of(cells, x0, y0))
-    return stamps, levels
+        maps.append(map_of(cells, x0, y0))
+    return maps, levels
 
 
 def test_one_pair_is_measured_as_numpy_and_scipy_do():
     rng = np.random.default_rng(6)
     sky = nebula_of((120, 200), 50.0, 30.0)
-    one = stamp_of(sky[:, :150] + rng.normal(0, NOISE, (120, 150)), 0, 0)
+    one = map_of(sky[:, :150] + rng.normal(0, NOISE, (120, 150)), 0, 0)
     cells = sky[20:, 50:] + 12.5 + rng.normal(0, NOISE, (100, 150))
     cells[:20, :20] += rng.exponential(30, (20, 20))
-    other = stamp_of(cells, 50, 20)
+    other = map_of(cells, 50, 20)
     found = compared([one, other])
     good = good_cells(one)[20:, 50:] & good_cells(other)[:, :100]
     values = (other.mean[:, :100].astype(float) - one.mean[20:, 50:])[good]
@@ -308,8 +308,8 @@ def test_offsets_are_found_under_stars_nebula_and_different_seeing():
     nebula = nebula_of((1200, 1200), 100.0)
     stars = [with_stars(np.random.default_rng(8), nebula.shape, 900, 2e4, fwhm)[0] for fwhm in (3.5, 4.5, 5.5)]
     levels = np.array([0.0, -37.0, 800.0])
-    stamps = [sky_of((nebula + image + level)[:, :1200], rng) for image, level in zip(stars, levels, strict=True)]
-    found = compared(stamps)
+    maps = [sky_of((nebula + image + level)[:, :1200], rng) for image, level in zip(stars, levels, strict=True)]
+    found = compared(maps)
     missed = found.difference - (levels[found.second] - levels[found.first])
     assert np.abs(missed).max() < 3.5 * NOISE * np.sqrt(2) * 2.15 / np.sqrt(found.n_cells.min())
     assert np.abs(missed / found.error).max() < 3.5
@@ -319,8 +319,8 @@ def test_offsets_are_found_under_stars_nebula_and_different_seeing():
 def test_differences_without_noise_are_exact_and_can_be_weighted():
     rng = np.random.default_rng(9)
     levels = rng.normal(0, 15, 12).astype(np.float32).astype(float)
-    stamps = [stamp_of(np.full((40, 30), level), 5 * k, 3 * k, std=np.zeros((40, 30))) for k, level in enumerate(levels)]
-    found = compared(stamps)
+    maps = [map_of(np.full((40, 30), level), 5 * k, 3 * k, std=np.zeros((40, 30))) for k, level in enumerate(levels)]
+    found = compared(maps)
     expected = levels[found.second] - levels[found.first]
     assert len(found) > 10
     for name in ("difference", "mode", "mean", "median", "clipped_mean", "clipped_median"):
@@ -332,15 +332,15 @@ def test_differences_without_noise_are_exact_and_can_be_weighted():
     assert all(np.isfinite(getattr(found, f.name)).all() for f in fields(Pairs) if "block" not in f.name)
     assert (found.skew == 0).all()
     assert (found.kurtosis == 0).all()
-    nothing = compared([stamp_of(np.zeros((40, 30)), std=np.zeros((40, 30))) for _ in range(2)])
+    nothing = compared([map_of(np.zeros((40, 30)), std=np.zeros((40, 30))) for _ in range(2)])
     assert nothing.difference[0] == 0
     assert 0 < nothing.error[0] < 1e-30
 
 
 def test_smooth_skies_without_noise_leave_only_the_rounding_of_float32():
     sky = nebula_of((60, 60), 100.0, 10.0)
-    stamps = [stamp_of(sky + level, std=np.zeros(sky.shape)) for level in (0.0, 0.125, -3.5)]
-    found = compared(stamps)
+    maps = [map_of(sky + level, std=np.zeros(sky.shape)) for level in (0.0, 0.125, -3.5)]
+    found = compared(maps)
     assert np.abs(found.difference - [0.125, -3.5, -3.625]).max() < 3e-5
     assert np.abs(found.difference - [0.125, -3.5, -3.625]).max() < 5 * found.error.max()
 
@@ -349,32 +349,32 @@ def test_pairs_with_too_little_in_common_are_listed():
     rng = np.random.default_rng(10)
     noise = [rng.normal(0, NOISE, (40, 40)) for _ in range(5)]
     even = np.full((40, 40), NOISE)
-    stamps = [
-        stamp_of(noise[0], std=even),
-        stamp_of(noise[1], 31, 0, even),  # 9 x 40 cells in common with the first
-        stamp_of(noise[2], 38, 0, even),  # 2 x 40 with the first, 33 x 40 with the second
-        stamp_of(np.full((40, 40), np.nan), count=np.zeros((40, 40))),
-        stamp_of(noise[4], 500, 500, even),
+    maps = [
+        map_of(noise[0], std=even),
+        map_of(noise[1], 31, 0, even),  # 9 x 40 cells in common with the first
+        map_of(noise[2], 38, 0, even),  # 2 x 40 with the first, 33 x 40 with the second
+        map_of(np.full((40, 40), np.nan), count=np.zeros((40, 40))),
+        map_of(noise[4], 500, 500, even),
     ]
-    found = compared(stamps)
+    found = compared(maps)
     assert list(zip(found.first, found.second, found.n_cells, strict=True)) == [(0, 1, 360), (1, 2, 1320)]
     assert found.n_small == 8
     assert (0, 2) in list(zip(found.small_first, found.small_second, strict=True))
     assert (np.diff(found.small_first * 5 + found.small_second) > 0).all()
-    few = compared(stamps, config=MatchConfig(min_cells=10))
+    few = compared(maps, config=MatchConfig(min_cells=10))
     assert list(zip(few.first, few.second, few.n_cells, strict=True)) == [(0, 1, 360), (0, 2, 80), (1, 2, 1320)]
     assert np.isfinite(few.error).all()
-    none = compared(stamps, [], [])
+    none = compared(maps, [], [])
     assert (len(none), none.n_small, none.floor) == (0, 0, 0.0)
     assert none.blocks.shape == (0, N_BLOCKS)
 
 
-def test_a_constant_stamp_spoils_nothing_but_its_own_pairs():
-    stamps, _ = field_of(np.random.default_rng(11), n=30)
-    before = compared(stamps)
+def test_a_constant_map_spoils_nothing_but_its_own_pairs():
+    maps, _ = field_of(np.random.default_rng(11), n=30)
+    before = compared(maps)
     for value in (7.0, 9.0):
-        stamps.append(stamp_of(np.full((150, 80), value), 150, 150, std=np.zeros((150, 80))))
-    after = compared(stamps)
+        maps.append(map_of(np.full((150, 80), value), 150, 150, std=np.zeros((150, 80))))
+    after = compared(maps)
     same = after.second < 30
     assert np.count_nonzero(~same) > 20
     assert after.difference[same].tobytes() == before.difference.tobytes()
@@ -389,7 +389,7 @@ def test_a_constant_stamp_spoils_nothing_but_its_own_pairs():
 
 def test_parts_tile_the_overlap_and_tell_where_they_are():
     rng = np.random.default_rng(12)
-    one, other = (stamp_of(rng.normal(0, NOISE, (100, 200)), x0, y0) for x0, y0 in ((0, 0), (80, 30)))
+    one, other = (map_of(rng.normal(0, NOISE, (100, 200)), x0, y0) for x0, y0 in ((0, 0), (80, 30)))
     found = compared([one, other])
     expected = []
     for columns in (slice(80, 140), slice(140, 200)):
@@ -409,7 +409,7 @@ def test_parts_tile_the_overlap_and_tell_where_they_are():
 @pytest.mark.parametrize(("shape", "across"), [((30, 400), "x"), ((400, 30), "y"), ((150, 160), "both"), ((100, 190), "both")])
 def test_strips_are_cut_across_and_other_overlaps_crosswise(shape, across):
     noise = np.random.default_rng(13).normal(0, NOISE, (2, *shape))
-    found = compared([stamp_of(cells) for cells in noise])
+    found = compared([map_of(cells) for cells in noise])
     u, v = np.sort(found.block_places[0, :, 0, :2], axis=0).T
     quarters, halves = [-0.75, -0.25, 0.25, 0.75], [-0.5, -0.5, 0.5, 0.5]
     middle = [0, 0, 0, 0]
@@ -422,7 +422,7 @@ def test_a_strip_in_any_position_angle_is_cut_across():
     y, x = np.mgrid[:300, :300]
     strip = np.abs(x - y) < 15
     noise = np.random.default_rng(14).normal(0, NOISE, (2, 300, 300))
-    found = compared([stamp_of(np.where(strip, cells, np.nan), count=np.where(strip, 64, 0)) for cells in noise])
+    found = compared([map_of(np.where(strip, cells, np.nan), count=np.where(strip, 64, 0)) for cells in noise])
     u, v = found.block_places[0, :, 0, :2].T
     assert np.sort(u) == pytest.approx([-0.75, -0.25, 0.25, 0.75], abs=0.05)
     assert v == pytest.approx(u, abs=0.05)
@@ -433,7 +433,7 @@ def test_parts_show_an_amplifier_step_and_a_spoilt_quarter():
     cells = rng.normal(0, NOISE, (4, 120, 160))
     cells[1, :, 80:] += 6.0  # amplifier B
     cells[2, 60:, :80] -= 40.0
-    found = compared([stamp_of(c) for c in cells])
+    found = compared([map_of(c) for c in cells])
     k = [(0, 1), (0, 2), (0, 3)]
     step, spoilt, good = (found.blocks[list(zip(found.first, found.second, strict=True)).index(pair)] for pair in k)
     sigma = 2.15 * NOISE * np.sqrt(2 / 4800)
@@ -445,7 +445,7 @@ def test_parts_show_an_amplifier_step_and_a_spoilt_quarter():
 
 def test_small_parts_are_not_measured():
     noise = np.random.default_rng(16).normal(0, NOISE, (2, 9, 11))
-    found = compared([stamp_of(cells) for cells in noise], config=MatchConfig(min_cells=60))
+    found = compared([map_of(cells) for cells in noise], config=MatchConfig(min_cells=60))
     assert found.n_cells[0] == 99
     known = np.isfinite(found.blocks[0])
     assert 0 < known.sum() < N_BLOCKS  # of 20 to 30 cells, at least 25 are wanted
@@ -473,8 +473,8 @@ def test_small_parts_are_not_measured():
     ids=str,
 )
 def test_stated_errors_are_those_that_are_made(flaws):
-    stamps, levels = field_of(np.random.default_rng(17), **flaws)
-    found = compared(stamps)
+    maps, levels = field_of(np.random.default_rng(17), **flaws)
+    found = compared(maps)
     assert len(found) > 800
     assert found.n_cells.min() < 200
     assert found.n_cells.max() > 5000
@@ -489,18 +489,18 @@ def test_stated_errors_are_those_that_are_made(flaws):
 
 
 def test_parts_are_as_good_as_they_say():
-    stamps, levels = field_of(np.random.default_rng(18), flat=0.5)
-    found = compared(stamps)
+    maps, levels = field_of(np.random.default_rng(18), flat=0.5)
+    found = compared(maps)
     pull = (found.blocks - (levels[found.second] - levels[found.first])[:, None]) / found.block_errors
     assert 0.85 < robust(pull[np.isfinite(pull)]) < 1.15
 
 
 def test_a_pair_that_disagrees_with_itself_is_trusted_less():
-    stamps, _ = field_of(np.random.default_rng(19), n=30)
-    clean = compared(stamps)
-    cells = stamps[3].mean.copy()
+    maps, _ = field_of(np.random.default_rng(19), n=30)
+    clean = compared(maps)
+    cells = maps[3].mean.copy()
     cells[:40] += 3 * NOISE
-    spoilt = compared([*stamps[:3], replace(stamps[3], mean=cells), *stamps[4:]])
+    spoilt = compared([*maps[:3], replace(maps[3], mean=cells), *maps[4:]])
     touched = (clean.first == 3) | (clean.second == 3)
     ratio = spoilt.error / clean.error
     # Some overlaps lie wholly beside or wholly in the spoilt part, and look sound.
@@ -512,19 +512,19 @@ def test_a_pair_that_disagrees_with_itself_is_trusted_less():
 
 
 def test_same_bytes_in_any_order_of_the_pairs():
-    stamps, _ = field_of(np.random.default_rng(20), n=20, flat=0.5)
+    maps, _ = field_of(np.random.default_rng(20), n=20, flat=0.5)
     first, second = np.triu_indices(20, 1)
-    expected = compared(stamps, first, second)
+    expected = compared(maps, first, second)
     order = np.random.default_rng(0).permutation(first.size)
-    found = compared(stamps, first[order], second[order])
+    found = compared(maps, first[order], second[order])
     for field in fields(Pairs):
         assert np.asarray(getattr(found, field.name)).tobytes() == np.asarray(getattr(expected, field.name)).tobytes(), field.name
 
 
 def test_other_numbers_for_the_detectors_change_nothing_but_signs():
-    stamps, _ = field_of(np.random.default_rng(21), n=20, flat=0.5)
-    expected = compared(stamps)
-    found = compared(stamps[::-1])
+    maps, _ = field_of(np.random.default_rng(21), n=20, flat=0.5)
+    expected = compared(maps)
+    found = compared(maps[::-1])
     there = {(int(i), int(j)): k for k, (i, j) in enumerate(zip(found.first, found.second, strict=True))}
     k = [there[19 - int(j), 19 - int(i)] for i, j in zip(expected.first, expected.second, strict=True)]
     assert len(k) == len(found)
@@ -532,12 +532,12 @@ def test_other_numbers_for_the_detectors_change_nothing_but_signs():
     assert found.error[k] == pytest.approx(expected.error, rel=1e-2)
 
 
-def test_each_stamp_is_loaded_once_and_dropped_when_it_is_done():
+def test_each_map_is_loaded_once_and_dropped_when_it_is_done():
     n, side, loads = 200, 120, []
 
     def load(k):
         loads.append(k)
-        return stamp_of(np.random.default_rng(k).normal(k, NOISE, (side, side)), 0, 60 * k)
+        return map_of(np.random.default_rng(k).normal(k, NOISE, (side, side)), 0, 60 * k)
 
     boxes = [(0, 60 * k, side, side) for k in range(n)]
     first, second = np.triu_indices(n, 1)
@@ -552,13 +552,13 @@ def test_each_stamp_is_loaded_once_and_dropped_when_it_is_done():
     assert loads == list(range(n))
     assert len(found) == n - 1
     assert found.difference == pytest.approx(1.0, abs=1.0)
-    assert peak < 40 * side * side * 4  # bytes; the cells of all stamps would be 200
+    assert peak < 40 * side * side * 4  # bytes; the cells of all binned maps would be 200
 
 
 def test_a_detector_without_partner_is_not_loaded():
-    stamps = [stamp_of(np.random.default_rng(k).normal(0, NOISE, (40, 40)), x0) for k, x0 in enumerate((0, 10, 900))]
+    maps = [map_of(np.random.default_rng(k).normal(0, NOISE, (40, 40)), x0) for k, x0 in enumerate((0, 10, 900))]
     loads = []
-    found = compared(stamps, [0, 0], [1, 2], load=lambda k: loads.append(k) or stamps[k])
+    found = compared(maps, [0, 0], [1, 2], load=lambda k: loads.append(k) or maps[k])
     assert loads == [0, 1]
     assert (len(found), found.n_small) == (1, 1)
 
@@ -566,13 +566,13 @@ def test_a_detector_without_partner_is_not_loaded():
 def test_a_pair_of_50000_cells_takes_three_milliseconds():
     rng = np.random.default_rng(22)
     cells = rng.normal(0, NOISE, (220, 250))
-    stamps = [stamp_of(cells + rng.normal(0, NOISE, cells.shape)) for _ in range(12)]
-    compared(stamps[:2])
+    maps = [map_of(cells + rng.normal(0, NOISE, cells.shape)) for _ in range(12)]
+    compared(maps[:2])
     start = time.process_time()
-    one = compared(stamps[:2])
+    one = compared(maps[:2])
     between = time.process_time()
-    found = compared(stamps)
-    took = time.process_time() - between - (between - start) * 6  # the stamps themselves, generously
+    found = compared(maps)
+    took = time.process_time() - between - (between - start) * 6  # the binned maps themselves, generously
     assert found.n_cells.min() > 50000
     assert took / (len(found) - len(one)) < 0.006  # twice the goal: the machine may be busy
 
@@ -612,22 +612,22 @@ def test_damaged_pairs_are_explained(tmp_path):
 def test_real_exposures_differ_as_was_found_before_and_close_around_the_triangle(real_decam):
     names = ["c4d_150411_035242_ooi_z_v1", "c4d_170316_062107_ooi_z_ls9", "c4d_170419_042827_ooi_z_ls9"]
     known = {(0, 1): -62.40, (0, 2): -286.58, (1, 2): -224.09}  # counts28 per native pixel
-    grid = StampGrid(186.7, 25.5, 2.0)
-    stamps, corners, shapes, centres = [], [], [], []
+    grid = BinnedGrid(186.7, 25.5, 2.0)
+    maps, corners, shapes, centres = [], [], [], []
     for name in names:
         exposure = Exposure.open(real_decam / "LS_T4" / "mef" / f"{name}.fits.fz")
         detector = exposure.detectors[0]
         pixels, bad = detector.pixels(), detector.mask_codes() != 0
         wcs = geometry.celestial_wcs(detector.header)
         scale, level = calibration.factor(exposure.primary["MAGZERO"]), statistics.statistics(pixels, bad).histogram_mode
-        stamps.append(binned.make_stamp(pixels, bad, wcs, grid, scale, level, name, detector.extname))
+        maps.append(binned.bin_detector(pixels, bad, wcs, grid, scale, level, name, detector.extname))
         corners.append(geometry.corners(wcs, detector.shape))
         centres.append(geometry.centre(wcs, detector.shape))
         shapes.append(detector.shape)
     first, second = find_pairs(corners, [s[1] for s in shapes], [s[0] for s in shapes], [0, 1, 2])
-    boxes = [(s.x0, s.y0, s.mean.shape[1], s.mean.shape[0]) for s in stamps]
-    found = measure(first, second, stamps.__getitem__, boxes, centres, CONFIG)
-    level, area = (np.array([getattr(s, name) for s in stamps]) for name in ("level", "area"))
+    boxes = [(s.x0, s.y0, s.mean.shape[1], s.mean.shape[0]) for s in maps]
+    found = measure(first, second, maps.__getitem__, boxes, centres, CONFIG)
+    level, area = (np.array([getattr(s, name) for s in maps]) for name in ("level", "area"))
     pixel = (area[first] + area[second]) / 2
     difference, error = found.difference * pixel + level[second] - level[first], found.error * pixel
     assert list(zip(found.first, found.second, strict=True)) == list(known)

@@ -33,8 +33,8 @@ def detectors(n: int = 4) -> Table:
     )
 
 
-def skies(n: int = 4, stamped=True) -> Skies:
-    return Skies(LEVELS[:n], AREAS[:n], np.broadcast_to(np.asarray(stamped), n), 2.0, np.zeros((n, 5)))
+def skies(n: int = 4, has_map=True) -> Skies:
+    return Skies(LEVELS[:n], AREAS[:n], np.broadcast_to(np.asarray(has_map), n), 2.0, np.zeros((n, 5)))
 
 
 def pairs_of(first, second, difference, error=1e-3, **values) -> Pairs:
@@ -58,14 +58,14 @@ def pairs_of(first, second, difference, error=1e-3, **values) -> Pairs:
 
 
 def surface(first, second) -> np.ndarray:
-    """Differences of the stamps that the true backgrounds lead to."""
+    """Differences of the binned maps that the true backgrounds lead to."""
     beta = (TRUTH - LEVELS) / AREAS
     return beta[second] - beta[first]
 
 
-def match(pairs: Pairs, n: int = 4, stamped=True, fixed=None, zero_point="mean", **options) -> matching.Matched:
+def match(pairs: Pairs, n: int = 4, has_map=True, fixed=None, zero_point="mean", **options) -> matching.Matched:
     config = MatchConfig(zero_point=zero_point, **options)
-    return matching.match("N662", detectors(n), skies(n, stamped), pairs, fixed or {}, config)
+    return matching.match("N662", detectors(n), skies(n, has_map), pairs, fixed or {}, config)
 
 
 def test_backgrounds_are_in_counts_per_pixel_up_to_the_common_level():
@@ -112,13 +112,13 @@ def test_differences_are_those_of_the_raw_levels_before_and_after():
 
 
 def test_no_detector_is_lost_whatever_happened_to_it():
-    found = match(pairs_of(*CHAIN, surface(*CHAIN)), stamped=[True, True, True, False])
+    found = match(pairs_of(*CHAIN, surface(*CHAIN)), has_map=[True, True, True, False])
     alone = found.backgrounds[3]
     assert alone["b"] == LEVELS[3]
     assert alone["n_pairs"] == 0
-    assert alone["Remark"] == "no stamp could be made of it: own sky level kept"
+    assert alone["Remark"] == "no binned map could be made of it: own sky level kept"
     assert found.numbers["N_alone"] == 1
-    assert "1 of 4 detectors without a stamp" in found.numbers["Remark"]
+    assert "1 of 4 detectors without a binned map" in found.numbers["Remark"]
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
@@ -206,7 +206,7 @@ def test_pixels_that_differ_in_area_do_not_tilt_the_field():
     places = np.zeros((n - 1, 4, 2, 3))
     places[:, :, 0, 0], places[:, :, 1, 0] = 0.9, -0.9  # the right end of one is the left end of the next
     beta = (background - levels[0]) / area
-    seen = beta / (1 - 0.9 * 0.005) - beta / (1 + 0.9 * 0.005)  # what stamps with their own areas differ by
+    seen = beta / (1 - 0.9 * 0.005) - beta / (1 + 0.9 * 0.005)  # what binned maps with their own areas differ by
     pairs = pairs_of(i, i + 1, seen, blocks=np.full((n - 1, 4), seen), block_places=places)
     sky = Skies(levels, np.full(n, area), np.ones(n, bool), 2.0, terms)
     # The zero is known, so that only the areas can tilt it.

@@ -60,7 +60,7 @@ def test_every_product_has_the_name_that_users_know():
         p.coadds("T07"), p.evaluation, p.log, p.mosaic("T07", "N662"), p.prepared_detector(exposure, "S7"),
         p.prepared_detector(exposure, "S7", plain=True), p.exposure(exposure + ".fits.fz"), p.overlap_table, p.background_table,
         p.prepared_tile("T07", MATCHED), p.coadds("T07", MATCHED), p.mosaic("T07", "N662", MATCHED),
-        p.coverage("T07", "N662", MATCHED), p.stamps,
+        p.coverage("T07", "N662", MATCHED), p.maps,
     )} == {
         "R/DECam_MEF/LMC_c42/mef",
         "R/Summary/LMC_c42_mef_qual.tab",
@@ -93,7 +93,7 @@ def test_no_two_products_share_a_name():
         p.quality_table, p.exposure_table, p.detector_table, p.mosaic_table, p.tile_table("T07"), p.tile_table("T08"),
         p.mosaic("T07", "r"), p.mosaic("T07", "r_s"), p.mosaic("T08", "r"), p.coverage("T07", "r"), p.mosaic_figure("T07", "r"),
         p.coverage_figure("T07", "r"), p.log, p.run_config, p.record("check", "x"), p.record("summarize", "x"),
-        p.overlap_table, p.background_table, p.matching_table, p.stamp_file("x"), p.pairs("r"), p.quick_look("r"),
+        p.overlap_table, p.background_table, p.matching_table, p.binned_file("x"), p.pairs("r"), p.quick_look("r"),
         p.quick_look("r", "T07"), p.mosaic("T07", "r", MATCHED), p.coverage("T07", "r", MATCHED),
         p.mosaic_figure("T07", "r", MATCHED), p.coverage_figure("T07", "r", MATCHED), p.field_figure("r"),
         p.field_figure("r", MATCHED), p.comparison_figure("r"), p.comparison_figure("r", "T07"),
@@ -516,7 +516,7 @@ def test_what_a_killed_run_left_half_written_is_found_and_nothing_else(paths):
         paths.mosaic("T07", "N662").with_name(".LMC_c42_T07.N662.fits.a1b2c3d4.tmp"),
         paths.prepared / ".x_S7.fits.fz.77.88.tmp",
         paths.record("check", "x").with_name(".x.json.q.tmp"),
-        paths.stamp_file("x").with_name(".x.stamps.fits.q.tmp"),
+        paths.binned_file("x").with_name(".x.stamps.fits.q.tmp"),
         paths.quality_table.with_name(".LMC_c42_mef_qual.tab.q.tmp"),
         paths.tile_table("T07").with_name(".LMC_c42_T07.tab.q.tmp"),
     ]

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from kred_core import stages, survey
-from kred_core.binned import StampGrid, quicklook
+from kred_core.binned import BinnedGrid, quicklook
 from kred_core.binned.quicklook.mosaic import QuickLook
 from kred_core.config import BackgroundKind, FieldConfig, SurveyConfig
 from kred_core.config.settings import to_toml
@@ -261,10 +261,10 @@ class TestPlaces:
 
     @pytest.mark.parametrize("field", ["LMC_c42", "SMC_c01", "LMC_30Dor"])
     def test_a_star_lies_where_its_tile_is_drawn(self, field, tmp_path):
-        """The grid of stamps is that of the galaxy, whose north is not the field's; in the picture it is."""
+        """The grid of binned maps is that of the galaxy, whose north is not the field's; in the picture it is."""
         tiles = survey.tiles(field, SurveyConfig())
         ra, dec = np.mean([t.ra for t in tiles]) - 8, np.mean([t.dec for t in tiles]) + 2
-        grid = StampGrid(float(ra), float(dec), 20.0)
+        grid = BinnedGrid(float(ra), float(dec), 20.0)
         corners = grid.wcs.wcs_world2pix([[t.ra, t.dec] for t in tiles], 0)
         low, high = (np.rint(corners.min(axis=0)) - 80).astype(int), (np.rint(corners.max(axis=0)) + 80).astype(int)
         image = np.zeros((high - low)[::-1], np.float32)

@@ -56,7 +56,7 @@ class Reduced:
     simulated: Simulation
 
     def elsewhere(self, root: Path, **sections: dict) -> Reduced:
-        """The same as far as the stage tiles, in another directory and with other options; stamps may be changed there."""
+        """The same as far as the stage tiles, in another directory and with other options; binned maps may be changed there."""
         for name in ("Summary", ".kred", "DECam_BACK"):
             shutil.copytree(self.config.root / name, root / name)
         (root / "DECam_MEF").symlink_to(self.config.root / "DECam_MEF")
@@ -365,13 +365,13 @@ class TestUnusualInput:
         assert "overlaps with too few good cells not used" in line
 
 
-def on_detector(s: binned.Stamp) -> np.ndarray:
+def on_detector(s: binned.BinnedMap) -> np.ndarray:
     """u and v of the cells of a binned."""
     y, x = np.indices(s.mean.shape)
     return np.tensordot(s.to_detector, np.stack([x + s.x0, y + s.y0, np.ones_like(x)]), axes=1)
 
 
-STAMPS = {
+MAPS = {
     "NaN": lambda s: replace(s, mean=np.full_like(s.mean, np.nan)),
     "without good pixels": lambda s: replace(s, count=np.zeros_like(s.count)),
     "constant": lambda s: replace(s, mean=np.zeros_like(s.mean), std=np.zeros_like(s.std)),
@@ -381,14 +381,14 @@ STAMPS = {
 }
 
 
-class TestStamps:
-    @pytest.mark.parametrize("change", STAMPS)
+class TestBinnedMaps:
+    @pytest.mark.parametrize("change", MAPS)
     def test_a_bad_one_spoils_no_other_detector(self, small, tmp_path, change):
         config, right = small.elsewhere(tmp_path).config, backgrounds(small.config)
         bad = int(np.argmax(right["n_pairs"]))
-        path = FieldPaths.of(config).stamp_file(str(right["Root"][bad]))
-        stamps = [binned.read(path, name) for name in binned.boxes(path)]
-        changed = [STAMPS[change](s) if s.extname == right["EXTNAME"][bad] else s for s in stamps]
+        path = FieldPaths.of(config).binned_file(str(right["Root"][bad]))
+        maps = [binned.read(path, name) for name in binned.boxes(path)]
+        changed = [MAPS[change](s) if s.extname == right["EXTNAME"][bad] else s for s in maps]
         binned.write(path, binned.grid_of(path), [s for s in changed if s is not None])
         found = match(config)
         assert list(found["file"]) == list(right["file"])
@@ -397,8 +397,8 @@ class TestStamps:
         assert np.ptp(others) < 0.05
         (line,) = stages.explain_matching(config)
         if change == "not there":
-            assert found["Remark"][bad] == "no stamp could be made of it: own sky level kept"
-            assert "1 of 15 detectors without a stamp, on their own sky levels" in line
+            assert found["Remark"][bad] == "no binned map could be made of it: own sky level kept"
+            assert "1 of 15 detectors without a binned map, on their own sky levels" in line
         elif found["n_pairs"][bad] == 0:
             assert found["Remark"][bad] == "too few good cells in its overlaps: own sky level kept"
             assert "1 of 15 detectors with too few good cells in their overlaps, on their own sky levels" in line
@@ -406,7 +406,7 @@ class TestStamps:
     @pytest.mark.parametrize("damage", ["missing", "truncated", "overwritten"])
     def test_a_damaged_file_is_named_and_can_be_made_again(self, small, tmp_path, damage):
         config, right = small.elsewhere(tmp_path).config, backgrounds(small.config)
-        path = FieldPaths.of(config).stamp_file(str(right["Root"][0]))
+        path = FieldPaths.of(config).binned_file(str(right["Root"][0]))
         content = path.read_bytes()
         middle = len(content) // 2
         path.unlink()
@@ -417,9 +417,9 @@ class TestStamps:
         if damage == "overwritten":  # the others are noticed without decoding
             path.unlink()
         usable = [report for report in stages.check_field(config) if not report.refused]
-        grid = stages.stamp_grid(config, usable)
-        (lost,) = stages.stampless(config, usable, grid)
-        stages.restore_stamps(config, lost, grid)
+        grid = stages.binned_grid(config, usable)
+        (lost,) = stages.without_binned_maps(config, usable, grid)
+        stages.restore_binned_maps(config, lost, grid)
         assert path.read_bytes() == content
         assert np.array_equal(match(config)["b"], right["b"])
 
@@ -538,20 +538,20 @@ class TestWhatIsNotThere:
         with pytest.raises(InputError, match="field LMC_c42: none of its images could be matched"):
             stages.tabulate_matching(config, [])
 
-    def test_stamps_of_two_grids_or_none_are_refused(self, monkeypatch):
-        with pytest.raises(InputError, match="there is no stamp of any detector"):
+    def test_maps_of_two_grids_or_none_are_refused(self, monkeypatch):
+        with pytest.raises(InputError, match="there is no binned map of any detector"):
             stages.matching._one_grid([])
-        grids = {Path("a"): binned.StampGrid(80.0, -68.0, 2.0), Path("b"): binned.StampGrid(80.0, -68.0, 4.0)}
+        grids = {Path("a"): binned.BinnedGrid(80.0, -68.0, 2.0), Path("b"): binned.BinnedGrid(80.0, -68.0, 4.0)}
         monkeypatch.setattr(binned, "grid_of", grids.__getitem__)
         assert stages.matching._one_grid([Path("b")]) == grids[Path("b")]
         with pytest.raises(InputError, match=r"^b is on the grid .*need the same options"):
             stages.matching._one_grid(grids)
 
-    def test_removed_stamps_are_counted(self, tmp_path):
+    def test_removed_maps_are_counted(self, tmp_path):
         config = FieldConfig(field=FIELD, root=tmp_path)
-        directory = FieldPaths.of(config).stamps
+        directory = FieldPaths.of(config).binned
         directory.mkdir(parents=True)
         for name in ("a.stamps.fits", "b.stamps.fits", "other.fits"):
             (directory / name).touch()
-        assert stages.remove_stamps(config) == 2
+        assert stages.remove_binned_maps(config) == 2
         assert [p.name for p in directory.iterdir()] == ["other.fits"]

@@ -1,4 +1,4 @@
-"""Stamps come with the measurements, are made again without measuring, and are not missed where nobody keeps them."""
+"""Binned maps come with the measurements, are made again without measuring, and are not missed where nobody keeps them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def config(root: Path, **sections: dict) -> FieldConfig:
     return FieldConfig(field="LMC_c42", tiles=["T07"], root=root, run={"last": "summarize"}, **sections)
 
 
-def stamps(root: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in FieldPaths(root, "LMC_c42").stamps.iterdir()}
+def maps(root: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in FieldPaths(root, "LMC_c42").binned.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -34,49 +34,49 @@ def measured(simulated, tmp_path_factory) -> Path:
     return root
 
 
-def test_each_exposure_has_a_file_of_stamps_on_one_grid(measured):
+def test_each_exposure_has_a_file_of_maps_on_one_grid(measured):
     paths = FieldPaths(measured, "LMC_c42")
-    files = [paths.stamp_file(paths.root_of(p)) for p in paths.exposures()]
-    assert sorted(stamps(measured)) == sorted(p.name for p in files)
+    files = [paths.binned_file(paths.root_of(p)) for p in paths.exposures()]
+    assert sorted(maps(measured)) == sorted(p.name for p in files)
     assert {len(binned.boxes(p)) for p in files} == {8}
     assert len({binned.grid_of(p) for p in files}) == 1
 
 
-def test_stamps_that_are_gone_are_made_again_without_measuring(measured):
-    before, paths = stamps(measured), FieldPaths(measured, "LMC_c42")
+def test_maps_that_are_gone_are_made_again_without_measuring(measured):
+    before, paths = maps(measured), FieldPaths(measured, "LMC_c42")
     records = {p: p.stat().st_mtime_ns for p in (paths.memory / "summarize").iterdir()}
-    next(paths.stamps.iterdir()).unlink()
+    next(paths.binned.iterdir()).unlink()
     assert reduce(config(measured)) == 0
     assert done(measured) == {"summarize": 1}
-    assert stamps(measured) == before
+    assert maps(measured) == before
     assert {p: p.stat().st_mtime_ns for p in records} == records
     assert reduce(config(measured)) == 0
     assert done(measured) == {}
 
 
-def test_stamps_that_nobody_keeps_are_not_missed(measured):
-    before, paths = stamps(measured), FieldPaths(measured, "LMC_c42")
-    for path in paths.stamps.iterdir():
+def test_maps_that_nobody_keeps_are_not_missed(measured):
+    before, paths = maps(measured), FieldPaths(measured, "LMC_c42")
+    for path in paths.binned.iterdir():
         path.unlink()
     assert reduce(config(measured, stamps={"keep": False})) == 0
     assert done(measured) == {}
     assert reduce(config(measured)) == 0  # and are there again for who wants them
     assert done(measured) == {"summarize": 4}
-    assert stamps(measured) == before
+    assert maps(measured) == before
 
 
-def test_another_grid_means_other_stamps(measured):
-    before = stamps(measured)
+def test_another_grid_means_other_maps(measured):
+    before = maps(measured)
     assert reduce(config(measured, stamps={"cell_size": 30.0})) == 0
     assert done(measured) == {"summarize": 4}
-    assert {binned.grid_of(p).cell for p in FieldPaths(measured, "LMC_c42").stamps.iterdir()} == {30.0}
+    assert {binned.grid_of(p).cell for p in FieldPaths(measured, "LMC_c42").binned.iterdir()} == {30.0}
     assert reduce(config(measured)) == 0
-    assert stamps(measured) == before
+    assert maps(measured) == before
 
 
 def test_the_dry_run_counts_their_disk(simulated, tmp_path, measured):
     (tmp_path / "DECam_MEF").symlink_to(simulated / "DECam_MEF")
     (line,) = (line for line in dry_run(config(tmp_path)).splitlines() if line.startswith("summarize"))
     number, unit = line.split()[-2:]
-    found = sum(map(len, stamps(measured).values()))
+    found = sum(map(len, maps(measured).values()))
     assert float(number) * {"kB": 1e3, "MB": 1e6}[unit] == pytest.approx(found, rel=0.3)
