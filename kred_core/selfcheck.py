@@ -178,10 +178,10 @@ def _compiler() -> Iterator[Finding]:
     import numba
     import numpy as np
 
-    from .evaluation import seams
+    from .statistics import kernels
 
     start = time.monotonic()
-    median = seams.block_medians(np.arange(64, dtype=np.float32).reshape(8, 8), 8)[0, 0]
+    median = kernels.median(np.arange(64, dtype=np.float32))
     seconds = time.monotonic() - start
     if median != 31.5:
         yield Finding(PROBLEM, f"numba {numba.__version__} computes wrongly: the median of 0..63 is 31.5, not {median}")
@@ -189,7 +189,7 @@ def _compiler() -> Iterator[Finding]:
         advice = "set NUMBA_CACHE_DIR to a directory that can be written to"
         yield Finding(WARNING, f"numba compiles ({seconds:.1f} s for one loop) and cannot keep the result; {advice}")
     else:
-        kept = seams.fill_block_medians.stats.cache_path
+        kept = kernels.median.stats.cache_path
         yield Finding(OK, f"numba compiles ({seconds:.1f} s for one loop) and keeps the result in {kept}")
 
 

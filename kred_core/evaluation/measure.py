@@ -1,7 +1,7 @@
-"""Read a mosaic in strips: its numbers, exactly, and its block average, in bounded memory.
+"""Measure a mosaic: its numbers, exactly, and its block average, in bounded memory; and what medians of blocks tell.
 
-Separate from what the numbers mean because it is all about how to get them
-without holding 300 MB: two passes, counting instead of sorting.
+The median of a block of pixels is blind to stars and averages the noise away; where a detector's background is wrong,
+the blocks on both sides of its edge differ.
 """
 
 from __future__ import annotations
@@ -13,21 +13,19 @@ from pathlib import Path
 import numba
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
 
 from ..errors import InputError
 from ..fits.hdu import scan
 from ..statistics import NORMAL_MAD
-from .numbers import MosaicNumbers
-from .reduced import ReducedImage, coarser_wcs, explained, wcs_of
-from .seams import block_jump, block_side, fill_block_medians, low_pass_rms
+from .results import MosaicNumbers, ReducedImage, coarser_wcs, explained, wcs_of
 
-__all__ = ["measure_mosaic"]
+__all__ = ["block_jump", "block_medians", "block_side", "low_pass_rms", "measure_mosaic"]
 
+LARGEST_BLOCK, SMALLEST_BLOCK = 64, 8  # pixels along a side
+BLOCKS_ACROSS = 32
 STRIP_PIXELS = 1 << 20
-SIGN, NOTHING = 1 << 31, 0xFFFFFFFF
-PARTS = 4  # copies of a table of counters
 COVERAGE_STRIPS = 8
+SIGN, NOTHING = 1 << 31, 0xFFFFFFFF
 
 
 def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[MosaicNumbers, ReducedImage]:
@@ -55,15 +53,13 @@ def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[Mo
 
     Notes
     -----
-    Medians are exact and need no copy of the pixels. Read as integers, float32 keep
-    their order (negative ones reversed): the first pass counts the values by their
-    upper 16 bits, which tells between which of them the median lies, and the
-    second pass counts the lower 16 bits of those that lie there. The second pass
-    also sums the squared deviations from the mean that the first has found, in
-    float64, so that nothing cancels. The same input gives the same bits.
+    Medians are exact and need no copy of the pixels. Read as integers, float32 keep their order (negative ones reversed):
+    the first pass counts the values by their upper 16 bits, which tells between which of them the median lies, and the
+    second pass counts the lower 16 bits of those that lie there. The second pass also sums the squared deviations from
+    the mean that the first has found, so that nothing cancels. The same input gives the same bits.
 
-    Memory: strips of 10⁶ pixels, of the coverage eight of them, one bit for each
-    mosaic pixel, 20 bytes for each reduced pixel, and 8 MB of counters; never the mosaic.
+    Memory: strips of 10⁶ pixels, of the coverage eight of them, one bit for each mosaic pixel, 20 bytes for each reduced
+    pixel, and 4 MB of counters; never the mosaic.
     """
     with _opened(mosaic) as mosaic_file, _opened(coverage) as coverage_file:
         values = mosaic_file[0]
@@ -78,7 +74,11 @@ def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[Mo
                 f"{coverage}: expected a coverage map of {shape[1]} x {shape[0]} pixels, as {mosaic.name} has, "
                 f"found {found}; delete both and run the stage 'coadd' again"
             )
-        return _Passes((mosaic, values), (coverage, detectors), figure_pixels).run(wcs)
+        factor = max(1, -(-max(shape) // figure_pixels))
+        passes = _Passes((mosaic, values), (coverage, detectors), factor)
+        numbers = passes.numbers()
+    image, depth = passes.averages()
+    return numbers, ReducedImage(image, depth, coarser_wcs(wcs, factor, image.shape), factor)
 
 
 @contextmanager
@@ -95,20 +95,12 @@ def _opened(path: Path) -> Iterator[fits.HDUList]:
 class _Passes:
     """The two passes over a mosaic and what they add up."""
 
-    def __init__(self, values, detectors, figure_pixels: int):
+    def __init__(self, values, detectors, factor: int):
         self.values, self.detectors = values, detectors  # each a path and its HDU
-        self.shape = rows, columns = values[1].shape
-        self.side = block_side(self.shape)
-        self.factor = max(1, -(-max(self.shape) // figure_pixels))
-        reduced = (-(-rows // self.factor), -(-columns // self.factor))
-        self.sums, self.depth = np.zeros(reduced), np.zeros(reduced)
-        self.counts = np.zeros(reduced, dtype=np.int32)
-        self.covered = np.empty((rows, -(-columns // 8)), dtype=np.uint8)
-        self.medians = np.empty((-(-rows // self.side), -(-columns // self.side)))
-        self.depths = np.zeros(1 << 16, dtype=np.int64)  # how often each number of detectors occurs
-        # values and differences of neighbours: counts by their upper, then for two ranks by their lower 16 bits
-        self.upper_parts = np.zeros((2, PARTS, 1 << 16), dtype=np.int64)
-        self.lower = np.zeros((2, 2, 1 << 16), dtype=np.int64)
+        self.shape = values[1].shape
+        self.side, self.factor = block_side(self.shape), factor
+        reduced = tuple(-(-n // factor) for n in self.shape)
+        self.sums, self.depth, self.counts = np.zeros(reduced), np.zeros(reduced), np.zeros(reduced, np.int32)
 
     def strips(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Strips of whole rows of blocks, as they are in the mosaic."""
@@ -133,114 +125,92 @@ class _Passes:
         with explained(path, "coadd"):
             return np.ascontiguousarray(hdu.section[where], dtype=dtype)
 
-    def run(self, wcs: WCS) -> tuple[MosaicNumbers, ReducedImage]:
+    def numbers(self) -> MosaicNumbers:
+        rows, columns = self.shape
+        covered = np.empty((rows, -(-columns // 8)), np.uint8)
+        depths = np.zeros(1 << 16, np.int64)  # how often each number of detectors occurs
+        # Of values and of differences of neighbours: counts by their upper, then for two ranks by their lower 16 bits.
+        upper, lower = np.zeros((2, 1 << 16), np.int64), np.zeros((2, 2, 1 << 16), np.int64)
+        blocks = []
         for where, strip, n_detectors in self.strips_with_coverage():
             good = np.empty(strip.shape, np.bool_)
-            averages = self.sums, self.counts, self.depth
-            _first_pass(strip, n_detectors, where.start, self.factor, good, *averages, self.depths, self.upper_parts)
-            self.covered[where] = np.packbits(good, axis=1)
-            fill_block_medians(strip, self.side, self.medians[where.start // self.side : -(-where.stop // self.side)])
-        self.upper = self.upper_parts.sum(axis=1)
-        self.upper[:, -1] = 0  # where the pixels and differences are that do not exist
+            sums = self.sums, self.counts, self.depth
+            _first_pass(strip, n_detectors, where.start, self.factor, good, *sums, depths, upper)
+            covered[where] = np.packbits(good, axis=1)
+            blocks.append(block_medians(strip, self.side))
+        upper[:, -1] = 0  # where the pixels and differences are that do not exist
 
-        n_covered, n_pairs = (int(n) for n in self.upper.sum(axis=1))
+        n_covered, n_pairs = (int(n) for n in upper.sum(axis=1))
         if n_covered == 0:
             raise InputError(f"{self.values[0]}: no pixel is covered; no detector of the tile's table reaches this mosaic")
         mean = float(self.sums.sum() / n_covered)
-        ranks = np.array([_middle(n_covered), _middle(n_pairs)])
-        bins = np.array([np.searchsorted(np.cumsum(self.upper[i]), ranks[i], side="right") for i in range(2)])
+        # The ranks of the two values between which a median lies; equal where their number is odd.
+        ranks = np.array([(max(n - 1, 0) // 2, n // 2) for n in (n_covered, n_pairs)])
+        bins = np.array([np.searchsorted(np.cumsum(upper[i]), ranks[i], side="right") for i in range(2)])
         squares = 0.0
         for where, strip in self.strips():
-            good = np.unpackbits(self.covered[where], axis=1, count=self.shape[1])
-            squares += _second_pass(strip, good, mean, bins, self.lower)
+            good = np.unpackbits(covered[where], axis=1, count=columns)
+            squares += _second_pass(strip, good, mean, bins, lower)
 
-        level = self.median(0, bins[0], ranks[0])
-        numbers = MosaicNumbers(
+        medians = np.concatenate(blocks)
+        step = _median(upper[1], lower[1], bins[1], ranks[1]) if n_pairs else 0.0
+        return MosaicNumbers(
             n_covered=n_covered,
-            covered_fraction=n_covered / (self.shape[0] * self.shape[1]),
-            coverage_median=float(np.mean(np.searchsorted(np.cumsum(self.depths), ranks[0], side="right"))),
-            coverage_max=int(np.flatnonzero(self.depths)[-1]),
-            level=level,
+            covered_fraction=n_covered / (rows * columns),
+            coverage_median=float(np.mean(np.searchsorted(np.cumsum(depths), ranks[0], side="right"))),
+            coverage_max=int(np.flatnonzero(depths)[-1]),
+            level=_median(upper[0], lower[0], bins[0], ranks[0]),
             mean=mean,
             std=float(np.sqrt(squares / n_covered)),
-            noise=float(NORMAL_MAD / np.sqrt(2) * self.median(1, bins[1], ranks[1])) if n_pairs else None,
-            block_jump=block_jump(self.medians),
-            low_pass_rms=low_pass_rms(self.medians),
+            noise=float(NORMAL_MAD / np.sqrt(2) * step) if n_pairs else None,
+            block_jump=block_jump(medians),
+            low_pass_rms=low_pass_rms(medians),
             block=self.side,
         )
-        return numbers, self.reduced(wcs)
 
-    def median(self, which: int, bins: np.ndarray, ranks: np.ndarray) -> float:
-        """Mean of the two values in the middle, from their upper 16 bits and their ranks."""
-        bits = []
-        for j in range(2):
-            below = self.upper[which, : bins[j]].sum()
-            low = np.searchsorted(np.cumsum(self.lower[which, j]), ranks[j] - below, side="right")
-            ordered = (int(bins[j]) << 16) | int(low)
-            bits.append(ordered ^ SIGN if ordered & SIGN else ordered ^ 0xFFFFFFFF)  # `_ordered` undone
-        return float(np.array(bits, dtype=np.uint32).view(np.float32).astype(np.float64).mean())
-
-    def reduced(self, wcs: WCS) -> ReducedImage:
+    def averages(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean of the covered pixels and mean number of detectors of each reduced pixel."""
         image = np.full(self.sums.shape, np.nan, dtype=np.float32)
         np.divide(self.sums, self.counts, out=image, where=self.counts > 0, casting="same_kind")
         sides = [np.minimum(self.factor, n - np.arange(0, n, self.factor)) for n in self.shape]
-        coverage = (self.depth / np.outer(*sides)).astype(np.float32)
-        return ReducedImage(image, coverage, coarser_wcs(wcs, self.factor, image.shape), self.factor)
+        return image, (self.depth / np.outer(*sides)).astype(np.float32)
 
 
-def _middle(n: int) -> tuple[int, int]:
-    """Ranks of the two of n values between which their median lies; equal where n is odd."""
-    return max(n - 1, 0) // 2, n // 2
+def _median(upper: np.ndarray, lower: np.ndarray, bins: np.ndarray, ranks: np.ndarray) -> float:
+    """Mean of the two values in the middle, from their upper 16 bits and their ranks."""
+    bits = []
+    for j in range(2):
+        low = np.searchsorted(np.cumsum(lower[j]), ranks[j] - upper[: bins[j]].sum(), side="right")
+        ordered = (int(bins[j]) << 16) | int(low)
+        bits.append(ordered ^ SIGN if ordered & SIGN else ordered ^ 0xFFFFFFFF)  # `_ordered` undone
+    return float(np.array(bits, dtype=np.uint32).view(np.float32).astype(np.float64).mean())
 
 
-# A row goes through several short loops without branches, which the compiler vectorises; the order of all sums is that of
-# the pixels. Successive values are counted in different copies of a table: they are often the same, and would wait for each other.
+# The order of all sums is that of the pixels. Short loops without branches are vectorised by the compiler.
 
 
 @numba.njit(nogil=True, cache=True)
 def _first_pass(strip, n_detectors, first_row, factor, good, sums, counts, depth, depths, upper):
-    """Numbers of a strip, and which of its pixels are covered; the others become NaN."""
+    """Add up a strip, and tell which of its pixels are covered; the others become NaN."""
     rows, columns = strip.shape
-    values = np.empty(columns, np.float32)
     for y in range(rows):
         row, number, known = strip[y], n_detectors[y], good[y]
         block_y = (first_row + y) // factor
         for x in range(columns):
             known[x] = (number[x] > 0) & (abs(row[x]) < np.inf)
-        for x in range(columns):
             row[x] = row[x] if known[x] else np.float32(np.nan)
-            values[x] = row[x] if known[x] else np.float32(0)
-        for offset in range(min(factor, columns)):  # block by block in turn, so that no sum waits for itself
-            for block_x in range((columns - offset + factor - 1) // factor):
-                x = block_x * factor + offset
-                sums[block_y, block_x] += values[x]
-                counts[block_y, block_x] += known[x]
-                depth[block_y, block_x] += max(number[x], 0)
-        _count_depths(number, known, depths)
-        _count_upper(row, upper)
-
-
-@numba.njit(nogil=True, cache=True)
-def _count_depths(number, known, depths):
-    """Add how often each number of detectors occurs, which is mostly that of the pixel before."""
-    n = 0
-    before = number[0]
-    for x in range(number.size):
-        if number[x] != before:
-            depths[min(max(before, 0), depths.size - 1)] += n
-            n = 0
-            before = number[x]
-        n += known[x]
-    depths[min(max(before, 0), depths.size - 1)] += n
-
-
-@numba.njit(nogil=True, cache=True)
-def _count_upper(row, upper):
-    """Count values and differences by their upper 16 bits."""
-    values, steps = _ordered(row)
-    for x in range(values.size):
-        upper[0, x % PARTS, values[x] >> np.uint32(16)] += 1
-        upper[1, x % PARTS, steps[x] >> np.uint32(16)] += 1
+        for x in range(columns):
+            block_x = x // factor
+            n = max(number[x], 0)
+            depth[block_y, block_x] += n
+            if known[x]:
+                sums[block_y, block_x] += row[x]
+                counts[block_y, block_x] += 1
+                depths[min(n, depths.size - 1)] += 1
+        values, steps = _ordered(row)
+        for x in range(columns):
+            upper[0, values[x] >> np.uint32(16)] += 1
+            upper[1, steps[x] >> np.uint32(16)] += 1
 
 
 @numba.njit(nogil=True, cache=True)
@@ -275,18 +245,57 @@ def _second_pass(strip, good, mean, bins, lower):
         for x in range(columns):
             deviation = np.float64(row[x]) - mean
             squares += deviation**2 if row[x] == row[x] else 0.0
-        values, steps = _ordered(row)
-        _count_lower(values, bins[0], lower[0])
-        _count_lower(steps, bins[1], lower[1])
+        for i, integers in enumerate(_ordered(row)):
+            for j in range(2):
+                wanted = np.uint32(bins[i, j])
+                for x in range(columns):
+                    if integers[x] >> np.uint32(16) == wanted:
+                        lower[i, j, integers[x] & np.uint32(0xFFFF)] += 1
     return squares
 
 
-@numba.njit(nogil=True, cache=True)
-def _count_lower(values, bins, lower):
-    first, second = np.uint32(bins[0]), np.uint32(bins[1])
-    for x in range(values.size):
-        upper = values[x] >> np.uint32(16)
-        if upper == first:
-            lower[0, values[x] & np.uint32(0xFFFF)] += 1
-        if upper == second:
-            lower[1, values[x] & np.uint32(0xFFFF)] += 1
+def block_side(shape: tuple[int, int]) -> int:
+    """Return the side, in pixels, of the blocks whose medians show seams.
+
+    64 pixels (17 arcsec at the survey's scale) for mosaics of at least 32 such blocks, 2048 pixels, across. In smaller
+    mosaics, of binned data, a detector has fewer pixels; there it is 1/32 of the shorter side, at least 8.
+    """
+    return max(SMALLEST_BLOCK, min(LARGEST_BLOCK, min(shape) // BLOCKS_ACROSS))
+
+
+def block_medians(image: np.ndarray, side: int) -> np.ndarray:
+    """Return the medians of square blocks, counted from the first pixel.
+
+    Parameters
+    ----------
+    image : `~numpy.ndarray`
+        Taken as float32, two-dimensional; NaN where not covered.
+    side : int
+        Side of a block in pixels; the last blocks may be cut by the edge.
+
+    Returns
+    -------
+    `~numpy.ndarray`
+        float64, shape (ceil(rows/side), ceil(columns/side)); NaN for a block in which no more than side²/2 pixels are covered.
+    """
+    image = np.asarray(image, dtype=np.float32)
+    shape = tuple(-(-n // side) for n in image.shape)
+    whole = np.pad(image, [(0, m * side - n) for m, n in zip(shape, image.shape, strict=True)], constant_values=np.nan)
+    blocks = whole.reshape(shape[0], side, shape[1], side).swapaxes(1, 2).reshape(*shape, side * side)
+    blocks.sort(axis=-1)  # NaN last; four times as fast as numpy's nanmedian
+    n = np.count_nonzero(blocks == blocks, axis=-1)[..., None]
+    middle = sum(np.take_along_axis(blocks, np.maximum(k, 0) // 2, axis=-1)[..., 0] for k in (n - 1, n))
+    return np.where(2 * n[..., 0] > side * side, middle.astype(np.float64) / 2, np.nan)
+
+
+def block_jump(medians: np.ndarray) -> float | None:
+    """Return the 99th percentile of |difference| between blocks (`block_medians`) that share a side; None where none do."""
+    jumps = np.abs(np.concatenate([np.diff(medians, axis=0).ravel(), np.diff(medians, axis=1).ravel()]))
+    jumps = jumps[np.isfinite(jumps)]
+    return float(np.percentile(jumps, 99)) if jumps.size else None
+
+
+def low_pass_rms(medians: np.ndarray) -> float | None:
+    """Return the rms of the block medians about their median; None where there is none."""
+    known = medians[np.isfinite(medians)]
+    return float(np.sqrt(np.mean((known - np.median(known)) ** 2))) if known.size else None

@@ -6,13 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from kred_core import selfcheck
 from kred_core.errors import KredError
-from kred_core.evaluation import seams
 from kred_core.selfcheck import PROBLEM, WARNING, check_installation
+from kred_core.statistics import kernels
 
 ROOT = Path(__file__).parents[2]
 
@@ -159,7 +158,7 @@ def test_little_memory_is_a_remark(monkeypatch):
 
 
 def test_a_compiler_that_computes_wrongly_is_a_problem(monkeypatch):
-    monkeypatch.setattr(seams, "block_medians", lambda image, side: np.array([[30.0]]))
+    monkeypatch.setattr(kernels, "median", lambda values: 30.0)
     (finding,) = selfcheck._compiler()
     assert finding.level == PROBLEM
     assert "the median of 0..63 is 31.5, not 30.0" in finding.text
@@ -169,7 +168,7 @@ def test_a_compiler_that_fails_otherwise_is_not_explained_away(monkeypatch):
     def fail():
         raise RuntimeError("no compiler")
 
-    monkeypatch.setitem(sys.modules, "kred_core.evaluation", type("Broken", (), {"__getattr__": lambda *_: fail()})())
+    monkeypatch.setitem(sys.modules, "kred_core.statistics", type("Broken", (), {"__getattr__": lambda *_: fail()})())
     with pytest.raises(RuntimeError, match="no compiler"):
         list(selfcheck._compiler())
 

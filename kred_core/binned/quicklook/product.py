@@ -14,7 +14,7 @@ from astropy.io import fits
 from ... import __version__
 from ...errors import InputError
 from ...evaluation import ReducedImage, block_jump, block_medians
-from ...evaluation.reduced import explained
+from ...evaluation.results import explained
 from ...fits.cards import Cards, hdu_bytes
 from ...fits.compress import quantised_image
 from ...fits.hdu import scan
