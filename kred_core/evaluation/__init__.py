@@ -5,13 +5,14 @@ those of the covered pixels at full resolution, and exact: medians are found by 
 """
 
 from .measure import block_jump, block_medians, block_side, low_pass_rms, measure_mosaic
-from .results import MOSAICS, MosaicNumbers, ReducedImage, mosaic_table
+from .results import MOSAICS, MosaicNumbers, ReducedImage, block_means, mosaic_table
 
 __all__ = [
     "MOSAICS",
     "MosaicNumbers",
     "ReducedImage",
     "block_jump",
+    "block_means",
     "block_medians",
     "block_side",
     "low_pass_rms",

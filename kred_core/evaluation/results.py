@@ -19,7 +19,7 @@ from ..products import atomic, tables
 from ..products.tables import Column
 from ..sky import celestial_wcs
 
-__all__ = ["MOSAICS", "MosaicNumbers", "ReducedImage", "coarser_wcs", "explained", "mosaic_table", "wcs_of"]
+__all__ = ["MOSAICS", "MosaicNumbers", "ReducedImage", "block_means", "coarser_wcs", "explained", "mosaic_table", "wcs_of"]
 
 COUNTS28 = "counts28/pix"
 
@@ -142,11 +142,7 @@ class ReducedImage:
         """Average over blocks of ``factor`` x ``factor`` reduced pixels, those without coverage left out."""
         if factor <= 1:
             return self
-        seen = np.isfinite(self.image)
-        n_seen = _block_sums(seen.astype(np.float64), factor)
-        image = np.full(n_seen.shape, np.nan)
-        np.divide(_block_sums(np.where(seen, self.image, 0.0), factor), n_seen, out=image, where=n_seen > 0)
-        coverage = _block_sums(self.coverage.astype(np.float64), factor) / _block_sums(np.ones(seen.shape), factor)
+        image, coverage = block_means(self.image, factor), block_means(self.coverage.astype(np.float64), factor)
         wcs = coarser_wcs(self.wcs, factor, image.shape)
         return ReducedImage(image.astype(np.float32), coverage.astype(np.float32), wcs, self.factor * factor)
 
@@ -198,6 +194,14 @@ def coarser_wcs(wcs: WCS, factor: int, shape: tuple[int, int]) -> WCS:
     coarse.wcs.set()
     coarse.array_shape = shape
     return coarse
+
+
+def block_means(image: np.ndarray, factor: int) -> np.ndarray:
+    """Average the finite pixels of blocks of ``factor`` x ``factor``; NaN without any. Blocks at the far edges may be cut."""
+    seen = np.isfinite(image)
+    n_seen = _block_sums(seen.astype(np.float64), factor)
+    means = np.full(n_seen.shape, np.nan)
+    return np.divide(_block_sums(np.where(seen, image, 0.0), factor), n_seen, out=means, where=n_seen > 0)
 
 
 def _block_sums(values: np.ndarray, factor: int) -> np.ndarray:

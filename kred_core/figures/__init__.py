@@ -5,11 +5,10 @@ Nothing here knows where products lie, or measures what is not shown.
 """
 
 from .backgrounds import background_figure
-from .comparison import comparison_figure
 from .drawing import UNCOVERED
 from .overlaps import overlap_figure
 from .pairs import PairCutout, pair_figure
-from .sky import coverage_figure, field_figure, mosaic_figure
+from .sky import comparison_figure, coverage_figure, field_figure, mosaic_figure
 
 __all__ = [
     "UNCOVERED",

@@ -7,7 +7,9 @@ place on the sky; a detector whose background went astray stands out in both.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections import namedtuple
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from .. import survey
 from ..sky import Grid, mean_position, outlines, position, tan_wcs
 from ..words import counted
 from . import drawing
+from .drawing import MINUS, UNIT, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,15 +31,12 @@ __all__ = ["background_figure"]
 
 WIDTH, HEAD, ROW, FOOT = 13.8, 0.9, 5.85, 0.3  # inches
 PANEL, BAR = 5.0, 0.16  # inches: side of a map, width of its colour bar
-NORMAL_MAD = 1.482602218505602
 RANGE = 3.5  # robust standard deviations beyond the median at which the colours of differences end
 KNOWN_BEST, KNOWN_WORST = 1.0, 99.0  # percentiles of the standard errors at which theirs end
 CELLS = 240  # across a map of means
 ARCMIN_PER_PIXEL = 7.287e-5 * 60.0  # |CD| of DECam
-CCD = 2046, 4094  # pixels of a full DECam detector, for which the focal plane is given
-COMPONENTS = (  # Okabe & Ito 2008
-    "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2",
-)  # fmt: skip
+CCD = np.array([2046, 4094])  # pixels of a full DECam detector, for which the focal plane is given
+COMPONENTS = "#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#f0e442", "#0072b2"  # Okabe & Ito 2008
 NOT_KNOWN = "#bbbbbb"
 KINDS = (("fixed", "fixed by the user", "#5d3a9b"), ("contradict", "contradicts its neighbours", "#d55e00"))
 ALONE = "without a neighbour", "#000000"
@@ -44,22 +44,14 @@ NOTE = (
     "b: matched background; SUB_BACK: the exposure's own; on the sky: mean over the detectors that cover a place; "
     f"colours of b − SUB_BACK: centred on 0, to median + {RANGE:g} robust standard deviations; grey: not known; north up, east left"
 )
+Frame = tuple[float, float, float, float]  # west, east, south, north
 
 
-@dataclass(frozen=True, eq=False)
-class _Detectors:
-    """The rows of the table of backgrounds, with their outlines."""
-
-    root: np.ndarray
-    extname: np.ndarray
-    excess: np.ndarray  # b - SUB_BACK
-    error: np.ndarray
-    component: np.ndarray
-    remark: np.ndarray
-    vertices: np.ndarray  # (n, 4, 3) unit vectors, NaN where the corners are not known
+# The table of backgrounds, as plain arrays; excess: b - SUB_BACK; vertices: (n, 4, 3) unit vectors, NaN where they are not known
+_Detectors = namedtuple("_Detectors", "root extname excess error component remark vertices")
 
 
-@drawing.own_settings()
+@drawing.own_style()
 def background_figure(backgrounds: Table, detectors: Table, title: str, path: Path) -> None:
     """Draw the solved backgrounds as maps.
 
@@ -77,42 +69,23 @@ def background_figure(backgrounds: Table, detectors: Table, title: str, path: Pa
     """
     found = _joined(backgrounds, detectors)
     on_sky, centre = _plane(found.vertices)
-    frame = _frame(on_sky)
-    colours, label = _diverging(), f"b − SUB_BACK  [{drawing.UNIT}]"
-    places, words = _focal_plane(found)
-    names, medians = _by_name(found)
-    several = np.isfinite(found.vertices).all(axis=(1, 2)).sum() > 1  # the subtitle says all that there is to say of a single one
-    connected = several and len(np.unique(found.component)) < len(found.root)
-    in_camera = np.isfinite(places).all(axis=(1, 2)).sum() > 1
-
-    def focal_plane(axes: Axes) -> None:
-        scale = _around_zero(medians)
-        _polygons(axes, places, medians, colours, scale)
-        _name_detectors(axes, places, names, medians, scale)
-        _bar(axes, colours, scale, label)
-
-    def sky(axes: Axes) -> None:
-        means, covered = _means(on_sky, found.excess, frame)
-        scale = _around_zero(means)
-        _show_map(axes, frame, means, covered, colours, scale)
-        _bar(axes, colours, scale, label)
-
-    def components(axes: Axes) -> None:
-        _components(axes, on_sky, found)
-
-    def errors(axes: Axes) -> None:
-        means, covered = _means(on_sky, found.error, frame)
-        scale = _from_least(means)
-        _show_map(axes, frame, means, covered, _sequential(), scale)
-        _bar(axes, _sequential(), scale, f"standard error of b  [{drawing.UNIT}]")
-
-    west, east, south, north = frame
+    west, east, south, north = frame = _frame(on_sky)
     room = 0.08 * (north - south)  # for the legend
-    frame_with_legend = west - room, east + room, south, north + 2 * room
+    names = np.unique(found.extname)
+    places, words = _focal_plane(found, names)
+    medians = np.array([_median(found.excess[found.extname == name]) for name in names], dtype=np.float64)
+    excess, error = f"b − SUB_BACK  [{UNIT}]", f"standard error of b  [{UNIT}]"
+    several = _known(on_sky).sum() > 1  # the subtitle says all that there is to say of a single one
+    connected = several and len(np.unique(found.component)) < len(found.root)
+
+    sky = partial(_draw_means, on_sky, found.excess, frame, "RdYlBu_r", _around_zero, excess)
+    errors = partial(_draw_means, on_sky, found.error, frame, "viridis", _from_least, error)
+    focal_plane, components = partial(_draw_focal_plane, places, names, medians, excess), partial(_draw_components, on_sky, found)
+    wider = west - room, east + room, south, north + 2 * room
     panels = [
-        (in_camera, "Focal plane: median over the exposures", _frame(places), words, focal_plane),
+        (_known(places).sum() > 1, "Focal plane: median over the exposures", _frame(places), words, focal_plane),
         (several, "Sky: mean over the exposures", frame, centre, sky),
-        (connected, "Sky: components connected by overlaps", frame_with_legend, centre, components),
+        (connected, "Sky: components connected by overlaps", wider, centre, components),
         (connected and np.isfinite(found.error).any(), "Sky: standard error of b, mean over the exposures", frame, centre, errors),
     ]
     panels = [panel for wanted, *panel in panels if wanted]
@@ -121,34 +94,37 @@ def background_figure(backgrounds: Table, detectors: Table, title: str, path: Pa
     for k, (name, panel_frame, panel_words, draw) in enumerate(panels):
         letter = f"{'abcd'[k]}  " if len(panels) > 1 else ""
         draw(_panel(figure, k, letter + name, panel_frame, panel_words))
-    drawing.save(figure, path, grey=False)
+    drawing.save(figure, path)
 
 
 def _joined(backgrounds: Table, detectors: Table) -> _Detectors:
     """Each background with the outline of its detector."""
-    columns = [f"COR{i}{axis}1" for i in (1, 2, 3, 4) for axis in ("RA", "DEC")]
-    corners = np.stack([_numbers(detectors, name) for name in columns], axis=-1).reshape(-1, 4, 2)
-    outline = outlines(corners, _numbers(detectors, "NAXIS1"), _numbers(detectors, "NAXIS2"))
+    corners = np.stack([_numbers(detectors, f"COR{i}{axis}1") for i in (1, 2, 3, 4) for axis in ("RA", "DEC")], axis=-1)
+    outline = outlines(corners.reshape(-1, 4, 2), _numbers(detectors, "NAXIS1"), _numbers(detectors, "NAXIS2"))
     row = {(str(root), str(name)): i for i, (root, name) in enumerate(zip(detectors["Root"], detectors["EXTNAME"], strict=True))}
     vertices = np.full((len(backgrounds), 4, 3), np.nan)
-    roots, names = (np.array([str(v) for v in backgrounds[c]], dtype=str) for c in ("Root", "EXTNAME"))
+    roots, names, remarks = (np.array([str(v) for v in backgrounds[c]], dtype=str) for c in ("Root", "EXTNAME", "Remark"))
     for i, key in enumerate(zip(roots.tolist(), names.tolist(), strict=True)):
         if key in row:
             vertices[i] = outline[row[key]]
-    vertices[~np.isfinite(vertices).all(axis=(1, 2))] = np.nan
-    return _Detectors(
-        root=roots,
-        extname=names,
-        excess=_numbers(backgrounds, "b") - _numbers(backgrounds, "SUB_BACK"),
-        error=_numbers(backgrounds, "b_err"),
-        component=np.asarray(backgrounds["component"], dtype=np.int64),
-        remark=np.array([str(v) for v in backgrounds["Remark"]], dtype=str),
-        vertices=vertices,
-    )
+    vertices[~_known(vertices)] = np.nan
+    excess = _numbers(backgrounds, "b") - _numbers(backgrounds, "SUB_BACK")
+    component = np.asarray(backgrounds["component"], dtype=np.int64)
+    return _Detectors(roots, names, excess, _numbers(backgrounds, "b_err"), component, remarks, vertices)
 
 
 def _numbers(table: Table, name: str) -> np.ndarray:
     return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
+
+
+def _known(polygons: np.ndarray) -> np.ndarray:
+    """Which outlines are known, all of their vertices."""
+    return np.isfinite(polygons).all(axis=(1, 2))
+
+
+def _median(values: np.ndarray) -> float:
+    values = values[np.isfinite(values)]
+    return float(np.median(values)) if values.size else np.nan
 
 
 def _summary(found: _Detectors) -> str:
@@ -156,26 +132,16 @@ def _summary(found: _Detectors) -> str:
     if n == 0:
         return "no detectors"
     sizes = np.unique(found.component, return_counts=True)[1]
-    excess = found.excess[np.isfinite(found.excess)]
-    error = found.error[np.isfinite(found.error)]
-    middle = float(np.median(excess)) if excess.size else np.nan
-    scatter = float(NORMAL_MAD * np.median(np.abs(excess - middle))) if excess.size else np.nan
-    alone = int(sizes[sizes == 1].sum())
-    words = [
-        f"{counted(n, 'detector')} of {counted(len(np.unique(found.root)), 'exposure')}",
-        f"b − SUB_BACK: median {drawing.short(middle)}, robust scatter {drawing.short(scatter)}"
-        if n > 1
-        else f"b − SUB_BACK {drawing.short(middle)}",
-        *([f"standard error of b{': median' * (n > 1)} {drawing.short(float(np.median(error)))}"] if error.size else []),
-    ]
-    words[-1] += f"  {drawing.UNIT}"
-    words += [
-        *([counted(int(np.count_nonzero(sizes > 1)), "component")] if alone < n else []),
-        *([f"{alone:,} without a neighbour"] if alone else []),
-    ]
-    nowhere = int(np.isnan(found.vertices[:, 0, 0]).sum())
-    if nowhere:
-        words.append(f"{nowhere:,} without known corners")
+    middle, scatter = drawing.spread(found.excess) if np.isfinite(found.excess).any() else (np.nan, np.nan)
+    error, alone = _median(found.error), int(sizes[sizes == 1].sum())
+    excess = f": median {short(middle)}, robust scatter {short(scatter)}" if n > 1 else f" {short(middle)}"
+    words = [f"{counted(n, 'detector')} of {counted(len(np.unique(found.root)), 'exposure')}", f"b − SUB_BACK{excess}"]
+    words += [f"standard error of b{': median' * (n > 1)} {short(error)}"] if np.isfinite(error) else []
+    words[-1] += f"  {UNIT}"
+    words += [counted(int(np.count_nonzero(sizes > 1)), "component")] if alone < n else []
+    words += [f"{alone:,} without a neighbour"] if alone else []
+    nowhere = int(np.count_nonzero(~_known(found.vertices)))
+    words += [f"{nowhere:,} without known corners"] if nowhere else []
     return "      ".join(words)
 
 
@@ -184,34 +150,30 @@ def _summary(found: _Detectors) -> str:
 
 def _plane(vertices: np.ndarray) -> tuple[np.ndarray, str]:
     """Outlines in arcmin east and north of their middle, shape (n, 4, 2), and where that is."""
-    known = np.isfinite(vertices).all(axis=(1, 2))
+    known = _known(vertices)
+    flat = np.full((*vertices.shape[:2], 2), np.nan)
     if not known.any():
-        return np.full((*vertices.shape[:2], 2), np.nan), "no detector has a known place"
-    sky_ra, sky_dec = position(np.nan_to_num(vertices))
-    ra, dec = mean_position(sky_ra[known], sky_dec[known])
+        return flat, "no detector has a known place"
+    sky_ra, sky_dec = position(vertices[known])
+    ra, dec = mean_position(sky_ra, sky_dec)
     west, north = tan_wcs(Grid(ra, dec, 60.0, 1, 1)).wcs_world2pix(sky_ra.ravel(), sky_dec.ravel(), 0)
-    flat = np.stack([-west, north], axis=-1).reshape(*vertices.shape[:2], 2)
-    flat[~known] = np.nan
-    return flat, f"centre: RA {ra:.4f}°  Dec {dec:+.4f}°".replace("-", "\N{MINUS SIGN}")
+    flat[known] = np.stack([-west, north], axis=-1).reshape(-1, vertices.shape[1], 2)
+    return flat, f"centre: RA {ra:.4f}°  Dec {dec:+.4f}°".replace("-", MINUS)
 
 
-def _focal_plane(found: _Detectors) -> tuple[np.ndarray, str]:
-    """Outlines of the detectors by name, in the order of `_by_name`, as they lie when north is up, and how they are known."""
-    names = np.unique(found.extname)
-    table = survey.focal_plane()
-    centres = {str(r["EXTNAME"]): (float(r["CRPIX1"]), float(r["CRPIX2"])) for r in table}
+def _focal_plane(found: _Detectors, names: np.ndarray) -> tuple[np.ndarray, str]:
+    """Outlines of the detectors with these names, as they lie when north is up, and how they are known."""
+    centres = {str(r["EXTNAME"]): (float(r["CRPIX1"]), float(r["CRPIX2"])) for r in survey.focal_plane()}
     if len(names) and all(name in centres for name in names):
-        x, y = (np.array([0.5, n + 0.5])[index] for n, index in zip(CCD, ([0, 1, 1, 0], [0, 0, 1, 1]), strict=True))
-        crpix = np.array([centres[name] for name in names])
-        # x runs south, y east
-        east, north = y - crpix[:, 1, None], crpix[:, 0, None] - x
-        return np.stack([east, north], axis=-1) * ARCMIN_PER_PIXEL, "DECam"
+        corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]]) * CCD + 0.5
+        x, y = np.moveaxis(corners - np.array([centres[name] for name in names])[:, None], -1, 0)
+        return np.stack([y, -x], axis=-1) * ARCMIN_PER_PIXEL, "DECam"  # x runs south, y east
     return _as_on_the_sky(found, names)
 
 
 def _as_on_the_sky(found: _Detectors, names: np.ndarray) -> tuple[np.ndarray, str]:
     """Detectors of an unknown camera where the exposure with most of them has them; others are put in place by those in common."""
-    known = np.isfinite(found.vertices).all(axis=(1, 2))
+    known = _known(found.vertices)
     roots, sizes = np.unique(found.root[known], return_counts=True)
     places = {}
     for root in roots[np.argsort(-sizes, kind="stable")]:
@@ -227,16 +189,9 @@ def _as_on_the_sky(found: _Detectors, names: np.ndarray) -> tuple[np.ndarray, st
     return np.array([places.get(str(name), nowhere) for name in names]).reshape(-1, 4, 2), words
 
 
-def _by_name(found: _Detectors) -> tuple[np.ndarray, np.ndarray]:
-    """Names of the detectors, each once, and the median of b - SUB_BACK over the exposures of each."""
-    names = np.unique(found.extname)
-    values = [found.excess[(found.extname == name) & np.isfinite(found.excess)] for name in names]
-    return names, np.array([np.median(v) if v.size else np.nan for v in values], dtype=np.float64)
-
-
-def _frame(polygons: np.ndarray) -> tuple[float, float, float, float]:
-    """A square around outlines: west, east, south, north."""
-    points = polygons[np.isfinite(polygons).all(axis=(1, 2))].reshape(-1, 2)
+def _frame(polygons: np.ndarray) -> Frame:
+    """A square around outlines."""
+    points = polygons[_known(polygons)].reshape(-1, 2)
     if not len(points):
         return -1.0, 1.0, -1.0, 1.0
     low, high = points.min(axis=0), points.max(axis=0)
@@ -244,58 +199,63 @@ def _frame(polygons: np.ndarray) -> tuple[float, float, float, float]:
     return middle[0] - half, middle[0] + half, middle[1] - half, middle[1] + half
 
 
+def _means(polygons: np.ndarray, values: np.ndarray, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Means of values over the outlines that contain the middle of a cell, and whether any does; rows go north, columns east."""
+    west, east, south, _ = frame
+    step = (east - west) / CELLS
+    sums, counts, covered = np.zeros((3, CELLS, CELLS))
+    known = _known(polygons)
+    for corners, value in zip((polygons[known] - (west, south)) / step - 0.5, values[known], strict=True):
+        low, high = np.maximum(np.ceil(corners.min(axis=0)).astype(int), 0), np.floor(corners.max(axis=0)).astype(int) + 1
+        x, y = np.arange(low[0], high[0]), np.arange(low[1], high[1])[:, None]
+        side = np.roll(corners, -1, axis=0) - corners
+        turns = np.array([dx * (y - cy) - dy * (x - cx) for (cx, cy), (dx, dy) in zip(corners, side, strict=True)])
+        inside = (turns >= 0).all(axis=0) | (turns <= 0).all(axis=0)
+        box = slice(low[1], high[1]), slice(low[0], high[0])
+        covered[box] += inside
+        if np.isfinite(value):
+            sums[box] += value * inside
+            counts[box] += inside
+    means = np.full(sums.shape, np.nan)
+    np.divide(sums, counts, out=means, where=counts > 0)
+    return means, covered > 0
+
+
 # colours
 
 
-def _diverging() -> Colormap:
+def _colours(name: str) -> Colormap:
     from matplotlib import colormaps
 
-    return colormaps["RdYlBu_r"].with_extremes(bad=NOT_KNOWN)
-
-
-def _sequential() -> Colormap:
-    from matplotlib import colormaps
-
-    return colormaps["viridis"].with_extremes(bad=NOT_KNOWN)
+    return colormaps[name].with_extremes(bad=NOT_KNOWN)
 
 
 def _around_zero(values: np.ndarray) -> Normalize:
     """As far on both sides of 0 as most values reach: a value of 0 is the exposure's own background."""
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return drawing.linear_scale(0.0, 0.0)
-    middle, largest = float(np.median(known)), float(np.abs(known).max())
-    spread = RANGE * NORMAL_MAD * float(np.median(np.abs(known - middle)))
-    return drawing.linear_scale(0.0, min(abs(middle) + spread, largest) if spread else largest)
+    middle, spread = drawing.spread(values)
+    largest = float(np.abs(values[np.isfinite(values)]).max(initial=0.0))
+    return drawing.linear_scale(0.0, min(abs(middle) + RANGE * spread, largest) if spread else largest)
 
 
 def _from_least(values: np.ndarray) -> Normalize:
     from matplotlib.colors import Normalize
 
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return Normalize(0, 1)
-    low, high = np.percentile(known, [KNOWN_BEST, KNOWN_WORST])
+    low, high = np.percentile(values[np.isfinite(values)], [KNOWN_BEST, KNOWN_WORST])
     return Normalize(low, high) if high > low else Normalize(0, 2 * low or 1.0)
 
 
 # drawing
 
 
-def _panel(figure: Figure, number: int, title: str, frame: tuple[float, float, float, float], words: str) -> Axes:
+def _panel(figure: Figure, number: int, title: str, frame: Frame, words: str) -> Axes:
     height = figure.get_size_inches()[1]
     left, bottom = 0.85 + (number % 2) * 6.75, height - HEAD - ROW * (number // 2) - 0.25 - PANEL
     axes = figure.add_axes((left / WIDTH, bottom / height, PANEL / WIDTH, PANEL / height))
-    west, east, south, north = frame
-    axes.set_xlim(east, west)
-    axes.set_ylim(south, north)
-    axes.set_aspect("equal")
-    axes.tick_params(labelsize=10)
+    axes.set(xlim=frame[1::-1], ylim=frame[2:], aspect="equal")
     words = f"east  [arcmin]      {words}"
-    axes.set_xlabel(words, fontsize=drawing.fit(words, 10, PANEL), parse_math=False)
+    axes.set_xlabel(words, fontsize=drawing.fit(words, 10, PANEL))
     axes.set_ylabel("north  [arcmin]", fontsize=10)
-    above = axes.transAxes
-    axes.text(0, 1.015, title, transform=above, ha="left", va="bottom", fontsize=12, fontweight="bold", parse_math=False)
+    axes.text(0, 1.015, title, transform=axes.transAxes, va="bottom", fontsize=12, fontweight="bold")
     return axes
 
 
@@ -304,96 +264,66 @@ def _bar(axes: Axes, colours: Colormap, scale: Normalize, label: str) -> None:
 
     box, figure = axes.get_position(), axes.figure
     place = figure.add_axes((box.x1 + 0.12 / WIDTH, box.y0, BAR / WIDTH, box.height))
-    bar = figure.colorbar(ScalarMappable(scale, colours), cax=place, extend="both", extendfrac=0.02)
-    bar.set_label(label, fontsize=10)
-    bar.ax.tick_params(labelsize=10)
+    figure.colorbar(ScalarMappable(scale, colours), cax=place, extend="both", extendfrac=0.02).set_label(label, fontsize=10)
 
 
-def _polygons(axes: Axes, polygons: np.ndarray, values: np.ndarray, colours: Colormap, scale: Normalize, **style) -> None:
+def _draw_means(
+    polygons: np.ndarray,
+    values: np.ndarray,
+    frame: Frame,
+    colours: str,
+    scale_of: Callable[[np.ndarray], Normalize],
+    label: str,
+    axes: Axes,
+) -> None:
+    """Covered cells without a value are grey, what is not covered is white."""
+    means, covered = _means(polygons, values, frame)
+    colours, scale = _colours(colours), scale_of(means)
+    rgba = colours(scale(np.ma.masked_invalid(means)))
+    rgba[~covered] = 1.0
+    axes.imshow(rgba, origin="lower", extent=frame, interpolation="nearest", aspect="auto")
+    axes.set_xlim(frame[1::-1])
+    _bar(axes, colours, scale, label)
+
+
+def _draw_focal_plane(polygons: np.ndarray, names: np.ndarray, values: np.ndarray, label: str, axes: Axes) -> None:
+    """Each detector with its name and value where these can be read."""
     from matplotlib.collections import PolyCollection
 
-    known = np.isfinite(polygons).all(axis=(1, 2))
+    known = _known(polygons)
+    colours, scale = _colours("RdYlBu_r"), _around_zero(values)
     faces = colours(scale(np.ma.masked_invalid(values[known])))
-    axes.add_collection(PolyCollection(polygons[known], facecolors=faces, **{"edgecolors": "white", "linewidths": 0.8, **style}))
-
-
-def _name_detectors(axes: Axes, polygons: np.ndarray, names: np.ndarray, values: np.ndarray, scale: Normalize) -> None:
-    """Name and value in each detector where these can be read."""
-    known = np.isfinite(polygons).all(axis=(1, 2))
-    if not known.any():
-        return
+    axes.add_collection(PolyCollection(polygons[known], facecolors=faces, edgecolors="white", linewidths=0.8))
+    _bar(axes, colours, scale, label)
     extent = np.ptp(polygons[known], axis=1) * PANEL * 72 / abs(np.subtract(*axes.get_xlim()))  # points
     width, height = np.median(extent, axis=0)
     digits = max(0, int(np.ceil(1 - np.log10(max(scale.vmax - scale.vmin, 1e-6)))) + 1)
     for polygon, name, value in zip(polygons[known], names[known], values[known], strict=True):
-        words = f"{name}\n{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else name
-        longest = max(len(line) for line in words.split("\n"))
-        size = min(9.0, 0.4 * height, 1.5 * width / longest)
+        words = f"{name}\n{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS) if np.isfinite(value) else name
+        size = min(9.0, 0.4 * height, 1.5 * width / max(map(len, words.split("\n"))))
         if size < 4.5:
             return
-        dark = np.isfinite(value) and abs(scale(value) - 0.5) > 0.38
-        axes.text(
-            *polygon.mean(axis=0), words, fontsize=size, ha="center", va="center", linespacing=1.05, parse_math=False,
-            color="white" if dark else "black",
-        )  # fmt: skip
+        ink = "white" if np.isfinite(value) and abs(scale(value) - 0.5) > 0.38 else "black"
+        axes.text(*polygon.mean(axis=0), words, fontsize=size, ha="center", va="center", linespacing=1.05, color=ink)
 
 
-def _show_map(
-    axes: Axes,
-    frame: tuple[float, float, float, float],
-    means: np.ndarray,
-    covered: np.ndarray,
-    colours: Colormap,
-    scale: Normalize,
-) -> None:
-    """The result of `_means`: covered cells without a value are grey, what is not covered is white."""
-    west, east, south, north = frame
-    rgba = colours(scale(np.ma.masked_invalid(means)))
-    rgba[~covered] = 1.0
-    axes.imshow(rgba, origin="lower", extent=(west, east, south, north), interpolation="nearest", aspect="auto")
-    axes.set_xlim(east, west)
-
-
-def _means(polygons: np.ndarray, values: np.ndarray, frame: tuple[float, float, float, float]) -> tuple[np.ndarray, np.ndarray]:
-    """Means of values over the outlines that contain the middle of a cell, and whether any does; rows go north, columns east."""
-    west, _, south, _ = frame
-    step = (frame[1] - west) / CELLS
-    sums, counts, covered = np.zeros((CELLS, CELLS)), np.zeros((CELLS, CELLS)), np.zeros((CELLS, CELLS), dtype=bool)
-    cells = (polygons - (west, south)) / step - 0.5
-    for corners, value in zip(cells, values, strict=True):
-        if not np.isfinite(corners).all():
-            continue
-        low, high = np.maximum(np.ceil(corners.min(axis=0)).astype(int), 0), np.floor(corners.max(axis=0)).astype(int) + 1
-        x, y = np.arange(low[0], high[0]), np.arange(low[1], high[1])[:, None]
-        side = np.roll(corners, -1, axis=0) - corners
-        turns = [dx * (y - cy) - dy * (x - cx) for (cx, cy), (dx, dy) in zip(corners, side, strict=True)]
-        inside = np.logical_and.reduce([t >= 0 for t in turns]) | np.logical_and.reduce([t <= 0 for t in turns])
-        box = slice(low[1], high[1]), slice(low[0], high[0])
-        covered[box] |= inside
-        if np.isfinite(value):
-            sums[box] += value * inside
-            counts[box] += inside
-    means = np.full(sums.shape, np.nan)
-    np.divide(sums, counts, out=means, where=counts > 0)
-    return means, covered
-
-
-def _components(axes: Axes, polygons: np.ndarray, found: _Detectors) -> None:
+def _draw_components(polygons: np.ndarray, found: _Detectors, axes: Axes) -> None:
+    """Connected detectors in the same colour, and a frame around what is special."""
     from matplotlib.collections import PolyCollection
     from matplotlib.patches import Patch
 
-    known = np.isfinite(polygons).all(axis=(1, 2))
+    known = _known(polygons)
     numbers, sizes = np.unique(found.component, return_counts=True)
     alone = np.isin(found.component, numbers[sizes == 1])
-    order = [int(n) for n in numbers[np.argsort(-sizes, kind="stable")] if (found.component == n).sum() > 1]
+    order = [(int(number), size) for size, number in sorted(zip(-sizes, numbers, strict=True)) if size < -1]
     opacity = float(np.clip(8 / max(1.0, known.sum() ** 0.6), 0.05, 0.5))
     handles = []
-    for k, number in enumerate(order):
+    for k, (number, size) in enumerate(order):
         colour, rows = COMPONENTS[k % len(COMPONENTS)], known & (found.component == number)
         axes.add_collection(PolyCollection(polygons[rows], facecolors=colour, alpha=opacity, edgecolors="none"))
         axes.add_collection(PolyCollection(polygons[rows], facecolors="none", edgecolors=colour, linewidths=0.4, alpha=0.6))
         if k < len(COMPONENTS):
-            handles.append(Patch(color=colour, label=f"{number}: {(found.component == number).sum():,} detectors"))
+            handles.append(Patch(color=colour, label=f"{number}: {counted(-size, 'detector')}"))
     if len(order) > len(COMPONENTS):
         handles.append(Patch(color="none", label=f"and {len(order) - len(COMPONENTS)} more"))
     marks = [(*kind[1:], np.array([kind[0] in remark for remark in found.remark], dtype=bool)) for kind in KINDS]

@@ -7,8 +7,8 @@ cannot show both: each has a histogram of its own, and the scatter plots are log
 from __future__ import annotations
 
 import math
+from collections import namedtuple
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,21 +17,18 @@ from astropy.table import Table
 
 from ..words import counted
 from . import drawing
+from .drawing import AFTER, BEFORE, MARKED, NORMAL_MAD, UNIT, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 __all__ = ["overlap_figure"]
 
-NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
-NORMAL_MEDIAN = 1 / NORMAL_MAD
 WIDTH, HEAD, UPPER, LOWER, FOOT = 13.0, 1.15, 3.55, 4.0, 0.5  # inches
 SHOWN = 5.0  # half width of a histogram in robust standard deviations
 MOST_BINS = 60
 LOG_COUNTS = 30  # a histogram whose highest bin has more pairs gets a logarithmic axis, on which its wings are seen
 MOST_POINTS = 15_000  # more only make the cloud denser and the file larger
-MOST_CROSSES = 300
 FEW_POINTS = 300  # no more than this are drawn larger, and lines need no border to be seen among them
 MOST_TICKS = 5
 FEW_VALUES = 25  # an abscissa with no more different values than this is drawn value by value
@@ -39,20 +36,11 @@ PER_MEDIAN = 20  # pairs that a running median needs
 ERROR = "#555555"
 
 
-@dataclass(frozen=True, eq=False)
-class _Differences:
-    """Columns of the table of pairs, as plain arrays."""
-
-    before: np.ndarray
-    after: np.ndarray
-    error: np.ndarray
-    rejected: np.ndarray
-    separation: np.ndarray
-    exptime: np.ndarray
-    n_pixels: np.ndarray
+# Columns of the table of pairs, as plain arrays
+_Differences = namedtuple("_Differences", "before after error rejected separation exptime n_pixels")
 
 
-@drawing.own_settings()
+@drawing.own_style()
 def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path: Path) -> None:
     """Draw how the differences of overlapping detectors got smaller.
 
@@ -61,7 +49,7 @@ def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path
     pairs : `~astropy.table.Table`
         Columns `kred_core.products.tables.OVERLAPS`, the pairs of one image; there may be none.
     exptimes : mapping
-        Exposure time in s by Root. Pairs with an unknown one are left out of the plot against exposure time.
+        Exposure time in s by detector, <Root>_<EXTNAME>. Pairs with an unknown one are left out of the plot against exposure time.
     title : str
         Field and image.
     path : `~pathlib.Path`
@@ -69,7 +57,7 @@ def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path
     """
     found = _differences(pairs, exptimes)
     stride = max(1, -(-len(found.before) // MOST_POINTS))
-    histograms = [("before", found.before, drawing.BEFORE), ("after", found.after, drawing.AFTER)]
+    histograms = [("before", found.before, BEFORE), ("after", found.after, AFTER)]
     histograms = [row for row in histograms if np.count_nonzero(np.isfinite(row[1])) > 1]
     plots = [
         (found.separation / 60.0, "separation of the centres  [arcmin]", False),
@@ -78,49 +66,36 @@ def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path
     ]
     plots = [plot for plot in plots if histograms and np.unique(plot[0][np.isfinite(plot[0])]).size > 1]  # others show no trend
     height = HEAD + bool(histograms) * UPPER + bool(plots) * LOWER + FOOT
-    figure = drawing.page(WIDTH, height, f"{title} · differences of overlapping detectors", _summary(found), _note(found, stride))
+    figure = drawing.page(WIDTH, height, f"{title} · differences of overlapping detectors", *_words(found, stride))
+
+    def axes_at(left: float, bottom: float, width: float, tall: float) -> Axes:
+        return figure.add_axes((left / WIDTH, bottom / height, width / WIDTH, tall / height))
+
     for i, (name, values, colour) in enumerate(histograms):
-        bottom = FOOT + bool(plots) * LOWER + 0.7
-        _histogram(figure.add_axes(_place(height, 0.95 + 6.1 * i, bottom, 5.35, 2.85)), values, found, name, colour)
+        _histogram(axes_at(0.95 + 6.1 * i, FOOT + bool(plots) * LOWER + 0.7, 5.35, 2.85), values, found, name, colour)
     limits = _limits(found)
     width = (11.45 - 0.4 * (len(plots) - 1)) / max(1, len(plots))
     for i, (values, label, logarithmic) in enumerate(plots):
-        axes = figure.add_axes(_place(height, 0.95 + (width + 0.4) * i, FOOT + 0.45, width, 3.1))
+        axes = axes_at(0.95 + (width + 0.4) * i, FOOT + 0.45, width, 3.1)
         _against(axes, values, found, limits, stride, logarithmic)
-        axes.set_xlabel(label, fontsize=11)
-        if i == 0:
-            axes.set_ylabel(f"|difference|  [{drawing.UNIT}]", fontsize=11)
-        else:
+        axes.set_xlabel(label)
+        if i:
             axes.tick_params(labelleft=False)
-    if plots:
-        _legend(figure, height)
-    drawing.save(figure, path, grey=False)
+            continue
+        axes.set_ylabel(f"|difference|  [{UNIT}]")
+        figure.legend(
+            *axes.get_legend_handles_labels(), loc="lower left", bbox_to_anchor=(0.9 / WIDTH, (FOOT + 3.62) / height), ncols=4,
+            fontsize=10, frameon=False, borderaxespad=0, handlelength=2.2, columnspacing=2.0,
+        )  # fmt: skip
+    drawing.save(figure, path)
 
 
 def _differences(pairs: Table, exptimes: Mapping[str, float]) -> _Differences:
-    def numbers(name: str) -> np.ndarray:
-        return np.ma.filled(np.ma.asarray(pairs[name], dtype=np.float64), np.nan)
-
-    seconds = [np.array([_exptime(str(file), exptimes) for file in pairs[name]], dtype=np.float64) for name in ("File1", "File2")]
-    return _Differences(
-        before=numbers("Before"),
-        after=numbers("After"),
-        error=numbers("e_Delta"),
-        rejected=np.ma.filled(np.ma.asarray(pairs["Rejected"], dtype=bool), False),
-        separation=numbers("Sep"),
-        exptime=0.5 * (seconds[0] + seconds[1]),
-        n_pixels=numbers("Npix"),
-    )
-
-
-def _exptime(file: str, exptimes: Mapping[str, float]) -> float:
-    """Of a detector <Root>_<EXTNAME>; both may have underscores."""
-    root = file
-    while "_" in root:
-        root = root.rpartition("_")[0]
-        if root in exptimes:
-            return float(exptimes[root])
-    return np.nan
+    columns = {"before": "Before", "after": "After", "error": "e_Delta", "separation": "Sep", "n_pixels": "Npix"}
+    numbers = {key: np.ma.filled(np.ma.asarray(pairs[name], dtype=np.float64), np.nan) for key, name in columns.items()}
+    seconds = [np.array([exptimes.get(str(file), np.nan) for file in pairs[name]]) for name in ("File1", "File2")]
+    rejected = np.ma.filled(np.ma.asarray(pairs["Rejected"], dtype=bool), False)
+    return _Differences(**numbers, rejected=rejected, exptime=0.5 * (seconds[0] + seconds[1]))
 
 
 def _robust(values: np.ndarray) -> float:
@@ -134,38 +109,23 @@ def _rms(values: np.ndarray) -> float:
     return float(np.sqrt(np.mean(values**2))) if values.size else np.nan
 
 
-def _summary(found: _Differences) -> str:
-    n = len(found.before)
+def _words(found: _Differences, stride: int) -> tuple[str, str]:
+    """Subtitle and note."""
+    n, n_rejected = len(found.before), int(np.count_nonzero(found.rejected))
     if n == 0:
-        return "no two detectors overlap"
+        return "no two detectors overlap", ""
+    note = "before: each exposure's own background subtracted; after: matched backgrounds"
     if n == 1:
-        before, after, error = (drawing.short(float(values[0])) for values in (found.before, found.after, found.error))
-        return f"1 pair      difference {before} → {after}      standard error {error}  {drawing.UNIT}" + "      rejected" * bool(
-            found.rejected[0]
-        )
-    kept, short = ~found.rejected, drawing.short
-    return (
+        before, after, error = (short(float(values[0])) for values in (found.before, found.after, found.error))
+        rejected = "      rejected" if n_rejected else ""
+        return f"1 pair      difference {before} → {after}      standard error {error}  {UNIT}{rejected}", note
+    summary = (
         f"{counted(n, 'pair')}      robust rms {short(_robust(found.before))} → {short(_robust(found.after))}      "
-        f"rms {short(_rms(found.before))} → {short(_rms(found.after[kept]))} without the rejected  {drawing.UNIT}      "
-        f"{np.count_nonzero(found.rejected):,} rejected ({100 * np.mean(found.rejected):.1f} %)"
+        f"rms {short(_rms(found.before))} → {short(_rms(found.after[~found.rejected]))} without the rejected  {UNIT}      "
+        f"{n_rejected:,} rejected ({100 * n_rejected / n:.1f} %)"
     )
-
-
-def _note(found: _Differences, stride: int) -> str:
-    if len(found.before) == 0:
-        return ""
-    if len(found.before) == 1:
-        return "before: each exposure's own background subtracted; after: matched backgrounds"
     points = "" if stride == 1 else f"1 of {stride} pairs is drawn as a point; "
-    return (
-        "before: each exposure's own background subtracted; after: matched backgrounds; robust rms: 1.4826 × median |difference|; "
-        f"{points}triangles: beyond the axis"
-    )
-
-
-def _place(page: float, left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
-    """From inches to fractions of a figure that is ``page`` inches high."""
-    return left / WIDTH, bottom / page, width / WIDTH, height / page
+    return summary, f"{note}; robust rms: 1.4826 × median |difference|; {points}triangles: beyond the axis"
 
 
 def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, colour: str) -> None:
@@ -173,44 +133,35 @@ def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, c
     known = np.isfinite(values)
     values, rejected, error = values[known], found.rejected[known], found.error[known]
     core = values[~rejected] if (~rejected).any() else values
-    half = _half_width(core, values)
+    largest = 1.2 * float(np.abs(values).max())
+    half = min((SHOWN * _robust(core) if core.size > 10 else 0.0) or largest, largest) or 1.0
     bins = int(np.clip(2 * math.isqrt(len(values)) + 1, 11, MOST_BINS + 1))  # an odd number: one bin is around 0
     edges = np.linspace(-half, half, bins + 1)
     kept, dropped = (np.histogram(values[which], edges)[0] for which in (~rejected, rejected))
     most = int((kept + dropped).max(initial=0))
-    base = 0.0
-    if most > LOG_COUNTS:
-        base = 0.5
+    base = 0.5 if most > LOG_COUNTS else 0.0
+    if base:
         axes.set_yscale("log")
         axes.set_ylim(base, 2.0 * most)
         drawing.label_log(axes.yaxis)
     else:
         axes.set_ylim(0, max(1.0, 1.15 * most))
         axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.stairs(np.maximum(kept + dropped, base), edges, baseline=base, fill=True, color=drawing.MARKED)
+    axes.stairs(np.maximum(kept + dropped, base), edges, baseline=base, fill=True, color=MARKED)
     axes.stairs(np.maximum(kept, base), edges, baseline=base, fill=True, color=colour)
     axes.axvline(0, color="#777777", linewidth=0.8)
     if name == "after":
         axes.plot(*_expected(error[~rejected], half, edges[1] - edges[0]), "--", color=ERROR, linewidth=1.8)
     axes.set_xlim(-half, half)
     axes.xaxis.get_major_locator().set_params(nbins=7)
-    axes.set_xlabel(f"difference {name} matching  [{drawing.UNIT}]", fontsize=11)
-    axes.set_ylabel("pairs", fontsize=11)
-    axes.tick_params(labelsize=10)
-    above = {"transform": axes.transAxes, "va": "bottom", "parse_math": False}
-    axes.text(0, 1.02, name, ha="left", fontsize=14, fontweight="bold", color=colour, **above)
-    words = f"robust rms {drawing.short(_robust(values))}"
+    axes.set_xlabel(f"difference {name} matching  [{UNIT}]")
+    axes.set_ylabel("pairs")
+    axes.text(0, 1.02, name, transform=axes.transAxes, va="bottom", fontsize=14, fontweight="bold", color=colour)
+    words = f"robust rms {short(_robust(values))}"
     beyond = [int(np.count_nonzero(side > half)) for side in (-values, values)]
     if sum(beyond):
         words += f"     ◀ {beyond[0]:,}   {beyond[1]:,} ▶ beyond the axis"
-    axes.text(1, 1.02, words, ha="right", fontsize=10, color="#333333", **above)
-
-
-def _half_width(core: np.ndarray, values: np.ndarray) -> float:
-    """Of a histogram: a few robust standard deviations of those that are not rejected, or all where these are few."""
-    largest = 1.2 * float(np.abs(values).max(initial=0.0))
-    robust = SHOWN * _robust(core) if core.size > 10 else 0.0
-    return min(robust or largest, largest) or 1.0
+    axes.text(1, 1.02, words, transform=axes.transAxes, va="bottom", ha="right", fontsize=10, color=drawing.GREY_TEXT)
 
 
 def _expected(error: np.ndarray, half: float, width: float) -> tuple[np.ndarray, np.ndarray]:
@@ -230,8 +181,7 @@ def _limits(found: _Differences) -> tuple[float, float]:
     if not values.size:
         return 1e-3, 1.0
     low, high = np.percentile(values, [1.0 if values.size > 200 else 0.0, 100])
-    low, high = 0.6 * low, 1.8 * high
-    return min(low, 0.01 * high), high
+    return min(0.6 * low, 0.018 * high), 1.8 * high
 
 
 def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float, float], stride: int, log_x: bool) -> None:
@@ -243,33 +193,7 @@ def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float
     few = len(values) <= FEW_VALUES and not log_x
     # the pairs of one value are spread evenly beside it, before to its left and after to its right
     spread = 0.36 * max(np.diff(values).min(initial=np.inf), 0.04 * np.ptp(values)) if few else 0.0
-    _set_x_range(axes, values[0] - spread, values[-1] + spread, log_x)
-    if few and values.size <= MOST_TICKS:
-        axes.set_xticks(values, [f"{value:g}" for value in values])
-    drawing.label_log(axes.yaxis)
-    axes.tick_params(labelsize=10)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    within = (np.arange(len(x)) * 0.6180339887498949) % 1.0
-    drawn = np.flatnonzero(usable)[::stride]
-    size, alpha = (4.5, 0.8) if len(drawn) <= FEW_POINTS else (2.6, 0.45) if len(drawn) < 3000 else (1.6, 0.3)
-    for side, y, colour in ((-1, found.before, drawing.BEFORE), (1, found.after, drawing.AFTER)):
-        _points(axes, (x + side * spread * within)[drawn], y[drawn], limits, colour, marker="o", markersize=size, alpha=alpha)
-    out = np.flatnonzero(usable & found.rejected)[:: max(stride, 1 + np.count_nonzero(found.rejected) // MOST_CROSSES)]
-    _points(axes, (x + spread * within)[out], found.after[out], limits, drawing.MARKED, marker="x", markersize=4.5)
-    for side, y, colour, style in (
-        (-1, found.before, drawing.BEFORE, "-"),
-        (1, found.after, drawing.AFTER, "-"),
-        (1, NORMAL_MEDIAN * found.error, ERROR, "--"),
-    ):
-        line = _running_median(x, np.abs(y), few)
-        where = line[0] + side * 0.5 * spread
-        if len(drawn) > FEW_POINTS:
-            axes.plot(where, line[1], style, color="white", linewidth=3.4, solid_capstyle="round")
-        axes.plot(where, line[1], style, color=colour, linewidth=1.8, marker="o" if few else None, markersize=4)
-
-
-def _set_x_range(axes: Axes, low: float, high: float, log_x: bool) -> None:
+    low, high = values[0] - spread, values[-1] + spread
     if log_x:
         axes.set_xscale("log")
         axes.set_xlim(low / 1.3, max(high * 1.3, 3 * low))
@@ -278,17 +202,40 @@ def _set_x_range(axes: Axes, low: float, high: float, log_x: bool) -> None:
         margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
         axes.set_xlim(low - margin, high + margin)
         axes.xaxis.get_major_locator().set_params(nbins=6)
+    if few and values.size <= MOST_TICKS:
+        axes.set_xticks(values, [f"{value:g}" for value in values])
+    drawing.label_log(axes.yaxis)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    within = (np.arange(len(x)) * 0.6180339887498949) % 1.0
+    drawn = np.flatnonzero(usable)[::stride]
+    size, alpha = (4.5, 0.8) if len(drawn) <= FEW_POINTS else (2.6, 0.45) if len(drawn) < 3000 else (1.6, 0.3)
+    for side, y, colour in ((-1, found.before, BEFORE), (1, found.after, AFTER)):
+        _points(axes, (x + side * spread * within)[drawn], y[drawn], colour, marker="o", markersize=size, alpha=alpha)
+    for side, y, colour, style, label in (
+        (-1, found.before, BEFORE, "-", "before, running median"),
+        (1, found.after, AFTER, "-", "after, running median"),
+        (1, found.error / NORMAL_MAD, ERROR, "--", "expected from the standard errors"),
+    ):
+        line = _running_median(x, np.abs(y), few)
+        where = line[0] + side * 0.5 * spread
+        if len(drawn) > FEW_POINTS:
+            axes.plot(where, line[1], style, color="white", linewidth=3.4, solid_capstyle="round", zorder=2.5)
+        mark = {"marker": "o", "markersize": 4} if few else {}
+        axes.plot(where, line[1], style, color=colour, linewidth=1.8, label=label, zorder=2.5, **mark)
+    out = np.flatnonzero(usable & found.rejected)[::stride]
+    style = {"marker": "x", "markersize": 4.5, "markeredgewidth": 1.0, "label": "rejected, after; black above"}
+    _points(axes, (x + spread * within)[out], found.after[out], MARKED, **style)
 
 
-def _points(axes: Axes, x: np.ndarray, y: np.ndarray, limits: tuple[float, float], colour: str, **style) -> None:
+def _points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, **style) -> None:
     """Absolute values; those below or above the axis become triangles at its edge."""
-    size = np.abs(y)
-    low, high = size < limits[0], size > limits[1]
+    size, (bottom, top) = np.abs(y), axes.get_ylim()
+    low, high = size < bottom, size > top
     inside = np.isfinite(size) & ~low & ~high
-    edge = 1.0 if style["marker"] == "x" else 0.0
-    axes.plot(x[inside], size[inside], linestyle="none", color=colour, markeredgewidth=edge, **style)
-    axes.plot(x[low], np.full(low.sum(), limits[0] * 1.06), "v", color=colour, markersize=3.5, markeredgewidth=0, alpha=0.6)
-    axes.plot(x[high], np.full(high.sum(), limits[1] / 1.06), "^", color=colour, markersize=3.5, markeredgewidth=0, alpha=0.6)
+    axes.plot(x[inside], size[inside], linestyle="none", color=colour, **{"markeredgewidth": 0.0, **style})
+    for beyond, edge, marker in ((low, bottom * 1.06, "v"), (high, top / 1.06, "^")):
+        axes.plot(x[beyond], np.full(beyond.sum(), edge), marker, color=colour, markersize=3.5, markeredgewidth=0, alpha=0.6)
 
 
 def _running_median(x: np.ndarray, y: np.ndarray, few: bool) -> np.ndarray:
@@ -302,18 +249,3 @@ def _running_median(x: np.ndarray, y: np.ndarray, few: bool) -> np.ndarray:
         groups = np.array_split(order, min(12, len(order) // PER_MEDIAN)) if len(order) >= 2 * PER_MEDIAN else []
     medians = [(np.median(x[group]), np.median(y[group])) for group in groups if len(group) >= (PER_MEDIAN if not few else 3)]
     return np.array([point for point in medians if point[1] > 0], dtype=np.float64).reshape(-1, 2).T
-
-
-def _legend(figure: Figure, height: float) -> None:
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], color=drawing.BEFORE, marker="o", linewidth=1.8, markersize=5, label="before, running median"),
-        Line2D([], [], color=drawing.AFTER, marker="o", linewidth=1.8, markersize=5, label="after, running median"),
-        Line2D([], [], color=drawing.MARKED, marker="x", linestyle="none", markersize=6, label="rejected, after; black above"),
-        Line2D([], [], color=ERROR, linestyle="--", linewidth=1.8, label="expected from the standard errors"),
-    ]
-    figure.legend(
-        handles=handles, loc="lower left", bbox_to_anchor=_place(height, 0.9, FOOT + 3.62, 0, 0)[:2], ncols=4, fontsize=10,
-        frameon=False, borderaxespad=0, handlelength=2.2, columnspacing=2.0,
-    )  # fmt: skip

@@ -71,7 +71,7 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> lis
     shown = survey.images(config.field, config.survey).title(plan.image)
     title = f"{config.field} {shown}"
     made = [paths.matching_figure(plan.image, kind) for kind in ("overlaps", "backgrounds", "pairs")]
-    exptimes = {str(row["Root"]): float(row["EXPTIME"]) for row in plan.detectors}
+    exptimes = {f"{row['Root']}_{row['EXTNAME']}": float(row["EXPTIME"]) for row in plan.detectors}
     figures.overlap_figure(pair_table, exptimes, title, made[0])
     figures.background_figure(backgrounds, plan.detectors, title, made[1])
     after = _subtracted(plan, skies, backgrounds)["after"]

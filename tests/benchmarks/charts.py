@@ -49,7 +49,7 @@ def chain_chart(result: Mapping[str, Any], path: Path) -> None:
         bars += [("SWarp, the co-adds alone", [("SWarp", sum(s["cpu"] for s in result["swarp"]))])]
     _stacked(figure.add_axes((0.2, 0.66, 0.76, 0.18)), bars, unit)
     _phases(figure.add_axes((0.2, 0.13, 0.76, 0.39)), result["phases"])
-    drawing.save(figure, path, grey=False)
+    drawing.save(figure, path)
 
 
 def _stacked(axes, bars: Sequence[tuple[str, Sequence[tuple[str, float]]]], unit: float) -> None:
@@ -102,7 +102,7 @@ def sizes_chart(result: Mapping[str, Any], path: Path) -> None:
         axes.set_ylim(0, 1.15 * max(series["memory"]) / 1e6)
         axes.set_xlabel(what)
         axes.set_ylabel("peak memory / MB")
-    drawing.save(figure, path, grey=False)
+    drawing.save(figure, path)
 
 
 def _growth(axes, what: str, series: Mapping[str, Any]) -> None:

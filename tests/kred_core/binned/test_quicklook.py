@@ -128,7 +128,7 @@ def test_planes_and_amplifier_steps_are_subtracted_where_they_are_on_the_detecto
     y, x = np.mgrid[0:40, 0:80]
     u, v = (2 * x - 79) / 80, (2 * y - 39) / 40
     shape = Background(*np.array([[12.0], [3.0], [-5.0], [8.0]]))
-    look = look_at([stamp(30, -70, 100 + 12 + 3 * u - 5 * v + 4 * np.sign(u))], before=np.zeros(1), after=shape)
+    look = look_at([binned_map(30, -70, 100 + 12 + 3 * u - 5 * v + 4 * np.sign(u))], before=np.zeros(1), after=shape)
     np.testing.assert_allclose(look.images["after"], 100 * AREA, rtol=1e-6)
     assert np.ptp(look.images["before"]) > 15 * AREA
 

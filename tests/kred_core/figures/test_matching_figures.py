@@ -80,7 +80,7 @@ def pairs_of(n=500, offset=3.0, residual=0.02, outliers=0.03, seed=1):
     )  # fmt: skip
 
 
-EXPTIMES = {"c4d_a_v1": 800.0, "c4d_b_v1": 600.0, "c4d_c_v1": 400.0}
+EXPTIMES = {f"c4d_{x}_v1_{n}": t for x, t in (("a", 800.0), ("b", 600.0), ("c", 400.0)) for n in ("S4", "N_12")}
 
 
 def cutout(shape=(60, 90), after=0.5, rejected=False, seed=1):
@@ -111,7 +111,7 @@ def tile(step=2.0, nebula=0.0, noise=0.2, pixels=256, seed=1, factor=8):
 def drawn(monkeypatch):
     """The figures, instead of files of them: what is written is looked at further below, and takes most of the time."""
     kept = []
-    monkeypatch.setattr(drawing, "save", lambda figure, path, grey: kept.append(figure))
+    monkeypatch.setattr(drawing, "save", lambda figure, path: kept.append(figure))
     return kept
 
 
@@ -121,8 +121,8 @@ def saved(monkeypatch):
     kept = []
     save = drawing.save
 
-    def keep_and_save(figure, path, grey):
-        save(figure, path, grey)
+    def keep_and_save(figure, path):
+        save(figure, path)
         kept.append(figure)
 
     monkeypatch.setattr(drawing, "save", keep_and_save)
@@ -327,7 +327,7 @@ def test_a_detector_that_is_always_bright_stands_out_on_the_focal_plane(drawn, t
     plane = maps(background(solved(detectors, excess), detectors, drawn, tmp_path))["a"]
     names = np.unique(detectors["EXTNAME"])
     colours = plane.collections[0].get_facecolors()
-    reddest = np.array(backgrounds._diverging()(1.0))
+    reddest = np.array(backgrounds._colours("RdYlBu_r")(1.0))
     red = names[np.abs(colours - reddest).max(axis=1) < 0.01]
     assert "S7" in red
     assert "N12" not in red
@@ -349,7 +349,7 @@ def test_the_sky_map_is_the_mean_of_the_detectors_that_cover_a_place(drawn, tmp_
     row = image[image.shape[0] // 2]
     for place, value in ((-9.0, 1.0), (0.0, 2.0), (9.0, 3.0)):
         column = int((place - west) / (east - west) * len(row))
-        np.testing.assert_allclose(row[column], backgrounds._diverging()(scale(value)), atol=0.01)
+        np.testing.assert_allclose(row[column], backgrounds._colours("RdYlBu_r")(scale(value)), atol=0.01)
     assert (image[0] == 1).all()  # nothing there
     # an error that is not known is grey where no other is
     row = panels["d"].images[0].get_array()[image.shape[0] // 2]

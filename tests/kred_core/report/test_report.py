@@ -234,9 +234,9 @@ def test_seams_have_one_number_in_the_table_on_the_page_and_in_the_figure(reduce
     shutil.copytree(reduced / "DECam_BACK", copy.root / "DECam_BACK")
     heads, save = {}, drawing.save
 
-    def keep_and_save(figure, path, grey):
+    def keep_and_save(figure, path):
         heads[path] = figure.texts[1].get_text()
-        save(figure, path, grey)
+        save(figure, path)
 
     monkeypatch.setattr(drawing, "save", keep_and_save)
     config = contents.saved_config(copy)
