@@ -1,17 +1,18 @@
 """What is on disk of a field, gathered for its page: tables, records, figures, small pictures.
 
 Whatever is missing is left out and whatever cannot be read is named, because people want to look at a field that is half
-reduced, or was reduced years ago. Apart from the page because what there is and how it is shown change for different reasons.
+reduced, or was reduced years ago.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import math
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from ..errors import InputError, KredError
 from ..products import FieldPaths, read_record, tables
 from ..products.tables import Column
 from ..survey import Tile
-from .pictures import Greys, Picture, Place, Sky, figure_picture, read_sky, sky_greys, sky_pictures, tile_picture, tile_pictures
+from .pictures import Picture, Sky, figure_picture, tile_pictures
 
 __all__ = ["Contents", "ImageContents", "TileContents", "gather", "saved_config"]
 
@@ -32,137 +33,67 @@ WORST = 8  # pairs in the table
 THREADS = 4  # images of which pictures are made at the same time; the libraries for that release the interpreter
 FIGURE_WIDTH, FIGURE_BYTES = 380, 26_000
 TILE_SIDE, FEW_TILES_SIDE, FEW = 220, 400, 4  # pixels of a tile's picture
-MATCHING_FIGURES = {
-    "overlaps": "Differences where detectors overlap, before and after",
-    "backgrounds": "What was subtracted, on the focal plane and on the sky",
-    "pairs": "The pairs that agree least",
+MATCHING_FIGURES = {  # what it shows, and from how many of what on there is something to see
+    "overlaps": ("Differences where detectors overlap, before and after", "N_pairs", 2),
+    "backgrounds": ("What was subtracted, on the focal plane and on the sky", "N_det", 2),
+    "pairs": ("The pairs that agree least", "N_pairs", 1),
 }
-SOMETHING_TO_SEE = {"overlaps": ("N_pairs", 2), "backgrounds": ("N_det", 2), "pairs": ("N_pairs", 1)}  # from so many on
 Row = dict[str, Any]
 T = TypeVar("T")
 
 
 @dataclass
 class TileContents:
-    """One tile in one image.
-
-    Attributes
-    ----------
-    tile : `~kred_core.survey.Tile`
-    picture : Picture or None
-    source : str
-        What the picture shows: "matched", "original" (backgrounds of the mosaic), "quick look"; "" without a picture.
-    files : dict
-        Existing figures and FITS files, by what they are in words.
-    numbers : dict
-        Row of the table of mosaics; empty where there is none.
-    failed : str
-        Why it was not made in the last run.
-    """
+    """One tile in one image."""
 
     tile: Tile
     picture: Picture | None = None
-    source: str = ""
-    files: dict[str, Path] = field(default_factory=dict)
-    numbers: Row = field(default_factory=dict)
-    failed: str = ""
+    source: str = ""  # of the picture: "matched", "original" (backgrounds of the mosaic) or "quick look"; "" without one
+    files: dict[str, Path] = field(default_factory=dict)  # existing figures and FITS files, by what they are in words
+    numbers: Row = field(default_factory=dict)  # row of the table of mosaics; empty where there is none
+    failed: str = ""  # why it was not made in the last run
 
 
 @dataclass
 class ImageContents:
-    """One image of the field.
-
-    Attributes
-    ----------
-    name : str
-    title : str
-        The name and what light that is, where that is known; see `~kred_core.survey.ImageTable.title`.
-    exposures : list of dict
-        Rows of the exposure table that go into it.
-    tiles : list of TileContents
-    sky : dict
-        Picture of the field by "before" and "after"; empty where there is no quick look.
-    greys : Greys or None
-        What the greys of these pictures mean.
-    place : Place or None
-        Where they are on the sky.
-    outlines : dict
-        Corners of the tiles in these pictures, in pixels.
-    matching : dict
-        Row of the table of the matching; empty where there is none.
-    failed : str
-        Why it was not matched in the last run.
-    worst : list of dict
-        Overlaps that agree least, the worst first.
-    figures : list of (str, Path, Picture)
-        What it shows, the file, and a small picture of it.
-    overviews : dict
-        Figures of the whole field by what they show.
-    """
+    """One image of the field."""
 
     name: str
-    title: str
-    exposures: list[Row]
+    title: str  # the name and what light that is, where that is known
+    exposures: list[Row]  # rows of the exposure table that go into it
     tiles: list[TileContents]
-    sky: dict[str, Picture] = field(default_factory=dict)
-    greys: Greys | None = None
-    place: Place | None = None
-    outlines: dict[str, Any] = field(default_factory=dict)
-    matching: Row = field(default_factory=dict)
-    failed: str = ""
-    worst: list[Row] = field(default_factory=list)
-    figures: list[tuple[str, Path, Picture]] = field(default_factory=list)
-    overviews: dict[str, Path] = field(default_factory=dict)
+    sky: Sky | None = None  # from the quick look
+    pictures: dict[str, Picture] = field(default_factory=dict)  # of the sky, by "before" and "after"
+    matching: Row = field(default_factory=dict)  # row of the table of the matching; empty where there is none
+    failed: str = ""  # why it was not matched in the last run
+    worst: list[Row] = field(default_factory=list)  # overlaps that agree least, the worst first
+    figures: list[tuple[str, Path, Picture]] = field(default_factory=list)  # what it shows, the file, a small picture of it
+    overviews: dict[str, Path] = field(default_factory=dict)  # figures of the whole field by what they show
 
     @property
     def shown(self) -> list[TileContents]:
         """The tiles that have a picture."""
         return [tile for tile in self.tiles if tile.picture]
 
-    @property
-    def mosaics(self) -> list[TileContents]:
-        """The tiles that have a mosaic."""
-        return [tile for tile in self.tiles if any(name.startswith("FITS") for name in tile.files)]
-
 
 @dataclass
 class Contents:
-    """A field as its page shows it.
-
-    Attributes
-    ----------
-    paths : `~kred_core.products.FieldPaths`
-    tiles : sequence of `~kred_core.survey.Tile`
-    images : list of ImageContents
-        In the order of the survey; those of which there is nothing left out.
-    verdicts : list of dict
-        Rows of the quality table with what the exposure table adds.
-    run : dict
-        What the last run that did something did; see `~kred_core.stages.outcome.Outcome.remember`. Empty: not known.
-    changed : dict
-        Options that differ from the default: name and value as in kred.toml.
-    options : str
-        All options, as the text of kred.toml.
-    files : dict
-        Existing tables and logs by what they are.
-    unreadable : list of str
-        What is there and cannot be read, in words.
-    """
+    """A field as its page shows it."""
 
     paths: FieldPaths
-    tiles: Sequence[Tile]
-    images: list[ImageContents] = field(default_factory=list)
-    verdicts: list[Row] = field(default_factory=list)
-    run: dict[str, Any] = field(default_factory=dict)
-    changed: dict[str, str] = field(default_factory=dict)
-    options: str = ""
-    files: dict[str, Path] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    tiles: Sequence[Tile] = ()
+    images: list[ImageContents] = field(default_factory=list)  # in the order of the survey, without those of which there is nothing
+    verdicts: list[Row] = field(default_factory=list)  # rows of the quality table with what the exposure table adds
+    run: Row = field(default_factory=dict)  # what the last run that did something did, see Outcome.remember; empty: not known
+    changed: dict[str, str] = field(default_factory=dict)  # options that differ from the default, as in kred.toml
+    options: str = ""  # all options, as the text of kred.toml
+    files: dict[str, Path] = field(default_factory=dict)  # existing tables and logs by what they are
+    unreadable: list[str] = field(default_factory=list)  # what is there and cannot be read, in words
 
-    def tried(self, read: Callable[..., T], *arguments: Any) -> T | None:
-        """The result of reading something; None, and a note, where that cannot be done."""
+    def tried(self, read: Callable[[Path], T], path: Path) -> T | None:
+        """What is read from a file; None where there is none, and also a note where it cannot be read."""
         try:
-            return read(*arguments)
+            return read(path) if path.is_file() else None
         except (KredError, OSError) as e:
             self.unreadable.append(self.plain(str(e)))
             return None
@@ -170,6 +101,11 @@ class Contents:
     def plain(self, text: str) -> str:
         """A message without the place of the data root, which may move."""
         return text.replace(f"{self.paths.root}/", "") if str(self.paths.root) != "." else text
+
+    def failed(self, stage: str, units: Iterable[str]) -> str:
+        """Why units of a stage failed in the last run; empty if they did not."""
+        failed = self.run.get("stages", {}).get(stage, {}).get("failed", {})
+        return self.plain("; ".join(dict.fromkeys(failed[unit] for unit in units if unit in failed)))
 
 
 def saved_config(paths: FieldPaths) -> FieldConfig:
@@ -198,54 +134,63 @@ def gather(paths: FieldPaths) -> Contents:
     InputError
         Nobody knows where the field and its tiles are.
     """
-    contents = Contents(paths, ())
-    config = contents.tried(saved_config, paths) or FieldConfig(field=paths.field, root=paths.root)
+    contents = Contents(paths)
+    config = contents.tried(lambda path: saved_config(paths), paths.run_config) or FieldConfig(field=paths.field, root=paths.root)
     contents.tiles = survey.tiles(paths.field, config.survey)
     contents.run = read_record(paths.record("run", "last")) or {}
     contents.options = paths.run_config.read_text(encoding="utf-8", errors="replace") if paths.run_config.is_file() else ""
-    contents.changed = dict(_changed(config))
+    contents.changed = _changed(config)
 
     quality_rows = _rows(contents, paths.quality_table, tables.QUALITY, "check")
     exposures = {row["Root"]: row for row in _rows(contents, paths.exposure_table, tables.EXPOSURES, "summarize")}
     contents.verdicts = [exposures.get(row["Root"], {}) | row for row in quality_rows]
     matched = {row["Image"]: row for row in _rows(contents, paths.matching_table, tables.MATCHING, "match")}
     measured = _rows(contents, paths.mosaic_table, evaluation.MOSAICS, "evaluate")
-    worst = contents.tried(_worst, paths.overlap_table) if paths.overlap_table.is_file() else {}
+    worst = contents.tried(_worst, paths.overlap_table) or {}
     known = survey.images(paths.field, config.survey)
     fed = (name for row in exposures.values() for name in row["Image"].split())
     for name in known.in_order([*known.names, *fed, *matched, *(row["Image"] for row in measured)]):
-        feeding = [row for row in exposures.values() if name in row["Image"].split()]
-        image = ImageContents(name, known.title(name), feeding, [], matching=matched.get(name, {}))
-        image.worst = (worst or {}).get(name, [])
-        image.failed = contents.plain(_failed(contents.run, "match", [name]))
-        image.tiles = [_tile(contents, tile, name, measured) for tile in contents.tiles]
+        image = ImageContents(
+            name,
+            known.title(name),
+            exposures=[row for row in exposures.values() if name in row["Image"].split()],
+            tiles=[_tile(contents, tile, name, measured) for tile in contents.tiles],
+            matching=matched.get(name, {}),
+            failed=contents.failed("match", [name]),
+            worst=worst.get(name, []),
+        )
         contents.images.append(image)
     with ThreadPoolExecutor(THREADS) as pool:
-        for unreadable in pool.map(partial(_add_pictures, contents), contents.images):
-            contents.unreadable += unreadable
+        list(pool.map(partial(_add_pictures, contents), contents.images))
+    contents.unreadable.sort()
     contents.images = [i for i in contents.images if i.exposures or i.matching or i.sky or i.shown]
-    described = {
-        "verdicts on the exposures": paths.quality_table,
-        "exposures": paths.exposure_table,
-        "detectors": paths.detector_table,
-        "overlaps": paths.overlap_table,
-        "backgrounds": paths.background_table,
-        "matching": paths.matching_table,
-        "mosaics": paths.mosaic_table,
-        "log": paths.log,
-        "options": paths.run_config,
-    }
-    contents.files = {words: path for words, path in described.items() if path.is_file()}
+    contents.files = _existing(
+        {
+            "verdicts on the exposures": paths.quality_table,
+            "exposures": paths.exposure_table,
+            "detectors": paths.detector_table,
+            "overlaps": paths.overlap_table,
+            "backgrounds": paths.background_table,
+            "matching": paths.matching_table,
+            "mosaics": paths.mosaic_table,
+            "log": paths.log,
+            "options": paths.run_config,
+        }
+    )
     return contents
+
+
+def _existing(files: Mapping[str, Path]) -> dict[str, Path]:
+    return {words: path for words, path in files.items() if path.is_file()}
 
 
 def _rows(contents: Contents, path: Path, columns: Iterable[Column], made_by: str) -> list[Row]:
     """Rows of a table as plain values; none where it does not exist."""
-    table = contents.tried(tables.read, path, columns, made_by) if path.is_file() else None
+    table = contents.tried(lambda path: tables.read(path, columns, made_by), path)
     if table is None:
         return []
-    names = table.colnames
-    return [dict(zip(names, values, strict=True)) for values in zip(*(table[name].tolist() for name in names), strict=True)]
+    values = zip(*(table[name].tolist() for name in table.colnames), strict=True)
+    return [dict(zip(table.colnames, row, strict=True)) for row in values]
 
 
 def _worst(path: Path) -> dict[str, list[Row]]:
@@ -265,31 +210,16 @@ def _worst(path: Path) -> dict[str, list[Row]]:
     return {image: [row | {"errors": size} for size, row in pairs[:WORST]] for image, pairs in found.items()}
 
 
-def _changed(config: FieldConfig) -> Iterable[tuple[str, str]]:
+def _changed(config: FieldConfig) -> dict[str, str]:
     """Options that are not the default, as they stand in kred.toml."""
-    default = FieldConfig(field=config.field)
+    default, found = FieldConfig(field=config.field), {}
     for section in sorted(type(config).model_fields):
         own, usual = getattr(config, section), getattr(default, section)
-        if section == "run" or not isinstance(own, BaseModel):
-            continue
-        for option in type(own).model_fields:
-            value = getattr(own, option)
-            if value != getattr(usual, option):
-                yield f"{section}.{option}", _as_toml(value)
-
-
-def _as_toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{', '.join(map(_as_toml, value))}]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _failed(run: Mapping[str, Any], stage: str, units: Iterable[str]) -> str:
-    """Why units of a stage failed in the last run; empty if they did not."""
-    failed = run.get("stages", {}).get(stage, {}).get("failed", {})
-    return "; ".join(dict.fromkeys(failed[unit] for unit in units if unit in failed))
+        if section != "run" and isinstance(own, BaseModel):
+            for option in type(own).model_fields:
+                if (value := getattr(own, option)) != getattr(usual, option):
+                    found[f"{section}.{option}"] = json.dumps(value, ensure_ascii=False, default=str)
+    return found
 
 
 def _tile(contents: Contents, tile: Tile, image: str, measured: Iterable[Row]) -> TileContents:
@@ -303,61 +233,45 @@ def _tile(contents: Contents, tile: Tile, image: str, measured: Iterable[Row]) -
             f"FITS{which}": paths.mosaic(name, image, kind),
         }
     found |= {"before and after": paths.comparison_figure(image, name), "quick look (FITS)": paths.quick_look(image, name)}
-    units = [f"{name}.{image}", f"{name}_b.{image}"]
-    failed = [_failed(contents.run, stage, units) for stage in ("coadd", "evaluate")]
+    failed = [contents.failed(stage, [f"{name}.{image}", f"{name}_b.{image}"]) for stage in ("coadd", "evaluate")]
     rows = [row for row in measured if row["Tile"] == name and row["Image"] == image]
-    rows.sort(key=lambda row: row["Background"] != BackgroundKind.MATCHED)
-    return TileContents(
-        tile,
-        files={words: path for words, path in found.items() if path.is_file()},
-        numbers=rows[0] if rows else {},
-        failed=contents.plain("; ".join(filter(None, failed))),
-    )
+    numbers = min(rows, key=lambda row: row["Background"] != BackgroundKind.MATCHED, default={})
+    return TileContents(tile, files=_existing(found), numbers=numbers, failed="; ".join(filter(None, failed)))
 
 
-def _add_pictures(contents: Contents, image: ImageContents) -> list[str]:
-    """Pictures of the sky, of the tiles, and of the figures of one image; returns what is there and cannot be read."""
-    contents = replace(contents, unreadable=[])  # other images have their pictures made at the same time
+def _add_pictures(contents: Contents, image: ImageContents) -> None:
+    """Pictures of the sky, of the tiles, and of the figures of one image."""
     paths, name = contents.paths, image.name
     look = paths.quick_look(name)
-    sky = contents.tried(read_sky, look, contents.tiles) if look.is_file() else None
+    image.sky = contents.tried(lambda path: Sky.read(path, contents.tiles), look)
+    image.pictures = image.sky.pictures() if image.sky else {}
     side = FEW_TILES_SIDE if len(contents.tiles) <= FEW else TILE_SIDE
-    if sky:
-        image.sky, image.greys, image.place, image.outlines = sky_pictures(sky), sky_greys(sky), sky.place, sky.outlines
-    _add_tile_pictures(contents, image, sky, side)
-    for kind, words in MATCHING_FIGURES.items():
-        counted, least = SOMETHING_TO_SEE[kind]
-        if image.matching.get(counted, least) < least:
-            continue
-        path = paths.matching_figure(name, kind)
-        picture = contents.tried(figure_picture, path, FIGURE_WIDTH, FIGURE_BYTES) if path.is_file() else None
-        if picture:
-            image.figures.append((words, path, picture))
-    overviews = {
-        "before and after, with scales": paths.comparison_figure(name),
-        "all mosaics": paths.field_figure(name, BackgroundKind.MATCHED),
-        "all mosaics, original backgrounds": paths.field_figure(name),
-        "quick look (FITS)": look,
-    }
-    image.overviews = {words: path for words, path in overviews.items() if path.is_file()}
-    return contents.unreadable
-
-
-def _add_tile_pictures(contents: Contents, image: ImageContents, sky: Sky | None, side: int) -> None:
-    """Of the mosaics; the quick look stands in for those that there are not."""
     for source in (BackgroundKind.MATCHED, BackgroundKind.ORIGINAL):
         # The reduced images are kred's memory: they may be of mosaics that are gone.
         files = {
-            t.tile.name: contents.paths.reduced(t.tile.name, image.name, source)
+            t.tile.name: paths.reduced(t.tile.name, name, source)
             for t in image.tiles
-            if not t.picture and contents.paths.mosaic(t.tile.name, image.name, source).is_file()
+            if not t.picture and paths.mosaic(t.tile.name, name, source).is_file()
         }
-        reduced = {name: contents.tried(evaluation.ReducedImage.read, path) for name, path in files.items() if path.is_file()}
-        pictures = tile_pictures({name: r for name, r in reduced.items() if r is not None}, side)
+        reduced = {tile: contents.tried(evaluation.ReducedImage.read, path) for tile, path in files.items()}
+        pictures = tile_pictures({tile: r for tile, r in reduced.items() if r is not None}, side)
         for t in image.tiles:
             if t.tile.name in pictures:
                 t.picture, t.source = pictures[t.tile.name], source
-    for t in image.tiles:
-        if sky and not t.picture:
-            t.picture = tile_picture(sky, t.tile.name, side)
+    for t in image.tiles if image.sky else []:  # the quick look stands in for mosaics that there are not
+        if not t.picture:
+            t.picture = image.sky.tile(t.tile.name, side)
             t.source = "quick look" if t.picture else ""
+    for kind, (words, what, least) in MATCHING_FIGURES.items():
+        path = paths.matching_figure(name, kind)
+        if image.matching.get(what, least) >= least:
+            picture = contents.tried(lambda path: figure_picture(path, FIGURE_WIDTH, FIGURE_BYTES), path)
+            image.figures += [(words, path, picture)] if picture else []
+    image.overviews = _existing(
+        {
+            "before and after, with scales": paths.comparison_figure(name),
+            "all mosaics": paths.field_figure(name, BackgroundKind.MATCHED),
+            "all mosaics, original backgrounds": paths.field_figure(name),
+            "quick look (FITS)": look,
+        }
+    )

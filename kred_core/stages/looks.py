@@ -16,7 +16,6 @@ from ..config import FieldConfig
 from ..match import Pairs
 from ..match.matching import Skies
 from ..products import FieldPaths, read_record, tables, write_record
-from ..sky import Grid, tan_wcs
 from ..survey import Tile
 from .matching import SOLVED_FROM, MatchPlan, PlannedMaps, look_record, read_skies, solved_files
 from .mosaics import wanted_tiles
@@ -97,13 +96,8 @@ def _backgrounds(paths: FieldPaths, plan: MatchPlan) -> Table:
 
 
 def _outlines(wanted: Iterable[Tile], names: list[str]) -> list[tuple[str, np.ndarray]]:
-    """Name and corners of the tiles: RA and Dec in degrees, south-east, south-west, north-west, north-east."""
-    found = []
-    for tile in wanted:
-        if tile.name in names:
-            square = tan_wcs(Grid(tile.ra, tile.dec, tile.size * 3600, 1, 1))  # one pixel as large as the tile
-            found.append((tile.name, square.wcs_pix2world([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]], 0)))
-    return found
+    """Name and corners of the tiles."""
+    return [(tile.name, tile.corners) for tile in wanted if tile.name in names]
 
 
 def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, Background]:

@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from ..config import NAME, SurveyConfig
 from ..errors import InputError
 from ..products import FieldPaths, find_clash, same_file, table_names
 from ..products.usertable import UserTable
-from ..sky import mean_position, separation
+from ..sky import Grid, mean_position, separation, tan_wcs
 
 __all__ = ["ImageTable", "Tile", "field_centre", "fields", "focal_plane", "galaxy", "images", "tiles"]
 
@@ -61,6 +61,12 @@ class Tile:
     dec: float
     size: float
     mosaic: float = MOSAIC_SIZE
+
+    @cached_property
+    def corners(self) -> np.ndarray:
+        """RA and Dec in degrees of the corners: south east, south west, north west, north east; shape (4, 2)."""
+        square = tan_wcs(Grid(self.ra, self.dec, self.size * 3600, 1, 1))  # one pixel as large as the tile
+        return square.wcs_pix2world([[-0.5, -0.5], [0.5, -0.5], [0.5, 0.5], [-0.5, 0.5]], 0)
 
 
 @dataclass(frozen=True)

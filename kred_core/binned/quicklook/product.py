@@ -20,7 +20,7 @@ from ...fits.compress import quantised_image
 from ...fits.hdu import scan
 from ...fits.pixels import read_pixels
 from ...products import atomic
-from ...sky import Grid, celestial_wcs, tan_header, tan_wcs
+from ...sky import Grid, celestial_wcs, tan_header
 from ...survey import Tile
 from .. import BinnedGrid
 from .mosaic import COVERAGE, QuickLook
@@ -49,10 +49,7 @@ def cut(look: QuickLook, grid: BinnedGrid, tile: Tile) -> QuickLook:
         The smallest rectangle of the grid that holds the square of the tile, NaN where the look does not reach. The
         grid's north is the tile's only where both have the same RA, so it is somewhat larger than the square.
     """
-    # One pixel as large as the tile: its corners are the tile's. Great circles are straight lines on both tangent planes.
-    square = tan_wcs(Grid(tile.ra, tile.dec, tile.size * 3600, 1, 1))
-    sky = square.wcs_pix2world([[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]], 0)
-    corners = grid.wcs.wcs_world2pix(sky, 0)
+    corners = grid.wcs.wcs_world2pix(tile.corners, 0)  # great circles are straight lines on both tangent planes
     if not np.isfinite(corners).all():
         where = f"{grid.ra:.4f}, {grid.dec:.4f}"
         raise InputError(
