@@ -253,7 +253,7 @@ def _small_jpeg(file: Path | io.BytesIO, size: tuple[int, int], largest: int) ->
     from PIL import Image
 
     with Image.open(file) as opened:
-        small = opened if opened.mode == "L" else opened.convert("RGB")
+        small = opened.convert("L" if opened.mode == "L" else "RGB")
         small.thumbnail(size, reducing_gap=2.0)
     return _jpeg(small, largest)
 
