@@ -19,11 +19,12 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from . import __version__, kernel_cache
 from .errors import KredError, ToolError
+from .words import counted
 
 __all__ = ["Finding", "check_installation", "main"]
 
@@ -36,35 +37,15 @@ SLOW_REDUCTION = 120.0  # s
 AGREEMENT = 0.05  # rms of mosaic minus simulated sky, in units of the rms of the sky; found: 0.011, without matching 0.36
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
+class Finding(NamedTuple):
+    """What one check found."""
 
-    Attributes
-    ----------
-    level : str
-        ``ok``, ``warning`` (kred works, within limits that the text states) or ``problem`` (it does not).
-    text : str
-        What was found, and what to do about it.
-    """
-
-    level: str
-    text: str
+    level: str  # ok, warning (kred works, within limits that the text states) or problem (it does not)
+    text: str  # what was found, and what to do about it
 
 
 def check_installation(root: Path) -> Iterator[Finding]:
-    """Check one thing after the other, the longest last.
-
-    Parameters
-    ----------
-    root : `~pathlib.Path`
-        Data root that is going to be used.
-
-    Yields
-    ------
-    Finding
-        As soon as it is known.
-    """
+    """Check one thing after the other, the longest last, with the data root that is going to be used."""
     for check in (_python, _packages, _machine, lambda: _data_root(root), _swarp, _compiler, lambda: _reduction(root)):
         yield from _explained(check)
 
@@ -92,7 +73,6 @@ def _packages() -> Iterator[Finding]:
     wanted, source = _requirements()
     if not wanted:
         yield Finding(WARNING, f"kred {__version__} is not installed, so it is not known which versions it needs; pip install .")
-        return
     for requirement in map(Requirement, wanted):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue  # of an extra, or for another system
@@ -124,16 +104,14 @@ def _requirements() -> tuple[list[str], str]:
 def _machine() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    text = f"{cores} core{'s' if cores > 1 else ''}, {memory / GB:.0f} GB of memory"
-    if memory < COMFORTABLE_MEMORY:
-        yield Finding(WARNING, f"{text}: a mosaic in the making takes 1 GB for each worker; use --workers 1")
-    else:
-        yield Finding(OK, text)
+    text, little = f"{counted(cores, 'core')}, {memory / GB:.0f} GB of memory", memory < COMFORTABLE_MEMORY
+    advice = ": a mosaic in the making takes 1 GB for each worker; use --workers 1"
+    yield Finding(WARNING, text + advice) if little else Finding(OK, text)
 
 
 def _data_root(root: Path) -> Iterator[Finding]:
     if not root.is_dir():
-        yield Finding(PROBLEM, f"the data root {root} is no directory; make it, or give another one with --root")
+        yield Finding(PROBLEM, f"the data root {root} is not a directory; make it, or give another one with --root")
         return
     try:
         with tempfile.TemporaryDirectory(dir=root, prefix=".kred-selfcheck-") as directory:
@@ -152,7 +130,7 @@ def _data_root(root: Path) -> Iterator[Finding]:
         yield Finding(OK, text)
     fields = sorted(p.parent.name for p in root.glob("DECam_MEF/*/mef") if p.is_dir())
     if fields:
-        yield Finding(OK, f"{len(fields)} field{'s' if len(fields) > 1 else ''} in DECam_MEF, {fields[0]} the first")
+        yield Finding(OK, f"{counted(len(fields), 'field')} in DECam_MEF, {fields[0]} the first")
     else:
         yield Finding(WARNING, "no field in the data root yet: exposures go to DECam_MEF/<field>/mef/*.fits.fz")
 
@@ -162,11 +140,9 @@ def _swarp() -> Iterator[Finding]:
 
     try:
         program = find_swarp()
+        run = subprocess.run([program, "-v"], capture_output=True, text=True, timeout=20, check=True)
     except ToolError:
         yield Finding(OK, "SWarp is not installed: kred's own co-adder works without; only --coadd.engine swarp needs it")
-        return
-    try:
-        run = subprocess.run([program, "-v"], capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as e:
         yield Finding(WARNING, f"SWarp is {program} but does not run ({e}); only --coadd.engine swarp needs it")
     else:
@@ -182,15 +158,13 @@ def _compiler() -> Iterator[Finding]:
 
     start = time.monotonic()
     median = kernels.median(np.arange(64, dtype=np.float32))
-    seconds = time.monotonic() - start
+    text = f"numba compiles ({time.monotonic() - start:.1f} s for one loop) and"
     if median != 31.5:
         yield Finding(PROBLEM, f"numba {numba.__version__} computes wrongly: the median of 0..63 is 31.5, not {median}")
     elif kernel_cache.is_temporary():
-        advice = "set NUMBA_CACHE_DIR to a directory that can be written to"
-        yield Finding(WARNING, f"numba compiles ({seconds:.1f} s for one loop) and cannot keep the result; {advice}")
+        yield Finding(WARNING, f"{text} cannot keep the result; set NUMBA_CACHE_DIR to a directory that can be written to")
     else:
-        kept = kernels.median.stats.cache_path
-        yield Finding(OK, f"numba compiles ({seconds:.1f} s for one loop) and keeps the result in {kept}")
+        yield Finding(OK, f"{text} keeps the result in {kernels.median.stats.cache_path}")
 
 
 def _reduction(root: Path) -> Iterator[Finding]:
@@ -223,19 +197,17 @@ def _reduce(root: Path) -> float:
         root, tiles=["T07"], binning=16, exposures=4, dither=300.0, bands=["N662"], gradient=0.0, star_density=0.0, cosmic_rays=0.0
     )
     field = simulation.config.field
-    config = FieldConfig(field=field, tiles=["T07"], root=root, coadd=CoaddConfig(memory=0.25))
-    paths = FieldPaths(root, field)
-    outcome = reduce(config)
+    outcome = reduce(FieldConfig(field=field, tiles=["T07"], root=root, coadd=CoaddConfig(memory=0.25)))
     if not outcome.complete:
         raise KredError(f"a simulated field cannot be reduced: {outcome.headline()}")
 
+    paths = FieldPaths(root, field)
     mosaic, coverage = paths.mosaic("T07", "N662", BackgroundKind.MATCHED), paths.coverage("T07", "N662", BackgroundKind.MATCHED)
     _, reduced = measure_mosaic(mosaic, coverage, 10_000)  # every pixel
     y, x = np.nonzero(np.isfinite(reduced.image))
     area = pixel_area_arcsec2(reduced.wcs, x, y) / reduced.factor**2
     truth = sky_brightness(*reduced.wcs.wcs_pix2world(x, y, 0), "N662", simulation.config) * area
-    found = reduced.image[y, x].astype(np.float64)
-    return float(np.std(found - truth) / np.std(truth))
+    return float(np.std(reduced.image[y, x].astype(np.float64) - truth) / np.std(truth))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -259,13 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped")
         return 130
-    problems, remarks = levels.count(PROBLEM), levels.count(WARNING)
-    print(f"\n{_count(problems, PROBLEM)}, {_count(remarks, WARNING)}: kred {'does not work' if problems else 'works'} here")
-    return 1 if problems else 0
-
-
-def _count(n: int, word: str) -> str:
-    return f"{n or 'no'} {word}{'' if n == 1 else 's'}"
+    problems, warned = (counted(n, kind) if (n := levels.count(kind)) else f"no {kind}s" for kind in (PROBLEM, WARNING))
+    print(f"\n{problems}, {warned}: kred {'does not work' if PROBLEM in levels else 'works'} here")
+    return 1 if PROBLEM in levels else 0
 
 
 if __name__ == "__main__":

@@ -58,7 +58,9 @@ def _start(config: FieldConfig, directory: Path, force: bool) -> None:
         "--survey.image-table": (f"{config.field}_images.tab", _image_table(config, reports)),
         "--check.zero-points": (f"{config.field}_zero_points.tab", _zero_point_table(config, reports)),
     }
-    if not _has_tiles(config):
+    try:
+        survey.tiles(config.field, config.survey)
+    except InputError:  # neither the survey nor the options say where they are
         tables["--survey.tile-table"] = (f"{config.field}_tiles.tab", _tile_table(config.field, reports))
     directory.mkdir(parents=True, exist_ok=True)
     command = ["python", "flows/field.py", config.field, "--root", str(config.root)]
@@ -138,14 +140,6 @@ def _zero_point_table(config: FieldConfig, reports: Iterable[ExposureReport]) ->
     return _aligned(words, [("Root", "FILTER", "EXPTIME", "MAGZERO"), *rows])
 
 
-def _has_tiles(config: FieldConfig) -> bool:
-    """Whether the survey or the options say already where the tiles are."""
-    try:
-        return bool(survey.tiles(config.field, config.survey))
-    except InputError:
-        return False
-
-
 def _tile_table(field: str, reports: Iterable[ExposureReport]) -> str:
     rows = [(t.field, t.name, f"{t.ra:.5f}", f"{t.dec:.5f}", f"{t.size:g}") for t in cover(field, reports)]
     words = f"Tiles of {field}, which cover all its detectors: RA, Dec of the centre and Size of the side in degrees."
@@ -154,16 +148,6 @@ def _tile_table(field: str, reports: Iterable[ExposureReport]) -> str:
 
 def cover(field: str, reports: Iterable[ExposureReport]) -> list[Tile]:
     """Cover all detectors of a field with tiles: one as large as needed, or where that were too large a grid of the survey's.
-
-    Parameters
-    ----------
-    field : str
-    reports : iterable of ExposureReport
-
-    Returns
-    -------
-    list of Tile
-        T01, T02, ...; tiles of the grid that no detector touches are left out.
 
     Raises
     ------

@@ -1,28 +1,16 @@
-"""Words of messages: counts, times, and lists that stay short."""
+"""Words of messages: counts, times, sizes, and lists that stay short."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["counted", "human_size", "human_time", "some"]
+__all__ = ["NAMED", "counted", "human_size", "human_time", "some"]
 
 NAMED = 5  # in a message
 
 
 def counted(n: int, thing: str) -> str:
-    """Return a number of things in words.
-
-    Parameters
-    ----------
-    n : int
-    thing : str
-        One of them; its plural ends in s.
-
-    Returns
-    -------
-    str
-        "1 exposure", "1,024 exposures".
-    """
+    """Return a number of things, whose plural ends in s, in words: "1 exposure", "1,024 exposures"."""
     return f"{n:,} {thing}{'' if n == 1 else 's'}"
 
 
@@ -46,4 +34,4 @@ def human_size(size: float) -> str:
 def some(names: Iterable[str]) -> str:
     """Return the first few of the names, and how many more there are."""
     ordered = sorted(names)
-    return ", ".join(ordered[:NAMED]) + (f" and {len(ordered) - NAMED} more" if len(ordered) > NAMED else "")
+    return ", ".join(ordered[:NAMED]) + (f" and {len(ordered) - NAMED:,} more" if len(ordered) > NAMED else "")

@@ -20,6 +20,7 @@ from ..config import BackgroundKind
 from ..errors import ExposureError, InputError
 from ..exposures.exposure import Detector, Exposure
 from ..sky import Grid, celestial_wcs, pixel_area_arcsec2, tan_wcs
+from ..words import counted
 from .plan import CoaddInput, CoaddPlan
 
 __all__ = ["Box", "Source", "grid_box", "open_sources", "overlapping", "sampling_grid"]
@@ -103,7 +104,7 @@ def open_sources(plan: CoaddPlan) -> list[Source]:
         sources.append(Source(item, detector, primary, wcs, _flux_scale(grid, wcs, detector.shape), box))
     if all(source.box is None for source in sources):
         raise InputError(
-            f"{plan.field} {plan.tile} {plan.image}: none of the {len(sources)} detectors lies on the mosaic at "
+            f"{plan.field} {plan.tile} {plan.image}: none of the {counted(len(sources), 'detector')} lies on the mosaic at "
             f"{plan.grid.ra:.4f} {plan.grid.dec:+.4f}; run the stage tiles again (--from tiles)"
         )
     return sources

@@ -29,6 +29,7 @@ from ..config import BackgroundKind, CoaddConfig
 from ..errors import ExposureError, InputError, ToolError
 from ..products import atomic, scratch, write_text
 from ..sky import celestial_wcs, tan_wcs
+from ..words import counted
 from .combine import CLIP_AMPLITUDE
 from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
 from .output import CoverageMap, MosaicFile
@@ -146,10 +147,10 @@ def _zeros_on_disk(file: BinaryIO, shape: tuple[int, int]) -> np.ndarray:
 def _refuse_shapes(plan: CoaddPlan, background: BackgroundKind) -> None:
     shaped = [f"{i.root}_{i.extname}" for i in plan.inputs if not i.background(background).is_constant]
     if shaped:
+        which = f"{counted(len(shaped), 'detector')}, {shaped[0]} the first,"
         raise InputError(
-            f"{plan.field} {plan.tile} {plan.image}: the matched background of {len(shaped)} detectors, {shaped[0]} the first, has "
-            "a plane or a step, and SWarp subtracts one constant from a detector; use --coadd.engine native, or run the stage "
-            "match again without (--from match)"
+            f"{plan.field} {plan.tile} {plan.image}: the matched background of {which} has a plane or a step, and SWarp subtracts "
+            "one constant from a detector; use --coadd.engine native, or run the stage match again without (--from match)"
         )
 
 

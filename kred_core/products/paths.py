@@ -13,12 +13,12 @@ from typing import Literal
 
 from ..config import BackgroundKind, FieldConfig
 from ..errors import InputError
+from ..words import some
 from . import inventory
 from .writing import TEMPORARY
 
 __all__ = ["FieldPaths", "grouped", "service_memory", "unfinished_looks"]
 
-NAMED = 5  # files in a message
 
 MatchingFigure = Literal["overlaps", "backgrounds", "pairs"]
 
@@ -329,10 +329,7 @@ def grouped(left_out: Iterable[tuple[str, str]]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for name, reason in left_out:
         by_reason.setdefault(reason, []).append(name)
-    return [
-        f"{reason}: {', '.join(names[:NAMED])}{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}"
-        for reason, names in by_reason.items()
-    ]
+    return [f"{reason}: {some(names)}" for reason, names in by_reason.items()]
 
 
 def service_memory(root: Path) -> Path:

@@ -20,23 +20,22 @@ import numpy as np
 from astropy.coordinates import Angle
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..config import STAGES
+from ..config import STAGES, BackgroundKind
 from ..figures.drawing import MINUS, UNIT, short
 from ..products import FieldPaths
 from ..sky import Grid, mean_position, tan_wcs
 from ..survey import Tile
-from ..words import counted, human_size
+from ..words import NAMED, counted, human_size
 from .contents import Contents, ImageContents, TileContents
 from .pictures import Place, card_picture
 
 __all__ = ["card", "field_page", "fields_page", "tile_places"]
 
 FEW_EXPOSURES = 24  # good exposures that are shown without being asked for
-NAMED = 5  # missing products
 VERDICTS = {"refused": "refused", "usable": "usable, with remarks", "good": "good"}
 SOURCES = {  # what the picture of a tile is
-    "matched": "mosaic with matched backgrounds",
-    "original": "mosaic with the exposures' backgrounds",
+    BackgroundKind.MATCHED: "mosaic with matched backgrounds",
+    BackgroundKind.ORIGINAL: "mosaic with the exposures' backgrounds",
     "quick look": "quick look with matched backgrounds",
 }
 SMALLEST_PART = 0.35  # of the side of a tile: tiles whose centres are nearer than that are drawn over one another

@@ -117,7 +117,7 @@ class Sky:
         if not {"BEFORE", "AFTER"} <= hdus.keys():
             raise InputError(f"{path} has no images BEFORE and AFTER; delete it and run the stage 'match' again")
         header, shape = hdus["AFTER"].header, hdus["AFTER"].shape
-        grid = StampGrid(float(header["CRVAL1"]), float(header["CRVAL2"]), float(header["CELL"]))
+        grid = BinnedGrid(float(header["CRVAL1"]), float(header["CRVAL2"]), float(header["CELL"]))
         first = np.array([0.5 - header["CRPIX1"], 0.5 - header["CRPIX2"]])  # edge of the quick look in cells of the grid
         along, ones, zeros = np.linspace(0, 1, 9), np.ones(9), np.zeros(9)
         edge = np.stack([np.concatenate([along, ones, along, zeros]), np.concatenate([zeros, along, ones, along])], axis=1)

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..exposures.masks import PixelRule
 from ..products import FieldPaths, link_all, read_record, tables, write_record
 from ..survey import tiling
-from ..words import counted
+from ..words import counted, some
 from .exposures import preparations, read_summary
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 FIELD_FIGURE_TILE_PIXELS = 400
-NAMED = 5  # detectors in a message
 IN_WORDS = {
     BackgroundKind.ORIGINAL: "exposures' backgrounds subtracted",
     BackgroundKind.MATCHED: "matched backgrounds subtracted",
@@ -253,10 +252,9 @@ def _matched(
     keys = [(str(row["Field"]), str(row["Root"]), str(row["EXTNAME"]), image) for row in detectors]
     unknown = [f"{root}_{extname}" for _, root, extname, _ in (key for key in keys if key not in backgrounds)]
     if unknown:
-        names = ", ".join(unknown[:NAMED]) + (f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else "")
         raise InputError(
             f"{FieldPaths.of(config).background_table} has no background of {len(unknown)} of the {len(keys)} detectors of {tile} "
-            f"{image}: {names}; it is out of date: run the stage 'match' again (--from match)"
+            f"{image}: {some(unknown)}; it is out of date: run the stage 'match' again (--from match)"
         )
     return [backgrounds[key] for key in keys]
 

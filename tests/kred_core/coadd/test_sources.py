@@ -121,5 +121,5 @@ class TestUnusablePlans:
 
     def test_none_on_the_grid(self, night):
         night.expose(SKY, tan_cards(GRID, SKY.shape, offset=(5000.0, 0.0)))
-        with pytest.raises(InputError, match="none of the 1 detectors lies on the mosaic"):
+        with pytest.raises(InputError, match="none of the 1 detector lies on the mosaic"):
             open_sources(night.plan)

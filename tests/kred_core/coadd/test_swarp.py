@@ -130,7 +130,7 @@ class TestSwarp:
 
     def test_a_plane_is_not_for_swarp(self, night):
         night.expose(noise(), matched=(1000.0,)).expose(noise(), matched=(1000.0, 0.01))
-        with pytest.raises(InputError, match=r"of 1 detectors, c4d_160102_ooi_N662_v1_N4 the first, has a plane.*engine native"):
+        with pytest.raises(InputError, match=r"of 1 detector, c4d_160102_ooi_N662_v1_N4 the first, has a plane.*engine native"):
             night.coadd(swarp, backgrounds=("matched",))
         night.coadd(swarp)
 

@@ -6,7 +6,6 @@ import pytest
 
 from kred_core.exposures.check import ExposureReport
 from kred_core.stages.outcome import Outcome, StageOutcome, disk_usage
-from kred_core.words import human_size
 
 GOOD = ExposureReport("a", "a.fits.fz")
 USABLE = ExposureReport("b", "b.fits.fz", remarks=("WCSCAL Failed",)).lose("S7", "all NaN")
@@ -96,17 +95,6 @@ def test_the_disk_holds_files_and_not_links(tmp_path):
     (tmp_path / "PREP" / "T08").symlink_to("data")
     directories = {"prep": tmp_path / "PREP", "swarp": tmp_path / "SWARP", "none": tmp_path / "NONE"}
     assert disk_usage(directories) == {"prep": 1500, "swarp": 7}
-
-
-@pytest.mark.parametrize(
-    ("size", "shown"),
-    [
-        (0, "0 B"), (1, "1 B"), (999, "999 B"), (1000, "1.0 kB"), (1499, "1.5 kB"), (999_949, "999.9 kB"), (999_950, "1.0 MB"),
-        (370e6, "370.0 MB"), (15.6e9, "15.6 GB"), (999.99e9, "1.0 TB"), (5e12, "5.0 TB"), (5e15, "5000.0 TB"),
-    ],
-)  # fmt: skip
-def test_sizes_as_a_person_reads_them(size, shown):
-    assert human_size(size) == shown
 
 
 def test_a_run_that_used_no_disk_says_nothing_of_it():
