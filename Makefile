@@ -1,15 +1,20 @@
-# make demo   a small simulated field, reduced, with pictures
-# make serve  kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
-# make test   the tests: each promise at least in small
-# make test-long what is longer: rare machinery, many cases, full sizes (10 minutes)
-# make faults all faults that the tests make happen, and a table of them (15 minutes)
-# make coverage which lines and branches of kred_core the tests run (15 minutes)
-# make docs   the manual, into docs/_build/html; a warning is an error
-# make lock   renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
-# make clean  remove the virtual environment and the demo
+# make           install kred and what it needs into a virtual environment, .venv
+# make demo      simulate a small field and reduce it, with pictures
+# make serve     run kred as a service: fields that arrive below ROOT are reduced by themselves; Ctrl-C stops everything
+# make check     look at the code without running it: style, format and types
+# make test      run the tests: each promise at least in small (10 minutes)
+# make test-long run what takes longer: rare machinery, many cases, full sizes (10 minutes)
+# make faults    make all faults happen that the tests know, and print a table of them (15 minutes)
+# make mutants   put small faults into the code and count those that the tests notice (hours; PARTS and SAMPLE say of what, how many)
+# make coverage  print which lines and branches of kred_core the tests run (15 minutes)
+# make docs      build the manual into docs/_build/html; a warning is an error
+# make lock      renew the lock files: the packages of today, with their hashes, for all systems and versions of Python
+# make clean     remove the virtual environment and the demo
+# make help      print this
 #
 # PYTHON: interpreter to make the environment from (3.11 or newer). VENV: where. DEMO: data root of the demo.
 # ROOT: data root of the service. PORT: of its Prefect server. OPTIONS: others, see make serve OPTIONS=--help.
+# PARTS: names in tests/mutants. SAMPLE: faults of each part, drawn at random; 0: all. MUTANTS: where their results are kept.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,10 +22,17 @@ DEMO ?= demo
 ROOT ?= .
 PORT ?=
 OPTIONS ?=
+PARTS ?= $(notdir $(basename $(wildcard tests/mutants/*.toml)))
+SAMPLE ?= 100
+MUTANTS ?= mutants
 BIN = $(VENV)/bin
 
-.PHONY: demo serve test test-long faults coverage docs lock clean
+.PHONY: install demo serve check test test-long faults mutants coverage docs lock clean help
 .DELETE_ON_ERROR:
+.DEFAULT_GOAL = install
+
+install: $(VENV)/.installed
+	@echo "kred is installed in $(VENV). Next: source $(BIN)/activate, or make demo; make help says what else there is"
 
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +72,11 @@ demo: $(VENV)/.installed
 serve: $(VENV)/.installed
 	@exec $(BIN)/python deployments/serve.py --root "$(ROOT)" $(if $(PORT),--port $(PORT)) $(OPTIONS)
 
+check: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
 
@@ -68,6 +85,9 @@ test-long: $(VENV)/.installed-test
 
 faults: $(VENV)/.installed-test
 	$(BIN)/python tests/faults/table.py
+
+mutants: $(VENV)/.installed-test
+	@PATH="$(abspath $(BIN)):$$PATH" tests/mutants/run "$(MUTANTS)" $(SAMPLE) $(PARTS)
 
 # What is compiled cannot be followed: tests that few pixels are enough for run once more without the compiler. They are chosen
 # by name, as of -k of pytest; those at the end need the compiler, or much time without it.
@@ -100,3 +120,6 @@ lock:
 
 clean:
 	rm -rf $(VENV) $(DEMO)
+
+help:
+	@sed -n '/^#$$/q; s/^# //p' Makefile

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -38,35 +38,32 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for name, info in SimulationConfig.model_fields.items():
-        option = "--" + name.replace("_", "-")
-        default = info.default
-        listed = get_origin(info.annotation) is list
-        plain = ",".join(map(str, default)) if listed else str(default)
-        shown = {True: "yes", False: "no"}[default] if isinstance(default, bool) else plain
-        text = info.description + (f" (default: {shown})" if shown else "")
-        if isinstance(default, bool):
-            parser.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
-            continue
-        choices = [str(choice) for choice in get_args(info.annotation)] if get_origin(info.annotation) is Literal else []
-        kind = {int: "N", float: "NUMBER", Path: "DIR"}.get(info.annotation, "NAME")
-        metavar = "RA,DEC" if name == "centre" else "A,B,.." if listed else "|".join(choices) or kind
-        parser.add_argument(option, metavar=metavar, help=text)
+        kind, default = info.annotation, info.default
+        how: dict[str, Any]
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+            shown = "yes" if default else "no"
+        elif get_origin(kind) is list:
+            how = {"metavar": "RA,DEC" if name == "centre" else "A,B,..", "type": _parts}
+            shown = ",".join(map(str, default))
+        else:
+            choices = "|".join(map(str, get_args(kind)))
+            how = {"metavar": choices or ("N" if kind is int else "NUMBER" if kind is float else "DIR" if kind is Path else "NAME")}
+            shown = str(default)
+        text = (info.description or "") + (f" (default: {shown})" if shown else "")
+        parser.add_argument("--" + name.replace("_", "-"), help=text, default=argparse.SUPPRESS, **how)
     return parser
 
 
-def _configuration(arguments: Sequence[str] | None) -> SimulationConfig:
-    given = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
-    for name, value in given.items():
-        if get_origin(SimulationConfig.model_fields[name].annotation) is list:
-            given[name] = [part.strip() for part in value.split(",") if part.strip()]
-    return SimulationConfig(**given)
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the simulator; returns the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        simulate(_configuration(arguments))
+        simulate(SimulationConfig(**vars(_parser().parse_args(arguments))))
     except ValidationError as e:
         for problem in e.errors():
             option = "".join(f"--{str(part).replace('_', '-')}: " for part in problem["loc"][:1])

@@ -15,80 +15,63 @@ from astropy.wcs import WCS
 
 from ..errors import ConfigError
 from ..exposures.focal_plane import CD, RADIAL
-from ..fits.cards import Value
+from ..fits.cards import Cards
+from ..sky import SkyPolygon
 from ..survey import Tile, focal_plane
-from .sky import unit_vectors
 
 __all__ = ["NATIVE_SCALE", "Ccd", "DetectorGeometry", "Pointing", "ccds"]
 
 NATIVE_SCALE = CD * 3600  # arcsec per native pixel
 SMALL = {1: {4: 1e-4, 5: -1e-4, 6: 5e-5}, 2: {4: -5e-5, 5: 1e-4, 6: 1e-4}}  # decentring, as small as the real files' scatter
-CORNERS = ((0, 0), (1, 0), (0, 1), (1, 1))  # order of COR1..COR4: not cyclic
-
-
-def _distortion(axis: int) -> dict[int, float]:
-    """PVi_0 to PVi_10 of an axis."""
-    values = {**RADIAL, **SMALL[axis]}
-    return {n: values.get(n, 0.0) for n in range(11)}
+# PVi_0 to PVi_10 of each axis
+DISTORTION = {axis: {n: (RADIAL | small).get(n, 0.0) for n in range(11)} for axis, small in SMALL.items()}
 
 
 @dataclass(frozen=True)
 class Ccd:
-    """One CCD: position in the focal plane and properties of its two amplifiers.
+    """One CCD: position in the focal plane and properties of its two amplifiers, A (the lower half in x) and B."""
 
-    Attributes
-    ----------
-    number : int
-        CCDNUM, 1..62.
-    name : str
-        EXTNAME and DETPOS.
-    crpix1, crpix2 : float
-        Native pixel of the 2046x4094 image on which the pointing falls.
-    gain, read_noise, saturation : tuple of float
-        Of amplifiers A (the lower half in x) and B: e/ADU, electrons, ADU.
-    bad_columns : tuple of (int, int, int, float)
-        Native column, first and last native row, and what it adds in ADU.
-    """
-
-    number: int
-    name: str
-    crpix1: float
+    number: int  # CCDNUM, 1..62
+    name: str  # EXTNAME and DETPOS
+    crpix1: float  # native pixel of the 2046x4094 image on which the pointing falls
     crpix2: float
-    gain: tuple[float, float]
-    read_noise: tuple[float, float]
-    saturation: tuple[float, float]
-    bad_columns: tuple[tuple[int, int, int, float], ...]
+    gain: tuple[float, float]  # e/ADU
+    read_noise: tuple[float, float]  # electrons
+    saturation: tuple[float, float]  # ADU
+    bad_columns: tuple[tuple[int, int, int, float], ...]  # native column, first and last native row, and what it adds in ADU
+
+
+def _pair(values: np.ndarray) -> tuple[float, float]:
+    return float(values[0]), float(values[1])
 
 
 @cache
-def _ccd(number: int, name: str, crpix1: float, crpix2: float) -> Ccd:
-    # A CCD is the same in all simulations: its generator is seeded by its number alone.
-    rng = np.random.default_rng(np.random.SeedSequence([number, 3]))
-    gain = 3.9 + 0.1 * rng.standard_normal(2)
-    read_noise = 6.0 + 0.3 * rng.standard_normal(2)
-    saturation = 44000 + 1500 * rng.standard_normal(2)
-    columns = []
-    for _ in range(rng.integers(1, 5)):
-        first = int(rng.integers(1, 3500))
-        last = int(min(4094, first + rng.integers(300, 4000)))
-        columns.append((int(rng.integers(20, 2026)), first, last, float(rng.choice([-1, 1]) * rng.uniform(20, 200))))
-    return Ccd(
-        number, name, crpix1, crpix2, tuple(gain.tolist()), tuple(read_noise.tolist()), tuple(saturation.tolist()), tuple(columns)
-    )
+def _camera() -> tuple[Ccd, ...]:
+    """All CCDs, the same in all simulations: the generator of each is seeded by its number alone."""
+    found = []
+    for row in focal_plane():
+        number = int(row["CCDNUM"])
+        rng = np.random.default_rng(np.random.SeedSequence([number, 3]))
+        gain = 3.9 + 0.1 * rng.standard_normal(2)
+        read_noise = 6.0 + 0.3 * rng.standard_normal(2)
+        saturation = 44000 + 1500 * rng.standard_normal(2)
+        columns = []
+        for _ in range(rng.integers(1, 5)):
+            first = int(rng.integers(1, 3500))
+            last = min(4094, first + int(rng.integers(300, 4000)))
+            columns.append((int(rng.integers(20, 2026)), first, last, float(rng.choice([-1, 1]) * rng.uniform(20, 200))))
+        amplifiers = _pair(gain), _pair(read_noise), _pair(saturation)
+        found.append(Ccd(number, str(row["EXTNAME"]), float(row["CRPIX1"]), float(row["CRPIX2"]), *amplifiers, tuple(columns)))
+    return tuple(found)
 
 
 def ccds(names: list[str]) -> tuple[Ccd, ...]:
     """CCDs with these EXTNAMEs, in the order of CCDNUM; all 62 where none is named."""
-    table = focal_plane()
-    known = [str(name) for name in table["EXTNAME"]]
+    known = {ccd.name for ccd in _camera()}
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ConfigError(f"DECam has no detector {', '.join(unknown)}; it has N1 to N31 and S1 to S31")
-    return tuple(
-        _ccd(int(row["CCDNUM"]), str(row["EXTNAME"]), float(row["CRPIX1"]), float(row["CRPIX2"]))
-        for row in table
-        if not names or str(row["EXTNAME"]) in names
-    )
+    return tuple(ccd for ccd in _camera() if not names or ccd.name in names)
 
 
 @dataclass(frozen=True)
@@ -104,18 +87,12 @@ class Pointing:
 class DetectorGeometry:
     """Where the pixels of one CCD lie on the sky in one exposure.
 
-    Attributes
-    ----------
-    ccd : `Ccd`
-    pointing : `Pointing`
-    binning : int
-        Native pixels summed each way. Unbinned images are 2046x4094, with one edge
-        pixel trimmed on each side as in real files; binned ones use all 2048x4096.
+    Unbinned images are 2046x4094, with one edge pixel trimmed on each side as in real files; binned ones use all 2048x4096.
     """
 
     ccd: Ccd
     pointing: Pointing
-    binning: int
+    binning: int  # native pixels summed each way
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -135,30 +112,26 @@ class DetectorGeometry:
     def linear(self) -> tuple[np.ndarray, np.ndarray]:
         """CRPIX (x, y) and CD matrix (deg): standard coordinates are CD (pixel - CRPIX), before distortion."""
         c, s = np.cos(self.pointing.rotation), np.sin(self.pointing.rotation)
-        step = CD * self.binning
-        # x runs south, y runs east
-        return (
-            np.array([self.pixel(self.ccd.crpix1), self.pixel(self.ccd.crpix2)]),
-            step * np.array([[s, c], [-c, s]]),
-        )
+        cd = CD * self.binning * np.array([[s, c], [-c, s]])  # x runs south, y runs east
+        return np.array([self.pixel(self.ccd.crpix1), self.pixel(self.ccd.crpix2)]), cd
 
-    def wcs_cards(self) -> list[tuple[str, Value, str]]:
+    def wcs_cards(self) -> Cards:
         """WCS keywords with values and comments, as in a real extension header."""
         crpix, cd = self.linear
-        cards = [
-            ("WCSAXES", 2, "WCS Dimensionality"),
-            ("CTYPE1", "RA---TPV", "WCS projection type for this axis"),
-            ("CTYPE2", "DEC--TPV", "WCS projection type for this axis"),
-            ("CUNIT1", "deg", "Axis unit"),
-            ("CUNIT2", "deg", "Axis unit"),
-            ("CRVAL1", self.pointing.ra, "World coordinate on this axis"),
-            ("CRVAL2", self.pointing.dec, "World coordinate on this axis"),
-            ("CRPIX1", float(crpix[0]), "Reference pixel on this axis"),
-            ("CRPIX2", float(crpix[1]), "Reference pixel on this axis"),
-        ]
-        cards += [(f"CD{i + 1}_{j + 1}", float(cd[i, j]), "Linear projection matrix") for i in (0, 1) for j in (0, 1)]
+        cards: Cards = {
+            "WCSAXES": (2, "WCS Dimensionality"),
+            "CTYPE1": ("RA---TPV", "WCS projection type for this axis"),
+            "CTYPE2": ("DEC--TPV", "WCS projection type for this axis"),
+            "CUNIT1": ("deg", "Axis unit"),
+            "CUNIT2": ("deg", "Axis unit"),
+            "CRVAL1": (self.pointing.ra, "World coordinate on this axis"),
+            "CRVAL2": (self.pointing.dec, "World coordinate on this axis"),
+            "CRPIX1": (float(crpix[0]), "Reference pixel on this axis"),
+            "CRPIX2": (float(crpix[1]), "Reference pixel on this axis"),
+        }
+        cards |= {f"CD{i + 1}_{j + 1}": (float(cd[i, j]), "Linear projection matrix") for i in (0, 1) for j in (0, 1)}
         for axis in (1, 2):
-            cards += [(f"PV{axis}_{n}", value, "Projection distortion parameter") for n, value in _distortion(axis).items()]
+            cards |= {f"PV{axis}_{n}": (value, "Projection distortion parameter") for n, value in DISTORTION[axis].items()}
         return cards
 
     @cached_property
@@ -170,7 +143,7 @@ class DetectorGeometry:
         wcs.wcs.radesys = "ICRS"
         wcs.wcs.crval = [self.pointing.ra, self.pointing.dec]
         wcs.wcs.crpix, wcs.wcs.cd = self.linear
-        wcs.wcs.set_pv([(axis, n, value) for axis in (1, 2) for n, value in _distortion(axis).items()])
+        wcs.wcs.set_pv([(axis, n, value) for axis in (1, 2) for n, value in DISTORTION[axis].items()])
         return wcs
 
     def sky(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,34 +151,11 @@ class DetectorGeometry:
         return self.wcs.wcs_pix2world(x, y, 1)
 
     def corners(self, shape: tuple[int, int]) -> list[tuple[float, float]]:
-        """(RA, Dec) of the centre and of pixels (1,1), (NX,1), (1,NY), (NX,NY) of an image of this shape."""
+        """(RA, Dec) of the centre and of pixels (1,1), (NX,1), (1,NY), (NX,NY), as COR1 to COR4, of an image of this shape."""
         ny, nx = shape
-        x = np.array([(nx + 1) / 2] + [1 + i * (nx - 1) for i, _ in CORNERS])
-        y = np.array([(ny + 1) / 2] + [1 + j * (ny - 1) for _, j in CORNERS])
+        x, y = np.array([(nx + 1) / 2, 1, nx, 1, nx]), np.array([(ny + 1) / 2, 1, 1, ny, ny])
         return [(float(a), float(d)) for a, d in zip(*self.sky(x, y), strict=True)]
 
     def touches(self, tile: Tile) -> bool:
-        """Whether any part of the detector lies on a tile.
-
-        Two convex polygons in the tangent plane of the tile's centre are apart exactly if
-        one of their sides separates them; great circles are straight lines there.
-        """
-        ny, nx = self.shape
-        x, y = np.array([0.5, nx + 0.5, nx + 0.5, 0.5]), np.array([0.5, 0.5, ny + 0.5, ny + 0.5])
-        v = unit_vectors(*self.sky(x, y))
-        a, d = np.radians([tile.ra, tile.dec])
-        depth = v @ unit_vectors(tile.ra, tile.dec)
-        if depth.min() < 0.9:
-            return False  # more than 25 degrees away
-        east = np.array([-np.sin(a), np.cos(a), 0])
-        north = np.array([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])
-        detector = np.degrees(np.stack([v @ east, v @ north], 1) / depth[:, None])
-        half = tile.size / 2
-        square = half * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-        for polygon in (detector, square):
-            sides = np.roll(polygon, -1, axis=0) - polygon
-            for normal in np.stack([sides[:, 1], -sides[:, 0]], 1):
-                p, q = detector @ normal, square @ normal
-                if p.max() < q.min() or q.max() < p.min():
-                    return False
-        return True
+        """Whether any part of the detector lies on a tile."""
+        return SkyPolygon.of_detector(self.wcs, self.shape).intersects(SkyPolygon.of_square(tile.ra, tile.dec, tile.size))

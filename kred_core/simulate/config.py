@@ -1,39 +1,101 @@
-"""Options of the simulator: one description for the library, the command line and its help.
+"""Options of the simulator, one description for the library, the command line and its help; and the filters that it knows.
 
-Surface brightnesses are in counts28 per square arcsec (1 count28: a source of
-28 mag), so that they mean the same at any binning. A native DECam pixel has
-0.0688 square arcsec: 650 counts28 per square arcsec, a dark sky, are 45 counts28 a pixel.
+Surface brightnesses are in counts28 per square arcsec (1 count28: a source of 28 mag), so that they mean the same at any
+binning. A native DECam pixel has 0.0688 square arcsec: 650 counts28 per square arcsec, a dark sky, are 45 counts28 a pixel.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Name, Section
 from ..errors import ConfigError
-from .bands import Band, band_and_exptime
 
-__all__ = ["FAULTS", "FaultName", "SimulationConfig"]
+__all__ = ["BANDS", "FAULTS", "Band", "SimulationConfig", "band", "band_and_exptime"]
 
-FaultName = Literal[
-    "truncated",
-    "flipped-byte",
-    "missing-magzero",
-    "missing-seeing",
-    "missing-corners",
-    "wrong-corners",
-    "duplicate",
-    "nan-detector",
-    "constant-detector",
-    "unknown-filter",
-    "wrong-shape",
-    "all",
-]
-FAULTS = tuple(name for name in FaultName.__args__ if name != "all")
+R_ZERO_POINT = 25.1  # mag for 1 ADU/s, as in real Community Pipeline headers (MAGZERO 30.12 at 101 s)
+R_WIDTH = 1480.0  # Angstrom
 
+
+@dataclass(frozen=True)
+class Band:
+    """One filter: its name in headers, its zero point, and which emission lines pass it."""
+
+    name: str  # the first word of FILTER
+    code: str  # in FILTER; those of N662, N673 and N501 are not confirmed by a real header, and nothing depends on them
+    wavelength: float  # Angstrom
+    width: float  # Angstrom; the zero points of the narrow bands follow from that of r by the width
+    exptime: float  # s, where none is asked for
+    colour: float  # magnitude in this band minus magnitude in r, per unit of a star's colour
+    lines: tuple[tuple[str, float], ...] = ()  # and their brightness in this band relative to their own narrow band
+
+    @property
+    def filter(self) -> str:
+        """FILTER as in the primary header."""
+        sdss = "SDSS " if self.name == "r" else ""
+        return f"{self.name} DECam {sdss}{self.code} {self.wavelength:.1f} {self.width:.1f}"
+
+    @property
+    def zero_point(self) -> float:
+        """Magnitude that gives 1 ADU/s."""
+        return R_ZERO_POINT + 2.5 * math.log10(self.width / R_WIDTH)
+
+
+BANDS = {
+    b.name: b
+    for b in (
+        Band("N501", "c0010", 5010.0, 75.0, 800.0, 0.6, (("oiii", 1.0),)),
+        Band("N540", "c0014", 5403.2, 210.0, 300.0, 0.4),
+        Band("N662", "c0009", 6620.0, 172.0, 800.0, -0.1, (("halpha", 1.0),)),
+        Band("N673", "c0011", 6730.0, 100.0, 800.0, -0.15, (("sii", 1.0),)),
+        Band("N708", "c0012", 7080.0, 400.0, 400.0, -0.25),
+        Band("r", "c0002", 6415.0, R_WIDTH, 60.0, 0.0, (("halpha", 172.0 / R_WIDTH), ("sii", 100.0 / R_WIDTH))),
+    )
+}
+
+
+def band(name: str) -> Band:
+    """The filter with this short name."""
+    if name not in BANDS:
+        raise ConfigError(f"the simulator has no band {name}; it has {', '.join(BANDS)}")
+    return BANDS[name]
+
+
+def band_and_exptime(text: str) -> tuple[Band, float]:
+    """Read ``N662`` or ``N662:600``: a band, and its exposure time in s."""
+    name, _, seconds = text.partition(":")
+    found = band(name)
+    if not seconds:
+        return found, found.exptime
+    try:
+        exptime = float(seconds)
+    except ValueError:
+        exptime = math.nan
+    if not 0.1 <= exptime <= 7200:
+        raise ConfigError(f"band {text}: the exposure time after the colon must be 0.1 to 7200 s")
+    return found, exptime
+
+
+FAULTS = {
+    "truncated": "the file ends in the middle of this detector's data; it and the following detectors are lost",
+    "flipped-byte": "one byte of this detector's data is inverted: DATASUM does not agree",
+    "missing-magzero": "no MAGZERO and no MAGZPT in the primary header",
+    "missing-seeing": "neither SEEING in the primary header nor FWHM in the extensions",
+    "missing-corners": "no CENRA1, CENDEC1, CORnRA1, CORnDEC1 in the extensions",
+    "wrong-corners": "CENRA1 .. COR4DEC1 describe a place half a degree south of the pixels",
+    "duplicate": "a second processing of another exposure: same OBSID, same photons, another sky level",
+    "nan-detector": "all pixels of this detector are NaN",
+    "constant-detector": "all pixels of this detector have the same value",
+    "unknown-filter": "FILTER is 'X999 DECam c9999 6000.0 100.0', which belongs to no image",
+    "wrong-shape": "this detector has a quarter fewer rows and columns than it should have",
+}
+
+Number = TypeVar("Number", int, float)
 BandText = Annotated[str, Field(pattern=r"^[A-Za-z0-9]+(:[0-9.]+)?$")]
 
 
@@ -100,7 +162,7 @@ class SimulationConfig(Section):
     seeing_keyword: bool = Field(default=False, description="Write SEEING into the primary header; real files have only FWHM.")
     cosmic_rays: float = Field(default=0.2, ge=0, le=10, description="Cosmic rays per second on a detector.")
     noise: bool = Field(default=True, description="Add photon and read noise.")
-    faults: list[FaultName] = Field(
+    faults: list[str] = Field(
         default=[],
         description="Plant faults, each in an exposure of its own: all, or some of " + ", ".join(FAULTS) + ". See faults.ecsv.",
     )
@@ -115,6 +177,14 @@ class SimulationConfig(Section):
     @classmethod
     def _one_for_all(cls, value):
         return [value] if isinstance(value, int | float) else value
+
+    @field_validator("faults")
+    @classmethod
+    def _known(cls, value):
+        unknown = [name for name in value if name not in (*FAULTS, "all")]
+        if unknown:
+            raise ValueError(f"no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}, and all")
+        return value
 
     @model_validator(mode="after")
     def _sensible(self):
@@ -133,7 +203,7 @@ class SimulationConfig(Section):
                 raise ValueError(f"{name} needs one number, or one for each of the {len(pairs)} bands, not {len(values)}")
         return self
 
-    def for_each_band(self, values: list[float]) -> list[float]:
+    def for_each_band(self, values: list[Number]) -> list[Number]:
         """What is one number for all bands, or one for each, as one for each."""
         return values * len(self.bands) if len(values) == 1 else values
 
@@ -143,6 +213,11 @@ class SimulationConfig(Section):
         return self.for_each_band(self.offsets)[bands.index((band, exptime))]
 
     @property
+    def band_names(self) -> tuple[str, ...]:
+        """Each band once, whatever its exposure times."""
+        return tuple(dict.fromkeys(text.partition(":")[0] for text in self.bands))
+
+    @property
     def planted(self) -> tuple[str, ...]:
         """Faults to plant, in their fixed order."""
-        return FAULTS if "all" in self.faults else tuple(name for name in FAULTS if name in self.faults)
+        return tuple(FAULTS) if "all" in self.faults else tuple(name for name in FAULTS if name in self.faults)

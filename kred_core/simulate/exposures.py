@@ -1,8 +1,11 @@
-"""Which exposures a simulated field has: pointing, time, zero point, sky, seeing, and the detectors' offsets.
+"""Which exposures a simulated field has: pointing, time, zero point, sky, seeing, the detectors' offsets, and planted faults.
 
-All of it is drawn before any pixel is made, each exposure with a generator of its
-own, so that the plan is the truth, and so that more exposures or other bands
-leave the existing ones as they are.
+All of it is drawn before any pixel is made, each exposure with a generator of its own, so that the plan is the truth, and so
+that more exposures or other bands leave the existing ones as they are.
+
+Faults are those that real archives hand out. Each is an exposure of its own, in addition to the good ones, so that whatever is
+made of the field can be compared with the same field without them. A fault acts at one of four places: on the plan, the
+headers, the pixels or the finished file.
 """
 
 from __future__ import annotations
@@ -12,23 +15,29 @@ import hashlib
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from ..config import SurveyConfig
 from ..errors import ConfigError, InputError
+from ..fits.cards import Cards
+from ..sky import unit_vectors
 from ..survey import Tile, field_centre, fields, tiles
-from .bands import Band, band_and_exptime
 from .camera import NATIVE_SCALE, Ccd, DetectorGeometry, Pointing, ccds
-from .config import SimulationConfig
-from .sky import unit_vectors
+from .config import Band, SimulationConfig, band_and_exptime
 
-__all__ = ["ExposurePlan", "centre_of", "generator", "offset_and_step", "plan", "tiles_of"]
+__all__ = ["ExposurePlan", "centre_of", "damage_file", "damage_header", "damage_pixels", "damage_primary"]
+__all__ += ["faulty_exposures", "generator", "hit", "offset_and_step", "plan", "tiles_of"]
 
 FIRST_NIGHT = dt.datetime(2021, 1, 1, 1, 0, 0)
 PER_NIGHT = 24
 DEPARTURE = 45  # s for reading out; the file is named after its end
 SAMPLING = 2.0  # pixels: least FWHM of stars
+
+ONE_DETECTOR = ("truncated", "flipped-byte", "nan-detector", "constant-detector", "wrong-shape")
+REPROCESSED = "ls9"
+FIRST_NUMBER, NIGHTS_LATER = 500, 30  # beyond those of the good exposures
 
 
 # Each detector's geometry is asked for by the plan, the pixels, the header and the truth.
@@ -37,50 +46,22 @@ _geometry = lru_cache(maxsize=512)(DetectorGeometry)
 
 @dataclass(frozen=True)
 class ExposurePlan:
-    """One exposure before its pixels exist.
-
-    Attributes
-    ----------
-    field : str
-    band : `~kred_core.simulate.bands.Band`
-    exptime : float
-        Seconds.
-    number : int
-        Counts the exposures of this band and exposure time.
-    start : `datetime.datetime`
-        UTC.
-    pointing : `~kred_core.simulate.camera.Pointing`
-    ccds : tuple of `~kred_core.simulate.camera.Ccd`
-        Detectors to simulate.
-    binning : int
-    magzero : float
-        Magnitude of 1 ADU in the whole exposure time.
-    sky : float
-        Sky level at the pointing, counts28 per square arcsec.
-    gradient : tuple of float
-        Relative change of the sky per degree towards east and north.
-    seeing : float
-        FWHM of stars in arcsec.
-    fault : str
-        Fault to plant; '' for a good exposure.
-    version : str
-        Last part of the file name.
-    """
+    """One exposure before its pixels exist."""
 
     field: str
     band: Band
-    exptime: float
-    number: int
-    start: dt.datetime
+    exptime: float  # s
+    number: int  # counts the exposures of this band and exposure time
+    start: dt.datetime  # UTC
     pointing: Pointing
-    ccds: tuple[Ccd, ...]
+    ccds: tuple[Ccd, ...]  # to simulate
     binning: int
-    magzero: float
-    sky: float
-    gradient: tuple[float, float]
-    seeing: float
-    fault: str = ""
-    version: str = "v1"
+    magzero: float  # magnitude of 1 ADU in the whole exposure time
+    sky: float  # level at the pointing, counts28 per square arcsec
+    gradient: tuple[float, float]  # relative change of the sky per degree towards east and north
+    seeing: float  # FWHM of stars in arcsec
+    fault: str = ""  # to plant; '' for a good exposure
+    version: str = "v1"  # last part of the file name
 
     @property
     def obsid(self) -> str:
@@ -118,9 +99,10 @@ class ExposurePlan:
     def geometry(self, ccd: Ccd) -> DetectorGeometry:
         return _geometry(ccd, self.pointing, self.binning)
 
-    def identity(self) -> list[int]:
-        """What seeds this exposure's generators: the same photons for the same shutter opening."""
-        return [*_numbers(self.field), *_numbers(self.band.name), round(self.exptime * 10), self.number]
+
+def _identity(field: str, band: Band, exptime: float, number: int) -> list[int]:
+    """What seeds an exposure's generators: the same photons for the same shutter opening."""
+    return [*_numbers(field), *_numbers(band.name), round(exptime * 10), number]
 
 
 def _numbers(text: str) -> list[int]:
@@ -130,7 +112,8 @@ def _numbers(text: str) -> list[int]:
 
 def generator(seed: int, exposure: ExposurePlan, ccd: Ccd, use: int) -> np.random.Generator:
     """A generator for one use in one detector of one exposure; SFC64 because it is the fastest."""
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, 5, *exposure.identity(), ccd.number, use])))
+    identity = _identity(exposure.field, exposure.band, exposure.exptime, exposure.number)
+    return np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, 5, *identity, ccd.number, use])))
 
 
 def offset_and_step(config: SimulationConfig, exposure: ExposurePlan, ccd: Ccd) -> tuple[float, float]:
@@ -148,7 +131,7 @@ def centre_of(config: SimulationConfig) -> tuple[float, float]:
     except InputError:
         if config.field not in fields():
             raise
-    middle = sum(unit_vectors(tile.ra, tile.dec) for tile in tiles_of(config, []))
+    middle = np.sum([unit_vectors(tile.ra, tile.dec) for tile in tiles_of(config, [])], axis=0)
     return math.degrees(math.atan2(middle[1], middle[0])) % 360, math.degrees(math.atan2(middle[2], math.hypot(*middle[:2])))
 
 
@@ -169,16 +152,13 @@ def _offset_position(ra: float, dec: float, east: float, north: float) -> tuple[
 
 
 def _draw(config: SimulationConfig, band: Band, exptime: float, number: int) -> ExposurePlan:
-    names = [*_numbers(config.field), *_numbers(band.name), round(exptime * 10), number]
-    rng = np.random.default_rng(np.random.SeedSequence([config.seed, 4, *names]))
+    rng = np.random.default_rng(np.random.SeedSequence([config.seed, 4, *_identity(config.field, band, exptime, number)]))
     east, north = rng.uniform(-1, 1, 2) * config.dither / 3600
     z = rng.standard_normal(6)
     # Fields and bands observe in nights of their own, so that no two exposures share a file name or an OBSID.
     night = _numbers(config.field)[0] % 900 + _numbers(f"{band.name} {exptime}")[0] % 500
     slot = (number % PER_NIGHT) * (exptime + DEPARTURE + 15) + _numbers(config.field)[1] % 600
     start = FIRST_NIGHT + dt.timedelta(days=night + number // PER_NIGHT, seconds=slot)
-    binned_scale = NATIVE_SCALE * config.binning
-    seeing = max(config.seeing, SAMPLING * binned_scale) * math.exp(0.12 * float(z[0]))
     return ExposurePlan(
         field=config.field,
         band=band,
@@ -191,7 +171,7 @@ def _draw(config: SimulationConfig, band: Band, exptime: float, number: int) -> 
         magzero=round(band.zero_point + 2.5 * math.log10(exptime) + config.zero_point_scatter * float(z[2]), 3),
         sky=config.sky * math.exp(config.sky_scatter * float(z[3])),
         gradient=(config.gradient * float(z[4]), config.gradient * float(z[5])),
-        seeing=seeing,
+        seeing=max(config.seeing, SAMPLING * NATIVE_SCALE * config.binning) * math.exp(0.12 * float(z[0])),
     )
 
 
@@ -236,3 +216,78 @@ def plan(config: SimulationConfig) -> tuple[ExposurePlan, ...]:
             "ask for other tiles or detectors, or for a larger dither"
         )
     return tuple(exposures)
+
+
+def faulty_exposures(config: SimulationConfig, good: tuple[ExposurePlan, ...]) -> tuple[ExposurePlan, ...]:
+    """One additional exposure for each fault to plant, modelled on the good ones in turn."""
+    planned = []
+    for i, fault in enumerate(config.planted):
+        model = good[i % len(good)]
+        # Numbers that no good exposure has, so that the start of the exposure and the photons are new.
+        start = model.start + dt.timedelta(days=NIGHTS_LATER + i)
+        planned.append(replace(model, number=FIRST_NUMBER + i, start=start, fault=fault))
+        if fault == "duplicate":
+            planned[-1] = replace(good[0], fault=fault, version=REPROCESSED)
+    return tuple(planned)
+
+
+def hit(exposure: ExposurePlan) -> str:
+    """EXTNAME of the detector that has the fault, '' where the whole exposure has it."""
+    return exposure.ccds[len(exposure.ccds) // 2].name if exposure.fault in ONE_DETECTOR else ""
+
+
+def damage_primary(exposure: ExposurePlan, header: Cards) -> None:
+    """Change the primary header as the fault demands."""
+    if exposure.fault == "missing-magzero":
+        del header["MAGZERO"], header["MAGZPT"], header["PHOTREF"]
+    elif exposure.fault == "missing-seeing":
+        header.pop("SEEING", None)
+    elif exposure.fault == "unknown-filter":
+        header["FILTER"] = ("X999 DECam c9999 6000.0 100.0", "Unique filter identifier")
+        header["BAND"] = ("X999", "")
+
+
+def damage_pixels(exposure: ExposurePlan, extname: str, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image and mask as the fault demands."""
+    if exposure.fault == "duplicate":
+        return image + np.float32(0.05 * exposure.sky_adu), mask
+    if extname != hit(exposure):
+        return image, mask
+    if exposure.fault == "nan-detector":
+        return np.full_like(image, np.nan), mask
+    if exposure.fault == "constant-detector":
+        return np.full_like(image, round(exposure.sky_adu)), mask
+    if exposure.fault == "wrong-shape":
+        ny, nx = (3 * n // 4 for n in image.shape)
+        return image[:ny, :nx].copy(), mask[:ny, :nx].copy()
+    return image, mask
+
+
+def damage_header(exposure: ExposurePlan, header: Cards) -> None:
+    """Change an extension's header as the fault demands."""
+    corners = ["CENRA1", "CENDEC1", *(f"COR{i}{axis}1" for i in range(1, 5) for axis in ("RA", "DEC"))]
+    if exposure.fault == "missing-corners":
+        for key in [*corners, "RA1", "DEC1"]:
+            del header[key]
+    elif exposure.fault == "wrong-corners":
+        for key in corners:
+            if "DEC" in key:
+                dec, comment = header[key]
+                header[key] = (round(float(dec) - 0.5, 6), comment)
+    elif exposure.fault == "missing-seeing":
+        del header["FWHM"]
+
+
+def damage_file(exposure: ExposurePlan, path: Path, data: dict[str, tuple[int, int]]) -> None:
+    """Damage the finished file; ``data``: EXTNAME -> first byte and length of the HDU's data in the file."""
+    if exposure.fault not in ("truncated", "flipped-byte"):
+        return
+    start, length = data[hit(exposure)]
+    with open(path, "r+b") as f:
+        if exposure.fault == "truncated":
+            f.truncate(start + length // 2)
+            return
+        f.seek(start + length * 3 // 4)
+        byte = f.read(1)[0]
+        f.seek(-1, 1)
+        f.write(bytes([byte ^ 0xFF]))

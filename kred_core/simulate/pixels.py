@@ -15,10 +15,11 @@ import numba as nb
 import numpy as np
 from scipy.ndimage import spline_filter
 
+from ..sky import unit_vectors
 from .camera import DetectorGeometry
 from .config import SimulationConfig
 from .exposures import ExposurePlan, generator, offset_and_step
-from .sky import Sky, Stars, unit_vectors
+from .sky import Sky, Stars
 
 __all__ = ["BAD", "BLEED", "COSMIC_RAY", "MOFFAT_BETA", "SATURATED", "render", "stars_near"]
 
@@ -83,19 +84,11 @@ def _nebulosity(geometry: DetectorGeometry, sky: Sky, band: str, factor: float, 
     along_x = np.gradient(v, step, axis=1, edge_order=2)
     along_y = np.gradient(v, step, axis=0, edge_order=2)
     area = np.linalg.norm(np.cross(along_x, along_y), axis=-1) * np.degrees(3600) ** 2
-    counts = factor * area * sky.brightness_towards(v, (band,))[0]
+    counts = factor * area * sky.brightness(v, (band,))[0]
     coefficients = spline_filter(counts, order=3, mode="mirror")
     first_y, weights_y = _axis_weights(ny, geometry.binning, step, origin)
     first_x, weights_x = _axis_weights(nx, geometry.binning, step, origin)
     _spread(coefficients, first_y, weights_y, first_x, weights_x, out)
-
-
-@nb.njit(nogil=True, cache=True)
-def _add_level(level, slope_x, slope_y, split, step, out):
-    """Add a plane (pixel indices from 0), and a step from column split on."""
-    for y in range(out.shape[0]):
-        for x in range(out.shape[1]):
-            out[y, x] += level + slope_x * x + slope_y * y + (step if x >= split else 0.0)
 
 
 @nb.njit(nogil=True, cache=True)
@@ -154,16 +147,6 @@ def _saturate(image, mask, split, limit_a, limit_b, longest, saturated, bleed):
 
 
 @nb.njit(nogil=True, cache=True)
-def _add_noise(image, normal, split, gain_a, gain_b, read_a, read_b):
-    """Add sqrt(signal / gain + read^2) x normal; read noise in ADU per pixel of the image."""
-    for y in range(image.shape[0]):
-        for x in range(image.shape[1]):
-            gain = gain_a if x < split else gain_b
-            read = read_a if x < split else read_b
-            image[y, x] += math.sqrt(max(image[y, x], 0.0) / gain + read * read) * normal[y, x]
-
-
-@nb.njit(nogil=True, cache=True)
 def _add_tracks(x, y, cos, sin, length, charge, image, mask, code):
     """Add straight cosmic-ray tracks of a constant charge per pixel length (ADU)."""
     ny, nx = image.shape
@@ -203,16 +186,7 @@ def stars_near(geometry: DetectorGeometry, stars: Stars) -> tuple[np.ndarray, np
 def render(
     config: SimulationConfig, exposure: ExposurePlan, geometry: DetectorGeometry, stars: Stars
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Simulate one detector.
-
-    Parameters
-    ----------
-    config : `SimulationConfig`
-    exposure : `~kred_core.simulate.exposures.ExposurePlan`
-    geometry : `~kred_core.simulate.camera.DetectorGeometry`
-        Of one of the exposure's detectors.
-    stars : `~kred_core.simulate.sky.Stars`
-        All that may lie on it.
+    """Simulate one of an exposure's detectors, given all stars that may lie on it.
 
     Returns
     -------
@@ -230,7 +204,9 @@ def render(
     slope = exposure.sky_adu * (np.array(exposure.gradient) @ cd)
     offset, step = (value * exposure.pixel_area * exposure.factor for value in offset_and_step(config, exposure, ccd))
     level = exposure.sky_adu + offset + float(slope @ (1 - crpix))
-    _add_level(level, slope[0], slope[1], geometry.split, step, image)
+    y, x = np.ogrid[: image.shape[0], : image.shape[1]]
+    is_b = np.arange(image.shape[1]) >= geometry.split  # columns of amplifier B
+    np.add(image, level + slope[0] * x + slope[1] * y + np.where(is_b, step, 0.0), out=image, casting="same_kind")
 
     near, x, y = stars_near(geometry, stars)
     alpha = exposure.fwhm / (2 * math.sqrt(2 ** (1 / MOFFAT_BETA) - 1))
@@ -242,8 +218,9 @@ def render(
     _saturate(image, mask, geometry.split, limits[0], limits[1], LONGEST_BLEED // n, SATURATED, BLEED)
     if config.noise:
         normal = generator(config.seed, exposure, ccd, 1).standard_normal(geometry.shape, dtype=np.float32)
-        read = [n * noise / gain for noise, gain in zip(ccd.read_noise, ccd.gain, strict=True)]
-        _add_noise(image, normal, geometry.split, ccd.gain[0], ccd.gain[1], read[0], read[1])
+        gain = np.where(is_b, ccd.gain[1], ccd.gain[0])
+        read = n * np.where(is_b, ccd.read_noise[1], ccd.read_noise[0]) / gain
+        np.add(image, np.sqrt(np.maximum(image, 0.0) / gain + read * read) * normal, out=image, casting="same_kind")
     if config.cosmic_rays:
         _cosmic_rays(config, exposure, geometry, image, mask)
     for column, first, last, value in ccd.bad_columns:

@@ -10,27 +10,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import numba as nb
 import numpy as np
 
-from .bands import band
-from .config import SimulationConfig
+from ..sky import unit_vectors
+from .config import SimulationConfig, band
 
-__all__ = ["Sky", "Stars", "diffuse_brightness", "sky_brightness", "unit_vectors"]
+__all__ = ["Sky", "Stars", "diffuse_brightness", "sky_brightness"]
 
 DIFFUSE = 7  # number of the random field that is the additional smooth emission
 WAVES = 24  # per random field: enough to look irregular
 ROUNDING = 1.5 * 2.0**52  # adding and subtracting it rounds to a whole number, in vector instructions
 CELL = 0.25  # deg: stars are drawn cell by cell, each with its own generator
 BRIGHTEST, FAINTEST, SLOPE = 11.0, 22.0, 0.3  # r magnitudes; number of stars brighter than m goes as 10**(SLOPE * m)
-
-
-def unit_vectors(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
-    """Unit vectors, shape (..., 3), of positions in degrees."""
-    ra, dec = np.radians(ra), np.radians(dec)
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
 
 @cache
@@ -60,22 +54,12 @@ def _add_waves(vectors, waves, phases, out):
 
 @dataclass(frozen=True)
 class Stars:
-    """Stars of a piece of sky.
+    """Stars of a piece of sky."""
 
-    Attributes
-    ----------
-    ra, dec : `numpy.ndarray`
-        Degrees.
-    magnitude : `numpy.ndarray`
-        In r.
-    colour : `numpy.ndarray`
-        Times `~kred_core.simulate.bands.Band.colour`: magnitude in a band minus that in r.
-    """
-
-    ra: np.ndarray
-    dec: np.ndarray
-    magnitude: np.ndarray
-    colour: np.ndarray
+    ra: np.ndarray  # deg
+    dec: np.ndarray  # deg
+    magnitude: np.ndarray  # in r
+    colour: np.ndarray  # times that of a band: magnitude in the band minus that in r
 
     def __len__(self) -> int:
         return len(self.ra)
@@ -92,54 +76,23 @@ class Stars:
 
 @dataclass(frozen=True)
 class Sky:
-    """One simulated sky.
-
-    Attributes
-    ----------
-    seed : int
-    nebula, continuum : float
-        Brightness of the H-alpha filaments and of the diffuse starlight, counts28 per square arcsec.
-    star_density : float
-        Stars per square degree.
-    diffuse, diffuse_scale : float
-        rms brightness of the additional smooth emission, counts28 per square arcsec, and its wavelength in degrees.
-    """
+    """One simulated sky. Brightnesses in counts28 per square arcsec."""
 
     seed: int
-    nebula: float
-    continuum: float
-    star_density: float
-    diffuse: float = 0.0
-    diffuse_scale: float = 0.5
+    nebula: float  # of the H-alpha filaments
+    continuum: float  # of the diffuse starlight
+    star_density: float  # stars per square degree
+    diffuse: float = 0.0  # rms of the additional smooth emission
+    diffuse_scale: float = 0.5  # and its wavelength in degrees
 
     @classmethod
     def of(cls, config: SimulationConfig) -> Sky:
         return cls(config.seed, config.nebula, config.continuum, config.star_density, config.diffuse, config.diffuse_scale)
 
-    def brightness(self, ra: np.ndarray, dec: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-        """Surface brightness of nebula, diffuse starlight and additional smooth emission, without stars.
-
-        Parameters
-        ----------
-        ra, dec : array_like
-            Positions in degrees (ICRS), of the same shape.
-        names : tuple of str
-            Bands.
-
-        Returns
-        -------
-        `numpy.ndarray`
-            counts28 per square arcsec, shape (bands, ...).
-        """
-        return self.brightness_towards(unit_vectors(np.asarray(ra, float), np.asarray(dec, float)), names)
-
-    def brightness_towards(self, directions: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
-        """The same for unit vectors, shape (..., 3)."""
+    def brightness(self, directions: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+        """Surface brightness in some bands without stars, shape (bands, ...), for unit vectors, shape (..., 3)."""
         bands = [band(name) for name in names]
-
-        def field(number: int, shortest: float, longest: float) -> np.ndarray:
-            return self._field(directions, number, shortest, longest)
-
+        field = partial(self._field, directions)
         starlight = self.continuum * np.exp(0.5 * field(0, 1.0, 6.0) - 0.125)
         lines = {line for b in bands for line, _ in b.lines}
         emission = {}
@@ -155,9 +108,9 @@ class Sky:
             emission["sii"] = envelope * (0.15 * diffuse + (0.2 + 0.4 * shocked) * wide + 0.5 * shocked * narrow)
             emission["oiii"] = envelope * (0.1 * diffuse + 0.5 * (1 - shocked) * wide + 0.2 * narrow)
         total = [starlight + sum((share * emission[line] for line, share in b.lines if line in emission), start=0.0) for b in bands]
-        return np.array(total) + self.diffuse_towards(directions) if self.diffuse else np.array(total)
+        return np.array(total) + self.diffuse_brightness(directions) if self.diffuse else np.array(total)
 
-    def diffuse_towards(self, directions: np.ndarray) -> np.ndarray:
+    def diffuse_brightness(self, directions: np.ndarray) -> np.ndarray:
         """The additional smooth emission alone, counts28 per square arcsec, for unit vectors, shape (..., 3).
 
         A sum of waves of one wavelength in space, so that none is shorter on the sky; where a wave meets
@@ -223,7 +176,7 @@ def sky_brightness(ra: np.ndarray, dec: np.ndarray, name: str, config: Simulatio
     `numpy.ndarray`
         counts28 per square arcsec. A detector's pixel holds this times the pixel's area on the sky.
     """
-    return Sky.of(config).brightness(ra, dec, (name,))[0]
+    return Sky.of(config).brightness(unit_vectors(ra, dec), (name,))[0]
 
 
 def diffuse_brightness(ra: np.ndarray, dec: np.ndarray, config: SimulationConfig) -> np.ndarray:
@@ -242,4 +195,4 @@ def diffuse_brightness(ra: np.ndarray, dec: np.ndarray, config: SimulationConfig
         counts28 per square arcsec: `sky_brightness` minus that of the same configuration with diffuse = 0.
         Mean 0 and rms config.diffuse over the whole sky; a piece of a few wavelengths has other values.
     """
-    return Sky.of(config).diffuse_towards(unit_vectors(np.asarray(ra, float), np.asarray(dec, float)))
+    return Sky.of(config).diffuse_brightness(unit_vectors(ra, dec))

@@ -1,7 +1,7 @@
 """Ways to find backgrounds from overlaps, side by side: how far each is from the truth, and what it costs.
 
 Every method gets the same differences of the same simulated fields; what is simulated is in
-`kred_core.simulate.graph`. Run it as a script; ``--help`` tells what can be chosen.
+`overlap_graphs`. Run it as a script; ``--help`` tells what can be chosen.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import resource
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +19,12 @@ from pathlib import Path
 import numpy as np
 from report import machine, seconds, table
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kred_core"))
+
+from overlap_graphs import GRAPHS, NX, NY, Graph, simulate_graph
+
 from kred_core.match.solve import Shape, solve, solve_svd
 from kred_core.simulate.camera import NATIVE_SCALE
-from kred_core.simulate.graph import GRAPHS, NX, NY, Graph, simulate_graph
 
 __all__ = ["METHODS", "Method", "compare"]
 
@@ -38,7 +42,7 @@ class Method:
     ----------
     name : str
     find : callable
-        Backgrounds (n,) of a `~kred_core.simulate.graph.Graph`.
+        Backgrounds (n,) of an `overlap_graphs.Graph`.
     slow : bool
         Whether more than a few thousand images take it minutes, or gigabytes.
     planes : bool

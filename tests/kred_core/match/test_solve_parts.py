@@ -5,12 +5,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from overlap_graphs import GraphConfig, simulate_graph
 from scipy.sparse import csr_array
 
 from kred_core.match.solve import Shape, component_means, components, linear, solve, uncertainty
 from kred_core.match.solve.least_squares import Fit, LeastSquares, _groups, _medians
 from kred_core.match.solve.system import System, canonical
-from kred_core.simulate.graph import GraphConfig, simulate_graph
 
 MAD = 1.482602218505602
 

@@ -1,27 +1,26 @@
 """Simulated overlap graphs with known truth: the differences of a dithered field without a single pixel.
 
-The pointings and footprints are those of DECam, so that the graphs have the real
-number of neighbours, corners and gaps; the differences are drawn from a noise model. Apart from
-the simulated images because thousands of detectors take a second here and days there.
+Pointings and footprints are those of DECam, so that the graphs have the real number of neighbours, corners and gaps; the
+differences are drawn from a noise model.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numba as nb
 import numpy as np
 
-from ..match import N_BLOCKS, find_pairs
-from ..sky import unit_vectors
-from ..sky.sphere import mean_position, position
-from ..survey import field_centre
-from .camera import NATIVE_SCALE, DetectorGeometry, Pointing, ccds
+from kred_core.match import N_BLOCKS, find_pairs
+from kred_core.simulate.camera import NATIVE_SCALE, DetectorGeometry, Pointing, ccds
+from kred_core.sky import unit_vectors
+from kred_core.sky.sphere import local_frame, mean_position, position
+from kred_core.survey import field_centre
 
-__all__ = ["GRAPHS", "Graph", "GraphConfig", "simulate_graph"]
+__all__ = ["GRAPHS", "NX", "NY", "Graph", "GraphConfig", "simulate_graph"]
 
 NX, NY = 2046, 4094
 SAMPLES = 16  # points along each side of the box around an overlap
+TOGETHER = 4096  # pairs whose points are in memory at once
 ROTATION = np.radians(0.05)  # scatter of the camera's position angle
 BROKEN = ("N30", "S30")  # detectors that most real exposures lack
 
@@ -188,6 +187,7 @@ def simulate_graph(config: GraphConfig) -> Graph:
     blocks = level_second - level_first + noise + wrong[:, None]
     share = cells / cells.sum(axis=1, keepdims=True)
     middle = mean_position(*np.moveaxis(corners[exposure == 0], -1, 0))
+    local = vectors.mean(axis=1) @ np.array(local_frame(*middle)).T
     return Graph(
         n=n,
         first=first,
@@ -205,106 +205,65 @@ def simulate_graph(config: GraphConfig) -> Graph:
         exposure=exposure,
         name=name,
         corners=corners,
-        place=_tangent(vectors.mean(axis=1), middle),
+        place=np.degrees(local[:, 1:] / local[:, :1]),
     )
-
-
-def _frame(ra: float, dec: float) -> np.ndarray:
-    """Rows: unit vectors towards a position, and east and north of it."""
-    a, d = np.radians(ra), np.radians(dec)
-    return np.array(
-        [
-            [np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)],
-            [-np.sin(a), np.cos(a), 0.0],
-            [-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)],
-        ]
-    )
-
-
-def _tangent(vectors: np.ndarray, middle: tuple[float, float]) -> np.ndarray:
-    """Gnomonic east and north of a position, in degrees, of vectors (n, 3)."""
-    local = vectors @ _frame(*middle).T
-    return np.degrees(local[:, 1:] / local[:, :1])
 
 
 def _footprints(config: GraphConfig, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Corners (n, 4, 2), number of the exposure and name of every detector."""
     chips = [chip for chip in ccds([]) if chip.name not in BROKEN][: config.detectors]
     # In the frame of a pointing at RA 0, Dec 0 the unit vectors are (depth, east, north): to point elsewhere is to turn them.
-    corners = [DetectorGeometry(chip, Pointing(0.0, 0.0), 1).corners((NY, NX))[1:] for chip in chips]
-    local = np.array([unit_vectors(*np.array(positions).T) for positions in corners])
+    local = np.array(
+        [unit_vectors(*np.transpose(DetectorGeometry(chip, Pointing(0.0, 0.0), 1).corners((NY, NX))[1:])) for chip in chips]
+    )
     corners, names = [], []
     for field, (ra, dec) in enumerate(config.centres):
         for number in range(config.exposures):
             east, north = np.radians(rng.uniform(-1, 1, 2) * config.dither / 3600)
-            pointing = position(np.array([1.0, east, north]) @ _frame(ra, dec))
+            pointing = position(np.array([1.0, east, north]) @ local_frame(ra, dec))
             angle = ROTATION * rng.standard_normal()
             turn = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
-            corners.append(np.stack(position(local @ turn @ _frame(*pointing)), axis=-1))
+            corners.append(np.stack(position(local @ turn @ np.array(local_frame(*pointing))), axis=-1))
             names += [f"f{field}e{number:03d}_{chip.name}" for chip in chips]
     exposure = np.repeat(np.arange(len(corners)), len(chips))
     return np.concatenate(corners), exposure, np.array(names)
 
 
 def _shared(vectors: np.ndarray, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Overlaps in quarters: fraction of a detector's area (K, 4), and mean u, v and sign(u) on both (K, 4, 2, 3)."""
+    """Overlaps in quarters: fraction of a detector's area (K, 4), and mean u, v and sign(u) on both (K, 4, 2, 3).
+
+    Points on a grid in the box, in (u, v) of the first detector, that holds the overlap; its quarters are the parts.
+    """
     lower_left, lower_right, upper_left, upper_right = np.moveaxis(vectors, 1, 0)
     middle = vectors.mean(axis=1)
-    along_u = (lower_right + upper_right - lower_left - upper_left) / 4
-    along_v = (upper_left + upper_right - lower_left - lower_right) / 4
-    return _shared_parts(middle, along_u, along_v, first, second)
+    sides = (
+        np.stack([lower_right + upper_right - lower_left - upper_left, upper_left + upper_right - lower_left - lower_right], 1) / 4
+    )
 
+    def to(i, j):
+        """Affine maps, (k, 2, 3), from (u, v, 1) on detectors j to (u, v) on detectors i."""
+        basis = sides[i]
+        seen = np.concatenate([sides[j], (middle[j] - middle[i])[:, None]], axis=1)
+        return np.linalg.solve(basis @ basis.swapaxes(1, 2), basis @ seen.swapaxes(1, 2))
 
-@nb.njit(nogil=True, cache=True)
-def _map(middle_i, u_i, v_i, middle_j, u_j, v_j):
-    """Affine map, (2, 3), from (u, v, 1) on detector j to (u, v) on detector i."""
-    uu, uv, vv = 0.0, 0.0, 0.0
-    right = np.zeros((2, 3))
-    for k in range(3):
-        uu += u_i[k] * u_i[k]
-        uv += u_i[k] * v_i[k]
-        vv += v_i[k] * v_i[k]
-        for column, value in enumerate((u_j[k], v_j[k], middle_j[k] - middle_i[k])):
-            right[0, column] += value * u_i[k]
-            right[1, column] += value * v_i[k]
-    result = np.empty((2, 3))
-    for column in range(3):
-        result[0, column] = (right[0, column] * vv - right[1, column] * uv) / (uu * vv - uv * uv)
-        result[1, column] = (right[1, column] * uu - right[0, column] * uv) / (uu * vv - uv * uv)
-    return result
-
-
-@nb.njit(nogil=True, cache=True)
-def _shared_parts(middle, along_u, along_v, first, second):
-    """Points on a grid in the box, in (u, v) of the first detector, that holds the overlap; its quarters are the parts."""
-    fraction = np.zeros((first.size, 4))
-    places = np.zeros((first.size, 4, 2, 3))
-    for k in range(first.size):
-        i, j = first[k], second[k]
-        back = _map(middle[i], along_u[i], along_v[i], middle[j], along_u[j], along_v[j])
-        there = _map(middle[j], along_u[j], along_v[j], middle[i], along_u[i], along_v[i])
-        reach_u, reach_v = abs(back[0, 0]) + abs(back[0, 1]), abs(back[1, 0]) + abs(back[1, 1])
-        low_u, high_u = max(back[0, 2] - reach_u, -1.0), min(back[0, 2] + reach_u, 1.0)
-        low_v, high_v = max(back[1, 2] - reach_v, -1.0), min(back[1, 2] + reach_v, 1.0)
-        if low_u >= high_u or low_v >= high_v:
-            continue
-        area = (high_u - low_u) * (high_v - low_v) / 4 / SAMPLES**2
-        for a in range(SAMPLES):
-            u = low_u + (a + 0.5) * (high_u - low_u) / SAMPLES
-            for b in range(SAMPLES):
-                v = low_v + (b + 0.5) * (high_v - low_v) / SAMPLES
-                s = there[0, 0] * u + there[0, 1] * v + there[0, 2]
-                t = there[1, 0] * u + there[1, 1] * v + there[1, 2]
-                if abs(s) <= 1 and abs(t) <= 1:
-                    part = 2 * (2 * a // SAMPLES) + 2 * b // SAMPLES
-                    fraction[k, part] += area
-                    places[k, part, 0, 0] += area * u
-                    places[k, part, 0, 1] += area * v
-                    places[k, part, 0, 2] += area * np.sign(u)
-                    places[k, part, 1, 0] += area * s
-                    places[k, part, 1, 1] += area * t
-                    places[k, part, 1, 2] += area * np.sign(s)
-        for part in range(4):
-            if fraction[k, part] > 0:
-                places[k, part] /= fraction[k, part]
+    fraction, places = np.zeros((first.size, 4)), np.zeros((first.size, 4, 2, 3))
+    steps = (np.arange(SAMPLES) + 0.5) / SAMPLES
+    for start in range(0, first.size, TOGETHER):
+        part = slice(start, start + TOGETHER)
+        back, there = to(first[part], second[part]), to(second[part], first[part])
+        reach = np.abs(back[:, :, :2]).sum(axis=2)
+        low, high = np.maximum(back[:, :, 2] - reach, -1.0), np.minimum(back[:, :, 2] + reach, 1.0)
+        size = np.maximum(high - low, 0.0)
+        points = low[:, :, None] + size[:, :, None] * steps
+        here = np.stack(np.broadcast_arrays(points[:, 0, :, None], points[:, 1, None, :]))
+        other = np.einsum("kab,bkij->akij", there[:, :, :2], here) + there[:, :, 2].T[:, :, None, None]
+        inside = (np.abs(other) <= 1).all(axis=0)
+        weight = inside * (size.prod(axis=1) / 4 / SAMPLES**2)[:, None, None]
+        half = (-1, 2, SAMPLES // 2, 2, SAMPLES // 2)
+        area = weight.reshape(half).sum(axis=(2, 4)).reshape(-1, 4)
+        fraction[part] = area
+        for side, (x, y) in enumerate((here, other)):
+            for term, values in enumerate((x, y, np.sign(x))):
+                total = (weight * values).reshape(half).sum(axis=(2, 4)).reshape(-1, 4)
+                np.divide(total, area, out=places[part, :, side, term], where=area > 0)
     return fraction, places
