@@ -33,57 +33,30 @@ FIRST_LINE = re.compile(r"^(\S+ \S+) INFO +kred \S+: .*, stages ", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Case:
-    """A simulated field and the tiles that are made of it.
-
-    Attributes
-    ----------
-    name : str
-    tiles : tuple of str
-    options : dict
-        As of `kred_core.simulate.simulate_field`.
-    """
+    """A simulated field and the tiles that are made of it."""
 
     name: str
     tiles: tuple[str, ...]
-    options: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)  # as of `kred_core.simulate.simulate_field`
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a run: a stage, or what comes before the first and after the last.
-
-    Attributes
-    ----------
-    name : str
-    units : str
-        What was done, in the words of the run.
-    cost : `processes.Cost`
-    left : int
-        Bytes of the files that the phase has left on disk.
-    """
+    """A part of a run: a stage, or what comes before the first and after the last."""
 
     name: str
-    units: str
+    units: str  # what was done, in the words of the run
     cost: Cost
-    left: int = 0
+    left: int = 0  # bytes of the files that the phase has left on disk
 
 
 @dataclass(frozen=True, eq=False)
 class CaseRun:
-    """A run of the command.
+    """A run of the command."""
 
-    Attributes
-    ----------
-    phases : tuple of Phase
-        In their order.
-    whole : Phase
-    left : dict
-        Bytes of each file in the data root, by its path there.
-    """
-
-    phases: tuple[Phase, ...]
+    phases: tuple[Phase, ...]  # in their order
     whole: Phase
-    left: dict[str, int]
+    left: dict[str, int]  # bytes of each file in the data root, by its path there
 
     @property
     def stages(self) -> tuple[Phase, ...]:
@@ -92,13 +65,7 @@ class CaseRun:
 
 
 def make(root: Path, case: Case) -> Path:
-    """Simulate a case below a directory, unless it is there.
-
-    Returns
-    -------
-    `~pathlib.Path`
-        Its data root; ``case.json`` in it says what it is.
-    """
+    """Simulate a case below a directory, unless it is there; returns its data root. ``case.json`` in it says what it is."""
     directory = root / "cases" / case.name
     kept = directory / "case.json"
     wanted = json.dumps({"field": FIELD, **case.options}, indent=1)
@@ -124,22 +91,8 @@ def environment(root: Path, checkout: Path) -> dict[str, str]:
 def reduce(root: Path, case: Case, checkout: Path, options: Sequence[str] = (), again: bool = False) -> CaseRun:
     """Reduce a case with the command that people type, and measure it.
 
-    Parameters
-    ----------
-    root : `~pathlib.Path`
-        Directory of the benchmarks.
-    case : Case
-    checkout : `~pathlib.Path`
-        The kred that is measured.
-    options : sequence of str
-        Of ``flows/field.py``.
-    again : bool
-        Run in what the last run has left; otherwise begin from nothing.
-
-    Raises
-    ------
-    SystemExit
-        The run has failed; what it said has been printed.
+    ``root`` is the directory of the benchmarks, ``checkout`` the kred that is measured, and ``options`` are those of
+    ``flows/field.py``. The run begins from nothing, or ``again`` in what the last run has left. A run that fails ends the program.
     """
     data = root / "runs" / case.name
     if not again:

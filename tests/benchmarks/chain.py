@@ -18,10 +18,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import cases
-import charts
 import floor
 import growth
-import overhead
 import report
 from cases import PROJECT, Case, CaseRun
 from processes import Cost
@@ -98,7 +96,6 @@ def _chain(given: argparse.Namespace) -> None:
     result["left"] = _left(run)
     result["n_mosaics"] = sum(kind == "mosaics" and name.endswith(".fits") for name, kind in _kinds(run).items())
     result["floor"]["write"] = _plain(floor.write([size for size in run.left.values() if size], given.root))
-    result["prefect"] = dataclasses.asdict(overhead.measure(cases.environment(given.root, given.checkout), given.checkout))
     swarp = None if given.no_swarp or not result["n_mosaics"] else floor.swarp(given.root / "runs" / case.name, given.root)
     result["swarp"] = [_plain(cost) for cost in swarp or ()]
 
@@ -106,7 +103,7 @@ def _chain(given: argparse.Namespace) -> None:
     stem = given.root / "results" / "chain"
     report.write_json(stem.with_suffix(".json"), result)
     stem.with_suffix(".md").write_text(text + "\n")
-    charts.chain_chart(result, stem.with_suffix(".png"))
+    report.chain_chart(result, stem.with_suffix(".png"))
     print(text)
     if older:
         print(f"\n{report.compare(older, result)}")
@@ -191,11 +188,10 @@ def _phase_table(result: Mapping[str, Any]) -> str:
 
 def _judgement(result: Mapping[str, Any]) -> str:
     """What was promised, and what is."""
-    whole, decode, prefect, left = result["whole"], result["floor"]["decode"], result["prefect"], result["left"]
+    whole, decode, left = result["whole"], result["floor"]["decode"], result["left"]
     size = result["input"]
     work = [p for p in result["phases"] if p["name"] != "start"]
-    n_tasks = sum(int(n) for p in work for n in re.findall(r"(\d+) (?:done|up to date|failed)", p["units"]))
-    beside = n_tasks * prefect["task"] + sum(p["server"] for p in work)
+    server = sum(p["server"] for p in work)
     start = result["phases"][0]
     coadd = next((p["cpu"] for p in work if p["name"] == "coadd"), math.nan)
     rows = [
@@ -209,10 +205,8 @@ def _judgement(result: Mapping[str, Any]) -> str:
         ["prepared copies / input", f"{left['prepared copies'] / size:.3f}", "<= 1.05"],
         ["matched copies / input", f"{left['matched copies'] / size:.3f}", "<= 1.05"],
         ["disk left beside mosaics and copies / input", f"{left['all else'] / size:.3f}", "<= 0.2"],
-        ["Prefect: start, CPU s (imports " + seconds(prefect["imports"] - prefect["science"]) + ")", seconds(start["cpu"]), ""],
-        [f"Prefect beyond its start, {n_tasks} tasks, part of all CPU", f"{beside / whole['cpu']:.3f}", "< 0.05"],
-        ["Prefect: CPU of a task, ms in the run", f"{1e3 * prefect['task']:.1f}", ""],
-        ["Prefect: CPU of a task, ms on the server", f"{1e3 * prefect['task_on_server']:.1f}", ""],
+        ["Prefect: start, CPU s", seconds(start["cpu"]), ""],
+        ["Prefect's server beyond its start, part of all CPU", f"{server / whole['cpu']:.3f}", "< 0.05"],
     ]
     if whole["swarp"]:
         others = whole["cpu"] - whole["swarp"]

@@ -110,17 +110,8 @@ def write(sizes: Sequence[int], directory: Path) -> Cost:
 def swarp(data: Path, directory: Path) -> list[Cost] | None:
     """Let SWarp make the mosaics that a run has made, from prepared plain images of the same detectors, one after the other.
 
-    Parameters
-    ----------
-    data : `~pathlib.Path`
-        Data root of the run; the mosaics tell which detectors they were made of, and where they lie.
-    directory : `~pathlib.Path`
-        Where SWarp works; what is below it is removed afterwards.
-
-    Returns
-    -------
-    list of `processes.Cost` or None
-        Of each mosaic; None where SWarp is not installed.
+    The mosaics in ``data``, the data root of the run, tell which detectors they were made of, and where they lie. SWarp works in
+    ``directory``; what it leaves is removed. Returns the cost of each mosaic; None where SWarp is not installed.
     """
     program = shutil.which("SWarp") or shutil.which("swarp")
     if program is None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import cases
-import charts
 import numpy as np
 import report
 from cases import Case, CaseRun
@@ -46,7 +45,7 @@ def sizes(root: Path, checkout: Path, options: Sequence[str]) -> None:
     report.write_json(stem.with_suffix(".json"), result)
     text = "\n\n".join(_size_table(what, found) for what, found in series.items())
     stem.with_suffix(".md").write_text(text + "\n")
-    charts.sizes_chart(result, stem.with_suffix(".png"))
+    report.sizes_chart(result, stem.with_suffix(".png"))
     print(f"{text}\n\n{stem}.md, .png, .json")
 
 
