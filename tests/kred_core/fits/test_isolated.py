@@ -2,6 +2,9 @@
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -17,11 +20,11 @@ from kred_core.fits.pixels import read_pixels
 MASK = (np.arange(64 * 48).reshape(64, 48) % 251).astype(np.int16)
 
 
-@pytest.fixture(autouse=True)
-def _processes_of_its_own():
-    end_idle()  # of modules that were run before
+@pytest.fixture(scope="module", autouse=True)
+def _no_process_is_left():
     yield
-    end_idle()
+    while isolated._idle:
+        isolated._idle.pop().end()
 
 
 def stored(path, data=MASK, storage="PLIO_1", **options):
@@ -29,63 +32,70 @@ def stored(path, data=MASK, storage="PLIO_1", **options):
     return scan(path)[1]
 
 
-def end_idle():
-    while not isolated._idle.empty():
-        isolated._end(isolated._idle.get())
+def process():
+    """The process that waits for the next image."""
+    (worker,) = isolated._idle
+    return worker.process.pid
 
 
-def processes():
-    return [process.pid for process in list(isolated._idle.queue)]
+def abort(hdu, longest):
+    os.abort()
 
 
-def test_one_process_serves_one_image_after_the_other_and_many_at_once(tmp_path):
+def be_ended(hdu, longest):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(hdu, longest):
+    signal.alarm(1)
+    while True:
+        pass
+
+
+def fail(hdu, longest):
+    raise ExposureError("damaged")
+
+
+def test_one_process_serves_all_threads(tmp_path):
     images = {n: MASK + np.int16(n) for n in range(12)}
     hdus = {n: stored(tmp_path / f"{n}.fits.fz", image) for n, image in images.items()}
-    for n in images:
-        np.testing.assert_array_equal(read_pixels(hdus[n], np.int16), images[n])
-    assert len(processes()) == 1
+    read_pixels(hdus[0])
+    before = process()
     with ThreadPoolExecutor(4) as pool:
         found = dict(zip(hdus, pool.map(lambda hdu: read_pixels(hdu, np.int16), hdus.values()), strict=True))
     for n, image in images.items():
         np.testing.assert_array_equal(found[n], image)
-    assert len(processes()) <= 4
+    assert process() == before
 
 
-def crashing(tmp_path, body):
-    """A process of ours in which decoding is something else."""
-    script = tmp_path / "process.py"
-    source = isolated._PROCESS.read_text()
-    at = source.index("def _decode_in_fork")
-    script.write_text(f"{source[:at]}def _decode(hdu):\n    {body}\n\n\n{source[at:]}")
-    return script
-
-
-def test_a_crash_of_the_decoder_is_said_and_touches_no_other_image(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [
+        (abort, r"x\.fits\.fz\[1\] N1: its compressed bytes make the decoder crash"),
+        (be_ended, "was ended from outside, twice"),
+        (hang, "decoding it takes more than"),
+        (fail, "damaged"),
+    ],
+)
+def test_what_happens_to_the_process_is_said_and_touches_no_other_image(tmp_path, monkeypatch, happens, said):
     hdu = stored(tmp_path / "x.fits.fz")
+    read_pixels(hdu)
+    before = process()
     with monkeypatch.context() as patched:
-        patched.setattr(isolated, "_PROCESS", crashing(tmp_path, "os.abort()"))
-        for _ in range(2):  # by the same process
-            with pytest.raises(ExposureError, match=r"x\.fits\.fz\[1\] N1: its compressed bytes make the decoder crash"):
-                read_pixels(hdu)
-        assert len(processes()) == 1
-        isolated._end(isolated._idle.get())
+        patched.setattr(isolated, "_decode", happens)
+        with pytest.raises(ExposureError, match=said):
+            read_pixels(hdu)
     np.testing.assert_array_equal(read_pixels(hdu, np.int16), MASK)
+    assert process() != before
 
 
 def test_a_process_that_was_ended_between_two_images_is_replaced(tmp_path):
     hdu = stored(tmp_path / "x.fits.fz")
     read_pixels(hdu)
-    (before,) = processes()
+    before = process()
     os.kill(before, signal.SIGKILL)
     np.testing.assert_array_equal(read_pixels(hdu, np.int16), MASK)
-    assert processes() != [before]
-
-
-def test_a_process_that_is_ended_again_and_again_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(isolated, "_PROCESS", crashing(tmp_path, "os.kill(os.getppid(), 9)"))
-    with pytest.raises(ExposureError, match="was ended from outside, twice"):
-        read_pixels(stored(tmp_path / "x.fits.fz"))
-    assert processes() == []
+    assert process() != before
 
 
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(tmp_path, monkeypatch):
@@ -96,33 +106,43 @@ def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(tmp_path, mo
     class Stopped(BaseException):
         pass
 
-    def stop(process):
+    def stop(self):
         raise Stopped
 
     with monkeypatch.context() as patched:
-        patched.setattr(isolated._idle, "put", stop)
+        patched.setattr("concurrent.futures.Future.result", stop)
         with pytest.raises(Stopped):
             read_pixels(one)
     np.testing.assert_array_equal(read_pixels(other, np.int16), MASK + 1)
 
 
-def test_a_fork_has_processes_of_its_own(tmp_path):
+def test_a_fork_has_a_process_of_its_own(tmp_path):
     hdu = stored(tmp_path / "x.fits.fz")
     read_pixels(hdu)
     pid = os.fork()
     if pid == 0:
-        os._exit(len(processes()))
+        os._exit(len(isolated._idle))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert len(processes()) == 1
+    np.testing.assert_array_equal(read_pixels(hdu, np.int16), MASK)
 
 
-def test_it_ends_with_the_program_that_asked(tmp_path):
-    hdu = stored(tmp_path / "x.fits.fz")
-    read_pixels(hdu)
-    process = isolated._idle.get()
-    process.stdin.close()
-    assert process.wait(60) == 0
-    process.stdout.close()
+@pytest.mark.parametrize("ending", ["", "atexit.register(os._exit, 0)", "atexit.register(os.kill, os.getpid(), 9)"])
+def test_a_script_without_a_guard_runs_once_and_leaves_no_process(tmp_path, ending):
+    stored(tmp_path / "x.fits.fz")
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import atexit, os\nfrom pathlib import Path\n{ending}\nfrom kred_core.fits import isolated, pixels, hdu\n"
+        "pixels.read_pixels(hdu.scan(Path('x.fits.fz'))[1])\nprint(isolated._idle[0].process.pid)\n"
+        "import sys; sys.stdout.flush()\n"
+    )
+    ended = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == (-9 if "kill" in ending else 0)
+    assert ended.stderr == ""
+    (process,) = ended.stdout.split()
+    until = time.monotonic() + 20
+    while os.path.exists(f"/proc/{process}") and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{process}")
 
 
 def without_column(hdu, name):
