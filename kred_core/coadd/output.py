@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
-from ..fits.cards import Cards, hdu_bytes
-from ..fits.checksum import add, datasum, encode
+from ..fits.cards import UNSEALED, Cards, hdu_bytes, sealed
+from ..fits.checksum import add, datasum
 from ..fits.compress import CountsHeap
-from ..fits.hdu import BLOCK
+from ..fits.hdu import BLOCK, CARD
 
 __all__ = ["CoverageMap", "MosaicFile"]
 
 SPARE_CARDS = 10  # blank ones: a few keywords can be added later without moving 300 MB
-CARD = 80  # bytes
 
 
 class MosaicFile:
@@ -70,10 +69,9 @@ class MosaicFile:
         """
         self._file.write(b"\0" * (-self._length % BLOCK) + extension)
         header["DATASUM"] = (str(self._sum), "Checksum of the pixels")
-        header["CHECKSUM"] = ("0" * 16, "Checksum of the HDU")
-        header["CHECKSUM"] = encode(add(datasum(self._padded(header)), self._sum))
+        header["CHECKSUM"] = (UNSEALED, "Checksum of the HDU")
         self._file.seek(0)
-        self._file.write(self._padded(header))
+        self._file.write(sealed(self._padded(header), self._sum))
 
     def _padded(self, header: fits.Header) -> bytes:
         """The header with blank cards before its END, so that it fills the place kept free for it."""

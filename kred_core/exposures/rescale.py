@@ -19,7 +19,8 @@ from astropy.io import fits
 
 from .. import __version__, products
 from ..errors import ExposureError
-from ..fits import bintable, checksum, rice
+from ..fits import checksum, rice, storage
+from ..fits.cards import UNSEALED, card, filled, padded, sealed
 from ..fits.hdu import BLOCK, Hdu, number
 from ..fits.pixels import read_pixels
 from ..fits.storage import STORAGE, require_sound
@@ -110,7 +111,7 @@ def rescale_detector(
     cards.history(f"kred {__version__}: adu * {scale!r} - {back!r}")
     cards.history(f"kred: from {hdu.path.name}")
     with products.atomic(destination) as temporary, open(temporary, "wb") as f:
-        for piece in (*_sealed(first, b""), *_sealed(cards, data)):
+        for piece in (*_hdu(first, b""), *_hdu(cards, data)):
             f.write(piece)
 
 
@@ -125,19 +126,19 @@ def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytearray, scale: float, back
     header = hdu.header
     if not hdu.compressed or header.get("ZBITPIX") not in (-32, -64):
         return False
-    if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or bintable.is_scaled(header):
+    if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or storage.is_scaled(header):
         return False
-    columns = bintable.table_columns(header)
+    columns = storage.table_columns(header)
     if header["NAXIS1"] * header["NAXIS2"] > len(data):
         return False
-    if not bintable.table_values(header, data, columns["COMPRESSED_DATA"])[:, 0].all():
+    if not storage.table_values(header, data, columns["COMPRESSED_DATA"])[:, 0].all():
         return False  # rows stored otherwise
     values = {}
     for name in ("ZSCALE", "ZZERO"):
         column = columns.get(name)
         if column is not None and (column.code != "D" or column.count != 1):
             return False
-        values[name] = number(header, name) if column is None else bintable.table_values(header, data, column)
+        values[name] = number(header, name) if column is None else storage.table_values(header, data, column)
         if values[name] is None:
             return False
     if not (np.isfinite(values["ZSCALE"]).all() and np.isfinite(values["ZZERO"]).all() and np.all(values["ZSCALE"])):
@@ -208,15 +209,15 @@ class _Cards:
 
     def begin(self, pairs: list[tuple[str, object]]) -> None:
         """Put the cards that describe the structure in front of the others."""
-        self.cards[:0] = [_card(key, value) for key, value in pairs]
+        self.cards[:0] = [card(key, value) for key, value in pairs]
 
     def set(self, key: str, value: object, comment: str = "") -> None:
         """Replace the card of a keyword where it stands, or add one; a keyword has one value afterwards."""
         found = [i for i, card in enumerate(self.cards) if card[:8].rstrip() == key]
         if not found:
-            self._append(_card(key, value, comment))
+            self._append(card(key, value, comment))
             return
-        self.cards[found[0]] = _card(key, value, comment)
+        self.cards[found[0]] = card(key, value, comment)
         for i in reversed(found[1:]):
             del self.cards[i]
 
@@ -238,8 +239,7 @@ class _Cards:
         self.cards.insert(end, card)
 
     def __bytes__(self) -> bytes:
-        raw = "".join([*self.cards, "END".ljust(80)]).encode("latin-1")
-        return raw + b" " * (-len(raw) % BLOCK)
+        return filled("".join(self.cards).encode("latin-1"))
 
 
 def _read_cards(f) -> _Cards:
@@ -251,17 +251,6 @@ def _read_cards(f) -> _Cards:
                 return _Cards(raw + block[:i])
         raw += block
     raise ExposureError("the file has changed while it was being read")
-
-
-def _card(key: str, value: object, comment: str = "") -> str:
-    if isinstance(value, bool):
-        shown = f"{'T' if value else 'F':>20}"
-    elif isinstance(value, str):
-        shown = f"'{value:<8}'".ljust(20)
-    else:
-        shown = f"{repr(value).upper():>20}"
-    card = f"{key:<8}= {shown}" + (f" / {comment}" if comment else "")
-    return card[:80].ljust(80)
 
 
 def _calibrate_header(cards: _Cards, header: fits.Header, scale: float, back: float) -> None:
@@ -314,13 +303,11 @@ def _describe_primary(cards: _Cards, header: fits.Header) -> None:
     cards.set("KREDVER", __version__, "version of kred that made this file")
 
 
-def _sealed(cards: _Cards, data: bytes | bytearray) -> tuple[bytes, bytes | bytearray, bytes]:
-    """Header with its checksums, data, padding."""
+def _hdu(cards: _Cards, data: bytes | bytearray) -> tuple[bytes, bytes]:
+    """Return header, with its checksums, and data."""
     # those of the image before compression describe what is no longer there
     cards.remove(("ZHECKSUM", "ZDATASUM").__contains__)
     total = checksum.datasum(data)
     cards.set("DATASUM", str(total), "data unit checksum")
-    cards.set("CHECKSUM", "0" * 16, "HDU checksum")
-    total = checksum.add(total, checksum.datasum(bytes(cards)))
-    cards.set("CHECKSUM", checksum.encode(total), "HDU checksum")
-    return bytes(cards), data, bytes(-len(data) % BLOCK)
+    cards.set("CHECKSUM", UNSEALED, "HDU checksum")
+    return sealed(bytes(cards), total), padded(data)

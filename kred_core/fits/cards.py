@@ -1,25 +1,25 @@
-"""One HDU as bytes: header cards and checksums, the same bytes whenever it is made.
+"""The one writer of headers and checksums, the same bytes whenever they are made.
 
-astropy's checksums carry the time at which they were made, so that no two files
-would be the same, and its headers take longer to make than the pixels of a small
+astropy's checksums carry the time at which they were made, and its headers take longer to make than the pixels of a small
 detector. Headers that kred makes from nothing are plain dictionaries of value and comment.
 """
 
 from __future__ import annotations
 
 from .checksum import add, datasum, encode
-from .hdu import BLOCK
+from .hdu import BLOCK, CARD
 
-__all__ = ["Cards", "Value", "hdu_bytes"]
+__all__ = ["Cards", "Value", "card", "filled", "hdu_bytes", "padded", "sealed"]
 
 LONGEST_PART = 67  # characters of a text on one card: 80 less keyword, quotes and the sign that it goes on
+UNSEALED = "0" * 16  # in the place of a CHECKSUM
 
 Value = bool | int | float | str
 Cards = dict[str, tuple[Value, str]]  # keyword -> value, comment; in the order of the header
 
 
-def _card(keyword: str, value: Value, comment: str) -> str:
-    """One card in fixed format (FITS standard 4.0, section 4.2), or several for a long text; a comment that does not fit is cut."""
+def card(keyword: str, value: Value, comment: str = "") -> str:
+    """Return a card in fixed format (FITS standard 4.0, section 4.2), or several for a long text; a long comment is cut."""
     before, start = "", f"{keyword:<8}= "
     if isinstance(value, bool):
         text = f"{'T' if value else 'F':>20}"
@@ -30,12 +30,12 @@ def _card(keyword: str, value: Value, comment: str) -> str:
     else:
         *parts, last = _parts(value)
         for part in parts:
-            before += f"{start}'{part}&'".ljust(80)
+            before += f"{start}'{part}&'".ljust(CARD)
             start = "CONTINUE  "
         quoted = f"'{last:<8}'"
         text = f"{quoted:<20}"
-    card = start + text + (f" / {comment}" if comment else "")
-    return before + f"{card[:80]:<80}"
+    written = start + text + (f" / {comment}" if comment else "")
+    return before + f"{written[:CARD]:<{CARD}}"
 
 
 def _parts(text: str) -> list[str]:
@@ -49,8 +49,26 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
+def padded(data: bytes) -> bytes:
+    """Return data filled up with zeros to whole blocks."""
+    return data + b"\0" * (-len(data) % BLOCK)
+
+
+def filled(cards: bytes) -> bytes:
+    """Return a header, given without its END, in whole blocks."""
+    header = cards + b"END".ljust(CARD)
+    return header + b" " * (-len(header) % BLOCK)
+
+
+def sealed(header: bytes, data_sum: int) -> bytes:
+    """Return a header in whole blocks, whose CHECKSUM is `UNSEALED`, with the right one for data of that sum."""
+    card_start = f"CHECKSUM= '{UNSEALED}'".encode()
+    at = next(i for i in range(0, len(header), CARD) if header.startswith(card_start, i)) + card_start.index(b"0")
+    return header[:at] + encode(add(datasum(header), data_sum)).encode("ascii") + header[at + len(UNSEALED) :]
+
+
 def hdu_bytes(cards: Cards, data: bytes = b"") -> tuple[bytes, bytes]:
-    """Header and data of an HDU, each padded to whole blocks, with DATASUM and CHECKSUM.
+    """Return header and data of an HDU, each in whole blocks, with DATASUM and CHECKSUM.
 
     Parameters
     ----------
@@ -62,11 +80,8 @@ def hdu_bytes(cards: Cards, data: bytes = b"") -> tuple[bytes, bytes]:
     -------
     header, data : bytes
     """
-    padded = data + b"\0" * (-len(data) % BLOCK)
-    data_sum = datasum(padded)
-    sums: Cards = {"DATASUM": (str(data_sum), "data unit checksum"), "CHECKSUM": ("0" * 16, "HDU checksum")}
-    text = "".join(_card(key, value, comment) for key, (value, comment) in {**cards, **sums}.items()) + f"{'END':<80}"
-    header = text.encode("ascii") + b" " * (-len(text) % BLOCK)
-    at = header.rindex(b"CHECKSUM= '") + 11
-    checksum = encode(add(datasum(header), data_sum))
-    return header[:at] + checksum.encode("ascii") + header[at + 16 :], padded
+    data = padded(data)
+    data_sum = datasum(data)
+    sums: Cards = {"DATASUM": (str(data_sum), "data unit checksum"), "CHECKSUM": (UNSEALED, "HDU checksum")}
+    text = "".join(card(key, value, comment) for key, (value, comment) in {**cards, **sums}.items())
+    return sealed(filled(text.encode("ascii")), data_sum), data

@@ -1,8 +1,6 @@
 """FITS checksums: does an HDU still hold the bytes that were written?
 
-DATASUM and CHECKSUM are 32-bit ones' complement sums, so they find damage
-without decoding a pixel. They are apart from `exposure` because both the
-judge of incoming files and the writers of new ones need them.
+DATASUM and CHECKSUM are 32-bit ones' complement sums, so they find damage without decoding a pixel.
 """
 
 from __future__ import annotations
@@ -18,21 +16,9 @@ _FULL = 0xFFFFFFFF
 
 
 def datasum(raw: bytes) -> int:
-    """Ones' complement sum of big-endian 32-bit words.
+    """Return the ones' complement sum of big-endian 32-bit words: DATASUM where they are a data unit.
 
-    Parameters
-    ----------
-    raw : bytes-like
-        Data or header; a last word that is not whole is filled up with zeros.
-
-    Returns
-    -------
-    int
-        0 to 2**32 - 1: the value of the keyword DATASUM, where `raw` is the data unit.
-
-    References
-    ----------
-    FITS standard 4.0, section 4.4.2.7 and appendix J.
+    A last word that is not whole is filled up with zeros. Reference: FITS standard 4.0, section 4.4.2.7 and appendix J.
     """
     view = memoryview(raw).cast("B")
     whole = len(view) // 4 * 4
@@ -42,7 +28,7 @@ def datasum(raw: bytes) -> int:
 
 
 def add(a: int, b: int) -> int:
-    """Ones' complement sum of two sums: what overflows 32 bits is carried around to the lowest bit."""
+    """Return the ones' complement sum of two sums: what overflows 32 bits is carried around to the lowest bit."""
     total = a + b
     while total > _FULL:
         total = (total & _FULL) + (total >> 32)
@@ -50,21 +36,9 @@ def add(a: int, b: int) -> int:
 
 
 def encode(total: int) -> str:
-    """The keyword CHECKSUM that makes an HDU sum up to nothing.
+    """Return the keyword CHECKSUM, 16 letters and digits, that makes an HDU sum up to nothing: FITS standard 4.0, appendix J.2.
 
-    Parameters
-    ----------
-    total : int
-        Sum of the whole HDU while its CHECKSUM card holds 16 zeros ('0') in columns 12 to 27.
-
-    Returns
-    -------
-    str
-        16 letters and digits.
-
-    References
-    ----------
-    FITS standard 4.0, appendix J.2.
+    `total` is the sum of the whole HDU while its CHECKSUM card holds 16 zeros ('0') in columns 12 to 27.
     """
     letters = [[0] * 4 for _ in range(4)]
     for place, byte in enumerate((_FULL - total).to_bytes(4, "big")):
@@ -81,16 +55,7 @@ def encode(total: int) -> str:
 
 
 def damage(hdu: Hdu) -> str | None:
-    """Compare an HDU with its DATASUM, or with its CHECKSUM where there is no DATASUM.
-
-    Parameters
-    ----------
-    hdu : `~kred_core.exposures.exposure.Hdu`
-
-    Returns
-    -------
-    str or None
-        What is wrong, in words; None where nothing is, or where the HDU has no checksums.
+    """Return how an HDU differs from its DATASUM, or from its CHECKSUM where it has no other; None: not at all, or not known.
 
     Raises
     ------
@@ -109,13 +74,7 @@ def damage(hdu: Hdu) -> str | None:
 
 
 def data_sum(hdu: Hdu, compute: bool) -> int:
-    """What the data of an HDU sum up to: its DATASUM, or where it has none and that is asked for, its bytes; 0: not known.
-
-    Raises
-    ------
-    ExposureError
-        The file cannot be read.
-    """
+    """Return what the data of an HDU sum up to: its DATASUM, or where it has none, if asked for, its bytes; 0: not known."""
     stated = text(hdu.header, "DATASUM")
     if stated.isdecimal():
         return int(stated)
@@ -123,23 +82,9 @@ def data_sum(hdu: Hdu, compute: bool) -> int:
 
 
 def edited_header(hdu: Hdu) -> str | None:
-    """Tell whether a header was changed after its CHECKSUM was written; its data are taken to be whole.
+    """Return a remark where a header was changed after its CHECKSUM was written; its data are taken to be whole.
 
     Archives and tools edit headers and forget the checksum, so this is a remark, where `damage` is a fault.
-
-    Parameters
-    ----------
-    hdu : `~kred_core.exposures.exposure.Hdu`
-
-    Returns
-    -------
-    str or None
-        The remark, or None where the header is as it was, or has no DATASUM and CHECKSUM to tell by.
-
-    Raises
-    ------
-    ExposureError
-        The file cannot be read.
     """
     stated = text(hdu.header, "DATASUM")
     if not stated.isdecimal() or not text(hdu.header, "CHECKSUM").strip("0"):

@@ -17,30 +17,13 @@ import numpy as np
 from astropy.io import fits
 
 from .cards import Cards, hdu_bytes
+from .rice import BLOCK, RANDOM, RANDOM_LENGTH
 
 __all__ = ["CountsHeap", "compressed_image", "compressed_mask", "quantised_image"]
 
 QUANTIZE = 4.0  # quantisation steps per standard deviation of the noise
-BLOCK = 32
-N_RANDOM = 10000
 FS_BITS, FS_RAW = 5, 25  # width of a block's code; number of low bits from which blocks are stored as they are
 LARGEST_LEVEL = 2.0**30
-
-
-def _random_numbers() -> np.ndarray:
-    """The standard's dither sequence, appendix I: Park and Miller's generator, float32 as cfitsio keeps it.
-
-    Not taken from kred's decoder, so that an error there shows in simulated files.
-    """
-    seed = 1
-    values = np.empty(N_RANDOM, np.float32)
-    for i in range(N_RANDOM):
-        seed = 16807 * seed % 2147483647
-        values[i] = seed / 2147483647.0
-    return values
-
-
-RANDOM = _random_numbers()
 
 
 @nb.njit(nogil=True, cache=True)
@@ -123,13 +106,13 @@ def _compress(image, dither, random, quantize, heap, ends, scale, zero):
         step = _row_noise(row, work) / quantize
         if not step > 0 or (high - low) / step > LARGEST_LEVEL:
             return False
-        seed = (y + dither - 1) % N_RANDOM
+        seed = (y + dither - 1) % RANDOM_LENGTH
         following = int(random[seed] * 500)
         for x in range(nx):
             levels[x] = np.int32(math.floor((row[x] - low) / step + random[following]))
             following += 1
-            if following == N_RANDOM:
-                seed = (seed + 1) % N_RANDOM
+            if following == RANDOM_LENGTH:
+                seed = (seed + 1) % RANDOM_LENGTH
                 following = int(random[seed] * 500)
         p = _rice(levels, heap, p)
         ends[y], scale[y], zero[y] = p, step, low
@@ -143,81 +126,73 @@ def _quantise(image, step, null, dither, random, heap, ends):
     levels = np.empty(nx, np.int32)
     p = 0
     for y in range(ny):
-        seed = (y + dither - 1) % N_RANDOM
+        seed = (y + dither - 1) % RANDOM_LENGTH
         following = int(random[seed] * 500)
         for x in range(nx):
             noise = np.float64(random[following]) if dither > 0 else 0.5
             value = np.float64(image[y, x])
             levels[x] = np.int32(math.floor(value / step + noise)) if math.isfinite(value) else null
             following += 1
-            if following == N_RANDOM:
-                seed = (seed + 1) % N_RANDOM
+            if following == RANDOM_LENGTH:
+                seed = (seed + 1) % RANDOM_LENGTH
                 following = int(random[seed] * 500)
         p = _rice(levels, heap, p)
         ends[y] = p
     return p
 
 
-def _table_cards(shape: tuple[int, int], columns: dict[str, str], width: int, heap: int, codec: str) -> Cards:
-    """The keywords that describe the storage: a binary table that holds an image (FITS standard 4.0, section 10.1)."""
+def _hdu(cards: Cards, shape: tuple[int, int], codec: str, lengths: np.ndarray, heap: bytes, columns=None, tile_rows=1):
+    """Return a compressed image: a binary table of descriptors, and of other columns of doubles, and its heap.
+
+    Reference: FITS standard 4.0, section 10.1. Lengths are those of the tiles in bytes.
+    """
+    columns = columns or {}
+    table = np.empty(len(lengths), [(name, ">i4") for name in ("length", "start")] + [(name, ">f8") for name in columns])
+    table["length"], table["start"] = lengths, np.cumsum(lengths) - lengths
+    for name, values in columns.items():
+        table[name] = values
     ny, nx = shape
-    cards: Cards = {
+    storage: Cards = {
         "XTENSION": ("BINTABLE", "binary table extension"),
         "BITPIX": (8, "array data type"),
         "NAXIS": (2, "number of array dimensions"),
-        "NAXIS1": (width, "width of table in bytes"),
-        "NAXIS2": (ny, "number of rows in table"),
-        "PCOUNT": (heap, "number of group parameters"),
+        "NAXIS1": (table.itemsize, "width of table in bytes"),
+        "NAXIS2": (len(table), "number of rows in table"),
+        "PCOUNT": (len(heap), "number of group parameters"),
         "GCOUNT": (1, "number of groups"),
-        "TFIELDS": (len(columns), "number of fields in each row"),
+        "TFIELDS": (1 + len(columns), "number of fields in each row"),
     }
-    for i, (name, form) in enumerate(columns.items(), 1):
-        cards |= {f"TTYPE{i}": (name, ""), f"TFORM{i}": (form, "")}
-    cards |= {
+    for i, name in enumerate(("COMPRESSED_DATA", *columns), 1):
+        storage |= {f"TTYPE{i}": (name, ""), f"TFORM{i}": (f"1PB({lengths.max()})" if i == 1 else "1D", "")}
+    storage |= {
         "ZIMAGE": (True, "extension contains compressed image"),
         "ZTENSION": ("IMAGE", "Image extension"),
-        "ZBITPIX": (16 if codec == "GZIP_1" else -32, "array data type"),
+        "ZBITPIX": (-32 if columns else 16, "array data type"),
         "ZNAXIS": (2, "number of array dimensions"),
         "ZNAXIS1": (nx, ""),
         "ZNAXIS2": (ny, ""),
         "ZPCOUNT": (0, ""),
         "ZGCOUNT": (1, ""),
         "ZTILE1": (nx, "size of tiles to be compressed"),
-        "ZTILE2": (1, "size of tiles to be compressed"),
+        "ZTILE2": (tile_rows, "size of tiles to be compressed"),
         "ZCMPTYPE": (codec, "compression algorithm"),
     }
     if codec == "RICE_1":
-        cards |= {
+        storage |= {
             "ZNAME1": ("BLOCKSIZE", "compression block size"),
             "ZVAL1": (BLOCK, "pixels per block"),
             "ZNAME2": ("BYTEPIX", "bytes per pixel (1, 2, 4, or 8)"),
             "ZVAL2": (4, "bytes per pixel (1, 2, 4, or 8)"),
         }
-    return cards
+    return hdu_bytes({**storage, **cards}, table.tobytes() + heap)
 
 
-def _descriptors(ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    starts = np.concatenate([[0], ends[:-1]])
-    return ends - starts, starts
+def _lengths(ends: np.ndarray) -> np.ndarray:
+    return np.diff(ends, prepend=0)
 
 
 def compressed_image(cards: Cards, image: np.ndarray, dither: int) -> tuple[bytes, bytes]:
-    """A science image as one compressed HDU.
-
-    Parameters
-    ----------
-    cards : dict
-        Image keywords, without those of the storage.
-    image : `numpy.ndarray`
-        float32, shape (NAXIS2, NAXIS1).
-    dither : int
-        ZDITHER0, 1 to 10000.
-
-    Returns
-    -------
-    header, data : bytes
-        The HDU, with checksums.
-    """
+    """Return a science image, float32, as one compressed HDU, header and data: see `quantised_image`."""
     ny, nx = image.shape
     heap = np.empty(ny * (4 * nx + nx // 4 + 64), np.uint8)
     ends, scale, zero = np.empty(ny, np.int64), np.empty(ny), np.empty(ny)
@@ -227,11 +202,12 @@ def compressed_image(cards: Cards, image: np.ndarray, dither: int) -> tuple[byte
         "ZQUANTIZ": ("SUBTRACTIVE_DITHER_1", "Pixel Quantization Algorithm"),
         "ZDITHER0": (dither, "dithering offset when quantizing floats"),
     }
-    return _quantised_hdu(cards, image.shape, _descriptors(ends), scale, zero, heap[: ends[-1]], quantisation)
+    columns = {"ZSCALE": scale, "ZZERO": zero}
+    return _hdu({**cards, **quantisation}, image.shape, "RICE_1", _lengths(ends), heap[: ends[-1]].tobytes(), columns)
 
 
 def quantised_image(cards: Cards, image: np.ndarray, step: float, dither: int = 0) -> tuple[bytes, bytes]:
-    """An image of floats, quantised in steps of one size, as one compressed HDU.
+    """Return an image of floats, quantised in steps of one size, as one compressed HDU.
 
     Parameters
     ----------
@@ -261,17 +237,8 @@ def quantised_image(cards: Cards, image: np.ndarray, step: float, dither: int = 
     quantisation["ZQUANTIZ"] = ("SUBTRACTIVE_DITHER_1" if dither else "NO_DITHER", "Pixel Quantization Algorithm")
     if dither:
         quantisation["ZDITHER0"] = (dither, "dithering offset when quantizing floats")
-    return _quantised_hdu(cards, image.shape, _descriptors(ends), step, 0.0, heap[:length], quantisation)
-
-
-def _quantised_hdu(cards: Cards, shape: tuple[int, int], descriptors, scale, zero, heap: np.ndarray, quantisation: Cards):
-    """Table and heap as bytes; steps and zeros are columns, also where all are the same: astropy looks nowhere else."""
-    table = np.empty(shape[0], [("length", ">i4"), ("start", ">i4"), ("scale", ">f8"), ("zero", ">f8")])
-    table["length"], table["start"] = descriptors
-    table["scale"], table["zero"] = scale, zero
-    columns = {"COMPRESSED_DATA": f"1PB({descriptors[0].max()})", "ZSCALE": "1D", "ZZERO": "1D"}
-    storage = _table_cards(shape, columns, table.itemsize, heap.size, "RICE_1")
-    return hdu_bytes({**storage, **cards, **quantisation}, table.tobytes() + heap.tobytes())
+    columns = {"ZSCALE": step, "ZZERO": 0.0}  # also where all are the same: astropy looks nowhere else
+    return _hdu({**cards, **quantisation}, image.shape, "RICE_1", _lengths(ends), heap[:length].tobytes(), columns)
 
 
 class CountsHeap:
@@ -308,18 +275,12 @@ class CountsHeap:
         self._filled = 0
 
     def hdu(self, cards: Cards) -> tuple[bytes, bytes]:
-        """All rows so far as one compressed HDU of int16: header and data as bytes, with checksums; ends a tile."""
+        """Return all rows so far as one compressed HDU of int16, header and data; ends a tile."""
         if self._filled:
             self._end_tile()
-        lengths, starts = _descriptors(np.cumsum([len(part) for part in self._parts]))
-        table = np.empty(len(lengths), [("length", ">i4"), ("start", ">i4")])
-        table["length"], table["start"] = lengths, starts
-        heap = b"".join(self._parts)
-        shape = self._rows, self._levels.shape[1]
-        storage = _table_cards(shape, {"COMPRESSED_DATA": f"1PB({lengths.max()})"}, table.itemsize, len(heap), "RICE_1")
-        storage |= {"NAXIS2": (len(table), "number of rows in table"), "ZBITPIX": (16, "array data type")}
-        storage["ZTILE2"] = (min(self.TILE_ROWS, self._rows), "size of tiles to be compressed")
-        return hdu_bytes({**storage, **cards}, table.tobytes() + heap)
+        lengths = np.array([len(part) for part in self._parts])
+        shape, tile_rows = (self._rows, self._levels.shape[1]), min(self.TILE_ROWS, self._rows)
+        return _hdu(cards, shape, "RICE_1", lengths, b"".join(self._parts), tile_rows=tile_rows)
 
 
 def _by_astropy(cards: Cards, image: np.ndarray, dither: int) -> tuple[bytes, bytes]:
@@ -338,7 +299,7 @@ def _by_astropy(cards: Cards, image: np.ndarray, dither: int) -> tuple[bytes, by
 
 
 def compressed_mask(cards: Cards, mask: np.ndarray) -> tuple[bytes, bytes]:
-    """A mask of int16 codes as one compressed HDU: header and data as bytes, with checksums."""
+    """Return a mask of int16 codes as one compressed HDU, header and data."""
     rows = mask.astype(">i2")
     known: dict[bytes, bytes] = {}  # most rows have the same few bad columns and nothing else
     parts = []
@@ -347,9 +308,4 @@ def compressed_mask(cards: Cards, mask: np.ndarray) -> tuple[bytes, bytes]:
         if plain not in known:
             known[plain] = gzip.compress(plain, compresslevel=1, mtime=0)
         parts.append(known[plain])
-    lengths, starts = _descriptors(np.cumsum([len(part) for part in parts]))
-    table = np.empty(len(rows), [("length", ">i4"), ("start", ">i4")])
-    table["length"], table["start"] = lengths, starts
-    heap = b"".join(parts)
-    storage = _table_cards(mask.shape, {"COMPRESSED_DATA": f"1PB({lengths.max()})"}, table.itemsize, len(heap), "GZIP_1")
-    return hdu_bytes({**storage, **cards}, table.tobytes() + heap)
+    return _hdu(cards, mask.shape, "GZIP_1", np.array([len(part) for part in parts]), b"".join(parts))

@@ -16,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from ..errors import ExposureError
-from .bintable import heap_start_of, is_scaled, table_columns, table_values, tile_ranges, unpack_row
+from .storage import heap_start_of, is_scaled, table_columns, table_values, tile_ranges, unpack_row
 
 __all__ = ["can_decode", "decode"]
 
@@ -40,7 +40,7 @@ def _dither_sequence() -> np.ndarray:
     return sequence
 
 
-_RANDOM = _dither_sequence()
+RANDOM = _dither_sequence()
 
 
 def _setting(header: fits.Header, name: str, default: int) -> object:
@@ -57,18 +57,9 @@ def _whole(value: object) -> bool:
 
 
 def can_decode(header: fits.Header) -> bool:
-    """Whether an image is stored in the form that this decoder reads.
+    """Tell whether an image is stored as this decoder reads it, from its header as stored (that of the binary table).
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        Header of the HDU as stored: of a compressed image, of its binary table.
-
-    Returns
-    -------
-    bool
-        True for RICE_1 (or RICE_ONE) float32 images in tiles of one row, quantised
-        with ZSCALE and ZZERO, with any dithering; False for everything else.
+    So are RICE_1 (or RICE_ONE) float32 images in tiles of one row, quantised with ZSCALE and ZZERO, with any dithering.
     """
     if header.get("ZIMAGE") is not True or str(header.get("ZCMPTYPE")).strip() not in ("RICE_1", "RICE_ONE"):
         return False
@@ -150,7 +141,7 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
         per_row("ZBLANK", NULL, np.int32),
         DITHERS[str(header.get("ZQUANTIZ", "NO_DITHER")).strip()],
         header.get("ZDITHER0", 1),
-        _RANDOM,
+        RANDOM,
         pixels,
     )
     if bad_row >= 0:

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 from properties import examples, outcome
 
 from kred_core.errors import ExposureError
-from kred_core.fits import bintable, checksum
+from kred_core.fits import checksum, storage
 from kred_core.fits.cards import hdu_bytes
 
 
@@ -86,17 +86,17 @@ def test_tables_are_laid_out_as_astropy_writes_them(forms, rows, seed):
     with fits.open(io.BytesIO(stream.getvalue())) as hdus:
         header, where = hdus[1].header, hdus[1].fileinfo()
         raw = stream.getvalue()[where["datLoc"] :][: header["NAXIS1"] * header["NAXIS2"] + header["PCOUNT"]]
-        found = bintable.table_columns(header)
+        found = storage.table_columns(header)
         assert list(found) == [f"C{k}" for k in range(len(forms))]
-        heap_start = bintable.heap_start_of(header, raw)
+        heap_start = storage.heap_start_of(header, raw)
         for k, form in enumerate(forms):
             column, data = found[f"C{k}"], hdus[1].data[f"c{k}"]
             if form[0] in "PQ":
-                starts, lengths = bintable.tile_ranges(header, raw, column, heap_start)
+                starts, lengths = storage.tile_ranges(header, raw, column, heap_start)
                 for row, start, length in zip(data, starts, lengths, strict=True):
                     assert raw[start : start + length] == row.astype(row.dtype.newbyteorder(">")).tobytes()
             elif len(form) == 1:
-                np.testing.assert_array_equal(bintable.table_values(header, raw, column), data)
+                np.testing.assert_array_equal(storage.table_values(header, raw, column), data)
 
 
 HEADER_VALUES = (
@@ -113,12 +113,12 @@ HEADER_VALUES = (
 )
 def test_a_damaged_table_is_no_table_or_an_error_in_words(cards, raw):
     header = fits.Header({"NAXIS1": 16, "NAXIS2": 2, "TFIELDS": 1, "TFORM1": "1PB(9)", "TTYPE1": "X", **cards})
-    for column in bintable.table_columns(header).values():
+    for column in storage.table_columns(header).values():
         assert 0 <= column.offset <= 40
         sizes = header["NAXIS1"], header["NAXIS2"]
         if column.code in "PQ" and all(type(size) is int and size >= 0 for size in sizes):
             ranges, message = outcome(
-                lambda column=column: bintable.tile_ranges(header, raw, column, bintable.heap_start_of(header, raw)), ExposureError
+                lambda column=column: storage.tile_ranges(header, raw, column, storage.heap_start_of(header, raw)), ExposureError
             )
             if ranges is None:
                 assert "damaged" in message
@@ -132,10 +132,10 @@ def test_a_damaged_table_is_no_table_or_an_error_in_words(cards, raw):
 def test_a_packed_row_comes_back_or_is_called_damaged(values, cut, flip):
     whole = gzip.compress(values.astype(">i2").tobytes(), mtime=0)
     kind = np.dtype(">i2")
-    np.testing.assert_array_equal(bintable.unpack_row(whole, 0, len(whole), 0, kind, values.size), values)
+    np.testing.assert_array_equal(storage.unpack_row(whole, 0, len(whole), 0, kind, values.size), values)
     damaged = bytearray(whole[: len(whole) - cut % len(whole)])
     damaged[flip % len(damaged)] ^= 1 << flip % 8
-    found, message = outcome(lambda: bintable.unpack_row(bytes(damaged), 0, len(damaged), 6, kind, values.size), ExposureError)
+    found, message = outcome(lambda: storage.unpack_row(bytes(damaged), 0, len(damaged), 6, kind, values.size), ExposureError)
     assert "row 7 is damaged" in message if found is None else found.size == values.size
     with pytest.raises(ExposureError, match="row 1 is damaged"):
-        bintable.unpack_row(struct.pack(">20B", *range(20)), 0, 20, 0, kind, 3)
+        storage.unpack_row(struct.pack(">20B", *range(20)), 0, 20, 0, kind, 3)

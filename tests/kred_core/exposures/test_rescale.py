@@ -14,7 +14,8 @@ from kred_core.errors import ExposureError
 from kred_core.exposures import rescale
 from kred_core.exposures.exposure import Exposure
 from kred_core.exposures.rescale import rescale_detector
-from kred_core.fits import bintable, checksum
+from kred_core.fits import checksum, storage
+from kred_core.fits.cards import card
 from kred_core.fits.hdu import scan
 from kred_core.fits.pixels import read_pixels
 
@@ -225,7 +226,7 @@ class TestPixels:
         exposure = exposure_of(form(), tmp_path)
         compressed_file, plain_file = prepare(exposure, tmp_path), prepare(exposure, tmp_path, plain=True)
         header = scan(compressed_file)[1].header
-        assert (header["ZCMPTYPE"], header["ZBITPIX"], "ZSCALE" in bintable.table_columns(header)) == ("GZIP_2", -32, False)
+        assert (header["ZCMPTYPE"], header["ZBITPIX"], "ZSCALE" in storage.table_columns(header)) == ("GZIP_2", -32, False)
         np.testing.assert_array_equal(fits.getdata(compressed_file, 1), fits.getdata(plain_file, 1))
 
     def test_blank_pixels_of_integers_become_nan(self, tmp_path):
@@ -242,7 +243,7 @@ class TestPixels:
         lines = [f"BSCALE  = {cards[0]}", f"BZERO   = {cards[1]}"]
         exposure = exposure_of(compressed(sky()), tmp_path, extension=lines)
         path = prepare(exposure, tmp_path)
-        assert ("ZSCALE" in bintable.table_columns(scan(path)[1].header)) == quantised
+        assert ("ZSCALE" in storage.table_columns(scan(path)[1].header)) == quantised
         assert_rounding_only(fits.getdata(path, 1), expected(exposure))
 
     @pytest.mark.parametrize("line", ["TZERO3  = 17.0", "TSCAL2  = 2.0"])
@@ -275,10 +276,10 @@ class TestPixels:
         source = exposure_of(compressed(sky()), tmp_path).detectors[0].hdu
         header, raw = source.header.copy(), source.read()
         rows = header["NAXIS2"]
-        columns = bintable.table_columns(header)
-        parts = [np.asarray(bintable.table_values(header, raw, columns[name])) for name in ("ZSCALE", "ZZERO")]
+        columns = storage.table_columns(header)
+        parts = [np.asarray(storage.table_values(header, raw, columns[name])) for name in ("ZSCALE", "ZZERO")]
         narrow = np.zeros(rows, [("tile", ">i4", 2), ("scale", ">f4"), ("zero", ">f4")])
-        narrow["tile"] = bintable.table_values(header, raw, columns["COMPRESSED_DATA"])
+        narrow["tile"] = storage.table_values(header, raw, columns["COMPRESSED_DATA"])
         narrow["scale"], narrow["zero"] = parts
         heap = raw[header["NAXIS1"] * rows :]
         order = list(columns)
@@ -301,7 +302,7 @@ class TestPixels:
         exposure = exposure_of(compressed(sky()), tmp_path)
         hdu = exposure.detectors[0].hdu
         data = hdu.read()
-        bintable.table_values(hdu.header, data, bintable.table_columns(hdu.header)[name])[5] = value
+        storage.table_values(hdu.header, data, storage.table_columns(hdu.header)[name])[5] = value
         raw = exposure.path.read_bytes()
         exposure.path.write_bytes(raw[: hdu.data_start] + data + raw[hdu.data_start + len(data) :])
         before = Exposure.open(exposure.path)
@@ -460,10 +461,10 @@ class TestHeader:
 
     def test_cards_are_those_of_the_standard(self):
         long = "x" * 60
-        assert rescale._card("KEY", "ab") == "KEY     = 'ab      '".ljust(80)
-        assert rescale._card("KEY", "ab", "words") == "KEY     = 'ab      '           / words".ljust(80)
-        assert rescale._card("KEY", True) == ("KEY     = " + "T".rjust(20)).ljust(80)
-        assert rescale._card("KEY", 1.5e-7, long) == "KEY     =              1.5E-07 / " + long[:47]
+        assert card("KEY", "ab") == "KEY     = 'ab      '".ljust(80)
+        assert card("KEY", "ab", "words") == "KEY     = 'ab      '           / words".ljust(80)
+        assert card("KEY", True) == ("KEY     = " + "T".rjust(20)).ljust(80)
+        assert card("KEY", 1.5e-7, long) == "KEY     =              1.5E-07 / " + long[:47]
 
     def test_a_history_of_any_length_is_continued_in_the_next_card(self):
         written = rescale._Cards(b"")

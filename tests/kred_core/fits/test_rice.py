@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kred_core.errors import ExposureError
-from kred_core.fits import bintable, rice
+from kred_core.fits import rice, storage
 from kred_core.fits.hdu import scan
 from kred_core.fits.pixels import read_pixels
 
@@ -62,7 +62,7 @@ def rewritten(hdu, path, columns, form="P", gap=0):
     `columns` holds what comes after the descriptors: arrays become columns, numbers keywords.
     """
     raw = data_unit(hdu)
-    descriptors = bintable.table_values(hdu.header, raw, bintable.table_columns(hdu.header)["COMPRESSED_DATA"])
+    descriptors = storage.table_values(hdu.header, raw, storage.table_columns(hdu.header)["COMPRESSED_DATA"])
     heap = raw[hdu.header["NAXIS1"] * hdu.header["NAXIS2"] :]
     parts = {"COMPRESSED_DATA": descriptors.astype(">i4" if form == "P" else ">i8")}
     header = hdu.header.copy()
@@ -166,14 +166,14 @@ class TestOtherWaysToSayIt:
         hdu = stored(tmp_path, sky((6, 90)), level=-3.0)
         per_row = rewritten(hdu, tmp_path / "a.fits.fz", {"ZSCALE": np.full(6, 3.5), "ZZERO": np.full(6, 500.0)})
         for_all = rewritten(hdu, tmp_path / "b.fits.fz", {"ZSCALE": 3.5, "ZZERO": 500.0})
-        assert set(bintable.table_columns(for_all.header)) == {"COMPRESSED_DATA"}
+        assert set(storage.table_columns(for_all.header)) == {"COMPRESSED_DATA"}
         assert same_bits(decode(for_all), fits.getdata(per_row.path, 1))
 
     def test_null_value_per_row(self, tmp_path):
         hdu = stored(tmp_path, sky((3, 64)))
         raw = data_unit(hdu)
         start = hdu.header["NAXIS1"] * hdu.header["NAXIS2"]
-        offset = bintable.table_values(hdu.header, raw, bintable.table_columns(hdu.header)["COMPRESSED_DATA"])[1][1]
+        offset = storage.table_values(hdu.header, raw, storage.table_columns(hdu.header)["COMPRESSED_DATA"])[1][1]
         first = int.from_bytes(raw[start + offset : start + offset + 4], "big", signed=True)
         table = fits.getdata(hdu.path, 1, disable_image_compression=True)
         columns = {name: np.array(table[name]) for name in ("ZSCALE", "ZZERO")}
@@ -235,13 +235,13 @@ class TestLeavesToAstropy:
 class TestDamage:
     def with_descriptor(self, hdu, row, length=None, offset=None):
         raw = bytearray(data_unit(hdu))
-        values = bintable.table_values(hdu.header, raw, bintable.table_columns(hdu.header)["COMPRESSED_DATA"])
+        values = storage.table_values(hdu.header, raw, storage.table_columns(hdu.header)["COMPRESSED_DATA"])
         values[row] = [values[row][0] if length is None else length, values[row][1] if offset is None else offset]
         return bytes(raw)
 
     def test_a_row_that_ends_too_early_is_named(self, tmp_path):
         hdu = stored(tmp_path, sky((8, 400)))
-        length = bintable.table_values(hdu.header, data_unit(hdu), bintable.table_columns(hdu.header)["COMPRESSED_DATA"])[4][0]
+        length = storage.table_values(hdu.header, data_unit(hdu), storage.table_columns(hdu.header)["COMPRESSED_DATA"])[4][0]
         for shorter in (3, 5, length // 2, length - 1):
             with pytest.raises(ExposureError, match="row 5 is damaged"):
                 rice.decode(hdu.header, self.with_descriptor(hdu, 4, length=shorter))
