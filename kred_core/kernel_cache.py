@@ -12,14 +12,17 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from contextlib import suppress
+from typing import Any
 
-__all__ = ["ensure", "is_temporary"]
+__all__ = ["announce_compiling", "ensure", "is_temporary"]
 
 log = logging.getLogger(__name__)
 
 VARIABLE = "NUMBA_CACHE_DIR"
 _made: list[str] = []
+_listening = threading.Event()
 
 
 def ensure() -> None:
@@ -39,6 +42,27 @@ def ensure() -> None:
             ", ".join(filter(None, lasting)),
             VARIABLE,
         )
+
+
+def announce_compiling() -> None:
+    """Have the first loop that is compiled in this process, and not found where they are kept, said with how long it takes."""
+    if "numba" not in sys.modules or _listening.is_set():
+        return
+    _listening.set()
+    from numba.core import event
+
+    class Once(event.Listener):
+        said = False
+
+        def on_start(self, event: Any) -> None:
+            if not Once.said:
+                Once.said = True
+                log.warning("compiling, once after an installation (some 10 s)")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    event.register("numba:compile", Once())
 
 
 def is_temporary() -> bool:

@@ -7,7 +7,7 @@ exposure are kept in a file; what is measured from them is for other modules.
 
 from .average import BinnedMap, bin_detector, saturation
 from .files import boxes, grid_of, read, write
-from .grid import BinnedGrid, binned_grid
+from .grid import BinnedGrid, binned_grid, usual_cell
 
 __all__ = [
     "BinnedGrid",
@@ -18,5 +18,6 @@ __all__ = [
     "grid_of",
     "read",
     "saturation",
+    "usual_cell",
     "write",
 ]

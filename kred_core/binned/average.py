@@ -91,6 +91,7 @@ def bin_detector(
     root: str,
     extname: str,
     saturated: float = math.inf,
+    surface_brightness: bool = False,
 ) -> BinnedMap:
     """Average a detector onto the grid.
 
@@ -111,6 +112,8 @@ def bin_detector(
         Exposure and detector.
     saturated : float
         Pixels of this value in ADU and above are left out, and those as far below zero: only damaged bytes give such.
+    surface_brightness : bool
+        The pixels hold surface brightness already: they are not divided by their areas, and that of the stamp is 1.
 
     Returns
     -------
@@ -139,6 +142,8 @@ def bin_detector(
     at_x, at_y = (STEP * np.arange(n, dtype=np.float64) for n in reversed(u.shape))
     area = sky.pixel_area_arcsec2(wcs, at_x[None, :], at_y[:, None])
     central_area = float(sky.pixel_area_arcsec2(wcs, (nx - 1) / 2, (ny - 1) / 2))
+    if surface_brightness:
+        area, central_area = np.where(area > 0, 1.0, area), 1.0
     usable = np.isfinite(u) & np.isfinite(v) & (area > 0) & (np.hypot(u, v) < _farthest(grid))
     if not usable.any():
         raise ExposureError(

@@ -16,7 +16,7 @@ from .. import sky, survey
 from ..config import FieldConfig, SurveyConfig
 from ..errors import ConfigError, InputError
 
-__all__ = ["BinnedGrid", "binned_grid"]
+__all__ = ["BinnedGrid", "binned_grid", "usual_cell"]
 
 CELL = 2.0  # arcsec: seeing and sampling of stars no longer matter, diffuse emission still does
 SMALLEST_CELL, LARGEST_CELL = 4, 8  # pixels along a side, unless the configuration says otherwise
@@ -81,7 +81,7 @@ def binned_grid(config: FieldConfig, pixel_scale: float) -> BinnedGrid:
     prefix that are not far away (`kred_core.survey.galaxy`), rounded too, or its own centre. Both can be set in
     ``config.stamps``.
     """
-    cell = config.stamps.cell_size or _two_digits(min(max(CELL, SMALLEST_CELL * pixel_scale), LARGEST_CELL * pixel_scale))
+    cell = config.stamps.cell_size or usual_cell(pixel_scale)
     least, most = PIXELS_ALONG_CELL
     if not least * pixel_scale <= cell <= most * pixel_scale:
         raise ConfigError(
@@ -91,8 +91,9 @@ def binned_grid(config: FieldConfig, pixel_scale: float) -> BinnedGrid:
     return BinnedGrid(*_tangent_point(config), cell)
 
 
-def _two_digits(value: float) -> float:
-    return float(f"{value:.1e}")
+def usual_cell(pixel_scale: float) -> float:
+    """Side of a cell for pixels of some size, both in arcsec: 2 arcsec, but at least 4 and at most 8 pixels, in two digits."""
+    return float(f"{min(max(CELL, SMALLEST_CELL * pixel_scale), LARGEST_CELL * pixel_scale):.1e}")
 
 
 def _tangent_point(config: FieldConfig) -> tuple[float, float]:

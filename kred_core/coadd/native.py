@@ -30,7 +30,7 @@ from .plan import CoaddPlan
 from .resample import block_mean, fill_masked, resample
 from .sources import Box, Source, open_sources, overlapping, sampling_grid
 
-__all__ = ["coadd"]
+__all__ = ["coadd", "strips"]
 
 STRIP_BYTES = 8_000_000  # rows that are combined at a time, and again their values in the layers, which may be read from a file
 STRIP_BYTES_PER_PIXEL = 16  # image, its copy in the order of the file, coverage, and what is left of the rows before
@@ -86,10 +86,7 @@ def coadd(
     has the same bytes whether the other one is made with it or not.
     """
     sources = open_sources(plan)
-    grid, n_fine = sampling_grid(plan.grid, sources)
-    noise = _noise(plan, config)
     shape = (plan.grid.ny, plan.grid.nx)
-    combiners = {background: _combiner(plan, background, config, sources, noise) for background in plan.backgrounds}
     pixels = [0] * len(sources)
     covered = 0
     with ExitStack() as stack:
@@ -99,22 +96,11 @@ def coadd(
             draft = mosaic_header(plan, background, config, sources, CoaddResult("native", (1,) * len(sources), 1))
             outputs[background] = stack.enter_context(MosaicFile(mosaic, draft)), coverage
         counts = CoverageMap(shape)
-        layers = stack.enter_context(_Layers(config.memory * 1e9 - _working_bytes(sources), mosaic.parent))
-        fine_wcs = tan_wcs(grid)
-        waiting = sorted(overlapping(sources), key=lambda entry: entry[2][1])
-        for first, last in _strips(shape, [box for _, _, box in waiting]):
-            while waiting and waiting[0][2][1] < last:
-                number, source, box = waiting.pop(0)
-                for backgrounds, image, n_good in _resampled(source, box, fine_wcs, n_fine, config, plan.backgrounds):
-                    layers.add(number, backgrounds, box, image)
-                    pixels[number] = n_good
-            for background, (output, _) in outputs.items():
-                rows = layers.rows(first, last, background)
-                image, count = combiners[background].rows((last - first, shape[1]), rows)
-                output.append(image)
-            counts.append(count)  # the same for all backgrounds
+        for last, images, count in strips(plan, config, sources, mosaic.parent, pixels):
+            for background, image in images.items():
+                outputs[background][0].append(image)
+            counts.append(count)
             covered += int(np.count_nonzero(count))
-            layers.forget(last)
             if progress is not None:
                 progress(last / shape[0])
         result = CoaddResult("native", tuple(pixels), covered)
@@ -123,6 +109,50 @@ def coadd(
             output.finish(header, inputs_table(background, sources, result))
             counts.write(coverage, coverage_header(plan, background, config))
     return result
+
+
+def strips(
+    plan: CoaddPlan, config: CoaddConfig, sources: list[Source], directory: Path, pixels: list[int]
+) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray]]:
+    """Make the mosaics of a plan, some rows at a time, from the first row to the last.
+
+    Parameters
+    ----------
+    plan, config, sources
+        See `coadd`; the sources may be images of which there is no file.
+    directory : `~pathlib.Path`
+        Where detectors wait for which there is no memory.
+    pixels : list of int
+        How many pixels each source contributes is written into it.
+
+    Yields
+    ------
+    last : int
+        Row after those that follow.
+    images : dict
+        By background, float32, 0 where there is no data.
+    count : `~numpy.ndarray`
+        int16: detectors in each pixel, the same for all backgrounds.
+    """
+    grid, n_fine = sampling_grid(plan.grid, sources)
+    noise = _noise(plan, config)
+    shape = (plan.grid.ny, plan.grid.nx)
+    combiners = {background: _combiner(plan, background, config, sources, noise) for background in plan.backgrounds}
+    fine_wcs = tan_wcs(grid)
+    waiting = sorted(overlapping(sources), key=lambda entry: entry[2][1])
+    with _Layers(config.memory * 1e9 - _working_bytes(sources), directory) as layers:
+        for first, last in _strips(shape, [box for _, _, box in waiting]):
+            while waiting and waiting[0][2][1] < last:
+                number, source, box = waiting.pop(0)
+                for backgrounds, image, n_good in _resampled(source, box, fine_wcs, n_fine, config, plan.backgrounds):
+                    layers.add(number, backgrounds, box, image)
+                    pixels[number] = n_good
+            images = {}
+            for background, combiner in combiners.items():
+                rows = layers.rows(first, last, background)
+                images[background], count = combiner.rows((last - first, shape[1]), rows)
+            yield last, images, count
+            layers.forget(last)
 
 
 def _combiner(

@@ -19,11 +19,11 @@ from astropy.wcs import WCS
 from ..config import BackgroundKind
 from ..errors import ExposureError, InputError
 from ..exposures.exposure import Detector, Exposure
-from ..sky import Grid, celestial_wcs, pixel_area_arcsec2, tan_wcs
+from ..sky import Grid, celestial_wcs, pixel_area_arcsec2, tan_wcs, to_sky
 from ..words import counted
 from .plan import CoaddInput, CoaddPlan
 
-__all__ = ["Box", "Source", "grid_box", "open_sources", "overlapping", "sampling_grid"]
+__all__ = ["Box", "Source", "flux_scale", "grid_box", "open_sources", "overlapping", "sampling_grid"]
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels of the mosaic, from 0, ends excluded
 OUTLINE_POINTS = 17  # on each side of a detector; between them a side of a DECam CCD departs from a straight line by 1e-3 pixel
@@ -101,7 +101,7 @@ def open_sources(plan: CoaddPlan) -> list[Source]:
         except ExposureError as e:
             raise ExposureError(f"{item.path.name} {item.extname}: {e}") from e
         box = grid_box(plan.grid, wcs, detector.shape)
-        sources.append(Source(item, detector, primary, wcs, _flux_scale(grid, wcs, detector.shape), box))
+        sources.append(Source(item, detector, primary, wcs, flux_scale(grid, wcs, detector.shape), box))
     if all(source.box is None for source in sources):
         raise InputError(
             f"{plan.field} {plan.tile} {plan.image}: none of the {counted(len(sources), 'detector')} lies on the mosaic at "
@@ -132,9 +132,10 @@ def _check(plan: CoaddPlan) -> None:
             )
 
 
-def _flux_scale(grid: WCS, wcs: WCS, shape: tuple[int, int]) -> float:
+def flux_scale(grid: WCS, wcs: WCS, shape: tuple[int, int]) -> float:
+    """Solid angle of a pixel of a grid over that of a pixel of an image, both at the centre of the image."""
     x, y = (shape[1] - 1) / 2, (shape[0] - 1) / 2
-    on_grid = grid.wcs_world2pix(wcs.wcs_pix2world([[x, y]], 0), 0)[0]
+    on_grid = grid.wcs_world2pix(to_sky(wcs, [[x, y]]), 0)[0]
     return float(pixel_area_arcsec2(grid, *on_grid) / pixel_area_arcsec2(wcs, x, y))
 
 
@@ -153,7 +154,7 @@ def grid_box(grid: Grid, wcs: WCS, shape: tuple[int, int]) -> Box | None:
     zero, one = np.zeros_like(t), np.ones_like(t)
     x = np.concatenate([t, t, zero, one]) * shape[1] - 0.5
     y = np.concatenate([zero, one, t, t]) * shape[0] - 0.5
-    outline = tan_wcs(grid).wcs_world2pix(wcs.wcs_pix2world(np.stack([x, y], axis=-1), 0), 0)
+    outline = tan_wcs(grid).wcs_world2pix(to_sky(wcs, np.stack([x, y], axis=-1)), 0)
     if not np.isfinite(outline).all():  # on the other half of the sky
         return None
     low, high = np.floor(outline.min(axis=0)) - 1, np.ceil(outline.max(axis=0)) + 2

@@ -109,6 +109,8 @@ def match(
     pairs: Pairs,
     fixed: Mapping[tuple[str, str], float],
     config: MatchConfig,
+    own_error: float = OWN_SKY_ERROR,
+    exposure_slope: float | None = None,
 ) -> Matched:
     """Find the background of every detector of an image.
 
@@ -123,6 +125,10 @@ def match(
     fixed : mapping
         See `fixed_backgrounds`.
     config : `~kred_core.config.MatchConfig`
+    own_error : float
+        How far own skies may be from backgrounds, at least, in counts28 per square arcsec; inf: they set zero points only.
+    exposure_slope : float, optional
+        Expected size of the slopes of exposures; see `kred_core.match.solve.Shape`.
 
     Returns
     -------
@@ -139,8 +145,9 @@ def match(
     files = np.array([f"{row['Root']}_{row['EXTNAME']}" for row in detectors], dtype=str)
     given = np.array([fixed.get((str(r["Root"]), str(r["EXTNAME"])), np.nan) for r in detectors])
     fixed_surface, known = (given - skies.level) / skies.area, np.isfinite(given)
-    first_guess = _on_darkest_skies(_solution(detectors, skies, pairs, fixed_surface, config), known)
-    solution = _solution(detectors, skies, _with_central_areas(pairs, skies, first_guess.background.b), fixed_surface, config)
+    first_guess = _on_darkest_skies(_solution(detectors, skies, pairs, fixed_surface, config, own_error, exposure_slope), known)
+    central = _with_central_areas(pairs, skies, first_guess.background.b)
+    solution = _solution(detectors, skies, central, fixed_surface, config, own_error, exposure_slope)
     if config.zero_point == "darkest":
         solution = _on_darkest_skies(solution, known)
     b = np.where(np.isfinite(given), given, skies.level + solution.background.b * skies.area)
@@ -156,16 +163,25 @@ def match(
     )
 
 
-def _solution(detectors: Table, skies: Skies, pairs: Pairs, fixed: np.ndarray, config: MatchConfig) -> Solution:
-    """The solution in surface brightness above the own levels of the binned maps, which are 0 in it."""
+def _solution(
+    detectors: Table,
+    skies: Skies,
+    pairs: Pairs,
+    fixed: np.ndarray,
+    config: MatchConfig,
+    own_error: float,
+    exposure_slope: float | None,
+) -> Solution:
+    """The solution in surface brightness above the own levels of the maps, which are 0 in it."""
     n, graph = len(detectors), (pairs.first, pairs.second, pairs.difference)
     if config.method == "svd":
         return _of_older_scripts(n, *graph, pairs.n_cells, fixed)
     shape = None
     if config.shape != "constant" or config.amplifier_steps:
         exposures = np.unique([f"{row['Field']} {row['Root']}" for row in detectors], return_inverse=True)[1]
-        shape = Shape(exposures, pairs.blocks, pairs.block_errors, pairs.block_places, config.shape, config.amplifier_steps)
-    return solve(n, *graph, pairs.error, own_error=OWN_SKY_ERROR, fixed=fixed, shape=shape)
+        measured = pairs.blocks, pairs.block_errors, pairs.block_places
+        shape = Shape(exposures, *measured, config.shape, config.amplifier_steps, exposure_slope)
+    return solve(n, *graph, pairs.error, own_error=own_error, fixed=fixed, shape=shape)
 
 
 def _with_central_areas(pairs: Pairs, skies: Skies, background: np.ndarray) -> Pairs:

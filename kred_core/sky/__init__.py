@@ -2,7 +2,7 @@
 
 from .grid import Grid
 from .sphere import SkyPolygon, local_frame, mean_position, outlines, position, separation, touching, unit_vectors
-from .wcs import celestial_wcs, centre, control_grid, corners, pixel_area_arcsec2, pixel_scale, tan_header, tan_wcs
+from .wcs import celestial_wcs, centre, control_grid, corners, pixel_area_arcsec2, pixel_scale, tan_header, tan_wcs, to_sky
 
 __all__ = [
     "Grid",
@@ -20,6 +20,7 @@ __all__ = [
     "separation",
     "tan_header",
     "tan_wcs",
+    "to_sky",
     "touching",
     "unit_vectors",
 ]

@@ -177,7 +177,16 @@ def _projection_parameters(header: fits.Header) -> list[tuple[int, int, float]]:
 def _sky(wcs: WCS, x: ArrayLike, y: ArrayLike) -> np.ndarray:
     """RA and Dec in degrees, shape (..., 2), of pixel coordinates."""
     x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-    return wcs.wcs_pix2world(np.stack([x.ravel(), y.ravel()], axis=-1), 0).reshape(*x.shape, 2)
+    return to_sky(wcs, np.stack([x.ravel(), y.ravel()], axis=-1)).reshape(*x.shape, 2)
+
+
+def to_sky(wcs: WCS, pixels: ArrayLike) -> np.ndarray:
+    """RA and Dec in degrees, shape (n, 2), of pixel coordinates from 0; with SIP and tables, which `celestial_wcs` refuses."""
+    return (wcs.all_pix2world if wcs.has_distortion else wcs.wcs_pix2world)(pixels, 0)
+
+
+def _to_pixels(wcs: WCS, sky: np.ndarray) -> np.ndarray:
+    return wcs.all_world2pix(sky, 0, quiet=True) if wcs.has_distortion else wcs.wcs_world2pix(sky, 0)
 
 
 def _vectors(wcs: WCS, x: ArrayLike, y: ArrayLike) -> np.ndarray:
@@ -301,8 +310,8 @@ def control_grid(wcs_from: WCS, wcs_to: WCS, x0: float, y0: float, nx: int, ny: 
     sky = _sky(wcs_from, *np.meshgrid(x, y)).reshape(-1, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pixels = wcs_to.wcs_world2pix(sky, 0)
-        back = wcs_to.wcs_pix2world(pixels, 0)
+        pixels = _to_pixels(wcs_to, sky)
+        back = to_sky(wcs_to, pixels)
     away = np.linalg.norm(unit_vectors(back[:, 0], back[:, 1]) - unit_vectors(sky[:, 0], sky[:, 1]), axis=-1)
     pixel = math.radians(math.sqrt(abs(np.linalg.det(wcs_to.pixel_scale_matrix))))
     pixels[~(away <= INVERSE_TOLERANCE * pixel)] = np.nan

@@ -10,14 +10,14 @@ from test_pixelmap import decam_wcs
 
 from kred_core.coadd.pixelmap import pixel_map
 from kred_core.coadd.resample import footprint
-from kred_core.coadd.sources import _flux_scale, grid_box, open_sources, sampling_grid
+from kred_core.coadd.sources import flux_scale, grid_box, open_sources, sampling_grid
 from kred_core.errors import ExposureError, InputError
 from kred_core.sky import Grid, tan_wcs
 
 SKY = np.full((40, 50), 100.0)
 
 
-def test_flux_scale_is_the_ratio_of_pixel_areas_at_the_detectors_centre(night):
+def testflux_scale_is_the_ratio_of_pixel_areas_at_the_detectors_centre(night):
     night.expose(SKY, tan_cards(GRID, SKY.shape, axes=DECAM, scale=0.2623, turn=20.0))
     # Of a tangent plane, pixels shrink on the sky by cos^3 of the distance from its centre.
     night.expose(SKY, tan_cards(GRID, SKY.shape, offset=(10000.0, 0.0)))
@@ -26,7 +26,7 @@ def test_flux_scale_is_the_ratio_of_pixel_areas_at_the_detectors_centre(night):
     assert far == pytest.approx(1.0, rel=1e-9)
 
 
-def test_flux_scale_of_a_real_distortion():
+def testflux_scale_of_a_real_distortion():
     grid = Grid(80.0, -69.0, 0.27, 8700, 8700)
     wcs = decam_wcs(80.0, -69.0)
     x, y = 1022.5, 2046.5
@@ -37,7 +37,7 @@ def test_flux_scale_of_a_real_distortion():
     area = abs(np.linalg.det(np.stack([points[0] - points[1], points[2] - points[3]]) / (2 * h)))
     distance = np.hypot((middle[0] - 80) * np.cos(np.radians(middle[1])), middle[1] + 69)
     expected = 0.27**2 * np.cos(np.radians(distance)) ** 3 / area
-    assert _flux_scale(tan_wcs(grid), wcs, (4094, 2046)) == pytest.approx(expected, rel=2e-5)
+    assert flux_scale(tan_wcs(grid), wcs, (4094, 2046)) == pytest.approx(expected, rel=2e-5)
 
 
 @pytest.mark.parametrize(("ra", "dec"), [(80.0, -69.0), (0.2, 10.0), (200.0, -89.5)])
