@@ -49,7 +49,7 @@ from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 
-from flows.parameters import remember_file
+from flows.deployed import remember_file
 from flows.server import client_of, require_admission, without_proxy
 from kred_core.config import FieldConfig, ServiceConfig
 from kred_core.errors import ConfigError, KredError, ToolError

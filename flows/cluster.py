@@ -1,57 +1,142 @@
-"""Tasks on a Dask cluster: on other machines, as jobs of a batch system, or in processes of this machine.
+"""Tasks on a Dask cluster: in processes of this machine, on other machines, or as jobs of a batch system.
 
 All else is as with threads: kred's messages reach the terminal, the field's log and the UI, a run that is stopped leaves
-nothing half written, and what a worker took with it when it died is done again by another. Kept apart because Dask is
-needed, and installed, only by some.
+nothing half written, and what a worker took with it when it died is done again by another. A cluster that is neither running nor
+one of this machine is described by a small TOML file, which is data: only kinds that are known here can be named in it, and what
+is wrong in it is said before anything is started. deployments/dask has examples.
 """
 
 from __future__ import annotations
 
 import asyncio
-import atexit
+import difflib
+import importlib
+import inspect
 import logging
-import os
-import queue
 import signal
 import time
+import tomllib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-from uuid import UUID
+from typing import Annotated, Any, Literal
 
 import distributed
 import httpx
+from distributed import LocalCluster, Nanny, SpecCluster, Worker
 from distributed.client import FutureCancelledError
 from distributed.core import rpc
 from distributed.security import Security
 from prefect import Task
 from prefect.client.orchestration import get_client
-from prefect.context import FlowRunContext, hydrated_context, serialize_context
-from prefect.events.clients import PrefectEventsClient
-from prefect.events.worker import EventsWorker
 from prefect.exceptions import PrefectHTTPStatusError
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 from prefect.utilities.annotations import opaque
 from prefect_dask import DaskTaskRunner
-from prefect_dask.task_runners import PrefectDaskFuture
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kred_core import __version__
 from kred_core.config import FieldConfig, RunConfig
-from kred_core.errors import ToolError
+from kred_core.errors import ConfigError, ToolError
 from tasks.interruption import PATIENCE, interrupt_run
 
-from . import cluster_file, messages
-from .cluster_file import LOCAL_CLUSTER, ClusterFile
+from . import messages
+from .prefect_internals import EndedFuture, finish_events, send_events_to, settings_here, with_settings
 
-__all__ = ["preflight", "started"]
+__all__ = ["ClusterFile", "preflight", "read", "started"]
 
 log = logging.getLogger("kred_core.cluster")
 
 CONNECTION_TIMEOUT = 10.0  # s
 REPORT_TIMEOUT = 10.0  # s
 TOPIC = "kred"  # of the messages that workers send
+
+Kind = Literal[
+    "dask.distributed.LocalCluster",
+    "dask_jobqueue.HTCondorCluster",
+    "dask_jobqueue.LSFCluster",
+    "dask_jobqueue.MoabCluster",
+    "dask_jobqueue.OARCluster",
+    "dask_jobqueue.PBSCluster",
+    "dask_jobqueue.SGECluster",
+    "dask_jobqueue.SLURMCluster",
+]
+# Processes of this machine. Threads of one process would share the interpreter lock, and be the runner "threads". kred
+# bounds its memory itself (coadd.memory); Dask would kill what uses more than its share of the machine. Others on this
+# machine find neither a web page nor a scheduler that would run their programs.
+LOCAL_CLUSTER = "dask.distributed.LocalCluster"
+LOCAL: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "security": True}
+
+
+class ClusterFile(BaseModel):
+    """Contents of the file.
+
+    Attributes
+    ----------
+    kind : str
+        The class of the cluster.
+    workers : int
+        Worker processes, of all jobs together.
+    arguments : dict
+        Of the class.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    kind: Annotated[Kind, Field(alias="class")]
+    workers: int = Field(ge=1, le=10000)
+    arguments: dict[str, Any] = {}
+
+    @property
+    def cluster_class(self) -> type[SpecCluster]:
+        module, name = self.kind.rsplit(".", 1)
+        return getattr(importlib.import_module(module), name)
+
+
+def read(path: Path) -> ClusterFile:
+    """Read and judge a description.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be read, or has an entry that is missing, unknown or unusable, which is named.
+    ToolError
+        The package that it needs is not installed.
+    """
+    try:
+        found = ClusterFile.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise ConfigError(f"{path} (--dask-cluster) cannot be read: {e}") from e
+    except ValidationError as e:
+        raise ConfigError(f"{path} (--dask-cluster): {'; '.join(map(_explain, e.errors()))}") from e
+    try:
+        known = _arguments(found.cluster_class)
+    except ImportError as e:
+        raise ToolError(f"{path}: {found.kind} is not installed: pip install 'kred[dask]'") from e
+    for name in found.arguments:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{path} (--dask-cluster): arguments.{name}: {found.kind} has no such argument{hint}")
+    return found
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{name} is not known here; arguments of the class stand below [arguments]"
+    return f"{name}: {problem['msg'][0].lower()}{problem['msg'][1:]}, not {problem['input']!r}"
+
+
+def _arguments(cluster: type) -> set[str]:
+    """All arguments that a class of clusters takes, for itself and for what it starts."""
+    classes = [*cluster.__mro__, *getattr(cluster, "job_cls", object).__mro__]
+    if issubclass(cluster, LocalCluster):
+        classes += [Nanny, Worker]
+    named = {name for c in classes for name, p in inspect.signature(c.__init__).parameters.items() if p.kind.name != "VAR_KEYWORD"}
+    return named - {"self", "args", "loop", "asynchronous", "n_workers", "scheduler_ip", "worker_class", "job_cls", "scheduler_cls"}
 
 
 def preflight(run: RunConfig) -> None:
@@ -65,7 +150,7 @@ def preflight(run: RunConfig) -> None:
         No scheduler answers at the address that was given.
     """
     if run.dask_cluster:
-        cluster_file.read(Path(run.dask_cluster))
+        read(Path(run.dask_cluster))
     if run.dask_address:
         try:
             found = asyncio.run(_identity(run.dask_address))["type"]
@@ -73,7 +158,7 @@ def preflight(run: RunConfig) -> None:
             found = f"nobody answers within {CONNECTION_TIMEOUT:.0f} s"
         except (ValueError, OSError) as e:
             found = str(e)
-        except Exception:
+        except (ImportError, KeyError, TypeError, AttributeError, RuntimeError):
             found = "what answers there is something else"
         if found != "Scheduler":
             raise ToolError(
@@ -103,15 +188,12 @@ def started(config: FieldConfig, workers: int) -> Iterator[DaskTaskRunner]:
     ConfigError, ToolError
         The cluster cannot be started or reached, or its workers cannot do the work of this run.
     """
-    run = FlowRunContext.get().flow_run.id
-    said: queue.SimpleQueue = queue.SimpleQueue()
-    with ExitStack() as stack:
-        stack.enter_context(messages.received(said))
-        runner = stack.enter_context(_runner(config.run, workers))
+    run = flow_run.id
+    with _runner(config.run, workers) as runner:
         client = runner.client
         _require_usable_workers(client, config)
         client.register_plugin(_Worker(PREFECT_API_URL.value()))
-        client.subscribe_topic(TOPIC, lambda event: _pass_on(event[1], said, run))
+        client.subscribe_topic(TOPIC, lambda event: _say(event[1], run))
         client.subscribe_topic("all", runner.watch)
         try:
             yield runner
@@ -134,21 +216,56 @@ def _runner(run: RunConfig, workers: int) -> Iterator[_TaskRunner]:
         return
     described = ClusterFile(kind=LOCAL_CLUSTER, workers=workers)
     if run.dask_cluster:
-        described = cluster_file.read(Path(run.dask_cluster))
+        described = read(Path(run.dask_cluster))
         if run.workers:
             described = described.model_copy(update={"workers": run.workers})
-    with cluster_file.started(described) as cluster, _TaskRunner(cluster=cluster) as runner:
+    with _cluster(described) as cluster, _TaskRunner(cluster=cluster) as runner:
         yield runner
+
+
+@contextmanager
+def _cluster(described: ClusterFile) -> Iterator[SpecCluster]:
+    """The cluster, while this block lasts; its workers may still have to wait for their machines."""
+    local = described.kind == LOCAL_CLUSTER
+    given = LOCAL | {"n_workers": described.workers} if local else {}
+    try:
+        cluster = described.cluster_class(**given | described.arguments)
+    except Exception as e:  # what the classes of other packages raise is known to nobody
+        raise ToolError(f"the Dask cluster ({described.kind}) cannot be started: {e}") from e
+    try:
+        if not local:
+            _ask_for(cluster, described)
+    except ToolError:
+        with suppress(AssertionError):  # Dask fails to close what has not begun
+            cluster.close()
+        raise
+    with cluster:
+        yield cluster
+
+
+def _ask_for(cluster: SpecCluster, described: ClusterFile) -> None:
+    """Submit the jobs, and have others submitted when these end before the run does."""
+
+    async def submit_one() -> None:
+        cluster.worker_spec.update(cluster.new_worker_spec())
+        await cluster
+
+    try:
+        cluster.sync(submit_one)  # the others are submitted in the background, where nobody would see why that fails
+    except (RuntimeError, OSError, ValueError) as e:  # RuntimeError: what the command of the batch system says
+        said = " ".join(str(e).partition("stderr:")[2].split()) or str(e)
+        raise ToolError(f"the batch system does not take a job of {described.kind}: {said}") from e
+    cluster.adapt(minimum=described.workers, maximum=described.workers)
 
 
 def _require_usable_workers(client: distributed.Client, config: FieldConfig) -> None:
     """Wait for the first worker, and ask it whether it could do the work of this run."""
     if not client.nthreads():
         log.info("the Dask cluster %s has no worker yet; if it stays so, look at its jobs and their logs", client.scheduler.address)
-    asked = client.submit(_problem, config.root.absolute(), __version__, serialize_context()["settings_context"], pure=False)
+    asked = client.submit(_problem, config.root.absolute(), __version__, settings_here(), pure=False)
     try:
         problem = asked.result()
-    except Exception as e:
+    except Exception as e:  # raised by a worker, which may have any packages or none
         problem = f"{type(e).__name__}: {e}"
     if problem:
         raise ToolError(f"the workers of the Dask cluster {client.scheduler.address} cannot do the work of this run: {problem}")
@@ -161,7 +278,7 @@ def _problem(root: Path, version: str, settings: dict[str, Any]) -> str | None:
         return f"they have kred {__version__}, and this is {version}"
     if not root.is_dir():
         return f"they do not see the data root {root}"
-    with hydrated_context({"settings_context": settings}), get_client(sync_client=True) as client:
+    with with_settings(settings), get_client(sync_client=True) as client:
         if client.api_healthcheck() is not None:
             return (
                 f"they do not reach the Prefect server {client.api_url}. Start one that the whole network can reach, and set "
@@ -170,11 +287,11 @@ def _problem(root: Path, version: str, settings: dict[str, Any]) -> str | None:
     return None
 
 
-def _pass_on(event: list[dict[str, Any]], said: queue.SimpleQueue, run: UUID) -> None:
-    """Take from all that is said in the cluster what is said by tasks of this run."""
+def _say(event: list[dict[str, Any]], run: str) -> None:
+    """Say, of all that is said in the cluster, what is said by tasks of this run."""
     for values in event:
-        if values["flow_run_id"] == str(run):
-            said.put(values)
+        if values["flow_run_id"] == run:
+            messages.say(values)
 
 
 class _Worker(distributed.WorkerPlugin):
@@ -194,20 +311,19 @@ class _Worker(distributed.WorkerPlugin):
     def setup(self, worker: distributed.Worker) -> None:
         messages.send_to_run(lambda values: worker.log_event(TOPIC, [values]))  # Dask adds to what is not in a list
         messages.kred_only()
-        EventsWorker.set_client_override(PrefectEventsClient, api_url=self.server)  # a cluster may outlive a server
+        send_events_to(self.server)
         if worker.nanny:  # which ends it; Ctrl-C in the terminal of the run is for the run
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
-            atexit.register(os._exit, 0)  # to take Python's modules apart would be seconds of work for nothing
 
 
 async def _finish_reports() -> None:
     """On a worker: wait until Prefect knows how all tasks ended, if it can be told."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.to_thread(EventsWorker.instance().wait_until_empty), REPORT_TIMEOUT)
+        await asyncio.wait_for(asyncio.to_thread(finish_events), REPORT_TIMEOUT)
 
 
-def _stop(runner: _TaskRunner, run: UUID) -> None:
+def _stop(runner: _TaskRunner, run: str) -> None:
     """Stop the tasks of this run, and no others: the workers may be those of several runs."""
     client, waiting = runner.client, runner.waiting
     client.run(interrupt_run, run)
@@ -251,29 +367,25 @@ class _TaskRunner(DaskTaskRunner):
                 log.warning("a worker is gone, %s; tasks that it had are done again: %d", happened["worker"], len(lost))
 
 
-class _Future(PrefectDaskFuture):
+class _Future(EndedFuture[distributed.Future]):
     """Prefect's, which knows how it ended also where no worker lived long enough to tell."""
-
-    @property
-    def ended(self) -> bool:
-        return self._final_state is not None
 
     def wait(self, timeout: float | None = None) -> None:
         if self.ended:
             return
         try:
-            self._final_state = self._wrapped_future.result(timeout)
+            self.ended = self.wrapped_future.result(timeout)
         except distributed.TimeoutError:
             return
         except distributed.KilledWorker as e:
             self._crash(f"{e.allowed_failures + 1} workers died while they did it; do they have enough memory?")
         except FutureCancelledError:
             self._crash("the scheduler of the Dask cluster is gone; the same command goes on where this run was")
-        except Exception as e:
+        except Exception as e:  # raised by a worker or on the way from there
             self._crash(f"the cluster could not do it: {type(e).__name__}: {e}")
-        self._wrapped_future.release()  # otherwise what a worker has told would be done again should that worker die later
+        self.wrapped_future.release()  # otherwise what a worker has told would be done again should that worker die later
 
     def _crash(self, reason: str) -> None:
-        self._final_state = Crashed(message=reason, data=ToolError(reason))
+        self.ended = Crashed(message=reason, data=ToolError(reason))
         with suppress(httpx.HTTPError, PrefectHTTPStatusError), get_client(sync_client=True) as client:
             client.set_task_run_state(self.task_run_id, Crashed(message=reason), force=True)

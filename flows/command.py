@@ -1,4 +1,4 @@
-"""What every command of kred does first and last; to be imported before anything else that has something to do at the end.
+"""What every command of kred does first and last.
 
 Needs nothing but Python, and not even the Python that kred needs: it says what is missing.
 """
@@ -13,7 +13,6 @@ import re
 import sys
 import traceback
 import warnings
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,6 @@ REMEDY = (
     "in kred's directory, run `make demo` once (it needs Python 3.11 or newer), then `source .venv/bin/activate` in each "
     "new terminal"
 )
-_status = []
 
 
 def begin() -> None:
@@ -48,18 +46,30 @@ def begin() -> None:
         if os.environ.get(name) and not os.path.exists(os.environ[name]):
             sys.exit(f"error: {name} in the environment names a file that does not exist: {os.environ[name]}; correct or unset it")
     sys.excepthook = _explain
+    atexit.register(_flush)  # for --help, which ends by itself
     logging.getLogger("prefect").addHandler(logging.NullHandler())  # it would say at length what keeps it from being imported
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # said where it is needed
 
 
 def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """Run a command, and end this process with the exit status that it returns, after all threads and all that waits for the end.
-
-    What follows in Python, taking its modules apart, is half a second of work that nobody would see anything of.
-    """
+    """Run a command, and end this process with the exit status that it returns."""
     sys.excepthook = sys.__excepthook__
-    _status.append(main(sys.argv[1:]))
-    sys.exit(_status[0])
+    status = main(sys.argv[1:])
+    sys.exit(_flush() or status)
+
+
+def _flush() -> int:
+    """Print what waits; a reader that has gone changes nothing, a disk that is full is told and gives an exit status."""
+    try:
+        sys.stdout.flush()
+        return 0
+    except BrokenPipeError:  # as of `... | head`, which has seen enough
+        status = 0
+    except OSError as e:
+        print(f"error: standard output: {e.strerror}", file=sys.stderr)
+        status = 1
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would try once more, and say so at length
+    return status
 
 
 def _open_standard_streams() -> None:
@@ -117,20 +127,3 @@ def _strangers() -> list[str]:
         for name, file in found.items()
         if file in (os.path.join(place, *part) for place in places for part in ((f"{name}.py",), (name, "__init__.py")))
     ]
-
-
-@atexit.register
-def _leave() -> None:
-    """Let a terminal that is closed, a reader that has gone or a disk that is full change the exit status, and nothing else."""
-    status = _status[0] if _status else None
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # as of `... | head`, which has seen enough
-        status = status or 0
-    except OSError as e:
-        print(f"error: standard output: {e.strerror}", file=sys.stderr)
-        status = status or 1
-    with suppress(OSError):
-        sys.stderr.flush()
-    if status is not None:
-        os._exit(status)

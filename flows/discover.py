@@ -17,12 +17,12 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect import flow
 from prefect.states import Completed, State
 
-from flows import messages, parameters, start
+from flows import deployed, messages
 from kred_core.config import DiscoverConfig, settings
 from kred_core.products import FieldPaths, discard, locks, read_record, service_memory, unfinished_looks, write_record
 from kred_core.service import discovery
 from kred_core.service.discovery import Finding
-from tasks.discover import publish_findings, publish_given_up
+from tasks.publish import publish_findings, publish_given_up
 
 __all__ = ["discover_fields"]
 
@@ -33,7 +33,7 @@ def _options(root: Path) -> dict[str, Any]:
     return settings.service_config(["--root", str(root)])[0].discover.model_dump(mode="json")
 
 
-Options = Annotated[DiscoverConfig, parameters.completed(_options, ("service", "discover"))]
+Options = Annotated[DiscoverConfig, deployed.completed(_options, ("service", "discover"))]
 
 
 @flow(name="discover fields", flow_run_name="look for new fields")
@@ -60,7 +60,7 @@ def discover_fields(root: Path, config: Options) -> State:
         findings = [_look(FieldPaths(root, field), config, now) for field in discovery.fields(root, config.fields)]
         _publish_news(memory / "findings.json", findings)
     if waits := [found.waits for found in findings if found.waits]:
-        start.look_again(60 * min(waits))
+        deployed.look_again(60 * min(waits))
     counts = Counter(f.state for f in findings)
     return Completed(message=", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no field is there yet")
 
@@ -71,10 +71,10 @@ def _look(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
         return found
 
     def begin(attempt: int) -> str:
-        options = start.options(paths.root, paths.field)
-        return start.start_field(options, key=f"{options.root} {found.key(attempt)}")
+        options = deployed.options(paths.root, paths.field)
+        return deployed.start_field(options, key=f"{options.root} {found.key(attempt)}")
 
-    return discovery.reduce_once(paths, found, config.tries, start.state_of, begin)
+    return discovery.reduce_once(paths, found, config.tries, deployed.state_of, begin)
 
 
 def _publish_news(file: Path, findings: list[Finding]) -> None:

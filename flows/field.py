@@ -6,7 +6,6 @@ and kred_core.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import sys
@@ -31,7 +30,6 @@ if __name__ == "__main__":  # --help and wrong options are answered before Prefe
     if not asked.run.dry_run:
         progress.announce(asked.title)
         local_server.begin()
-    gc.disable()  # until `explained`: modules are no garbage, and to look for some among them takes a fifth of the time
 
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
@@ -39,9 +37,9 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
-from flows import messages, parameters, runners, start
-from flows.orphan import end_with_worker
-from flows.run import PrefectTasks
+from flows import deployed, messages
+from flows.prefect_internals import started_by_worker
+from flows.run import ConfiguredTaskRunner, PrefectTasks, end_with_worker, preflight
 from flows.server import server
 from kred_core.config import FieldConfig
 from kred_core.errors import ConfigError, KredError, explain
@@ -56,14 +54,14 @@ log = logging.getLogger("kred_core.run")
 EXIT_COMPLETE, EXIT_NOT_COMPLETE, EXIT_WRONG_OPTIONS, EXIT_SOME_REFUSED = range(4)
 
 
-@flow(name="reduce field", flow_run_name="{config.title}", task_runner=runners.ConfiguredTaskRunner())
-def reduce_field(config: Annotated[FieldConfig, parameters.completed(start.defaults)]) -> State:
+@flow(name="reduce field", flow_run_name="{config.title}", task_runner=ConfiguredTaskRunner())
+def reduce_field(config: Annotated[FieldConfig, deployed.completed(deployed.defaults)]) -> State:
     """Reduce one field, from its exposures to co-added tiles and figures.
 
     Parameters
     ----------
     config : `~kred_core.config.FieldConfig`
-        Which field and tiles, and every option; what a deployment is not given is completed (`flows.parameters`).
+        Which field and tiles, and every option; what a deployment is not given is completed (`flows.deployed`).
 
     Returns
     -------
@@ -73,11 +71,11 @@ def reduce_field(config: Annotated[FieldConfig, parameters.completed(start.defau
     """
     messages.to_ui()
     end_with_worker()
-    if "PREFECT__FLOW_RUN_ID" in os.environ:  # a worker starts it in no directory of a person's
+    if started_by_worker():  # a worker starts it in no directory of a person's
         with suppress(OSError):  # told below
             os.chdir(config.root)
     try:
-        runners.preflight(config)
+        preflight(config)
         plan = dry_run(config) if config.run.dry_run else ""
     except (KredError, OSError) as e:
         log.error("%s", explain(e))
@@ -109,7 +107,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _field(arguments: Sequence[str]) -> int:
     config = settings.field_config(arguments)
-    runners.preflight(config)
+    preflight(config)
     if config.run.dry_run:
         print(dry_run(config))
         return EXIT_COMPLETE
@@ -119,8 +117,6 @@ def _field(arguments: Sequence[str]) -> int:
 
 def explained(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
     """Exit status of a command; what can be explained is one message and no traceback."""
-    gc.freeze()  # what has been imported stays; figures, which leave much to collect, would have it searched each time
-    gc.enable()
     try:
         return command(arguments)
     except (KredError, OSError) as e:
@@ -129,6 +125,6 @@ def explained(command: Callable[[Sequence[str]], int], arguments: Sequence[str])
 
 
 if __name__ == "__main__":
-    from flows.field import main as imported  # tasks in other processes must find the flow under this name
+    from flows.field import main as imported  # tasks on a Dask cluster must find the flow under this name
 
     command.run(imported)

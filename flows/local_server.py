@@ -22,13 +22,12 @@ from typing import BinaryIO
 
 from kred_core.errors import ToolError
 
-from . import server_process
-
 __all__ = ["HOST", "SETTINGS", "begin", "listen", "own_server", "started"]
 
 log = logging.getLogger("kred_core.server")
 
 HOST = "127.0.0.1"
+SERVER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "server_process.py")
 STARTUP_TIMEOUT = 300  # s; 10-20 are normal, a new database or a busy machine takes several times that
 STOP_TIMEOUT = 15  # s
 
@@ -39,8 +38,6 @@ SETTINGS = {
     # Prefect would report to its makers, and log an error at each start where there is no network.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # Of Prefect's two kinds of pages, that whose graph of a run is that of its stages; the other draws all tasks.
-    "PREFECT_SERVER_UI_V2_ENABLED": "false",
     "PREFECT_SERVER_API_BASE_PATH": "/api",
     # By default each change of state of each task is a transaction of its own: three times the work, and the end of a
     # run has to wait for it.
@@ -169,14 +166,19 @@ def _launch(listening: socket.socket, environment: Mapping[str, str], output: Bi
     with listening:
         port = listening.getsockname()[1]
         return subprocess.Popen(
-            [sys.executable, "-P", server_process.__file__, str(listening.fileno())],
-            env=environment | {"PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"},
+            [sys.executable, "-P", SERVER, str(listening.fileno())],
+            env=_own_pages_only(port) | environment | {"PREFECT_UI_API_URL": f"http://{HOST}:{port}/api"},
             pass_fds=[listening.fileno()],
             stdin=subprocess.PIPE,  # nothing is written to it; its end tells the server to stop
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C in the terminal is for the run; the run then stops its server
         )
+
+
+def _own_pages_only(port: int) -> dict[str, str]:
+    """Settings that let no page of another place speak to the server; Prefect would let all of them."""
+    return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}"}
 
 
 @contextmanager

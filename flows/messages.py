@@ -1,29 +1,26 @@
 """What a person reads in the terminal, and what the Prefect UI keeps.
 
-kred says what it does through Python's logging, below the logger ``kred_core``. In the UI these
-records stand beside Prefect's own; in the terminal they stand alone: every change of state of
-every task would bury them. Tasks that run in other processes send theirs to the run, which treats
-them as its own: one terminal, one log of the field, one UI.
+kred says what it does through Python's logging, below the logger ``kred_core``. In the UI these records stand beside Prefect's
+own; in the terminal they stand alone: every change of state of every task would bury them. Tasks on the workers of a Dask
+cluster send theirs to the run, which treats them as its own: one terminal, one log of the field, one UI.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import FailedRun
-from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler, emit_api_log, set_api_log_sink
+from prefect.logging.handlers import APILogHandler, PrefectConsoleHandler
 
-__all__ = ["kred_only", "received", "send_to_run", "to_ui"]
+from .prefect_internals import say_for_prefect, send_what_prefect_says, stay_silent_without_reader
+
+__all__ = ["kred_only", "say", "send_to_run", "to_ui"]
 
 KRED = "kred_core"
 RUNS = ("prefect.flow_runs", "prefect.task_runs")
-LAST_MESSAGES = 5.0  # s
 
 
 class _RunLogHandler(APILogHandler):
@@ -60,22 +57,10 @@ class _Sender(logging.Handler):
         task = TaskRunContext.get()
         if task is None:
             return
-        try:
-            self._send(
-                {
-                    "name": record.name,
-                    "levelno": record.levelno,
-                    "levelname": record.levelname,
-                    "created": record.created,
-                    "msecs": record.msecs,
-                    "msg": record.getMessage(),
-                    "exc_text": logging.Formatter().formatException(record.exc_info) if record.exc_info else None,
-                    "flow_run_id": str(task.task_run.flow_run_id),
-                    "task_run_id": str(task.task_run.id),
-                }
-            )
-        except Exception:
-            self.handleError(record)
+        values = {name: getattr(record, name) for name in ("name", "levelno", "levelname", "created", "msecs")}
+        values["msg"] = record.getMessage()
+        values["exc_text"] = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
+        self._send(values | {"flow_run_id": str(task.task_run.flow_run_id), "task_run_id": str(task.task_run.id)})
 
 
 def send_to_run(send: Callable[[dict[str, Any]], None]) -> None:
@@ -84,45 +69,21 @@ def send_to_run(send: Callable[[dict[str, Any]], None]) -> None:
     Parameters
     ----------
     send : callable
-        Brings a dictionary of plain values to the queue of `received`.
+        Brings a dictionary of plain values to `say` in the process of the run.
     """
     logger = logging.getLogger(KRED)
     logger.setLevel(logging.INFO)
     logger.propagate = False  # the run shows it in its terminal
     logger.handlers = [_Sender(send)]
-    set_api_log_sink(send)  # Prefect's own
+    send_what_prefect_says(send)
 
 
-class _Queue(Protocol):
-    def get(self) -> dict[str, Any] | None: ...
-    def put(self, item: dict[str, Any] | None) -> None: ...
-
-
-@contextmanager
-def received(queue: _Queue) -> Iterator[None]:
-    """Say, in this block, what tasks in other processes have sent (`send_to_run`) as if it had been said here.
-
-    Parameters
-    ----------
-    queue : queue of dictionaries
-        Where they arrive, in the order of sending.
-    """
-
-    def say() -> None:
-        for values in iter(queue.get, None):
-            if "levelno" in values:
-                logging.getLogger(values["name"]).handle(logging.makeLogRecord(values))
-            else:
-                emit_api_log(values)
-
-    saying = threading.Thread(target=say, daemon=True)
-    saying.start()
-    try:
-        yield
-    finally:
-        # A process that was killed while it sent something may have left the queue locked.
-        threading.Thread(target=queue.put, args=(None,), daemon=True).start()
-        saying.join(LAST_MESSAGES)
+def say(values: dict[str, Any]) -> None:
+    """Say what a task in another process has sent (`send_to_run`) as if it had been said here."""
+    if "levelno" in values:
+        logging.getLogger(values["name"]).handle(logging.makeLogRecord(values))
+    else:
+        say_for_prefect(values)
 
 
 def kred_only() -> None:
@@ -131,8 +92,7 @@ def kred_only() -> None:
         if isinstance(handler, PrefectConsoleHandler) and _for_people not in handler.filters:
             handler.addFilter(_for_people)
             handler.setFormatter(_OneLine("%(asctime)s %(message)s", "%H:%M:%S"))
-            # Where nobody reads any more, as after `2>&1 | head`, the run goes on; it would be ended.
-            handler.console.on_broken_pipe = partial(setattr, handler.console, "quiet", True)
+            stay_silent_without_reader(handler)
 
 
 class _OneLine(logging.Formatter):

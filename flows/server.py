@@ -19,10 +19,7 @@ import httpx
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.context import refresh_global_settings_context
-from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
-from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -34,6 +31,7 @@ from kred_core.errors import ToolError
 
 from . import messages
 from .local_server import HOST, STOP_TIMEOUT, own_server
+from .prefect_internals import read_settings_again, send_what_waits
 
 __all__ = ["address", "client_of", "require_admission", "server", "without_proxy"]
 
@@ -74,9 +72,8 @@ def server() -> Iterator[str]:
             try:
                 yield url
                 _wait_until_recorded()
-            finally:  # also of a run that was stopped; later there is no server that they could reach
-                for worker in (EventsWorker, APILogWorker):
-                    worker.drain_all(timeout=STOP_TIMEOUT, at_exit=False)
+            finally:  # also of a run that was stopped
+                send_what_waits(STOP_TIMEOUT)
 
 
 def client_of(url: str) -> SyncPrefectClient:
@@ -165,12 +162,10 @@ def _used_by_all(url: str) -> Iterator[None]:
         ours["PREFECT_API_AUTH_STRING"] = password
     try:
         with _environment(ours):
-            # Prefect read its settings when it was imported. Its `temporary_settings` reach only this thread and those of a
-            # thread runner; the threads of a process pool that forward events would start a second server.
-            refresh_global_settings_context()
+            read_settings_again()
             yield
     finally:
-        refresh_global_settings_context()
+        read_settings_again()
 
 
 @task(name="end of run", cache_policy=NO_CACHE)

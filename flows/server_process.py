@@ -1,97 +1,101 @@
-"""The process in which `flows.server` runs a Prefect server; nobody else needs to start it.
+"""The process in which `flows.local_server` runs a Prefect server; nobody else needs to start it.
 
-``python -P server_process.py DESCRIPTOR`` serves on the listening socket that it inherits, so that
-no other program can take the port in between, and ends when its standard input does: that is when
-the run that started it closes the pipe, or is gone in whatever way.
+``python -P server_process.py DESCRIPTOR`` serves on the listening socket that it inherits, so that no other program can take the
+port in between, and ends when its standard input does: that is when the run that started it closes the pipe, or is gone in
+whatever way. The service has the pages of its data root on the same server: only to be read, behind the same password.
+
+Whoever can write the data root can write these pages, and Prefect's server starts programs for whoever can speak to it. So
+browsers are told to keep the pages apart from that server: no script in them can ask it, or anybody else, for anything.
 """
 
 from __future__ import annotations
 
-import gc
+import base64
+import binascii
+import hmac
 import os
 import socket
 import sys
 import threading
-import time
-from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from datetime import datetime
-    from types import ModuleType
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before all else that is called flows
 
-    import uvicorn
-    from sqlalchemy import TextClause
-    from sqlalchemy.ext.asyncio import AsyncSession
-    from starlette.types import ASGIApp
+import uvicorn
+from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["serve"]
+from flows.prefect_internals import server_application
+from kred_core.service.served import PLACE, SERVED_ROOT, served_file
 
-GRACE = 10  # s
+__all__ = ["Pages", "serve"]
+
+ALONE = {
+    "Content-Security-Policy": "sandbox allow-scripts allow-downloads; default-src 'none'; img-src 'self' data:; "
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",  # the next run makes them again
+}
 
 
-def serve(descriptor: int) -> None:
-    """Serve Prefect's API and UI on a listening socket until standard input ends; ends this process, too."""
-    gc.disable()  # a fifth of the start would be spent in search of garbage among modules, which are none
-    import uvicorn
-    from prefect.server.api import background_workers
-    from prefect.server.api.server import create_app  # here, because the run itself imports this module and not the server
-    from prefect.server.utilities import worker_channel
-    from sqlalchemy import text
+class Pages:
+    """A web application with the pages of a data root before another one, which answers everything else.
 
-    _wait_for_other_writers(worker_channel, text("UPDATE worker SET id = id WHERE false"))
-    # It looks for work in the background, which nobody here waits for, four times a second: half of what an idle server costs.
-    seldom = timedelta(seconds=2)
-    background_workers.Worker = partial(background_workers.Worker, minimum_check_interval=seldom, scheduling_resolution=seldom)
-    gc.freeze()
-    gc.enable()
-    app = _with_pages(create_app())
-    config = uvicorn.Config(app, lifespan="on", log_level="error", timeout_graceful_shutdown=3)
-    server = uvicorn.Server(config)
+    Parameters
+    ----------
+    app : callable
+        The other one (ASGI).
+    root : `~pathlib.Path`
+        Data root.
+    password : str or None
+        What a browser must know, as USER:PASSWORD.
+    """
+
+    def __init__(self, app: ASGIApp, root: Path, password: str | None) -> None:
+        self._app, self._root, self._password = app, root, password
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        ours = scope["type"] == "http" and scope["path"].startswith(PLACE)
+        await (self._answer(scope) if ours else self._app)(scope, receive, send)
+
+    def _answer(self, scope: Scope) -> Response:
+        if not self._is_admitted(dict(scope["headers"]).get(b"authorization", b"")):
+            return PlainTextResponse("a password is needed", 401, {"WWW-Authenticate": 'Basic realm="kred"'})
+        if scope["method"] not in ("GET", "HEAD"):
+            return PlainTextResponse("only to be read", 405, {"Allow": "GET, HEAD"})
+        found = served_file(self._root, scope["path"].removeprefix(PLACE))
+        if found is None:
+            return PlainTextResponse("no such page", 404, ALONE)
+        return FileResponse(found[0], headers=ALONE, media_type=found[1])
+
+    def _is_admitted(self, authorization: bytes) -> bool:
+        if not self._password:
+            return True
+        try:
+            given = base64.b64decode(authorization.removeprefix(b"Basic "), validate=True)
+        except binascii.Error:
+            return False
+        return hmac.compare_digest(given, self._password.encode())
+
+
+def serve(descriptor: int) -> int:
+    """Serve Prefect's API and UI on a listening socket until standard input ends; returns the exit status."""
+    app = server_application()
+    if root := os.environ.get(SERVED_ROOT):
+        app = Pages(app, Path(root), PREFECT_SERVER_API_AUTH_STRING.value())
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="error", timeout_graceful_shutdown=3))
     threading.Thread(target=_stop_when_alone, args=(server,), daemon=True).start()
     server.run(sockets=[socket.socket(fileno=descriptor)])
-    # The server has closed its database; to take Python's modules apart would be a second of work for nothing.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0 if server.started else 1)
-
-
-def _with_pages(app: ASGIApp) -> ASGIApp:
-    """Prefect's pages, and with them those of the data root that the service names."""
-    from kred_core.service.served import SERVED_ROOT
-
-    if not (root := os.environ.get(SERVED_ROOT)):
-        return app
-    from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
-
-    from flows.pages import Pages
-
-    return Pages(app, Path(root), PREFECT_SERVER_API_AUTH_STRING.value())
-
-
-def _wait_for_other_writers(worker_channel: ModuleType, nothing: TextClause) -> None:
-    """Let the heartbeat of a worker ask for the right to write before it reads, with a statement that writes nothing.
-
-    As it is, it reads first. If somebody else writes in between, SQLite cannot let it write any more: "database is locked" at
-    once, whatever the time-out, an error in the server's log, and the worker loses its connection for a while.
-    """
-    persist = worker_channel._persist_worker_channel_heartbeat
-
-    async def persist_at_once(session: AsyncSession, **heartbeat: Any) -> datetime:
-        await session.execute(nothing)
-        return await persist(session=session, **heartbeat)
-
-    worker_channel._persist_worker_channel_heartbeat = persist_at_once
+    return 0 if server.started else 1
 
 
 def _stop_when_alone(server: uvicorn.Server) -> None:
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)
     server.should_exit = True
-    time.sleep(GRACE)
-    os._exit(1)  # whatever it is still busy with, there is nobody left to serve
 
 
 if __name__ == "__main__":
-    serve(int(sys.argv[1]))
+    sys.exit(serve(int(sys.argv[1])))

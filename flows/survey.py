@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +24,6 @@ if __name__ == "__main__":  # --help and wrong options are answered before Prefe
     if not asked[0].run.dry_run:
         progress.announce(", ".join(config.title for config in asked))
         local_server.begin()
-    gc.disable()  # until `explained`: modules are no garbage, and to look for some among them takes a fifth of the time
 
 import flows  # noqa: F401 - before Prefect, which would report home at its first start
 
@@ -33,8 +31,9 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect import flow
 from prefect.states import Completed, Failed, State
 
-from flows import messages, parameters, runners, start
+from flows import deployed, messages
 from flows.field import EXIT_COMPLETE, EXIT_NOT_COMPLETE, explained, reduce
+from flows.run import preflight
 from flows.server import server
 from kred_core.config import FieldConfig, SeveralConfig
 from kred_core.errors import KredError, explain
@@ -47,12 +46,12 @@ log = logging.getLogger("kred_core.survey")
 
 
 def _options(root: Path) -> dict[str, Any]:
-    given = start.defaults(root)
+    given = deployed.defaults(root)
     return {name: given[name] for name in ("root", "run")}
 
 
 @flow(name="reduce survey", flow_run_name="several fields")
-def reduce_survey(config: Annotated[SeveralConfig, parameters.completed(_options)]) -> State:
+def reduce_survey(config: Annotated[SeveralConfig, deployed.completed(_options)]) -> State:
     """Start a run of its own for each of several fields; as many at once as the work queue allows.
 
     Parameters
@@ -68,8 +67,8 @@ def reduce_survey(config: Annotated[SeveralConfig, parameters.completed(_options
     messages.to_ui()
     fields = config.fields or discovery.fields(config.root)
     for field in fields:
-        options = start.options(config.root, field)
-        start.start_field(options.model_copy(update={"tiles": config.tiles, "run": config.run}))
+        options = deployed.options(config.root, field)
+        deployed.start_field(options.model_copy(update={"tiles": config.tiles, "run": config.run}))
         log.info("%s: started", field)
     return Completed(message=f"started: {', '.join(fields)}") if fields else Failed(message="no field is there yet")
 
@@ -92,7 +91,7 @@ def _each(configs: Iterable[FieldConfig], do: Callable[[FieldConfig], int]) -> l
     statuses = []
     for config in configs:
         try:
-            runners.preflight(config)
+            preflight(config)
             statuses.append(do(config))
         except (KredError, OSError) as e:
             print(f"error: {explain(e)}", file=sys.stderr)
@@ -110,6 +109,6 @@ def _show_plan(config: FieldConfig) -> int:
 
 
 if __name__ == "__main__":
-    from flows.survey import main as imported  # tasks in other processes must find the flow under this name
+    from flows.survey import main as imported  # tasks on a Dask cluster must find the flow under this name
 
     command.run(imported)

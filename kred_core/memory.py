@@ -85,7 +85,9 @@ def fitted(config: FieldConfig, workers: int) -> FieldConfig:
     InputError
         Not even the least fits.
     """
-    processes = config.run.runner == "processes"
+    processes = config.run.runner == "dask"
+    if processes and (config.run.dask_address or config.run.dask_cluster):
+        return config  # the machines of a cluster are for its own description to know
     most, what = limit()
     least = needed(workers, processes, LEAST)
     if least > most:

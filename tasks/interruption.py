@@ -14,16 +14,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from uuid import UUID
 
-from prefect.context import TaskRunContext
+from prefect.runtime import flow_run
 
-__all__ = ["Interrupted", "interrupt_run", "interrupted", "interruptible", "interruptible_process"]
+__all__ = ["Interrupted", "interrupt_run", "interrupted", "interruptible"]
 
 PATIENCE = 8.0  # s; a kernel cannot be interrupted, and some take seconds
 LAST_RESORT = 4.0  # s more; batch systems and Prefect kill after 10 to 30
-CLEANUP = 6.0  # s for a worker process
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -34,34 +31,28 @@ class Interrupted(BaseException):
         return "the run was stopped"
 
 
-_working: dict[int, UUID | None] = {}  # threads, and the run for which each works
+_working: dict[int, str | None] = {}  # threads, and the run for which each works
 _stopping = threading.Event()
-_stopped: set[UUID] = set()  # runs that shall do nothing more in this process
-_ending = threading.Event()  # this is a worker process, and it was told to terminate
+_stopped: set[str] = set()  # runs that shall do nothing more in this process
 _lock = threading.Lock()
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the block be stopped by `interrupted`, in whatever thread or worker process of the run.
+    """Let the block be stopped by `interrupted`, in whatever thread of the run.
 
     Raises
     ------
     Interrupted
     """
     thread = threading.get_ident()
-    task = TaskRunContext.get()
-    run = task.task_run.flow_run_id if task else None
+    run = flow_run.id
     with _lock:
         if _stopping.is_set() or run in _stopped:
             raise Interrupted
         _working[thread] = run
     try:
         yield
-    except Interrupted:
-        if _ending.is_set():
-            os._exit(TERMINATED)
-        raise
     except Exception as e:
         if _stopping.is_set() or run in _stopped:
             raise Interrupted from e  # some libraries make an error of their own of it
@@ -81,7 +72,9 @@ def interrupted(end_process: bool) -> Iterator[None]:
         This process is to end: if something (a disk that does not answer) keeps it from ending by itself, it is ended.
     """
     if end_process:
-        _end_after(PATIENCE + LAST_RESORT)
+        last_resort = threading.Timer(PATIENCE + LAST_RESORT, os._exit, [TERMINATED])
+        last_resort.daemon = True
+        last_resort.start()
     with _lock:
         _stopping.set()
         for thread in _working:
@@ -99,30 +92,10 @@ def _interrupt(thread: int) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Interrupted))
 
 
-def interrupt_run(run: UUID) -> None:
+def interrupt_run(run: str) -> None:
     """Stop the `interruptible` blocks of one run in this process, and let none begin: in workers that runs share."""
     with _lock:
         _stopped.add(run)
         for thread, works_for in _working.items():
             if works_for == run:
                 _interrupt(thread)
-
-
-def _end_after(seconds: float) -> None:
-    timer = threading.Timer(seconds, os._exit, [TERMINATED])
-    timer.daemon = True
-    timer.start()
-
-
-def interruptible_process() -> None:
-    """Let a worker process stop what it does, without leaving anything half done, when it is told to terminate."""
-    signal.signal(signal.SIGTERM, _terminate)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # once is enough; a second one would interrupt the cleaning up
-    if not _working:
-        os._exit(TERMINATED)
-    _ending.set()
-    _end_after(CLEANUP)
-    raise Interrupted

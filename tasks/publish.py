@@ -1,4 +1,4 @@
-"""Publish: what the Prefect UI shows of a field beside the states of its tasks.
+"""Publish: what the Prefect UI shows beside the states of tasks, of a field and of all fields that were found.
 
 A bar that moves, a table of the exposures and one of their backgrounds, and at the end a report: what was made, what was
 refused and why, how much better each image got, in numbers and small pictures.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,23 +24,39 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.utilities.urls import url_for
 
 from kred_core.config import FieldConfig
 from kred_core.exposures.check import ExposureReport
 from kred_core.products import FieldPaths, tables
 from kred_core.report.pictures import figure_picture
+from kred_core.service.discovery import Finding
 from kred_core.service.served import SERVED_ROOT, served_address
 from kred_core.stages.outcome import Outcome
 
-from .markdown import key, plain, table
-
-__all__ = ["Progress", "publish_report", "publish_table"]
+__all__ = ["Progress", "key", "plain", "publish_findings", "publish_given_up", "publish_report", "publish_table", "table"]
 
 log = logging.getLogger("kred_core.run")
 
 PAUSE = 2.0  # s between two steps of the bar; each is a request to the server
 PICTURE_WIDTH = 1400  # pixels, of the pictures in a report
 PICTURE_BYTES = 147_000  # at most; 196 kB in base64, and Prefect's pages take 200 kB of text
+
+
+def key(*parts: str) -> str:
+    """Key of an artifact: Prefect allows lower-case letters, digits and dashes only."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def plain(text: str) -> str:
+    """A text that is shown as it is, in one line."""
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(text.split()))
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose cells are Markdown already; empty where it has no rows."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *lines]) if lines else ""
 
 
 class Progress:
@@ -181,3 +198,23 @@ def _json(value: object) -> object:
     """A value of a table as JSON can hold it."""
     plainly = value.item() if hasattr(value, "item") else value
     return None if isinstance(plainly, float) and not math.isfinite(plainly) else plainly
+
+
+def publish_findings(findings: Iterable[Finding]) -> None:
+    """All fields and what is known of them, as a table."""
+    rows = ([plain(f.field), f.state, plain(f.reason), _link(f.run)] for f in findings)
+    text = table(["field", "state", "", "run"], rows)
+    create_markdown_artifact(key="fields", markdown=text, description="Fields below DECam_MEF, and what became of them")
+
+
+def publish_given_up(found: Finding) -> None:
+    """A notice that a field needs a person."""
+    text = (
+        f"**{plain(found.field)}** {plain(found.reason)}. Why, is in the log of its last run ({_link(found.run)}) and in "
+        f"`Log/{found.field}.log`. When that is mended, start the deployment *field* for it, or change its files."
+    )
+    create_markdown_artifact(key=key(found.field, "given-up"), markdown=text, description=f"{found.field} {found.reason}")
+
+
+def _link(run: str) -> str:
+    return f"[run]({url_for('flow-run', obj_id=UUID(run))})" if run else ""

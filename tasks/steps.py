@@ -16,7 +16,6 @@ from typing import Any
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import TaskRun
-from prefect.results import ResultRecord
 from prefect.states import Completed, State
 
 from kred_core.config import FieldConfig
@@ -34,7 +33,7 @@ RETRY_DELAYS = [2.0, 20.0]  # s: a hiccup, then a file server that restarts
 
 def _retry(task: Task, run: TaskRun, state: State) -> bool:
     """Whether a task failed for a reason that may be gone at the next try."""
-    error = state.data.result if isinstance(state.data, ResultRecord) else state.data
+    error = state.result(raise_on_failure=False)
     cause = transient_cause(error) if isinstance(error, BaseException) else None
     if cause is not None:
         log.warning("%s: %s; trying again", run.name, cause)  # Prefect asks only while tries are left

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
     "AMPLIFIERS",
@@ -282,8 +282,8 @@ class RunConfig(Section):
     redo: bool = Field(
         default=False, description="Redo the chosen stages, also what is complete. Otherwise only what is missing or out of date."
     )
-    runner: Literal["threads", "processes", "dask"] = Field(
-        default="threads", description="Run tasks in threads, in processes, or on the workers of a Dask cluster."
+    runner: Literal["threads", "dask"] = Field(
+        default="threads", description="Run tasks in threads, or in the processes of a Dask cluster."
     )
     workers: int = number(0, "Tasks at once. 0: one for each core; with dask_cluster: what that file says.", ge=0, le=256)
     dask_address: str = Field(
@@ -307,6 +307,13 @@ class RunConfig(Section):
         le=64,
     )
     dry_run: bool = Field(default=False, description="Print the plan (stages, counts, disk, time) and do nothing.")
+
+    @field_validator("runner", mode="before")
+    @classmethod
+    def _processes_are_those_of_dask(cls, value):
+        if value == "processes":
+            raise ValueError("the runner processes is now dask, which starts processes on this machine where no cluster is named")
+        return value
 
     @model_validator(mode="after")
     def _stages_in_order(self):

@@ -90,8 +90,8 @@ class Run:
 
     def __init__(self, config: FieldConfig, executor: Executor):
         self.executor = executor
-        dask = config.run.runner == "dask"  # the machines of a cluster are for its own description to know
-        self.config = config.with_absolute_paths() if dask else memory.fitted(config, executor.workers)
+        absolute = config.with_absolute_paths() if config.run.runner == "dask" else config
+        self.config = memory.fitted(absolute, executor.workers)
         self._shared = memory.explain(config, self.config)
         self.paths = FieldPaths.of(self.config)
         self.outcome = Outcome(config.field)

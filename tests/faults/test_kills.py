@@ -31,7 +31,7 @@ pytestmark = pytest.mark.long
 
 COMMAND = [sys.executable, "flows/field.py", FIELD, "T07", "T10", "--evaluate.figure-pixels", "200", "--workers", "2"]
 SWARP = ["--coadd.engine", "swarp"]
-PROCESSES = ["--runner", "processes"]
+PROCESSES = ["--runner", "dask"]
 KILLS = 5  # of each field
 UNITS = 38  # of work in a run
 START = 6.0  # s; a run that nobody disturbs says its first word about then

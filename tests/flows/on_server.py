@@ -8,7 +8,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun
 
-from tasks.markdown import key
+from tasks.publish import key
 
 
 def runs(root: Path) -> list[FlowRun]:

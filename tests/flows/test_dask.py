@@ -24,9 +24,9 @@ from prefect.client.schemas.filters import LogFilter, LogFilterTaskRunId
 from prefect.states import State
 from runs import PROJECT, last_log, products
 
-from flows import cluster, cluster_file, field
+from flows import cluster, field
 from flows.field import reduce
-from flows.runners import ConfiguredTaskRunner
+from flows.run import ConfiguredTaskRunner
 from kred_core.config import FieldConfig
 from kred_core.stages.work import Manifest, Step, Work
 from tasks.steps import step_task
@@ -237,7 +237,7 @@ class TestWhatCannotBeUsed:
 
 class TestSlurm:
     def test_is_asked_for_what_stands_in_the_example(self, tmp_path):
-        described = cluster_file.read(EXAMPLES / "slurm.toml")
+        described = cluster.read(EXAMPLES / "slurm.toml")
         arguments = described.arguments | {"shared_temp_directory": str(tmp_path), "log_directory": str(tmp_path)}
         with described.cluster_class(**arguments) as jobs:
             script = jobs.job_script()

@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed
 from runs import PROJECT
 
-from flows import start
+from flows import deployed
 from flows.discover import discover_fields
 from kred_core.config import DiscoverConfig, FieldConfig
 from kred_core.errors import ToolError
@@ -77,7 +77,7 @@ def test_the_server_alone_keeps_a_content_from_being_started_twice(root):
 
     def begin() -> None:
         barrier.wait()
-        started.append(start.start_field(config, key=f"{root} content 1"))
+        started.append(deployed.start_field(config, key=f"{root} content 1"))
 
     threads = [threading.Thread(target=begin) for _ in range(4)]
     for thread in threads:
@@ -86,7 +86,7 @@ def test_the_server_alone_keeps_a_content_from_being_started_twice(root):
         thread.join()
     assert len(started) == 4
     assert len(set(started)) == len(runs(root)) == 1
-    assert start.start_field(config, key=f"{root} content 2") not in started
+    assert deployed.start_field(config, key=f"{root} content 2") not in started
 
 
 def test_a_run_has_the_options_of_the_data_root(root):
@@ -144,6 +144,6 @@ def test_fields_do_not_wait_for_each_other(root):
 
 
 def test_a_server_that_does_not_know_the_deployment_is_named(root, monkeypatch):
-    monkeypatch.setattr(start, "DEPLOYMENT", "reduce field/unknown")
+    monkeypatch.setattr(deployed, "DEPLOYMENT", "reduce field/unknown")
     with pytest.raises(ToolError, match=r"register it with deployments/register\.py"):
-        start.start_field(FieldConfig(field="LMC_c42", root=root))
+        deployed.start_field(FieldConfig(field="LMC_c42", root=root))

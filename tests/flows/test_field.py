@@ -226,11 +226,11 @@ class TestStages:
 
 @pytest.mark.parametrize(
     "run",
-    [pytest.param({"workers": 1}, marks=pytest.mark.long), {"runner": "processes", "workers": 2}],
-    ids=["one thread", "processes"],
+    [pytest.param({"workers": 1}, marks=pytest.mark.long), {"runner": "dask", "workers": 2}],
+    ids=["one thread", "processes of Dask"],
 )
 def test_results_do_not_depend_on_how_the_work_is_run(root, reduced, run):
-    """`reduced` was made by one thread for each core; test_dask.py compares a cluster with it."""
+    """`reduced` was made by one thread for each core."""
     assert reduce(config(root, "T07", run=run)) == 0
     assert products(root) == products(reduced)
 

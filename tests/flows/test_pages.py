@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 
-from flows.pages import Pages
+from flows.server_process import Pages
 
 PAGE = "/pages/DECam_SWARP/index.html"
 

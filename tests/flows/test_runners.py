@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 from serving import exists, wait_for
 
-from flows.runners import ConfiguredTaskRunner, cores, started
+from flows.run import ConfiguredTaskRunner, cores, started
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.stages.work import Manifest, Step, Work
 from tasks.steps import step_task
@@ -100,7 +100,7 @@ def test_processes_share_server_cache_and_logs_with_the_run(tmp_path, prefect_se
 IDLE_POOL = """
 import os, time
 from prefect import task
-from flows.runners import started
+from flows.run import started
 from kred_core.config import FieldConfig, RunConfig
 
 @task

@@ -34,14 +34,14 @@ def test_where_there_is_enough_nothing_changes(machine):
     assert memory.explain(wanted, wanted) == ""
 
 
-@pytest.mark.parametrize("runner", ["threads", "processes"])
+@pytest.mark.parametrize("runner", ["threads", "dask"])
 @pytest.mark.parametrize(("size", "workers"), [(4, 1), (6, 4), (8, 8)])
 def test_where_there_is_less_mosaics_share_what_there_is(machine, size, workers, runner):
     machine(size)
     wanted = config(4.0, runner=runner)
     got = memory.fitted(wanted, workers)
     assert memory.LEAST <= got.coadd.memory < 4.0
-    assert memory.needed(workers, runner == "processes", got.coadd.memory) == pytest.approx(size * GB, rel=0.02)
+    assert memory.needed(workers, runner == "dask", got.coadd.memory) == pytest.approx(size * GB, rel=0.02)
     assert got.model_copy(update={"coadd": wanted.coadd}) == wanted
     assert f"each mosaic in the making gets {got.coadd.memory:g} GB and not 4" in memory.explain(wanted, got)
 

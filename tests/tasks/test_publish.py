@@ -13,7 +13,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.exposures.check import ExposureReport
 from kred_core.stages.outcome import Outcome, StageOutcome
-from tasks import markdown, publish
+from tasks import publish
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_the_report_tells_what_is_wrong_first_and_why_exposures_are_refused(conf
 
 
 def test_names_of_files_are_no_markdown():
-    assert markdown.plain("a|b <i> [x](y)\n*z*") == r"a\|b \<i\> \[x\](y) \*z\*"
-    assert markdown.table(["a"], []) == ""
-    assert markdown.table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
-    assert markdown.key("LMC_c42", "N662", "report") == "lmc-c42-n662-report"
+    assert publish.plain("a|b <i> [x](y)\n*z*") == r"a\|b \<i\> \[x\](y) \*z\*"
+    assert publish.table(["a"], []) == ""
+    assert publish.table(["a", "b"], [["1", "2"]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
+    assert publish.key("LMC_c42", "N662", "report") == "lmc-c42-n662-report"

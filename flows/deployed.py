@@ -1,0 +1,221 @@
+"""Runs of deployments: their parameters, how a run of a field is started, and what became of it.
+
+Prefect knows whole parameters only: whoever types one option of ``config`` would lose all others that the deployment or
+kred.toml set. So a flow that was started for a deployment completes what it was given before it begins, option by option: what
+was typed over the deployment's, over kred.toml, over kred's own defaults.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterExpectedStartTime,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.context import FlowRunContext
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Scheduled
+from pydantic import BeforeValidator, ValidationInfo
+
+from kred_core.config import FieldConfig, ServiceConfig, settings
+from kred_core.config.settings.appearance import CONFIG_FILE
+from kred_core.errors import KredError, ToolError
+from kred_core.products import read_record, service_memory, write_record
+from kred_core.service.discovery import RunState
+
+__all__ = [
+    "DEPLOYMENT",
+    "completed",
+    "defaults",
+    "look_again",
+    "options",
+    "remember_file",
+    "require_root",
+    "start_field",
+    "state_of",
+]
+
+DEPLOYMENT = "reduce field/field"
+OVERLAP = 20  # s; a worker takes a look 10 s before its time, and one that it takes while another has not ended is cancelled
+
+_STATES: dict[StateType, RunState] = {
+    StateType.COMPLETED: "done",
+    StateType.FAILED: "failed",
+    StateType.CRASHED: "failed",
+    StateType.CANCELLED: "stopped",
+    StateType.CANCELLING: "stopped",
+}
+
+
+def options(root: Path, field: str) -> FieldConfig:
+    """The configuration of a field as the environment and the data root's kred.toml give it now."""
+    return settings.field_config([field, "--root", str(root.absolute())])
+
+
+def defaults(root: Path) -> dict[str, Any]:
+    """The options of every field as the environment and the data root's kred.toml give them now, by section."""
+    return options(root, "field").model_dump(mode="json", exclude={"field", "tiles"})
+
+
+def start_field(config: FieldConfig, key: str | None = None) -> str:
+    """Start a run; returns its identifier without waiting for it.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.FieldConfig`
+    key : str
+        A second start with the same key, by whomever, returns the first run and starts nothing.
+
+    Raises
+    ------
+    ToolError
+        There is no such deployment on the server.
+    """
+    parameters = {"config": config.model_dump(mode="json")}
+    try:
+        run = run_deployment(DEPLOYMENT, parameters=parameters, idempotency_key=key, timeout=0, as_subflow=False)
+    except ObjectNotFound as e:
+        raise ToolError(f"the Prefect server has no deployment '{DEPLOYMENT}'; register it with deployments/register.py") from e
+    return str(run.id)
+
+
+def look_again(seconds: float) -> None:
+    """Have the look that is running made once more, as it was asked for, unless another one is due before.
+
+    Parameters
+    ----------
+    seconds : float
+        From now. Nothing is done where the look was not started by a deployment, or where a person has paused its schedule.
+    """
+    look = FlowRunContext.get().flow_run
+    if look.deployment_id is None:
+        return
+    now = datetime.now(UTC)
+    end = now + timedelta(seconds=OVERLAP)
+    due = max(end, now + timedelta(seconds=seconds + 1))
+    waiting = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[look.deployment_id]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=FlowRunFilterExpectedStartTime(after_=end, before_=due),
+    )
+    with get_client(sync_client=True) as client:
+        deployment = client.read_deployment(look.deployment_id)
+        if deployment.paused or not any(schedule.active for schedule in deployment.schedules):
+            return
+        if client.read_flow_runs(flow_run_filter=waiting, limit=1):
+            return
+        scheduled = Scheduled(scheduled_time=due)
+        client.create_flow_run_from_deployment(deployment.id, parameters=look.parameters, state=scheduled, name=look.name)
+
+
+def state_of(run: str) -> RunState:
+    """What became of a run; one that the server does not know (any more) has failed."""
+    with get_client(sync_client=True) as client:
+        try:
+            state = client.read_flow_run(UUID(run)).state
+        except ObjectNotFound:
+            return "failed"
+    return _STATES.get(state.type, "running") if state else "running"
+
+
+def completed(options: Callable[[Path], dict[str, Any]], within: Sequence[str] = ()) -> BeforeValidator:
+    """Return what completes a flow's parameter ``config``, for the annotation of that.
+
+    Parameters
+    ----------
+    options : callable
+        Takes the data root, returns the options as kred.toml and the environment give them now, by section. The data root
+        is an option of ``config`` itself or a parameter ``root`` before it.
+    within : sequence of str
+        The section of kred.toml that has these options.
+    """
+
+    def complete(typed: Any, info: ValidationInfo) -> Any:
+        if not isinstance(typed, dict):  # a complete configuration, of a command or a notebook
+            return typed
+        deployed = _deployed()
+        config = deployed.get("config") or {}
+        if typed == config:
+            typed = {}  # by the schedule, or by somebody who left all as it was
+        root = info.data.get("root") or typed.get("root") or config.get("root") or "."
+        registered = read_record(_memory(Path(deployed.get("root") or config.get("root") or root))) or {}
+        for section in within:
+            registered = registered.get(section, {})
+        try:
+            known = options(Path(root))
+        except KredError as e:
+            raise ValueError(str(e)) from e  # which Prefect tells as it tells of other values that cannot be used
+        return _over(typed, _over(_changed(config, registered), known))
+
+    return BeforeValidator(complete)
+
+
+def require_root() -> None:
+    """End ``prefect deploy`` where it does not know the data root: the first step of prefect.yaml."""
+    if not os.environ.get("KRED_ROOT"):
+        sys.exit("error: KRED_ROOT is not set, the data root; better is: python deployments/register.py --root DIR")
+
+
+def remember_file(root: Path) -> None:
+    """Write down what kred.toml says while the deployments are made: of what they only repeat counts what it says later.
+
+    Parameters
+    ----------
+    root : `~pathlib.Path`
+        Data root. Where it cannot be written to, the deployments' options count as they are.
+    """
+    file = root / CONFIG_FILE
+    with suppress(OSError):
+        if root.is_dir():
+            text = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            own = {"service": ServiceConfig().model_dump(mode="json")} | FieldConfig(field="field").model_dump(mode="json")
+            write_record(_memory(root), _over(text, own))
+
+
+def _memory(root: Path) -> Path:
+    return service_memory(root) / "registered.json"
+
+
+def _deployed() -> dict[str, Any]:
+    """The parameters of the deployment for which this run was started, if it was."""
+    if not runtime.deployment.id:
+        return {}
+    with get_client(sync_client=True) as client:
+        return client.read_deployment(UUID(runtime.deployment.id)).parameters
+
+
+def _over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:
+    """Options of one source over those of another; a list is one value."""
+    merged = dict(lower)
+    for name, value in upper.items():
+        merged[name] = _over(value, lower[name]) if _are_sections(value, lower.get(name)) else value
+    return merged
+
+
+def _changed(options: dict[str, Any], since: dict[str, Any]) -> dict[str, Any]:
+    """The options that are not what they were."""
+    return {
+        name: _changed(value, since[name]) if _are_sections(value, since.get(name)) else value
+        for name, value in options.items()
+        if name not in since or value != since[name]
+    }
+
+
+def _are_sections(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
