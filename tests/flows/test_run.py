@@ -13,8 +13,7 @@ import pytest
 from prefect import flow
 from prefect.utilities.annotations import opaque
 
-from flows.run import PrefectTasks
-from flows.run import ConfiguredTaskRunner
+from flows.run import ConfiguredTaskRunner, PrefectTasks
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import KredError
 from kred_core.products import FieldPaths
