@@ -70,9 +70,11 @@ def _python() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     from packaging.requirements import Requirement
 
-    wanted, source = _requirements()
-    if not wanted:
+    try:
+        wanted = importlib.metadata.requires("kred") or []
+    except importlib.metadata.PackageNotFoundError:
         yield Finding(WARNING, f"kred {__version__} is not installed, so it is not known which versions it needs; pip install .")
+        return
     for requirement in map(Requirement, wanted):
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue  # of an extra, or for another system
@@ -85,20 +87,10 @@ def _packages() -> Iterator[Finding]:
         if requirement.specifier.contains(found, prereleases=True):
             yield Finding(OK, f"{requirement.name} {found} ({wants})" if wants else f"{requirement.name} {found}")
         else:
-            yield Finding(PROBLEM, f"{requirement.name} {found}, but {source} needs {wants}; pip install '{requirement}'")
-
-
-def _requirements() -> tuple[list[str], str]:
-    """What kred needs: of the installed distribution, or of the directory it is run from."""
-    try:
-        return importlib.metadata.requires("kred") or [], f"kred {importlib.metadata.version('kred')}"
-    except importlib.metadata.PackageNotFoundError:
-        project = Path(__file__).resolve().parent.parent / "pyproject.toml"
-        if not project.is_file():
-            return [], ""
-        import tomllib  # which Python 3.10 does not have
-
-        return tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"], project.name
+            yield Finding(
+                PROBLEM,
+                f"{requirement.name} {found}, but kred {importlib.metadata.version('kred')} needs {wants}; pip install '{requirement}'",
+            )
 
 
 def _machine() -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from ..errors import ToolError
 from ..evaluation import ReducedImage
 from ..products import atomic
 from ..sky import pixel_scale
+from ..statistics import NORMAL_MAD
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -34,7 +35,6 @@ GREYS = 64  # more are not seen, and noise then compresses badly
 GREY_TEXT = "#333333"
 UNIT = "counts28/pixel"
 MINUS = "\N{MINUS SIGN}"
-NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
 DPI = 100
 COMPRESSION = 3  # of 9: noise takes 3.5 MB and half the time of Pillow's 6, which makes 5.4 MB of it
 MARGIN = 0.6  # inches
@@ -213,14 +213,9 @@ def spread(values: np.ndarray) -> tuple[float, float]:
 
 
 def round_values(value_at: Callable[[float], float], place_of: Callable[[float], float], n: int = 8) -> list[float]:
-    """Round numbers that are about equally far from one another on a scale that need not be linear.
+    """About ``n`` round numbers that are equally far from one another on a scale that need not be linear.
 
-    Parameters
-    ----------
-    value_at, place_of : callable
-        Value at a place from 0 to 1 of the scale, which grows along it, and the reverse.
-    n : int
-        About as many numbers.
+    ``value_at`` is the value at a place from 0 to 1 of the scale, which grows along it, and ``place_of`` the reverse.
     """
     found: list[float] = []
     for k in range(n + 1):

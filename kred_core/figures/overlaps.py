@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.table import Table
 
+from ..statistics import NORMAL_MAD
 from ..words import counted
 from . import drawing
-from .drawing import AFTER, BEFORE, MARKED, NORMAL_MAD, UNIT, short
+from .drawing import AFTER, BEFORE, MARKED, UNIT, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

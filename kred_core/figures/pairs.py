@@ -36,31 +36,16 @@ Place = tuple[float, float, float, float]  # left, top, width and height in inch
 
 @dataclass(frozen=True, eq=False)
 class PairCutout:
-    """Two detectors where they overlap, matched backgrounds subtracted.
+    """Two detectors where they overlap, matched backgrounds subtracted; all in counts28 per native pixel."""
 
-    Attributes
-    ----------
-    first, second : str
-        Names of the detectors.
-    image1, image2 : `~numpy.ndarray`
-        float32, the same cells of both, shape (rows, columns), rows counted northwards and columns westwards:
-        counts28 per native pixel, NaN without data.
-    good : `~numpy.ndarray`
-        bool, same shape: cells that were compared.
-    after, error : float
-        Difference second - first that is left, and its standard error, counts28 per native pixel.
-    rejected : bool
-        The pair contradicts the solution and was not used.
-    """
-
-    first: str
+    first: str  # names of the detectors
     second: str
-    image1: np.ndarray
+    image1: np.ndarray  # float32, the same cells of both, rows counted northwards, columns westwards; NaN without data
     image2: np.ndarray
-    good: np.ndarray
-    after: float
-    error: float
-    rejected: bool
+    good: np.ndarray  # bool, same shape: cells that were compared
+    after: float  # difference second - first that is left
+    error: float  # its standard error
+    rejected: bool  # the pair contradicts the solution and was not used
 
 
 @drawing.own_style()

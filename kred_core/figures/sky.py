@@ -40,16 +40,8 @@ NEBULAE = f"asinh from percentile {Stretch.DARKEST:g} to {Stretch.BRIGHTEST:g}"
 class Panels:
     """Images of the same part of the sky side by side, in whole pixels so that all squares of an image are equal.
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Of all the images.
-    wcs : `~astropy.wcs.WCS`
-        Of all the images.
-    bars : sequence of bool
-        For each image from the left, whether a colour bar follows it. A single image is larger.
-    title, subtitle, note : str
-        Two lines at the head, one at the foot.
+    All images have the same shape and WCS. ``bars`` says for each from the left whether a colour bar follows it; a single image
+    is larger than several.
     """
 
     LEFT, BOTTOM = 1.15, 0.95  # inches
@@ -119,18 +111,16 @@ class Panels:
 
     def _label_sky(self, axes: Axes) -> None:
         """Sexagesimal labels. The separators are characters: astropy's own are mathtext."""
-        for coordinate, name, separators in (
-            (axes.coords[0], "Right ascension (ICRS)", ("ʰ", "ᵐ", "ˢ")),
-            (axes.coords[1], "Declination (ICRS)", ("°", "′", "″")),
+        for coordinate, name, separators, ticks in (
+            (axes.coords[0], "Right ascension (ICRS)", ("ʰ", "ᵐ", "ˢ"), 6 if self.alone else 4),
+            (axes.coords[1], "Declination (ICRS)", ("°", "′", "″"), 6),
         ):
             coordinate.set_separator(separators)
             coordinate.set_axislabel(name, fontsize=11, minpad=0.6)
             coordinate.set_ticklabel(size=10, exclude_overlapping=True, simplify=False)
-            coordinate.set_ticks(number=6)
-        if self.alone:
+            coordinate.set_ticks(number=ticks)
+        if self.alone:  # among others the lines would look like seams
             axes.coords.grid(color="white", alpha=0.25, linewidth=0.5)
-        else:  # the lines would look like seams
-            axes.coords[0].set_ticks(number=4)
 
     def bar(self, k: int, shown: AxesImage, label: str, extend: str = "both") -> Axes:
         """Draw the colour bar to the right of the image number ``k``, pointed where values may be beyond it."""

@@ -21,13 +21,7 @@ def inputs(paths: FieldPaths) -> list[Path]:
     directories = sorted(path for path in below.iterdir() if path.is_dir()) if below.is_dir() else []
     directories.append(paths.reduced("", "").parent)
     found = [path for directory in directories if directory.is_dir() for path in sorted(directory.glob("[!.]*"))]
-    tables = [
-        paths.quality_table,
-        paths.exposure_table,
-        paths.matching_table,
-        paths.overlap_table,
-        paths.mosaic_table,
-    ]
+    tables = [paths.quality_table, paths.exposure_table, paths.matching_table, paths.overlap_table, paths.mosaic_table]
     return [paths.run_config, paths.record("run", "last"), *tables, *found]
 
 

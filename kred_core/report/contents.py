@@ -75,6 +75,11 @@ class ImageContents:
         """The tiles that have a picture."""
         return [tile for tile in self.tiles if tile.picture]
 
+    @property
+    def known(self) -> list[TileContents]:
+        """The tiles that there is something to say of."""
+        return [tile for tile in self.tiles if tile.numbers or tile.files or tile.failed]
+
 
 @dataclass
 class Contents:

@@ -26,7 +26,7 @@ from ..products import FieldPaths
 from ..sky import Grid, mean_position, tan_wcs
 from ..survey import Tile
 from ..words import NAMED, counted, human_size
-from .contents import Contents, ImageContents, TileContents
+from .contents import Contents, ImageContents
 from .pictures import Place, card_picture
 
 __all__ = ["card", "field_page", "fields_page", "tile_places"]
@@ -58,15 +58,7 @@ def field_page(contents: Contents) -> str:
 
 
 def fields_page(page: Path, cards: Sequence[tuple[FieldPaths, dict[str, Any]]]) -> str:
-    """Return the page of all fields as HTML.
-
-    Parameters
-    ----------
-    page : `~pathlib.Path`
-        Where it is going to be.
-    cards : sequence of (`~kred_core.products.FieldPaths`, dict)
-        The fields that have a page, and their `card`; one that has been lost may be empty.
-    """
+    """Return the page of all fields as HTML: those that have a page, with their `card`; one that has been lost may be empty."""
     states = [card.get("state", ["unknown"])[0] for _, card in cards]
     return _render("fields.html", page, cards=cards, states=states)
 
@@ -93,7 +85,6 @@ def _environment() -> Environment:
     environment.filters |= {
         "about": _about,
         "fields": lambda place: vars(place).items(),
-        "known": _known,
         "layout": _layout,
         "number": _number,
         "outlines": _outlines,
@@ -192,11 +183,6 @@ def _outlines(image: ImageContents) -> Iterator[tuple[str, str, list[float] | No
         yield " ".join(f"{x:.1f},{y:.1f}" for x, y in corners), name, place.tolist() if has_room else None
 
 
-def _known(image: ImageContents) -> list[TileContents]:
-    """The tiles that there is something to say of."""
-    return [t for t in image.tiles if t.numbers or t.files or t.failed]
-
-
 def _layout(image: ImageContents) -> dict[str, Any]:
     """Where the pictures of the tiles stand, see `tile_places`, and at most how wide they are together, in pixels."""
     places, side, shape = tile_places([t.tile for t in image.tiles])
@@ -207,17 +193,12 @@ def _layout(image: ImageContents) -> dict[str, Any]:
 def tile_places(tiles: Sequence[Tile]) -> tuple[list[tuple[float, float]], float, tuple[float, float]]:
     """Return where the pictures of tiles stand, so that they lie as on the sky: north is up, east left.
 
-    Parameters
-    ----------
-    tiles : sequence of `~kred_core.survey.Tile`
-
     Returns
     -------
     places : list of (float, float)
         Left and top of each picture, as parts of the width and height of the whole.
     side : float
-        Of each picture, as part of the width. Pictures are smaller than their tiles, so that neighbours, which overlap on the
-        sky, do not hide one another.
+        Of each picture, as part of the width: less than a tile, so that neighbours, which overlap, do not hide one another.
     shape : (float, float)
         Width and height of the whole in degrees.
     """

@@ -57,42 +57,23 @@ class Picture:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a picture is on the sky: TAN projection, north up, east left.
+    """Where a picture is on the sky: TAN projection, north up, east left."""
 
-    Attributes
-    ----------
-    ra, dec : float
-        Tangent point in degrees.
-    left, top : float
-        The tangent point in the picture, as parts of its width and height from the upper left corner.
-    width, height : float
-        Of the picture in arcsec.
-    """
-
-    ra: float
+    ra: float  # of the tangent point, degrees
     dec: float
-    left: float
+    left: float  # of the tangent point, as parts of the width and height of the picture from its upper left corner
     top: float
-    width: float
+    width: float  # of the picture, arcsec
     height: float
 
 
 @dataclass(frozen=True)
 class Sky:
-    """The quick look of a field, north up and east left.
+    """The quick look of a field, north up and east left."""
 
-    Attributes
-    ----------
-    before, after : `~numpy.ndarray`
-        float32, first row north; NaN where there is no data.
-    outlines : dict
-        Corners of each tile by its name, in pixels from the upper left corner of the picture, shape (4, 2).
-    place : Place
-    """
-
-    before: np.ndarray
+    before: np.ndarray  # float32, first row north; NaN where there is no data
     after: np.ndarray
-    outlines: dict[str, np.ndarray]
+    outlines: dict[str, np.ndarray]  # corners of each tile by its name, pixels from the upper left corner, shape (4, 2)
     place: Place
 
     @classmethod

@@ -71,15 +71,11 @@ def test_missing_packages_and_versions_out_of_range_are_named_with_what_to_do(tm
     assert not any("extra" in text for text in findings)
 
 
-def test_a_kred_that_was_not_installed_needs_what_its_project_says(monkeypatch, tmp_path):
+def test_of_a_kred_that_was_not_installed_it_is_not_known_what_it_needs(monkeypatch):
     def absent(name):
         raise selfcheck.importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(selfcheck.importlib.metadata, "requires", absent)
-    wanted, source = selfcheck._requirements()
-    assert source == "pyproject.toml"
-    assert any(need.startswith("numba>=") for need in wanted)
-    monkeypatch.setattr(selfcheck, "__file__", str(tmp_path / "kred_core" / "selfcheck.py"))
     (finding,) = selfcheck._packages()
     assert finding.level == WARNING
     assert "is not installed, so it is not known which versions it needs" in finding.text
