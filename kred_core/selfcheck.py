@@ -87,10 +87,8 @@ def _packages() -> Iterator[Finding]:
         if requirement.specifier.contains(found, prereleases=True):
             yield Finding(OK, f"{requirement.name} {found} ({wants})" if wants else f"{requirement.name} {found}")
         else:
-            yield Finding(
-                PROBLEM,
-                f"{requirement.name} {found}, but kred {importlib.metadata.version('kred')} needs {wants}; pip install '{requirement}'",
-            )
+            unmet = f"{requirement.name} {found}, but kred {importlib.metadata.version('kred')} needs {wants}"
+            yield Finding(PROBLEM, f"{unmet}; pip install '{requirement}'")
 
 
 def _machine() -> Iterator[Finding]:
