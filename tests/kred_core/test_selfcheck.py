@@ -171,10 +171,3 @@ def test_it_can_be_stopped(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(selfcheck, "check_installation", stop)
     assert selfcheck.main(["--root", str(tmp_path)]) == 130
     assert capsys.readouterr().out.endswith("stopped\n")
-
-
-def test_help_says_what_it_is_for():
-    done = run("--help")
-    assert done.returncode == 0
-    assert "whether this installation of kred works" in done.stdout.lower().replace("\n", " ")
-    assert "--root DIR" in done.stdout
