@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
+from uuid import UUID
 
 import httpx
 import numpy as np
@@ -27,23 +28,14 @@ from kred_core.products import FieldPaths
 TILE = "T07"
 TRUNCATED = 150_000  # bytes that are left of an exposure
 
-# What the form says of each option: its title, help, controls with their values, and the options below it.
+# What the form says of each option, in order: its title, help, control, and its value.
 FORM = """
-() => {
-  const said = (option, part) => option.querySelector(`:scope > .p-label__header ${part}`)?.innerText ?? '';
-  const read = option => {
-    const body = option.querySelector(':scope > .p-label__body');
-    const below = [...body.querySelectorAll('.schema-form-property')];
-    return {
-      title: said(option, '.schema-form-property__label'),
-      help: said(option, '.schema-form-property__description'),
-      controls: [...body.querySelectorAll('input, textarea, button')].map(c => [c.type, c.value || c.innerText]),
-      options: below.filter(e => e.parentElement.closest('.schema-form-property') === option).map(read),
-    };
-  };
-  const all = [...document.querySelectorAll('.schema-form-property')];
-  return all.filter(e => !e.parentElement.closest('.schema-form-property')).map(read);
-}
+() => [...document.querySelectorAll('label[data-slot=label]')].map(label => {
+  const control = label.parentElement.parentElement.parentElement.querySelector(':scope > fieldset :is(input, textarea, button)');
+  const kind = control ? control.getAttribute('role') ?? control.type : '';
+  return [label.innerText.replace(' (Optional)', ''), label.nextElementSibling?.innerText ?? '', kind,
+          control ? control.ariaChecked ?? (control.value || control.innerText) : ''];
+})
 """
 
 
@@ -69,26 +61,20 @@ def page(service):
 @pytest.fixture
 def form(page, service):
     """The form of the deployment "field"."""
+    return open_form(page, service)
+
+
+def open_form(page, service):
     deployment = service.client.read_deployment_by_name("reduce field/field")
-    page.goto(f"{service.ui}/deployments/deployment/{deployment.id}/run")
+    page.goto(f"{service.ui}/v2/deployments/deployment/{deployment.id}/run")
     page.get_by_text("Figure Pixels").wait_for()
+    page.get_by_label("Field", exact=True).fill("LMC_c42")
     return page
 
 
-def option(page, *titles: str):
-    """What is below the title of an option, or of a section, in the form; by its title and those of the sections around it."""
-    found = page
-    for title in titles:
-        header = f"xpath=./div[contains(@class, 'p-label__header')]//span[starts-with(normalize-space(), '{title}')]"
-        found = found.locator(".schema-form-property").filter(has=page.locator(header)).first.locator("> .p-label__body")
-    return found
-
-
-def fill(page, field: str, *tiles: str) -> None:
-    option(page, "Field").locator("textarea").fill(field)
-    for n, tile in enumerate(tiles):
-        option(page, "Tiles").get_by_text("Add item").click()
-        option(page, "Tiles").locator("textarea").nth(n).fill(tile)
+def fill_tile(page, tile: str) -> None:
+    page.get_by_role("button", name="Add item").first.click()
+    page.locator("fieldset textarea").nth(1).fill(tile)
 
 
 def submit(page) -> None:
@@ -99,26 +85,32 @@ def title(name: str) -> str:
     return name.replace("_", " ").title()
 
 
-def test_the_form_has_every_section_and_option_with_help_and_value(form, tmp_path, service):
-    [config] = form.evaluate(FORM)
-    sections = {shown["title"].removesuffix(" (Optional)"): shown for shown in config["options"]}
-    assert list(sections) == [title(name) for name in FieldConfig.model_fields]
+def test_the_newest_pages_of_prefect_are_shown_first(page, service):
+    page.goto(service.ui)
+    page.wait_for_url(f"{service.ui}/v2/dashboard**")
+
+
+def test_the_form_has_every_section_and_option_with_help_and_value(form, tmp_path):
+    shown = iter(form.evaluate(FORM))
     picture(form, "form", tmp_path)
+
+    def require(name: str, words: str) -> tuple[str, str]:
+        """The control and value of the next option, which must be this one."""
+        found, said, kind, value = next(row for row in shown if row[0] not in ("Run Name", "config"))
+        assert (found, said) == (title(name), words)
+        return kind, value
+
     for name, field in FieldConfig.model_fields.items():
         if not isinstance(field.default, BaseModel):
-            assert sections[title(name)]["help"] == field.description
+            require(name, field.description)
             continue
         section = type(field.default)
-        assert sections[title(name)]["help"] == section.__doc__
-        options = {shown["title"].removesuffix(" (Optional)"): shown for shown in sections[title(name)]["options"]}
-        assert list(options) == [title(name) for name in section.model_fields]
+        require(name, section.__doc__)
         for own, described in section.model_fields.items():
-            shown = options[title(own)]
-            assert shown["help"] == described.description  # bounds are a part of it
+            kind, value = require(own, described.description)  # bounds are a part of it
             default = getattr(field.default, own)
-            kind, value = shown["controls"][0]
             if isinstance(default, bool):
-                assert kind == "checkbox"
+                assert (kind, value) == ("switch", str(default).lower())
             elif isinstance(default, float | int):
                 assert (kind, float(value)) == ("number", default)
             elif hasattr(described.annotation, "__args__") and isinstance(default, str):  # choices
@@ -127,52 +119,36 @@ def test_the_form_has_every_section_and_option_with_help_and_value(form, tmp_pat
                 assert (kind, value) == ("textarea", default)
 
 
-def test_the_newer_pages_of_prefect_name_the_sections_alike(page, service):
-    deployment = service.client.read_deployment_by_name("reduce field/field")
-    page.goto(f"{service.ui}/v2/deployments/deployment/{deployment.id}/run")
-    for name, field in FieldConfig.model_fields.items():
-        if isinstance(field.default, BaseModel):
-            page.get_by_text(f"{title(name)} (Optional)", exact=True).first.wait_for()
-
-
-def test_the_pages_with_the_graph_of_the_stages_are_shown_first(page, service):
-    page.goto(service.ui)
-    page.wait_for_url(f"{service.ui}/dashboard**")
-
-
 def test_choices_are_in_a_drop_down(form):
-    option(form, "Coadd", "Combine").get_by_role("button").press("ArrowDown")
-    form.locator(".p-select-option").first.wait_for()
-    shown = form.locator(".p-select-option").all_inner_texts()
-    assert [text.strip() for text in shown] == ["median", "clipped", "weighted"]
+    form.get_by_label("Select Combine").click()
+    form.get_by_role("option").first.wait_for()
+    assert [text.strip() for text in form.get_by_role("option").all_inner_texts()] == ["median", "clipped", "weighted"]
 
 
-@pytest.mark.parametrize(
-    ("titles", "wrong", "words"),
-    [
-        (("Coadd", "Size"), "-1", "'config.coadd.size'. Failure reason: -1 is less than the minimum of 0"),
-        (("Match", "Min Cells"), "3", "'config.match.min_cells'. Failure reason: 3 is less than the minimum of 10"),
-        (("Tiles",), "T99", "'config.tiles[0]'. Failure reason: 'T99' is not one of ['T01', 'T02',"),
-    ],
-)
-def test_a_value_that_cannot_be_used_is_refused_there_with_words(form, service, tmp_path, titles, wrong, words):
+@pytest.mark.parametrize(("option", "wrong", "least"), [("Size", "-1", "0"), ("Min Cells", "3", "10")])
+def test_a_number_that_cannot_be_used_is_refused_there_with_words(form, service, option, wrong, least):
     before = len(service.runs("reduce field"))
-    fill(form, "LMC_c42", *([wrong] if titles == ("Tiles",) else []))
-    if titles != ("Tiles",):
-        option(form, *titles).locator("input").fill(wrong)
+    number = form.get_by_label(f"{option} (Optional)", exact=True)
+    number.fill(wrong)
     submit(form)
-    form.get_by_text(words).first.wait_for()
-    picture(form, f"refused_{titles[-1]}".lower().replace(" ", "_"), tmp_path)
+    assert number.evaluate("e => e.validationMessage") == f"Value must be greater than or equal to {least}."
     assert form.url.endswith("/run")  # still in the form
     assert len(service.runs("reduce field")) == before
 
 
+def test_a_tile_that_there_is_not_is_refused_there_with_words(form, service, tmp_path):
+    before = len(service.runs("reduce field"))
+    fill_tile(form, "T99")
+    submit(form)
+    form.get_by_text("'config.tiles[0]'. Failure reason: 'T99' is not one of ['T01', 'T02',").first.wait_for()
+    picture(form, "refused", tmp_path)
+    assert len(service.runs("reduce field")) == before
+
+
 @pytest.fixture(scope="module")
-def run(page, service) -> dict:
-    """A run that was started in the form, when it has ended, as the server knows it."""
-    deployment = service.client.read_deployment_by_name("reduce field/field")
-    page.goto(f"{service.ui}/deployments/deployment/{deployment.id}/run")
-    fill(page, "LMC_c42", TILE)
+def run(page, service) -> UUID:
+    """A run that was started in the form and has ended."""
+    fill_tile(open_form(page, service), TILE)
     submit(page)
     wait_for(lambda: service.runs("reduce field"))
     run = service.runs("reduce field")[-1]
@@ -183,19 +159,20 @@ def run(page, service) -> dict:
 
 @pytest.fixture
 def run_page(page, service, run):
-    page.goto(f"{service.ui}/runs/flow-run/{run}")
-    page.locator("#logs").wait_for()
+    page.goto(f"{service.ui}/v2/runs/flow-run/{run}")
+    page.get_by_role("tab", name="Logs").wait_for()
     return page
 
 
-def test_a_run_that_was_started_in_the_form_goes_green(run_page, service, run, tmp_path):
-    run_page.get_by_text(f"LMC_c42 {TILE}", exact=True).wait_for()  # its name
-    run_page.locator(".state-badge", has_text="Completed").first.wait_for()
+def test_a_run_that_was_started_in_the_form_goes_green_and_tells_of_each_exposure(run_page, service, run, tmp_path):
+    run_page.get_by_text(f"LMC_c42 {TILE}", exact=True).first.wait_for()  # its name
+    run_page.get_by_text("Completed", exact=True).first.wait_for()
     assert service.state(run).message == "LMC_c42: complete (4 exposures: 3 good, 1 refused)"
+    run_page.get_by_text("the file is truncated").first.wait_for()  # in the log
     picture(run_page, "run", tmp_path)
 
 
-def test_the_graph_is_that_of_the_stages(run_page, service, run):
+def test_the_graph_has_the_stages_in_their_order(run_page, service, run):
     def befores() -> dict[str, set[str]]:
         graph = httpx.get(f"{service.url}/flow_runs/{run}/graph-v2").json()
         nodes = {node["id"]: node for _, node in graph["nodes"]}
@@ -213,30 +190,25 @@ def test_the_graph_is_that_of_the_stages(run_page, service, run):
     wait_for(lambda: n_green() > 1000, 20)  # pixels of the bars of completed stages, which are drawn by and by
 
 
-def test_the_log_tells_of_each_exposure(run_page, service):
-    for exposure in service.paths.exposures():
-        run_page.get_by_text(f"check {exposure.name}").first.wait_for()
-
-
 def test_the_refused_exposure_is_marked_among_the_tasks(run_page, service, tmp_path):
     refused = next(path for path in service.paths.exposures() if path.stat().st_size == TRUNCATED)
-    run_page.locator("li#task-runs").click()
+    run_page.get_by_role("tab", name="Task Runs").click()
     run_page.get_by_placeholder("Search by run name").fill(f"check {refused.name}")
-    run_page.locator(".state-badge", has_text="Refused").wait_for()
-    picture(run_page, "refused", tmp_path)
-    run_page.get_by_text(f"check {refused.name}").last.click()
+    run_page.get_by_text("Refused", exact=True).first.wait_for()
+    picture(run_page, "refused_exposure", tmp_path)
+    run_page.get_by_role("link", name=f"check {refused.name}").last.click()
     run_page.get_by_text("the file is truncated").first.wait_for()
 
 
-def artifact(page, service, run, name: str) -> None:
+def artifact(page, name: str) -> None:
     """Open an artifact from the page of the run."""
-    page.locator("li#artifacts").click()
-    page.get_by_text(f"lmc-c42-{name}", exact=True).last.click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_role("heading", name=f"lmc-c42-{name}", exact=True).last.click()
     page.wait_for_url("**/artifacts/artifact/**")
 
 
-def test_the_report_shows_numbers_and_pictures(run_page, service, run, tmp_path):
-    artifact(run_page, service, run, "report")
+def test_the_report_shows_numbers_and_pictures(run_page, tmp_path):
+    artifact(run_page, "report")
     run_page.get_by_role("heading", name="Background matching").wait_for()
     run_page.wait_for_function("[...document.images].filter(i => i.complete && i.naturalWidth > 300).length == 2")
     for image, n_det in (("N662", 16), ("r", 8)):
@@ -252,13 +224,12 @@ def test_the_report_shows_numbers_and_pictures(run_page, service, run, tmp_path)
     picture(run_page, "report", tmp_path)
 
 
-def test_the_report_leads_to_the_page_of_the_field_and_that_to_its_files(run_page, service, run):
-    artifact(run_page, service, run, "report")
-    with run_page.context.expect_page() as opened:
-        run_page.get_by_role("link", name=service.paths.page.name).click()
-    shown, said = opened.value, []
+def test_the_report_leads_to_the_page_of_the_field_and_that_to_its_files(run_page, service):
+    artifact(run_page, "report")
+    address = run_page.get_by_role("link", name=service.paths.page.name).get_attribute("href")
+    shown, said = run_page, []
     shown.on("console", lambda message: said.append(message.text))
-    shown.reload()
+    shown.goto(f"{service.ui}{address}")
     assert shown.url == f"{service.ui}/pages/DECam_SWARP/LMC_c42/index.html"
     assert shown.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     files = set(shown.evaluate("[...document.links].map(link => link.href)"))
@@ -270,27 +241,30 @@ def test_the_report_leads_to_the_page_of_the_field_and_that_to_its_files(run_pag
     assert refused == "refused"  # a page that somebody has changed cannot start runs
     shown.get_by_role("link", name="All fields").click()
     shown.wait_for_url(f"{service.ui}/pages/DECam_SWARP/index.html")
-    shown.close()
 
 
-def test_exposures_and_backgrounds_are_in_tables(run_page, service, run, tmp_path):
-    artifact(run_page, service, run, "exposures")
-    run_page.get_by_text("4 Items").wait_for()
+def test_exposures_and_backgrounds_are_in_tables_and_the_bar_at_its_end(run_page, service, run, tmp_path):
+    artifact(run_page, "exposures")
+    run_page.locator("tbody tr").nth(3).wait_for()
     assert run_page.locator("td", has_text="refused").count() == 1
     assert run_page.locator("td", has_text="the file is truncated").count() == 1
     picture(run_page, "exposures", tmp_path)
     run_page.go_back()
-    artifact(run_page, service, run, "backgrounds")
-    run_page.get_by_text("3 Items").wait_for()  # two exposures in N662, one in r
-    picture(run_page, "backgrounds", tmp_path)
-
-
-def test_the_bar_is_at_its_end(service, run):
-    shown = service.client.read_artifacts(
-        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])),
-    )
-    [bar] = [artifact for artifact in shown if artifact.type == "progress"]
+    artifact(run_page, "backgrounds")
+    run_page.locator("tbody tr").nth(2).wait_for()  # two exposures in N662, one in r
+    assert run_page.locator("tbody tr").count() == 3
+    wanted = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+    [bar] = [artifact for artifact in service.client.read_artifacts(artifact_filter=wanted) if artifact.type == "progress"]
     assert (bar.key, bar.data) == ("lmc-c42-progress", 100.0)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"), [("http://elsewhere.example", None), ("http://127.0.0.1:{}", "http://127.0.0.1:{}")]
+)
+def test_no_page_of_another_place_may_speak_to_the_server(service, origin, allowed):
+    headers = {"Origin": origin.format(service.port), "Access-Control-Request-Method": "POST"}
+    answer = httpx.options(f"{service.url}/flows/count", headers=headers)
+    assert answer.headers.get("Access-Control-Allow-Origin") == (allowed and allowed.format(service.port))
 
 
 @pytest.mark.long
@@ -312,10 +286,9 @@ def test_a_tile_that_cannot_be_made_is_red_while_the_rest_goes_on(page, service,
     wait_for(lambda: "coadd" in ended(), 20)  # the server records the states of tasks a second later
     assert ended()[f"coadd {TILE}_b.r"] == ended()["coadd"] == "FAILED"
     assert ended()[f"coadd {TILE}_b.N662"] == "COMPLETED"
-    page.goto(f"{service.ui}/runs/flow-run/{failed}")
-    page.locator(".state-badge", has_text="Failed").first.wait_for()
-    page.locator("li#artifacts").click()
-    page.get_by_text("lmc-c42-report", exact=True).last.click()
+    page.goto(f"{service.ui}/v2/runs/flow-run/{failed}")
+    page.get_by_text("Failed", exact=True).first.wait_for()
+    artifact(page, "report")
     page.get_by_role("heading", name="What is wrong").wait_for()
     page.get_by_text(f"coadd {TILE}_b.r failed:").first.wait_for()
     picture(page, "failed", tmp_path)

@@ -71,16 +71,16 @@ def run(service, tmp_path_factory) -> dict:
     wait_for(lambda: service.paths.log.exists() and "match " in service.paths.log.read_text(), 600)
     with chromium() as page:
         for name, address, there in (
-            ("runs", "/runs", "text=LMC_c42"),
-            ("run", f"/runs/flow-run/{run}", "canvas"),
-            ("task runs", None, "text=/\\d+ completed/i"),
-            ("artifacts", None, "text=lmc-c42-backgrounds"),
+            ("runs", "/v2/runs", "text=LMC_c42"),
+            ("run", f"/v2/runs/flow-run/{run}", "canvas"),
+            ("Task Runs", None, "text=/\\d+ completed/i"),
+            ("Artifacts", None, "text=lmc-c42-backgrounds"),
         ):
             began = time.monotonic()
             if address:
                 page.goto(f"{service.ui}{address}")
             else:
-                page.locator(f"li#{name.replace(' ', '-')}").click()
+                page.get_by_role("tab", name=name).click()
             page.locator(there).last.wait_for()
             measured["seconds"][f"page {name}"] = time.monotonic() - began
             picture(page, f"large_{name}".replace(" ", "_"), tmp_path_factory.mktemp("pictures"))
