@@ -33,7 +33,8 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 # isort: split
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING
 
-from flows import local_server, messages, server
+from flows import messages, server
+from flows.local_server import DATABASE, HOST, LocalServer
 from kred_core.config import ServiceConfig
 from kred_core.errors import ConfigError, InputError, KredError, ToolError
 from kred_core.products import FieldPaths, service_memory
@@ -101,23 +102,23 @@ def _serve_until_the_server_ends(
     service: ServiceConfig, root: Path, arguments: list[str], ours: Mapping[str, str], worker: _Worker
 ) -> None:
     logs = service_memory(root)
-    listening = local_server.listen(service.port)
-    with open(logs / "server.log", "w+b") as output, local_server.started(listening, ours | _proxies(), output) as process:
+    with open(logs / "server.log", "w+b") as output, LocalServer(service.port, ours | _proxies(), output) as server:
         try:
             if not worker.started:
                 log.info("registering the flows")
                 _register(arguments, ours)
-                log.info("Prefect: http://%s:%d   data: %s", local_server.HOST, service.port, root)
-                page = f"{PLACE}DECam_SWARP/index.html"
-                log.info("pages of the fields, once there are some: http://%s:%d%s", local_server.HOST, service.port, page)
-                log.info("a look for new fields now and every %d minutes; logs in %s; Ctrl-C stops everything", service.every, logs)
-            while process.poll() is None:
+                here = f"http://{HOST}:{service.port}"
+                log.info("Prefect: %s   data: %s", here, root)
+                log.info("pages of the fields, once there are some: %s%sDECam_SWARP/index.html", here, PLACE)
+                every = "every minute" if service.every == 1 else f"every {service.every} minutes"
+                log.info("a look for new fields now and %s; logs in %s; Ctrl-C stops everything", every, logs)
+            while server.process.poll() is None:
                 worker.keep()
                 time.sleep(PAUSE)
         except BaseException:
             worker.stop()  # while there is a server that can be told how its runs ended
             raise
-        log.warning("the server has ended (status %d), see %s; starting another", process.returncode, logs / "server.log")
+        log.warning("the server has ended (status %d), see %s; starting another", server.process.returncode, logs / "server.log")
 
 
 def _require(root: Path) -> None:
@@ -139,18 +140,18 @@ def _environment(root: Path, port: int) -> dict[str, str]:
     digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     database = PREFECT_HOME.value() / f"kred-{root.name}-{digest}.db"  # on this machine: SQLite and network disks do not agree
     defaults = {"PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(service_memory(root) / "results")}
-    if not set(local_server.DATABASE) & set(os.environ):
+    if not set(DATABASE) & set(os.environ):
         defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         log.info("history of the runs: %s", database)
     if password := _password():
         defaults["PREFECT_API_AUTH_STRING"] = password
-    ours = server.address(f"http://{local_server.HOST}:{port}/api") | {SERVED_ROOT: str(root), "PYTHONUNBUFFERED": "1"}
+    ours = server.address(f"http://{HOST}:{port}/api") | {SERVED_ROOT: str(root), "PYTHONUNBUFFERED": "1"}
     return given | defaults | os.environ | ours
 
 
 def _proxies() -> dict[str, str]:
     """Of the server alone: notices that it sends, as to a chat, may have to go through the proxies that a person has set."""
-    excepted = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), local_server.HOST]))
+    excepted = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
     return {"NO_PROXY": excepted, "no_proxy": excepted}
 
 

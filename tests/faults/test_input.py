@@ -123,7 +123,7 @@ class TestNobodyWritesToIt:
     def test_by_worker_processes(self, simulated, tmp_path):
         root = copy_of(simulated, tmp_path)
         with watching(root) as watch:
-            assert reduce(config(root, run={"runner": "processes", "workers": 2})) == 0
+            assert reduce(config(root, run={"runner": "dask", "workers": 2})) == 0
             assert watch.seen() == []
         tried("input watched during a run")
 

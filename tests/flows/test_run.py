@@ -1,8 +1,9 @@
-"""Runs wait for each other where they must, and say for whom; what runs beside the stages waits for none of them."""
+"""Runs wait for each other where they must, and say for whom; what runs beside the stages waits for none; on how many threads."""
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import opaque
 
-from flows.run import ConfiguredTaskRunner, PrefectTasks
+from flows.run import ConfiguredTaskRunner, PrefectTasks, cores, started
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import KredError
 from kred_core.products import FieldPaths
@@ -23,6 +25,7 @@ from kred_core.stages.outcome import Outcome
 from kred_core.stages.run import Run
 from kred_core.stages.stage import table
 from kred_core.stages.work import Manifest, Step, Work
+from tasks.steps import step_task
 
 
 def run(root: Path, field: str = "LMC_c42", **options) -> Run:
@@ -176,3 +179,30 @@ def test_what_no_stage_follows_is_done_all_the_same(root):
     outcome = a_stage_that_none_follows(FieldConfig(field="LMC_c42", root=root)).unwrap()
     assert (root / "drawn").exists()
     assert [stage.done for stage in outcome.stages] == [0, 1]
+
+
+def test_threads_are_the_default_and_as_many_as_cores():
+    with started(FieldConfig(field="LMC_c42")) as runner:
+        assert runner == ThreadPoolTaskRunner(max_workers=cores())
+    assert 1 <= cores() <= os.cpu_count()
+
+
+def _look_around(config: FieldConfig, unit: str) -> Manifest:
+    time.sleep(0.05)
+    return Manifest.of(process=os.getpid(), thread=threading.get_ident())
+
+
+look_around = Step("look around", 1, lambda config, unit: Work(unit), _look_around)
+
+
+@flow(task_runner=ConfiguredTaskRunner())
+def look(config: FieldConfig, units: int) -> list[Manifest]:
+    names = [f"exposure {i}" for i in range(units)]
+    task = step_task(look_around)
+    return [f.result() for f in [task.submit(unit=name, config=config, arguments={"unit": name}) for name in names]]
+
+
+def test_threads_never_exceed_the_number_asked_for(tmp_path, prefect_server):
+    manifests = look(FieldConfig(field="LMC_c42", root=tmp_path, run=RunConfig(workers=2)), 12)
+    assert {m.values["process"] for m in manifests} == {os.getpid()}
+    assert len({m.values["thread"] for m in manifests}) == 2

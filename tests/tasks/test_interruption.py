@@ -1,15 +1,13 @@
-"""What is being worked on can be stopped, in threads and in worker processes, and cleans up on its way out."""
+"""What is being worked on can be stopped, in threads, and cleans up on its way out."""
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,27 +18,6 @@ from tasks.interruption import Interrupted, interrupted, interruptible
 PROJECT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.flaky  # signals, and threads that others interrupt
-
-# Two processes of a pool write files without end; a third and a fourth would follow.
-POOL = """
-import sys, time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-from pathlib import Path
-from kred_core.products import atomic
-from tasks.interruption import interruptible, interruptible_process
-
-def write(path):
-    with interruptible(), atomic(path) as temporary:
-        temporary.touch()
-        time.sleep(600)
-
-if __name__ == "__main__":
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn"), initializer=interruptible_process) as pool:
-        futures = [pool.submit(write, Path(sys.argv[1], f"{n}.fits")) for n in range(4)]
-        for future in futures:
-            print(type(future.exception()).__name__, flush=True)
-"""
 
 
 def write_for_ever(path: Path, started: threading.Event) -> None:
@@ -124,33 +101,6 @@ def test_other_threads_are_left_alone():
         assert thread.is_alive()
     done.set()
     thread.join()
-
-
-def test_worker_processes_end_at_once_and_leave_nothing_half_written(tmp_path):
-    script = tmp_path / "pool.py"
-    script.write_text(POOL)
-    products = tmp_path / "products"
-    products.mkdir()
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    command = [sys.executable, script, products]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
-        try:
-            wait_for(lambda: len(list(products.iterdir())) == 2)
-            for worker in workers(run.pid):
-                with suppress(ProcessLookupError):  # the first that ends makes the pool end the other
-                    os.kill(worker, signal.SIGTERM)
-            said, _ = run.communicate(timeout=60)
-        finally:
-            run.kill()
-    assert said.split() == ["BrokenProcessPool"] * 4
-    assert list(products.iterdir()) == []
-
-
-def workers(run: int) -> list[int]:
-    columns = ["-o", "ppid=", "-o", "pid=", "-o", "args="]
-    listed = subprocess.run(["ps", "-A", "-ww", *columns], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(maxsplit=2) for line in listed.splitlines()]
-    return [int(pid) for parent, pid, arguments in rows if int(parent) == run and "spawn_main" in arguments]
 
 
 def test_a_process_that_does_not_end_by_itself_is_ended(tmp_path):

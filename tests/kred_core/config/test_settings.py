@@ -138,17 +138,23 @@ def test_an_empty_tile_is_not_taken_for_all_tiles():
 
 
 def test_what_people_type_daily_needs_no_name_of_a_section():
-    run = field_config(["X", "--from", "prepare", "--until", "coadd", "--workers", "3", "--runner", "processes"]).run
+    run = field_config(["X", "--from", "prepare", "--until", "coadd", "--workers", "3", "--runner", "dask"]).run
     assert (run.first, run.last, run.workers, run.runner, run.redo, run.dry_run) == (
         "prepare",
         "coadd",
         3,
-        "processes",
+        "dask",
         False,
         False,
     )
     run = field_config(["X", "--only", "tiles,check", "--redo", "--dry-run"]).run
     assert (run.only, run.redo, run.dry_run, run.stages) == (["tiles", "check"], True, True, ("check", "tiles"))
+
+
+def test_who_asks_for_processes_is_told_of_dask(tmp_path):
+    (tmp_path / "kred.toml").write_text('[run]\nrunner = "processes"\n')
+    with pytest.raises(ConfigError, match=r"option run\.runner.*: the runner processes is now dask"):
+        field_config(["X", "--root", str(tmp_path)])
 
 
 def test_a_wrong_value_of_a_shortcut_is_named_as_it_is_typed():
