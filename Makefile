@@ -91,7 +91,7 @@ mutants: $(VENV)/.installed-test
 
 # What is compiled cannot be followed: tests that few pixels are enough for run once more without the compiler. They are chosen
 # by name, as of -k of pytest; those at the end need the compiler, or much time without it.
-KERNELS = kernels or test_rice or test_compress or test_gzipped or test_combine or test_resample or \
+KERNELS = kernels or test_rice or test_compress or test_pixels or test_combine or test_resample or \
 	(test_statistics and (written_down or sums_are)) or (test_simulate and quantised) or (test_binned and (no_good_pixel or are_nan)) or \
 	(test_solve_parts and (products or inverted or levels_are or parts_of_the_inverse or conjugate or errors_are_those_that)) or \
 	(test_quicklook and (planes or few_pixels or no_size)) or \

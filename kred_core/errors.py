@@ -1,13 +1,12 @@
 """Exceptions of kred: every failure that a person can do something about.
 
-All derive from `KredError`, whose text is one clear message: what was expected,
-what was found, in which file and detector, and what to do. The command line
-prints that text alone; any other exception is a defect of kred.
+All derive from `KredError`, whose text is one clear message: what was expected, what was found, in which file and detector, and
+what to do. The command line prints that text alone; any other exception is a defect of kred.
 """
 
 import errno
 
-__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError", "explain", "of_the_moment", "printable"]
+__all__ = ["ConfigError", "ExposureError", "InputError", "KredError", "ToolError", "explain", "is_transient", "printable"]
 
 
 def printable(text: str) -> str:
@@ -55,35 +54,33 @@ _ADVICE = {
 
 # What is in the place of a file, and not whether it can be read; of a file that comes there one can tell that it is another.
 _LASTING = frozenset({errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENXIO})
+_SHORT = frozenset(
+    getattr(errno, name)
+    for name in "EIO EAGAIN EINTR EBUSY ESTALE ETIMEDOUT ECONNRESET ECONNABORTED ENETRESET ENFILE EMFILE EREMOTEIO".split()
+    if hasattr(errno, name)
+)
 
 
-def of_the_moment(error: BaseException | None) -> bool:
-    """Whether a file could not be read for a reason outside of it, such as permissions or a file server: later it may be readable.
+def is_transient(error: BaseException | None, soon: bool = False) -> bool:
+    """Tell whether a file could not be read for a reason outside of it, so that later it may be readable.
 
     Parameters
     ----------
     error : BaseException
         What was raised; `OSError` or with one as its cause.
+    soon : bool
+        Count only what may pass by itself within seconds, as a hiccup of a file server does, and not permissions or a full disk.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno is not None:  # decoders raise it without a number for damaged data
-            return error.errno not in _LASTING
+            return error.errno in _SHORT if soon else error.errno not in _LASTING
         error = error.__cause__
     return False
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong, in words for a person.
-
-    Parameters
-    ----------
-    error : BaseException
-
-    Returns
-    -------
-    str
-        The message of a `KredError`; for errors of the file system, which file and what to do; what to do where memory
-        is lacking; for anything else, which is a defect of kred, its type and text.
+    """Return what went wrong, in words for a person: the message of a `KredError`; for errors of the file system, which file and
+    what to do; for anything else, which is a defect of kred, its type and text.
     """
     if isinstance(error, KredError):
         return str(error)

@@ -1,6 +1,4 @@
-"""How much memory a run may have, and how much it needs: seen to before it begins, because nobody can say anything once the
-system has killed it.
-"""
+"""How much memory a run may have, and needs: seen to before it begins, because nobody can say anything once it has been killed."""
 
 from __future__ import annotations
 
@@ -24,22 +22,12 @@ LEAST = 0.25  # GB: the least of `coadd.memory`; all other tasks need less
 
 
 def needed(workers: int, processes: bool, memory: float) -> float:
-    """Bytes that a run may need at once, at most.
-
-    Parameters
-    ----------
-    workers : int
-        Tasks at once.
-    processes : bool
-        Whether each has a process of its own.
-    memory : float
-        ``coadd.memory`` in GB.
-    """
+    """Return the bytes that a run may need at most: so many tasks at once, in processes or not, ``coadd.memory`` in GB."""
     return RUN + workers * (memory * 1e9 + TASK + (PROCESS if processes else 0.0))
 
 
 def limit() -> tuple[float, str]:
-    """Bytes that a process and those that it starts may have at most, and what limits them, in words."""
+    """Return the bytes that a process and those that it starts may have at most, and what limits them, in words."""
     return min(_limits())
 
 
@@ -72,18 +60,9 @@ def _control_group_files() -> Iterator[Path]:
 
 
 def fitted(config: FieldConfig, workers: int) -> FieldConfig:
-    """The same configuration with a ``coadd.memory`` that lets all workers fit into the memory that there is.
+    """Return the configuration with a ``coadd.memory`` that lets all tasks at once fit into the memory that there is.
 
-    Parameters
-    ----------
-    config : `~kred_core.config.FieldConfig`
-    workers : int
-        Tasks at once.
-
-    Raises
-    ------
-    InputError
-        Not even the least fits.
+    Where not even the least fits, that is an InputError.
     """
     processes = config.run.runner == "dask"
     if processes and (config.run.dask_address or config.run.dask_cluster):

@@ -19,8 +19,8 @@ from prefect.client.schemas import TaskRun
 from prefect.states import Completed, State
 
 from kred_core.config import FieldConfig
-from kred_core.errors import KredError
-from kred_core.stages.work import REFUSED, Manifest, Step, transient_cause
+from kred_core.errors import KredError, is_transient
+from kred_core.stages.work import REFUSED, Manifest, Step
 
 from .interruption import interruptible
 
@@ -34,10 +34,10 @@ RETRY_DELAYS = [2.0, 20.0]  # s: a hiccup, then a file server that restarts
 def _retry(task: Task, run: TaskRun, state: State) -> bool:
     """Whether a task failed for a reason that may be gone at the next try."""
     error = state.result(raise_on_failure=False)
-    cause = transient_cause(error) if isinstance(error, BaseException) else None
-    if cause is not None:
-        log.warning("%s: %s; trying again", run.name, cause)  # Prefect asks only while tries are left
-    return cause is not None
+    passes = isinstance(error, BaseException) and is_transient(error, soon=True)
+    if passes:
+        log.warning("%s: %s; trying again", run.name, error.__cause__ or error)  # Prefect asks only while tries are left
+    return passes
 
 
 def _task(function: Callable[..., Any], **options: Any) -> Task:

@@ -1,9 +1,8 @@
 """Judge exposures: which can be used, which not, and why, in words.
 
-`judge` looks at one file without decoding it: its structure and lengths, its
-checksums, the keywords that the later stages need; at every detector (`detectors`).
-`duplicates` looks at all exposures of a field together. Pixels are judged where
-they are decoded, in `summary`.
+`judge` looks at one file without decoding it: its structure and lengths, its checksums, the keywords that the later stages need; at
+every detector (`detectors`). `duplicates` looks at all exposures of a field together. Pixels are judged where they are decoded, in
+`summary`.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import numpy as np
 from astropy import units as u
 
 from ..config import CheckConfig
-from ..errors import ExposureError, of_the_moment
+from ..errors import ExposureError, is_transient
 from ..fits import checksum
 from ..fits.hdu import number, text
-from ..products import FieldPaths, identity, inventory
-from ..products.roles import Keys
+from ..products import FieldPaths, identity
+from ..products.roles import Keys, mask_of
 from ..products.usertable import UserTable
 from .detectors import DetectorPlace, judge_detectors
 from .exposure import Detector, Exposure, start_mjd
@@ -35,55 +34,29 @@ LARGEST_SEEING = 60.0  # arcsec; nobody calls that seeing
 
 @dataclass(frozen=True)
 class ExposureReport:
-    """What check found out about one exposure.
-
-    Attributes
-    ----------
-    root, file : str
-    filter : str
-        Short name of the filter.
-    exptime, magzero, seeing, mjd : float
-        Exposure time in s, zero point in mag, FWHM in arcsec, start in days; NaN: unknown.
-    target, obsid, expnum, version : str
-        OBJECT, OBSID (or what stands in for it), EXPNUM, PLVER.
-    detectors : tuple of DetectorPlace
-        The detectors that can be used.
-    n_detectors : int
-        Detectors in the file, usable or not.
-    refused : tuple of str
-        Why the exposure cannot be used; empty if it can.
-    remarks : tuple of str
-        What a user should know; among them the detectors that cannot be used.
-    lost : tuple of (str, str)
-        The detectors that cannot be used and the reason of each: by EXTNAME, or by EXTNAME and number of the extension where
-        the name alone would not tell.
-    taken : tuple of str
-        The detectors that are taken from another processing of the exposure.
-    sums : tuple of (str, str)
-        By EXTNAME of the usable detectors whose data can be told by it: what they sum up to as they are stored, and their bytes.
-    read : tuple of (str, int, int)
-        The files that were judged as they were: exposure and mask, each by name, size in bytes, time of modification in ns.
-    """
+    """What check found out about one exposure."""
 
     root: str
     file: str
-    filter: str = ""
-    exptime: float = math.nan
-    magzero: float = math.nan
-    seeing: float = math.nan
-    mjd: float = math.nan
-    target: str = ""
-    obsid: str = ""
+    filter: str = ""  # short name
+    exptime: float = math.nan  # s; NaN here and below: unknown
+    magzero: float = math.nan  # mag
+    seeing: float = math.nan  # FWHM in arcsec
+    mjd: float = math.nan  # start in days
+    target: str = ""  # OBJECT
+    obsid: str = ""  # or what stands in for it
     expnum: str = ""
-    version: str = ""
-    detectors: tuple[DetectorPlace, ...] = ()
-    n_detectors: int = 0
-    refused: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    version: str = ""  # PLVER
+    detectors: tuple[DetectorPlace, ...] = ()  # those that can be used
+    n_detectors: int = 0  # in the file, usable or not
+    refused: tuple[str, ...] = ()  # why the exposure cannot be used; empty if it can
+    remarks: tuple[str, ...] = ()  # what a user should know; among them the detectors that cannot be used
+    # The detectors that cannot be used, by EXTNAME, with the number of the extension where that would not tell, and the reason.
     lost: tuple[tuple[str, str], ...] = ()
-    taken: tuple[str, ...] = ()
+    taken: tuple[str, ...] = ()  # the detectors that are taken from another processing of the exposure
+    # By EXTNAME of the usable detectors whose data can be told by it: what they sum up to as they are stored, and their bytes.
     sums: tuple[tuple[str, str], ...] = ()
-    read: tuple[tuple[str, int, int], ...] = ()
+    read: tuple[tuple[str, int, int], ...] = ()  # exposure and mask as they were judged: name, size in bytes, mtime in ns
 
     @property
     def verdict(self) -> str:
@@ -91,15 +64,15 @@ class ExposureReport:
         return "refused" if self.refused else "usable" if self.remarks else "good"
 
     def refuse(self, reason: str) -> ExposureReport:
-        """The same report with one more reason not to use the exposure."""
+        """Return the same report with one more reason not to use the exposure."""
         return replace(self, refused=(*self.refused, reason))
 
     def remark(self, remark: str) -> ExposureReport:
-        """The same report with one more remark."""
+        """Return the same report with one more remark."""
         return replace(self, remarks=(*self.remarks, remark))
 
     def lose(self, name: str, reason: str) -> ExposureReport:
-        """The same report with one detector that cannot be used."""
+        """Return the same report with one detector that cannot be used."""
         left = tuple(d for d in self.detectors if d.extname != name)
         return replace(self.remark(f"detector {name} refused: {reason}"), detectors=left, lost=(*self.lost, (name, reason)))
 
@@ -126,14 +99,9 @@ class ExposureReport:
 
 
 def zero_points(table: str) -> dict[str, float]:
-    """A user's zero points: MAGZERO by Root, from a table with these two columns; NaN where the cell is empty.
+    """Return a user's zero points, MAGZERO by Root, from a table with these two columns; NaN where the cell is empty.
 
-    File names are as good as Roots.
-
-    Raises
-    ------
-    InputError
-        The table cannot be read, lacks a column, holds a value that is no magnitude, or an exposure twice.
+    File names are as good as Roots. What is wrong in the table is an InputError.
     """
     if not table:
         return {}
@@ -157,20 +125,7 @@ def files_of(path: Path) -> tuple[tuple[str, int, int], ...]:
 
 
 def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> ExposureReport:
-    """Judge one exposure by its headers, lengths and checksums.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The MEF.
-    config : `~kred_core.config.CheckConfig`
-    points : mapping
-        Zero points that a user gave, by Root.
-
-    Returns
-    -------
-    ExposureReport
-        Of a bad file it says what is wrong.
+    """Judge one exposure by its headers, lengths and checksums; a user may give zero points by Root.
 
     Raises
     ------
@@ -184,7 +139,7 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     try:
         exposure = Exposure.open(path)
     except ExposureError as e:
-        if of_the_moment(e):
+        if is_transient(e):
             raise
         return ExposureReport(root, path.name, refused=(str(e),), read=read)
     primary = exposure.primary
@@ -217,7 +172,7 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     if math.isnan(seeing):
         remarks.append("SEEING and FWHM are missing or absurd: the seeing is unknown")
     remarks += _corner_remarks(usable, places)
-    mask, remark = inventory.mask_of(path)
+    mask, remark = mask_of(path)
     if remark:
         remarks.append(remark)
     bare = [d.extname for d in usable if d.mask is None] if mask else []
@@ -302,16 +257,11 @@ def _corner_remarks(detectors: list[Detector], places: list[DetectorPlace]) -> l
             away = 3600 * np.hypot(((ra - true_ra + 180) % 360 - 180) * np.cos(np.radians(true_dec)), dec - true_dec)
         if away.max() > FAR_CORNER_ARCSEC:
             wrong.append(d.extname)
-    remarks = []
-    if missing:
-        remarks.append("no corner keywords" + _unless_all(missing, detectors))
-    if wrong:
-        remarks.append("wrong corner keywords" + _unless_all(wrong, detectors))
-    return remarks
-
-
-def _unless_all(names: list[str], detectors: list[Detector]) -> str:
-    return f" ({listed(names)})" if len(names) < len(detectors) else ""
+    return [
+        f"{how} corner keywords" + (f" ({listed(names)})" if len(names) < len(detectors) else "")
+        for how, names in (("no", missing), ("wrong", wrong))
+        if names
+    ]
 
 
 def listed(names: list[str], what: str = "detectors") -> str:

@@ -23,20 +23,13 @@ SAME_SKY = 0.05  # deg; astrometric solutions differ by less, dithers by more
 
 
 def compare(reports: Iterable[ExposureReport]) -> list[ExposureReport]:
-    """Find exposures that are there twice, by name, by observation and detector, and by their data.
-
-    Parameters
-    ----------
-    reports : iterable of ExposureReport
-        All exposures of a field, in any order.
+    """Find exposures of a field that are there twice, by name, by observation and detector, and by their data.
 
     Returns
     -------
     list of ExposureReport
-        Sorted by Root and file. Of two processings of one exposure, the
-        usable one by the newer pipeline, then the one with more detectors
-        stays; detectors that it has are taken from the other, which is
-        refused when none is left.
+        Sorted by Root and file. Of two processings of one exposure, the usable one by the newer pipeline, then the one with more
+        detectors stays; detectors that it has are taken from the other, which is refused when none is left.
     """
     ordered = sorted(reports, key=lambda r: (_preference(r), r.file))
     exposures = _exposures(ordered)

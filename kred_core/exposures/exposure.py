@@ -41,23 +41,13 @@ def start_mjd(primary: fits.Header) -> float | None:
 class MaskFormat:
     """Whether the masks of one file are bits or codes (`kred_core.exposures.masks`).
 
-    Parameters
-    ----------
-    primaries : sequence of `~astropy.io.fits.Header`
-        Where to look for the version of the pipeline (PLVER), in this order: the mask's own header, then that of the image.
-    mask_hdus : sequence of Hdu
-        All masks of the file, whose values decide where no header has a version.
-
-    Attributes
-    ----------
-    known : bool
-        Whether a header has a version.
+    The version of the pipeline (PLVER) tells: that of the mask's own header, then that of the image.
     """
 
     def __init__(self, primaries: Sequence[fits.Header], mask_hdus: Sequence[Hdu]) -> None:
         answers = (masks.has_codes(text(header, "PLVER")) for header in primaries)
         self._has_codes = next((answer for answer in answers if answer is not None), None)
-        self.known = self._has_codes is not None
+        self.known = self._has_codes is not None  # by a header
         self._undecided = () if self.known else tuple(mask_hdus)
 
     @cached_property
@@ -142,21 +132,12 @@ class Detector:
 
 @dataclass(frozen=True)
 class Exposure:
-    """One MEF, nothing decoded yet.
-
-    Attributes
-    ----------
-    path : `~pathlib.Path`
-    detectors : tuple of Detector
-        Every extension that is an image, even one without data: nothing that may be a detector is left out without a word.
-    hdus, masks : tuple of Hdu
-        All HDUs of the MEF, and of its ood mask where there is one.
-    """
+    """One MEF, nothing decoded yet."""
 
     path: Path
-    detectors: tuple[Detector, ...]
+    detectors: tuple[Detector, ...]  # each image, even one without data: nothing that may be a detector is silently left out
     hdus: tuple[Hdu, ...] = field(repr=False)
-    masks: tuple[Hdu, ...] = field(default=(), repr=False)
+    masks: tuple[Hdu, ...] = field(default=(), repr=False)  # the HDUs of its ood mask
 
     @property
     def primary(self) -> fits.Header:

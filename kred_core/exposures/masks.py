@@ -19,16 +19,7 @@ from ..survey import amplifiers
 
 __all__ = ["CODES", "LARGEST_CODE", "PixelRule", "codes_of", "counts", "flagged", "has_codes"]
 
-CODES = {
-    1: "bad",
-    2: "no value",
-    3: "saturated",
-    4: "bleed",
-    5: "cosmic ray",
-    6: "low weight",
-    7: "difference",
-    8: "streak",
-}
+CODES = {1: "bad", 2: "no value", 3: "saturated", 4: "bleed", 5: "cosmic ray", 6: "low weight", 7: "difference", 8: "streak"}
 LARGEST_CODE = max(CODES)
 FIRST_WITH_CODES = (3, 5, 0)
 NOT_SKY = (3, 4)  # saturated cores and bleed trails are the image of a star, which is no sky
@@ -40,18 +31,10 @@ OTHER_BITS = 6
 
 @dataclass(frozen=True)
 class PixelRule:
-    """Which pixels of the detectors are not used.
+    """Which pixels of the detectors are not used."""
 
-    Attributes
-    ----------
-    codes : tuple of int
-        Codes of the mask whose pixels are left out of mosaics; empty: masks are not used at all.
-    amplifiers : mapping
-        Amplifier, A or B, that is left out of a detector, by EXTNAME in capitals.
-    """
-
-    codes: tuple[int, ...] = (1, 2, 5)
-    amplifiers: Mapping[str, str] = field(default_factory=dict)
+    codes: tuple[int, ...] = (1, 2, 5)  # of the mask, left out of mosaics; none: masks are not used at all
+    amplifiers: Mapping[str, str] = field(default_factory=dict)  # A or B, left out of a detector, by EXTNAME in capitals
 
     @classmethod
     def of(cls, config: FieldConfig) -> PixelRule:
@@ -70,12 +53,9 @@ class PixelRule:
 
 
 def has_codes(version: str) -> bool | None:
-    """Whether a version of the pipeline writes codes: True from 3.5.0 on, False before, None where the text has no number.
+    """Tell whether a version of the pipeline writes codes: True from 3.5.0 on, False before, None where it has no number.
 
-    Parameters
-    ----------
-    version : str
-        PLVER as it stands in a header, for example V3.3.0, V4.8.2a, V5.5rc1 or DES 2.0.
+    The version is PLVER as it stands in a header, for example V3.3.0, V4.8.2a, V5.5rc1 or DES 2.0.
     """
     found = re.search(r"\d+(?:\.\d+)*", version)
     if not found:
@@ -85,19 +65,9 @@ def has_codes(version: str) -> bool | None:
 
 
 def codes_of(values: np.ndarray, bits: bool) -> np.ndarray:
-    """Translate a mask into codes.
+    """Translate a mask, unsigned integers as they are stored, into codes: uint8, 0 good, else one of `CODES`.
 
-    Parameters
-    ----------
-    values : `~numpy.ndarray`
-        Unsigned integers as they are stored.
-    bits : bool
-        The values are bits. Otherwise they are codes, but for those beyond the largest, which can only be bits.
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        uint8, same shape: 0 good, else one of `CODES`.
+    Values that are not bits are codes, but for those beyond the largest, which can only be bits.
     """
     codes = np.arange(max(int(values.max(initial=0)), LARGEST_CODE) + 1, dtype=np.int64)
     translated = np.where(codes == 0, 0, OTHER_BITS).astype(np.uint8)

@@ -1,17 +1,20 @@
-"""Prepared detectors: raw * scale - back, without rewriting a pixel where that can be helped.
+"""Prepared detectors in counts28: raw * scale - back, without rewriting a pixel where that can be helped.
 
-Quantised tiles hold pixel = q * ZSCALE + ZZERO, so two numbers for each row are
-edited in a copy of the compressed bytes: nothing is lost, nothing is quantised a
-second time. Images for which these two numbers do not tell everything are
-decoded and stored again without loss. Headers are edited card by card as bytes,
-so that the odd cards of real files come out as they went in.
+The factor follows from the zero point; the background is one number for all detectors of an exposure, so that it takes
+out the sky and leaves what differs between detectors to the matching.
+
+Quantised tiles hold pixel = q * ZSCALE + ZZERO, so two numbers for each row are edited in a copy of the compressed bytes: nothing
+is lost, nothing is quantised a second time. Images for which these two numbers do not tell everything are decoded and stored again
+without loss. Headers are edited card by card as bytes, so that the odd cards of real files come out as they went in.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +24,12 @@ from .. import __version__, products
 from ..errors import ExposureError
 from ..fits import checksum, rice, storage
 from ..fits.cards import UNSEALED, card, filled, padded, sealed
-from ..fits.hdu import BLOCK, Hdu, number
+from ..fits.hdu import CARD, Hdu, number, walk
 from ..fits.pixels import read_pixels
 from ..fits.storage import STORAGE, require_sound
 from .exposure import Detector
 
-__all__ = ["rescale_detector"]
+__all__ = ["exposure_background", "factor", "rescale_detector"]
 
 ZERO_POINT = 28.0
 UNIT = "count"  # of the FITS standard's units the one that fits; "counts28" is no unit that other programs can read
@@ -35,21 +38,41 @@ LEVELS = ("SATURAT", "SATURATE", "SATURATA", "SATURATB", "AVSKY", "SKYADU", "SKY
 SPREADS = ("AVSIG", "SKYSIGMA")
 
 
+def factor(magzero: float) -> float:
+    """Return the factor from ADU to counts28, in which a source of 28 mag has 1 count; the zero point is that of 1 ADU."""
+    return 10.0 ** (0.4 * (ZERO_POINT - magzero))
+
+
+def exposure_background(method: str, mode: Sequence[float], median: Sequence[float], scale: float) -> float:
+    """Return the background of one exposure in counts28 per pixel.
+
+    Parameters
+    ----------
+    method : {"mode", "median", "min", "none"}
+        Median over the detectors of their mode or of their median, the smallest mode, or 0.
+    mode, median : sequence of float
+        Half-sample mode and median of each detector, in ADU.
+    scale : float
+        See `factor`.
+    """
+    if method == "none":
+        return 0.0
+    levels = np.asarray(median if method == "median" else mode, dtype=np.float64)
+    level = np.min(levels) if method == "min" else np.median(levels)
+    return float(level * scale)
+
+
 def rescale_detector(
     primary: fits.Header, detector: Detector, destination: Path, scale: float, back: float, plain: bool = False
 ) -> None:
     """Write one detector as raw * scale - back, with headers that say so.
 
-    The file has the exposure's primary header and one extension. The same input
-    gives the same bytes, whenever and wherever it is made.
+    The file has the exposure's primary header and one extension. The same input gives the same bytes.
 
     Parameters
     ----------
-    primary : `~astropy.io.fits.Header`
-        Primary header of the exposure.
-    detector : `~kred_core.exposures.exposure.Detector`
-    destination : `~pathlib.Path`
-        Appears when it is complete.
+    primary, detector, destination
+        Primary header of the exposure, one of its detectors, and the file, which appears when it is complete.
     scale : float
         counts28 per ADU; the keyword XFACTOR.
     back : float
@@ -66,19 +89,15 @@ def rescale_detector(
 
     Notes
     -----
-    Storage, unless `plain`: quantised tiles (RICE_1 and others) are copied with
-    ZSCALE * scale and ZZERO * scale - back. Decoded and stored as GZIP_2 without
-    quantisation are images that are compressed without loss, integer images,
-    images with rows that could not be quantised (ZSCALE = 0), and images of
-    SUBTRACTIVE_DITHER_2 that hold exact zeros, which that form keeps apart from
+    Storage, unless `plain`: quantised tiles (RICE_1 and others) are copied with ZSCALE * scale and ZZERO * scale - back. Decoded
+    and stored as GZIP_2 without quantisation are images that are compressed without loss, integer images, images with rows that
+    could not be quantised (ZSCALE = 0), and images of SUBTRACTIVE_DITHER_2 that hold exact zeros, which that form keeps apart from
     ZSCALE and ZZERO. Uncompressed images stay so, as float32.
 
-    Header: gains (electrons per count) are divided by `scale`; saturation and sky
-    levels become level * scale - back, their spreads spread * scale; read noise
-    is in electrons and stays. GAIN, RDNOISE (mean of the amplifiers) and SATURAT
-    (the lower one) are added where GAINA etc. are there. MAGZERO and MAGZPT are
-    those of counts28, the file's own become MAGZERO0 and MAGZPT0. Records of
-    earlier processing (SKYSUB, PUPILSKY, FRGSCALE, ...) stay as they are, in ADU.
+    Header: gains (electrons per count) are divided by `scale`; saturation and sky levels become level * scale - back, their spreads
+    spread * scale; read noise is in electrons and stays. GAIN, RDNOISE (mean of the amplifiers) and SATURAT (the lower one) are
+    added where GAINA etc. are there. MAGZERO and MAGZPT are those of counts28, the file's own become MAGZERO0 and MAGZPT0. Records
+    of earlier processing (SKYSUB, PUPILSKY, FRGSCALE, ...) stay as they are, in ADU.
     """
     scale, back = float(scale), float(back)
     hdu = detector.hdu
@@ -89,11 +108,8 @@ def rescale_detector(
         )
     try:
         require_sound(hdu)
-        with open(hdu.path, "rb") as f:
-            first = _read_cards(f)
-            f.seek(hdu.header_start)
-            cards = _read_cards(f)
         data = hdu.read()
+        first, cards = _Cards(next(walk(hdu.path)).raw_header), _Cards(hdu.raw_header)
     except OSError as e:
         raise ExposureError(f"{where}: cannot be read: {e.strerror or e}") from e
     except ExposureError as e:
@@ -202,7 +218,8 @@ class _Cards:
     """
 
     def __init__(self, raw: bytes):
-        self.cards = [raw[i : i + 80].decode("latin-1") for i in range(0, len(raw), 80)]
+        cards = (raw[i : i + CARD].decode("latin-1") for i in range(0, len(raw), CARD))
+        self.cards = list(itertools.takewhile(lambda card: card[:8] != "END     ", cards))
 
     def remove(self, is_unwanted) -> None:
         self.cards = [card for card in self.cards if not is_unwanted(card[:8].rstrip())]
@@ -242,17 +259,6 @@ class _Cards:
         return filled("".join(self.cards).encode("latin-1"))
 
 
-def _read_cards(f) -> _Cards:
-    """The header that begins here; that it ends is known, because the file has been scanned."""
-    raw = b""
-    while block := f.read(BLOCK):
-        for i in range(0, len(block), 80):
-            if block[i : i + 8] == b"END     ":
-                return _Cards(raw + block[:i])
-        raw += block
-    raise ExposureError("the file has changed while it was being read")
-
-
 def _calibrate_header(cards: _Cards, header: fits.Header, scale: float, back: float) -> None:
     """Numbers about pixels, in the unit that the pixels now have."""
     changes = {key: lambda v: v / scale for key in GAINS}
@@ -265,12 +271,12 @@ def _calibrate_header(cards: _Cards, header: fits.Header, scale: float, back: fl
         elif value is not None:
             cards.remove(key.__eq__)  # absurd in the input, and more than a header can hold in counts28
     amplifiers = [
-        ("GAIN", "GAIN", lambda v: sum(v) / len(v) / scale, "[electrons/counts28] mean of the amplifiers"),
-        ("RDNOISE", "RDNOISE", lambda v: sum(v) / len(v), "[electrons] mean of the amplifiers"),
-        ("SATURAT", "SATURAT", lambda v: min(v) * scale - back, "[counts28] the lower of the amplifiers"),
+        ("GAIN", lambda v: sum(v) / len(v) / scale, "[electrons/counts28] mean of the amplifiers"),
+        ("RDNOISE", lambda v: sum(v) / len(v), "[electrons] mean of the amplifiers"),
+        ("SATURAT", lambda v: min(v) * scale - back, "[counts28] the lower of the amplifiers"),
     ]
-    for key, of_each, combine, comment in amplifiers:
-        values = [v for v in (number(header, of_each + "A"), number(header, of_each + "B")) if v is not None]
+    for key, combine, comment in amplifiers:
+        values = [v for v in (number(header, key + "A"), number(header, key + "B")) if v is not None]
         if values and key not in header and math.isfinite(combine(values)):
             cards.set(key, combine(values), comment)
 
@@ -292,9 +298,8 @@ def _set_zero_point(cards: _Cards, header: fits.Header, exptime: float | None) -
 def _describe_primary(cards: _Cards, header: fits.Header) -> None:
     """One extension, no pixels of its own, counts28."""
     if header.get("NAXIS", 0) != 0:
-        simple = [("SIMPLE", True), ("BITPIX", 8), ("NAXIS", 0)]
         cards.remove(STORAGE.match)
-        cards.begin(simple)
+        cards.begin([("SIMPLE", True), ("BITPIX", 8), ("NAXIS", 0)])
     if "NEXTEND" in header:
         cards.set("NEXTEND", 1, "Number of extensions")
     if "BUNIT" in header:

@@ -1,8 +1,7 @@
 """One pass over an exposure: every detector is decoded once, measured and averaged onto the survey's grid.
 
-`summarize` measures the detectors of one exposure, makes their binned maps, and finds what only
-pixels can show (all NaN, constant, nothing unmasked). `exposure_rows` and
-`detector_rows` put the results of all exposures of a field into tables for the later stages.
+`summarize` measures the detectors of one exposure, makes their binned maps, and finds what only pixels can show (all NaN, constant,
+nothing unmasked). `exposure_rows` and `detector_rows` put the results of all exposures of a field into tables for the later stages.
 """
 
 from __future__ import annotations
@@ -17,13 +16,15 @@ import numpy as np
 from .. import binned, statistics
 from ..binned import BinnedGrid, BinnedMap
 from ..config import SummarizeConfig
-from ..errors import ExposureError, of_the_moment
+from ..errors import ExposureError, is_transient
 from ..sky import celestial_wcs
 from ..survey import ImageTable
-from . import calibration, masks, siblings
+from . import masks
 from .check import ExposureReport
+from .detectors import judge_levels
 from .exposure import Detector, Exposure
 from .masks import PixelRule
+from .rescale import factor
 
 __all__ = [
     "DetectorSummary",
@@ -44,19 +45,10 @@ FEW_PIXELS = 100  # fewer good pixels say nothing about a sky level
 
 @dataclass(frozen=True)
 class DetectorSummary:
-    """Statistics of one detector.
-
-    Attributes
-    ----------
-    extname : str
-    n_pixels : int
-        Good pixels: finite and unmasked.
-    mean, median, std, mode, histogram_mode, histogram_mode_error, noise : float
-        In ADU; see `kred_core.statistics.statistics`, and for the noise of a pixel `kred_core.statistics.pixel_noise`.
-    """
+    """Statistics of one detector in ADU (`kred_core.statistics.statistics`), and the noise of a pixel (`pixel_noise` there)."""
 
     extname: str
-    n_pixels: int
+    n_pixels: int  # good ones: finite and unmasked
     mean: float
     median: float
     std: float
@@ -76,43 +68,36 @@ class ExposureSummary:
     remarks: tuple[str, ...] = ()
 
     def to_record(self) -> dict:
-        """As plain values, for JSON."""
+        """Return it as plain values, for JSON."""
         return asdict(self)
 
     @classmethod
     def from_record(cls, record: Mapping) -> ExposureSummary:
-        """Back from `to_record`."""
+        """Return what `to_record` has told."""
         detectors = tuple(DetectorSummary(**d) for d in record["detectors"])
         return cls(record["root"], detectors, dict(record["refused"]), tuple(record.get("remarks", ())))
 
 
 def summarize(
-    path: Path,
-    extnames: Iterable[str],
-    config: SummarizeConfig,
-    grid: BinnedGrid,
-    scale: float,
-    rule: PixelRule = DEFAULT_RULE,
+    path: Path, extnames: Iterable[str], config: SummarizeConfig, grid: BinnedGrid, scale: float, rule: PixelRule = DEFAULT_RULE
 ) -> tuple[ExposureSummary, list[BinnedMap]]:
     """Measure detectors of one exposure and average them onto the grid, decoding each once.
 
     Parameters
     ----------
-    path : `~pathlib.Path`
-        The MEF.
+    path, config, grid
+        The MEF, the options, and the survey's grid of cells.
     extnames : iterable of str
         Detectors to measure; see `ExposureReport.detectors`.
-    config : `~kred_core.config.SummarizeConfig`
-    grid : `~kred_core.binned.BinnedGrid`
     scale : float
-        counts28 per ADU; see `kred_core.exposures.calibration.factor`.
-    rule : `~kred_core.exposures.masks.PixelRule`
+        counts28 per ADU; see `kred_core.exposures.rescale.factor`.
+    rule : PixelRule
         Which pixels are not used: of statistics and binned maps, what is no sky either.
 
     Returns
     -------
     summary : ExposureSummary
-        A detector that cannot be decoded, has no usable pixels or does not see what the others see (`kred_core.exposures.siblings`)
+        A detector that cannot be decoded, has no usable pixels or does not see what the others see (`judge_levels`)
         is in ``refused`` with the reason.
     maps : list of `~kred_core.binned.BinnedMap`
         Of the measured detectors. Saturated pixels are left out, too, and those as far below zero. A detector for which none
@@ -134,14 +119,14 @@ def summarize(
             pixels, bad = detector.pixels(), detector.bad_pixels(rule.of_sky)
             measured.append(_measure(detector, pixels, bad, config))
         except ExposureError as e:
-            if of_the_moment(e):
+            if is_transient(e):
                 raise
             refused[detector.extname] = str(e)
             log.warning("%s: detector %s refused: %s", exposure.root, detector.extname, e)
             continue
         maps += _binned_map(detector, pixels, bad, measured[-1].histogram_mode, grid, scale)
     refused |= dict.fromkeys(sorted(wanted), "it is no longer in the file; run check again")
-    odd, remarks = siblings.judge(measured)
+    odd, remarks = judge_levels(measured)
     for name, why in odd.items():
         log.warning("%s: detector %s refused: %s", exposure.root, name, why)
     used = tuple(d for d in measured if d.extname not in odd)
@@ -151,19 +136,7 @@ def summarize(
 def bin_exposure(
     path: Path, measured: ExposureSummary, grid: BinnedGrid, scale: float, rule: PixelRule = DEFAULT_RULE
 ) -> list[BinnedMap]:
-    """The same binned maps as `summarize` makes, of an exposure that is measured already.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        The MEF.
-    measured : ExposureSummary
-    grid, scale, rule
-        See `summarize`.
-
-    Returns
-    -------
-    list of `~kred_core.binned.BinnedMap`
+    """Return the same binned maps as `summarize` makes, of an exposure that is measured already.
 
     Raises
     ------
@@ -199,17 +172,9 @@ def _measure(detector: Detector, pixels: np.ndarray, bad: np.ndarray | None, con
         raise ExposureError(f"only {sky.n} of its {pixels.size} pixels are good (not NaN, not masked){_flags(detector)}")
     if sky.minimum == sky.maximum:
         raise ExposureError(f"all its good pixels have the same value {sky.minimum:g}")
-    return DetectorSummary(
-        extname=detector.extname,
-        n_pixels=sky.n,
-        mean=sky.mean,
-        median=sky.median,
-        std=sky.std,
-        mode=sky.mode,
-        histogram_mode=sky.histogram_mode,
-        histogram_mode_error=sky.histogram_mode_error,
-        noise=statistics.pixel_noise(pixels, bad),
-    )
+    names = ("mean", "median", "std", "mode", "histogram_mode", "histogram_mode_error")
+    noise = statistics.pixel_noise(pixels, bad)
+    return DetectorSummary(detector.extname, sky.n, **{name: getattr(sky, name) for name in names}, noise=noise)
 
 
 def _flags(detector: Detector) -> str:
@@ -239,7 +204,7 @@ def exposure_rows(reports: Iterable[ExposureReport], images: ImageTable, field: 
             "FILTER": r.filter,
             "EXPTIME": r.exptime,
             "MAGZERO": r.magzero,
-            "XFACTOR": calibration.factor(r.magzero),
+            "XFACTOR": factor(r.magzero),
             "SEEING": r.seeing,
             "OBSID": r.obsid,
             "MJD-OBS": r.mjd,

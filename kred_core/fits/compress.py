@@ -1,8 +1,7 @@
 """Tile-compressed images in the storage form of the Community Pipeline, written faster than astropy can.
 
-Images: RICE_1, one row a tile, 32-pixel blocks, floats quantised in given steps
-or, as CCD images are, to a quarter of each row's noise. Masks: GZIP_1 rows. The
-FITS standard 4.0, section 10 and appendix I, defines both. CCD images that cannot be
+Images: RICE_1, one row a tile, 32-pixel blocks, floats quantised in given steps or, as CCD images are, to a quarter of each
+row's noise. Masks: GZIP_1 rows. The FITS standard 4.0, section 10 and appendix I, defines both. CCD images that cannot be
 quantised (no noise, NaN) are left to astropy's compressor.
 """
 
@@ -187,10 +186,6 @@ def _hdu(cards: Cards, shape: tuple[int, int], codec: str, lengths: np.ndarray, 
     return hdu_bytes({**storage, **cards}, table.tobytes() + heap)
 
 
-def _lengths(ends: np.ndarray) -> np.ndarray:
-    return np.diff(ends, prepend=0)
-
-
 def compressed_image(cards: Cards, image: np.ndarray, dither: int) -> tuple[bytes, bytes]:
     """Return a science image, float32, as one compressed HDU, header and data: see `quantised_image`."""
     ny, nx = image.shape
@@ -203,11 +198,11 @@ def compressed_image(cards: Cards, image: np.ndarray, dither: int) -> tuple[byte
         "ZDITHER0": (dither, "dithering offset when quantizing floats"),
     }
     columns = {"ZSCALE": scale, "ZZERO": zero}
-    return _hdu({**cards, **quantisation}, image.shape, "RICE_1", _lengths(ends), heap[: ends[-1]].tobytes(), columns)
+    return _hdu({**cards, **quantisation}, image.shape, "RICE_1", np.diff(ends, prepend=0), heap[: ends[-1]].tobytes(), columns)
 
 
 def quantised_image(cards: Cards, image: np.ndarray, step: float, dither: int = 0) -> tuple[bytes, bytes]:
-    """Return an image of floats, quantised in steps of one size, as one compressed HDU.
+    """Return an image of floats, quantised in steps of one size, as one compressed HDU: header and data, with checksums.
 
     Parameters
     ----------
@@ -219,11 +214,6 @@ def quantised_image(cards: Cards, image: np.ndarray, step: float, dither: int = 
         Size of the steps. It is made larger where the values would be more than 2**29 steps from zero.
     dither : int
         ZDITHER0, 1 to 10000, of SUBTRACTIVE_DITHER_1; 0: no dithering, so that whole numbers of steps are exact.
-
-    Returns
-    -------
-    header, data : bytes
-        The HDU, with checksums.
     """
     ny, nx = image.shape
     finite = image[np.isfinite(image)]
@@ -238,7 +228,7 @@ def quantised_image(cards: Cards, image: np.ndarray, step: float, dither: int = 
     if dither:
         quantisation["ZDITHER0"] = (dither, "dithering offset when quantizing floats")
     columns = {"ZSCALE": step, "ZZERO": 0.0}  # also where all are the same: astropy looks nowhere else
-    return _hdu({**cards, **quantisation}, image.shape, "RICE_1", _lengths(ends), heap[:length].tobytes(), columns)
+    return _hdu({**cards, **quantisation}, image.shape, "RICE_1", np.diff(ends, prepend=0), heap[:length].tobytes(), columns)
 
 
 class CountsHeap:

@@ -1,8 +1,7 @@
 """Find the header-data units of a FITS file without reading their data.
 
-A file is scanned once, block by block; of each header only the cards that tell
-the structure are looked at, the others when somebody asks for them, because a
-MEF has 60 headers of a hundred cards and most stages need a few of them.
+Of each header only the cards that tell the structure are looked at, the others when somebody asks for them, because a MEF has
+60 headers of a hundred cards and most stages need a few of them.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def _value(header: fits.Header, key: str) -> object:
 
 
 def number(header: fits.Header, key: str) -> float | None:
-    """A finite number from a header, or None where it is missing, a text such as 'NaN', or not finite."""
+    """Return a finite number from a header, or None where it is missing, a text such as 'NaN', or not finite."""
     value = _value(header, key)
     if isinstance(value, bool) or value is None:
         return None
@@ -52,10 +51,7 @@ def number(header: fits.Header, key: str) -> float | None:
 
 
 def text(header: fits.Header, key: str) -> str:
-    """A text from a header without surrounding blanks, or '' where it is missing or unreadable.
-
-    Characters that cannot be printed become question marks.
-    """
+    """Return a printable text from a header without surrounding blanks, or '' where it is missing or unreadable."""
     value = _value(header, key)
     return printable(str(value).strip()) if isinstance(value, (str, int, float)) else ""
 
@@ -74,30 +70,15 @@ def _matching(raw: bytes, wanted: re.Pattern[bytes]) -> fits.Header:
 
 @dataclass(frozen=True)
 class Hdu:
-    """One header-data unit as it lies in a file.
-
-    Attributes
-    ----------
-    path : `~pathlib.Path`
-    index : int
-        0 is the primary HDU.
-    structure : `~astropy.io.fits.Header`
-        The few cards of the header that tell what and where the data are.
-    raw_header : bytes
-        The header in whole blocks.
-    header_start, data_start : int
-        Byte offsets in the file.
-    data_length : int
-        Bytes of data, without the padding to full blocks.
-    """
+    """One header-data unit as it lies in a file."""
 
     path: Path
-    index: int
-    structure: fits.Header = field(repr=False)
-    raw_header: bytes = field(repr=False)
-    header_start: int
+    index: int  # 0 is the primary HDU
+    structure: fits.Header = field(repr=False)  # the few cards that tell what and where the data are
+    raw_header: bytes = field(repr=False)  # in whole blocks
+    header_start: int  # byte of the file
     data_start: int
-    data_length: int
+    data_length: int  # bytes, without the padding to whole blocks
 
     @property
     def end(self) -> int:
@@ -105,15 +86,7 @@ class Hdu:
         return self.data_start + -(-self.data_length // BLOCK) * BLOCK
 
     def read(self) -> bytearray:
-        """The data as they are stored.
-
-        Raises
-        ------
-        ExposureError
-            The file is not any more as long as when it was scanned.
-        OSError
-            It cannot be read.
-        """
+        """Return the data as they are stored; an ExposureError says that the file has become shorter, an OSError anything else."""
         data = bytearray(self.data_length)
         with open(self.path, "rb") as f:
             f.seek(self.data_start)
@@ -178,25 +151,17 @@ def _data_length(header: fits.Header, where: str) -> int:
 def scan(path: Path) -> list[Hdu]:
     """Find the HDUs of a FITS file from their headers and lengths; no data are read.
 
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-
-    Returns
-    -------
-    list of `Hdu`
-
     Raises
     ------
     ExposureError
-        Not a FITS file, damaged headers, or data that end before they should
-        (a truncated copy); the message says which extension is the first to suffer.
+        Not a FITS file, damaged headers, or data that end before they should (a truncated copy); the message says which
+        extension is the first to suffer.
     """
     return list(walk(path))
 
 
 def walk(path: Path) -> Iterator[Hdu]:
-    """The HDUs of a FITS file one after the other, as `scan` finds them; who stops early reads no more than that."""
+    """Yield the HDUs of a FITS file one after the other, as `scan` finds them; who stops early reads no more than that."""
     try:
         status = path.stat()
         if stat.S_ISFIFO(status.st_mode):  # to open it would be to wait for whoever writes into it

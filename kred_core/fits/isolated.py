@@ -14,7 +14,7 @@ import types
 import warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import context, parent_process
+from multiprocessing import context, current_process, parent_process
 
 import numpy as np
 from astropy.io import fits
@@ -66,20 +66,26 @@ def decode_isolated(hdu: bytes) -> np.ndarray:
 
 class _Process(context.SpawnProcess):
     def start(self) -> None:
-        """Start without running the user's script once more, which may have no guard against that."""
+        """Start without running the user's script once more, which may have no guard against that, and in workers of Dask, too.
+
+        These are daemons, which multiprocessing lets have no children, because they would not end them; ours end themselves.
+        """
         main, without_file = sys.modules["__main__"], types.ModuleType("__main__")
         without_file.__dict__.update({**vars(main), "__file__": None, "__spec__": None})
-        sys.modules["__main__"] = without_file
+        us = current_process()._config
+        daemon = us.get("daemon")
+        sys.modules["__main__"], us["daemon"] = without_file, False
         try:
             super().start()
         finally:
-            sys.modules["__main__"] = main
+            sys.modules["__main__"], us["daemon"] = main, daemon
 
 
 class _Worker(context.SpawnContext):
     """A pool of one process."""
 
     def __init__(self) -> None:
+        self.process: _Process | None = None
         self.pool = ProcessPoolExecutor(1, self, _prepare)
 
     def Process(self, *args, **options) -> _Process:  # for the pool
@@ -88,9 +94,10 @@ class _Worker(context.SpawnContext):
 
     def end(self) -> int:
         """End the process; return the signal that has ended it."""
-        self.process.kill()
+        if self.process and self.process.is_alive():
+            self.process.kill()
         self.pool.shutdown()
-        return -self.process.exitcode
+        return -(self.process.exitcode or 0) if self.process else 0
 
 
 def _prepare() -> None:

@@ -30,7 +30,7 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
 
     Parameters
     ----------
-    hdu : `Hdu`
+    hdu : Hdu
     dtype : type
         Type of the result; `~numpy.float32` for pixels, an integer type for masks: values beyond its limits become its limits.
 

@@ -1,9 +1,7 @@
 """Decoder of the storage form that Community Pipeline files have: RICE_1, quantised, one row a tile.
 
-It runs without the interpreter lock, so threads scale, and is some six times
-faster than cfitsio with bit-identical results; every other storage form is left
-to astropy. Damaged bytes are expected: a read never leaves the data unit, and a
-row that does not end where it should is an error that names the row.
+It runs without the interpreter lock, so threads scale, and is some six times faster than cfitsio with bit-identical results.
+Damaged bytes are expected: a read never leaves the data unit, and a row that does not end where it should is an error.
 """
 
 from __future__ import annotations
@@ -97,13 +95,7 @@ def can_decode(header: fits.Header) -> bool:
 
 
 def decode(header: fits.Header, raw: bytes) -> np.ndarray:
-    """Decode an image for which `can_decode` is true.
-
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-    raw : bytes-like
-        The data unit: table and heap.
+    """Decode an image for which `can_decode` is true from its data unit: FITS standard 4.0, sections 10.2 and 10.4.1, appendix I.
 
     Returns
     -------
@@ -114,10 +106,6 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
     ------
     ExposureError
         A row is damaged: it lies outside the data unit, or its bits do not make up a row.
-
-    References
-    ----------
-    FITS standard 4.0, sections 10.2 and 10.4.1, appendix I.
     """
     ny, nx = header["ZNAXIS2"], header["ZNAXIS1"]
     columns = table_columns(header)

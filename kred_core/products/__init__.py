@@ -3,9 +3,8 @@
 Nobody else joins paths below the data root, and nobody else writes a file there.
 """
 
-from .names import Clash, find_clash, same_file, table_names
-from .paths import FieldPaths, grouped, service_memory, unfinished_looks
-from .writing import atomic, discard, identity, link, link_all, read_record, scratch, write_record, write_text
+from .paths import Clash, FieldPaths, find_clash, grouped, same_file, service_memory, table_names, unfinished_looks
+from .writing import atomic, discard, identity, link_all, read_record, scratch, write_record, write_text
 
 __all__ = [
     "Clash",
@@ -15,7 +14,6 @@ __all__ = [
     "find_clash",
     "grouped",
     "identity",
-    "link",
     "link_all",
     "read_record",
     "same_file",

@@ -29,30 +29,16 @@ PAUSE = 0.5  # s between two looks at a lock that somebody else holds
 
 
 def open_lock(path: Path) -> BinaryIO:
-    """Open the file that carries a lock, and make it where there is none.
-
-    Raises
-    ------
-    OSError
-        It cannot be opened, or is a link: what a link leads to must not become a lock.
-    """
+    """Open the file that carries a lock, and make it where there is none; a link is an OSError: its target must not be a lock."""
     path.parent.mkdir(parents=True, exist_ok=True)
     return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666))
 
 
 def try_lock(file: BinaryIO) -> bool:
-    """Lock an open file unless somebody else has; closing it ends the lock.
+    """Lock a file that is open for writing unless somebody else has, and return whether it is; closing it ends the lock.
 
-    Parameters
-    ----------
-    file : binary file
-        Open for writing: some network file systems lock no others.
-
-    Returns
-    -------
-    bool
-        Whether the lock is held now. True also where the file system has no locks: products are written whole or
-        not at all, so the worst that can happen without is that two runs of one field do the same work.
+    True also where the file system has no locks: products are written whole or not at all, so the worst that can happen without
+    is that two runs of one field do the same work.
     """
     return _lock(file) is not False
 

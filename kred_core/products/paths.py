@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import difflib
+import inspect
+import itertools
 import os
 import re
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, get_args, get_type_hints
 
 from ..config import BackgroundKind, FieldConfig
 from ..errors import InputError
 from ..words import some
-from . import inventory
+from . import roles
 from .writing import TEMPORARY
 
-__all__ = ["FieldPaths", "grouped", "service_memory", "unfinished_looks"]
+__all__ = ["Clash", "FieldPaths", "find_clash", "grouped", "same_file", "service_memory", "table_names", "unfinished_looks"]
 
+ANY_IMAGE = "image"  # where only the names of tiles are judged
 
 MatchingFigure = Literal["overlaps", "backgrounds", "pairs"]
 
 
+def _place(pattern: str, meaning: str) -> property:
+    """Return a path below the data root that needs no more than the name of the field."""
+    return property(lambda self: self.root / pattern.format(field=self.field), doc=meaning)
+
+
 @dataclass(frozen=True)
 class FieldPaths:
-    """Names of the files of one field.
+    """Names of the files of one field."""
 
-    Parameters
-    ----------
-    root : `~pathlib.Path`
-        Data root: the directory that holds ``DECam_MEF``.
-    field : str
-        Name of the field.
-    """
-
-    root: Path
+    root: Path  # data root: the directory that holds DECam_MEF
     field: str
 
     @classmethod
@@ -43,16 +44,39 @@ class FieldPaths:
         """Where the files of a configuration's field are."""
         return cls(config.root, config.field)
 
+    mef = _place("DECam_MEF/{field}/mef", "The exposures of the field and their masks, as they come from the archive.")
+    quality_table = _place("Summary/{field}_mef_qual.tab", "Verdict on each exposure, with reasons.")
+    input_table = _place("Summary/{field}_input.tab", "What became of each detector of the input.")
+    exposure_table = _place("Summary/{field}_mef.tab", "The exposures that can be used.")
+    detector_table = _place(
+        "Summary/{field}_det.tab", "The detectors that can be used: where they lie on the sky, and statistics of their pixels."
+    )
+    overlap_table = _place("Summary/{field}_overlaps.tab", "Overlapping pairs of detectors and how they differ.")
+    background_table = _place("Summary/{field}_backgrounds.tab", "The background of each detector in each image.")
+    matching_table = _place("Summary/{field}_matching.tab", "Numbers of the matching, one row for each image.")
+    mosaic_table = _place("Summary/{field}_mosaics.tab", "Numbers of the mosaics: level, noise, block jump.")
+    prepared = _place("DECam_PREP/{field}/data", "The prepared detectors of the field.")
+    matched = _place("DECam_PREP/{field}/data_b", "The background-matched detectors of the field.")
+    binned = _place("DECam_BACK/{field}", "The binned maps of the field.")
+    evaluation = _place("DECam_SWARP/{field}/eval", "The figures of the field.")
+    page = _place(
+        "DECam_SWARP/{field}/index.html", "The page of the field: sky, verdicts and numbers, in any browser and without network."
+    )
+    all_fields_page = _place("DECam_SWARP/index.html", "The page that leads to those of all fields.")
+    log = _place("Log/{field}.log", "What was done, when, and by which version.")
+    run_config = _place("DECam_SWARP/{field}/kred.toml", "The resolved configuration of the last run.")
+    memory = _place(".kred/{field}", "kred's own records of this field; whoever deletes it makes everything be done again.")
+    look_memory = _place(".kred/{field}/discover/memory.json", "What those remember who look for new fields.")
+    run_lock = _place(
+        ".kred/_service/{field}.run.lock", "Held by the run that works on this field; who deletes `memory` leaves it."
+    )
+    all_fields_lock = _place(".kred/_service/fields.lock", "Held by who writes the page of all fields.")
+
     # input, never written to
     @staticmethod
     def input(root: Path) -> Path:
         """The directory that holds the directories of all fields."""
         return root / "DECam_MEF"
-
-    @property
-    def mef(self) -> Path:
-        """The exposures of the field and their masks, as they come from the archive."""
-        return self.input(self.root) / self.field / "mef"
 
     def exposures(self) -> list[Path]:
         """InstCal images of the field, sorted by name."""
@@ -72,14 +96,14 @@ class FieldPaths:
         images = self._inventory().images
         return bool(images) and not any(map(self.mask_of, images))
 
-    def _inventory(self) -> inventory.Inventory:
+    def _inventory(self) -> roles.Inventory:
         if not self.mef.is_dir():
             fields = {path.parent.name.lower(): path.parent.name for path in self.input(self.root).glob("*/mef")}
             close = difflib.get_close_matches(self.field.lower(), fields, 1)
             hint = f"did you mean {fields[close[0]]}?" if close else "put or link the field's *.fits.fz files there"
             raise InputError(f"field {self.field}: there is no directory {self.mef}; {hint}")
         try:
-            return inventory.inventory(self.mef)
+            return roles.inventory(self.mef)
         except OSError as e:
             raise InputError(f"field {self.field}: {self.mef} cannot be read: {e.strerror or e}") from e
 
@@ -100,67 +124,19 @@ class FieldPaths:
 
     @staticmethod
     def mask_of(exposure: Path) -> Path | None:
-        """The mask (ood) of an exposure, or None where there is none: see `kred_core.products.inventory`."""
-        return inventory.mask_of(exposure)[0]
+        """The mask (ood) of an exposure, or None where there is none: see `kred_core.products.roles`."""
+        return roles.mask_of(exposure)[0]
 
     def exposure(self, file: str) -> Path:
         """An exposure by its file name."""
         return self.mef / file
 
     # tables
-    def _summary(self, name: str) -> Path:
-        return self.root / "Summary" / f"{self.field}_{name}.tab"
-
-    @property
-    def quality_table(self) -> Path:
-        """Verdict on each exposure, with reasons."""
-        return self._summary("mef_qual")
-
-    @property
-    def input_table(self) -> Path:
-        """What became of each detector of the input."""
-        return self._summary("input")
-
-    @property
-    def exposure_table(self) -> Path:
-        """The exposures that can be used."""
-        return self._summary("mef")
-
-    @property
-    def detector_table(self) -> Path:
-        """The detectors that can be used: where they lie on the sky, and statistics of their pixels."""
-        return self._summary("det")
-
     def tile_table(self, tile: str) -> Path:
         """The detectors that feed a tile, with the image that each goes into."""
-        return self._summary(tile)
-
-    @property
-    def overlap_table(self) -> Path:
-        """Overlapping pairs of detectors and how they differ."""
-        return self._summary("overlaps")
-
-    @property
-    def background_table(self) -> Path:
-        """The background of each detector in each image."""
-        return self._summary("backgrounds")
-
-    @property
-    def matching_table(self) -> Path:
-        """Numbers of the matching, one row for each image."""
-        return self._summary("matching")
-
-    @property
-    def mosaic_table(self) -> Path:
-        """Numbers of the mosaics: level, noise, block jump."""
-        return self._summary("mosaics")
+        return self.root / "Summary" / f"{self.field}_{tile}.tab"
 
     # prepared detectors
-    @property
-    def prepared(self) -> Path:
-        """The prepared detectors of the field."""
-        return self.root / "DECam_PREP" / self.field / "data"
-
     def prepared_detector(self, root: str, extname: str, plain: bool = False) -> Path:
         """Prepared copy of one detector: one extension, as the input is stored or plain."""
         return self.prepared / f"{root}_{extname}.fits{'' if plain else '.fz'}"
@@ -169,22 +145,12 @@ class FieldPaths:
         """Links to the prepared, or matched, detectors that feed a tile."""
         return self.root / "DECam_PREP" / self.field / f"{tile}{background.suffix}"
 
-    @property
-    def matched(self) -> Path:
-        """The background-matched detectors of the field."""
-        return self.root / "DECam_PREP" / self.field / "data_b"
-
     def matched_detector(self, root: str, extname: str, plain: bool = False, image: str = "") -> Path:
         """Background-matched copy of one detector; with the image's name where its exposure feeds several."""
         name = f"{root}_{extname}.{image}" if image else f"{root}_{extname}"
         return self.matched / f"{name}.fits{'' if plain else '.fz'}"
 
     # binned maps and what is made of them
-    @property
-    def binned(self) -> Path:
-        """The binned maps of the field."""
-        return self.root / "DECam_BACK" / self.field
-
     def binned_file(self, root: str) -> Path:
         """The detectors of one exposure averaged onto the survey's grid of cells."""
         return self.binned / f"{root}.stamps.fits"
@@ -209,11 +175,6 @@ class FieldPaths:
     def coverage(self, tile: str, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """Number of detectors in each pixel of the mosaic."""
         return self.coadds(tile, background) / f"{self.field}_{tile}.{image}.coverage.fits.fz"
-
-    @property
-    def evaluation(self) -> Path:
-        """The figures of the field."""
-        return self.root / "DECam_SWARP" / self.field / "eval"
 
     def mosaic_figure(self, tile: str, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """Figure of a mosaic: the sky, and beside it its flaws."""
@@ -244,51 +205,10 @@ class FieldPaths:
         """A mosaic averaged down, from which the figure of the field is drawn."""
         return self.memory / "evaluate" / f"{tile}{background.suffix}.{image}.fits"
 
-    # for people who only want to look
-    @property
-    def page(self) -> Path:
-        """The page of the field: sky, verdicts and numbers, in any browser and without network."""
-        return self.root / "DECam_SWARP" / self.field / "index.html"
-
-    @property
-    def all_fields_page(self) -> Path:
-        """The page that leads to those of all fields."""
-        return self.root / "DECam_SWARP" / "index.html"
-
-    @property
-    def all_fields_lock(self) -> Path:
-        return service_memory(self.root) / "fields.lock"
-
     def with_pages(self) -> list[FieldPaths]:
         """The fields of the data root that have a page, by name."""
         pages = sorted(self.all_fields_page.parent.glob("[!.]*/index.html"))
         return [FieldPaths(self.root, page.parent.name) for page in pages]
-
-    # what was done
-    @property
-    def log(self) -> Path:
-        """What was done, when, and by which version."""
-        return self.root / "Log" / f"{self.field}.log"
-
-    @property
-    def run_config(self) -> Path:
-        """The resolved configuration of the last run."""
-        return self.root / "DECam_SWARP" / self.field / "kred.toml"
-
-    @property
-    def memory(self) -> Path:
-        """kred's own records of this field; whoever deletes it makes everything be done again."""
-        return self.root / ".kred" / self.field
-
-    @property
-    def look_memory(self) -> Path:
-        """What those remember who look for new fields."""
-        return self.record("discover", "memory")
-
-    @property
-    def run_lock(self) -> Path:
-        """Held by the run that works on this field."""
-        return service_memory(self.root) / f"{self.field}.run.lock"  # whoever deletes `memory` leaves it
 
     def heavy_locks(self, n: int) -> list[Path]:
         """Places for the runs that need much memory on this machine, of all fields of the data root."""
@@ -296,7 +216,7 @@ class FieldPaths:
 
     def ways_out(self) -> list[tuple[Path, Path]]:
         """Links among the directories and logs of this field's products that lead out of the data root, and where to."""
-        tops = [self._summary("").parent, self.log.parent, self.memory.parent, *(d.parent for d in self.directories.values())]
+        tops = [self.quality_table.parent, self.log.parent, self.memory.parent, *(d.parent for d in self.directories.values())]
         links = [p for p in (*tops, *self.directories.values(), self.log, self.memory, service_memory(self.root)) if p.is_symlink()]
         for top in (*self.directories.values(), self.memory):
             for directory, directories, _ in os.walk(top):
@@ -340,3 +260,61 @@ def service_memory(root: Path) -> Path:
 def unfinished_looks(root: Path) -> list[Path]:
     """What looks for new fields that were killed left half written; only one of them is at work at a time."""
     return [*service_memory(root).glob(".*"), *service_memory(root).parent.glob("*/discover/.*")]
+
+
+class Clash(NamedTuple):
+    """A product that has the name of another one."""
+
+    tile: str  # what it is a product of; empty where of none
+    image: str
+    other: str  # whose name it has, in words
+    path: Path
+
+
+def same_file(path: Path | str) -> str:
+    """The same for all names of one file where capitals are not told from small letters."""
+    return str(path).casefold()
+
+
+@lru_cache(maxsize=64)
+def find_clash(field: str, tiles: Sequence[str], images: Sequence[str] = (ANY_IMAGE,)) -> Clash | None:
+    """Return the first product of a field's tiles and images that has the name of another one, or of a directory of kred.
+
+    Products are found from `FieldPaths` itself, so that one that is added there counts at once.
+    """
+    owners: dict[str, str] = {}
+    for tile, image, path in sorted(_products(FieldPaths(Path(), field), tiles, images), key=lambda p: bool(p[0])):
+        if not tile:
+            owners |= dict.fromkeys(map(same_file, path.parents), "kred itself")
+        owner = " of ".join(filter(None, (image and f"image {image}", tile and f"tile {tile}"))) or "kred itself"
+        if (tile or image) and same_file(path) in owners:
+            return Clash(tile, image, owners[same_file(path)], path)
+        owners[same_file(path)] = owner
+    return None
+
+
+@cache
+def table_names() -> frozenset[str]:
+    """What follows ``<field>_`` in the names of kred's tables of a whole field."""
+    paths = FieldPaths(Path(), "field")
+    found = [path for _, _, path in _products(paths, (), ()) if path.parent == paths.quality_table.parent]
+    return frozenset(path.stem.removeprefix("field_") for path in found)
+
+
+def _products(paths: FieldPaths, tiles: Sequence[str], images: Sequence[str]) -> Iterator[tuple[str, str, Path]]:
+    """Tile, image and path of each product whose name needs no more than these: not those of exposures."""
+    choices = {bool: (False, True), BackgroundKind: tuple(BackgroundKind)}
+    for name, member in vars(FieldPaths).items():
+        if isinstance(member, property):
+            if isinstance(path := getattr(paths, name), Path):
+                yield "", "", path
+        elif inspect.isfunction(member) and not name.startswith("_"):
+            hints, parameters = get_type_hints(member), dict(inspect.signature(member).parameters)
+            del parameters["self"]
+            values = {p: choices.get(hints[p], get_args(hints[p])) for p in parameters}
+            given = {"tile": tiles, "image": images}
+            values |= {p: (*given[p], *([""] if parameters[p].default == "" else [])) for p in given.keys() & parameters}
+            if given.keys() & parameters:
+                for chosen in itertools.product(*values.values()):
+                    named = dict(zip(values, chosen, strict=True))
+                    yield named.get("tile", ""), named.get("image", ""), member(paths, **named)

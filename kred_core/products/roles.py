@@ -1,4 +1,5 @@
-"""Judge what each file of a field's directory is: an InstCal image, its mask, or something that kred leaves out, and why.
+"""Judge what each file of a field's directory is: an InstCal image, its mask, or something that kred leaves out, and why; and
+which mask belongs to which image.
 
 Archives hand out much more than kred takes, and under any name: sky-subtracted and resampled images, stacks, weights,
 calibrations, masks whose headers call them images. Four things are judged together, because each of them is wrong or missing
@@ -13,6 +14,12 @@ observed, how far it was reduced, what the file holds), and whether pixels are i
 * Without any of these, floats are an image: files of one's own and simulations. So is what cannot be read, for its name, so
   that check refuses it with the reason.
 
+A mask belongs to the exposure whose OBSID and EXPNUM it carries (MJD-OBS, then DATE-OBS where it has neither); the name
+decides where keys do not. Of several the one of the image's version of the pipeline (PLVER) counts.
+
+Stages ask again and again, of thousands of files: headers are remembered, and a directory is not looked at again for the mask
+of one exposure where no file has come or gone.
+
 References: archive names and PROCTYPE, PRODTYPE: NOIRLab Astro Data Archive; F. Valdes, DECam Community Pipeline, PL206.
 """
 
@@ -21,6 +28,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -29,10 +37,10 @@ from typing import Literal
 
 import numpy as np
 
-from ..errors import ExposureError, of_the_moment
-from ..fits.hdu import Hdu, number, text, walk
+from ..errors import ExposureError, is_transient
+from ..fits.hdu import Hdu, number, scan, text, walk
 
-__all__ = ["Keys", "Role", "is_fits", "named_kind", "role_of"]
+__all__ = ["Inventory", "Keys", "Role", "inventory", "is_fits", "mask_of", "named_kind", "role_of"]
 
 ARCHIVE_NAME = re.compile(r"[a-z0-9]{2,4}_\d{6}_\d{6}_([a-z])([a-z])([a-z])[_.]", re.IGNORECASE)
 OBJECT_CODE = re.compile(r"_(o)([okps])([a-z])[_.]", re.IGNORECASE)  # of an object, in names that are otherwise a user's own
@@ -44,6 +52,8 @@ KINDS = {"image": "image", "dqmask": "mask", "wtmap": "weight"}  # PRODTYPE; wit
 NAMED_KINDS = {"d": "mask", "w": "weight"}
 NOTHING = frozenset({"", "none", "null", "nan", "na", "unknown", "undefined"})  # what stands in place of a value that is not known
 SKY_SIGMAS = 3.0  # a median that is less from zero is no sky; the sky of InstCal images is 20 sigma and more
+RACY = 2.0  # s; a directory that changed just now may change again without a new time of modification
+REMEMBERED = 4  # directories
 
 Kind = Literal["image", "mask", "weight", "other"]
 
@@ -95,19 +105,10 @@ class Keys:
 
 @dataclass(frozen=True)
 class Role:
-    """What a file is.
+    """What a file is."""
 
-    Attributes
-    ----------
-    kind : str
-        image and mask: of an InstCal exposure; weight; other.
-    reason : str
-        Why the file is not an InstCal image, for people.
-    keys : Keys
-    """
-
-    kind: Kind
-    reason: str = ""
+    kind: Kind  # image and mask: of an InstCal exposure
+    reason: str = ""  # why it is not an InstCal image, for people
     keys: Keys = field(default_factory=Keys)
 
 
@@ -146,17 +147,7 @@ def _plain(value: str) -> str:
 
 
 def role_of(path: Path) -> Role:
-    """What a file is, from its name and its first headers.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-
-    Returns
-    -------
-    Role
-        Of a file that cannot be read, what its name says.
-    """
+    """Return what a file is, from its name and its first headers; where it cannot be read, what its name says."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
@@ -174,10 +165,7 @@ def _role(path: str, size: int, modified: int) -> Role:
 def _read(path: Path) -> _Facts:
     """Look at the primary header and that of the first image; of a damaged file as far as it can be understood.
 
-    Raises
-    ------
-    ExposureError
-        The file cannot be read for now; what is found then must not be remembered.
+    Where the file cannot be read for now, that is an ExposureError: what is found then must not be remembered.
     """
     headers, image = [], None
     try:
@@ -188,7 +176,7 @@ def _read(path: Path) -> _Facts:
                 image = hdu
                 break
     except ExposureError as e:
-        if of_the_moment(e):
+        if is_transient(e):
             raise
 
     def first(key: str) -> str:
@@ -203,7 +191,7 @@ def _read(path: Path) -> _Facts:
 
 
 def _integers(image: Hdu, header) -> bool | None:
-    """Whether pixels are integers as they are, and no floats that were scaled to integers."""
+    """Whether pixels are integers as they are, and not floats that were scaled to integers."""
     bits = number(header, "ZBITPIX" if image.compressed else "BITPIX")
     return None if bits is None else bits > 0 and number(header, "BSCALE") in (None, 1.0)
 
@@ -211,8 +199,7 @@ def _integers(image: Hdu, header) -> bool | None:
 def _judge(name: str, facts: _Facts) -> Role:
     code = _code(name)
     other_level = _other_level(code, facts)
-    kind, reason = ("other", other_level) if other_level else _kind(code, facts)
-    return Role(kind, reason, facts.keys)
+    return Role(*(("other", other_level) if other_level else _kind(code, facts)), facts.keys)
 
 
 def _other_level(code: str, facts: _Facts) -> str:
@@ -265,13 +252,134 @@ def _has_sky(facts: _Facts) -> bool:
 
 def _pixels(facts: _Facts) -> np.ndarray | None:
     """The finite pixels of the first image, or None; only where names and headers contradict one another."""
-    from ..fits.pixels import read_pixels  # here because it stands on `products`, which asks this module
+    from ..fits.pixels import read_pixels  # here, because numba takes half a second to import, and most runs need it not here
 
     try:
         pixels = read_pixels(facts.image, np.float64) if facts.image else np.array([])
     except ExposureError as e:
-        if of_the_moment(e):
+        if is_transient(e):
             raise
         return None
     pixels = pixels[np.isfinite(pixels)]
     return pixels if pixels.size else None
+
+
+@dataclass(frozen=True, eq=False)
+class Inventory:
+    """The files of one directory."""
+
+    directory: Path
+    roles: dict[str, Role]  # by name, sorted by name, of the files that may be looked at
+    others: tuple[str, ...]  # names of the other files
+    _masks: dict[tuple[str, object], list[str]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        for name, role in self.roles.items():
+            if role.kind == "mask":
+                for entry in role.keys.entries():
+                    self._masks.setdefault(entry, []).append(name)
+
+    @property
+    def images(self) -> list[Path]:
+        """The InstCal images."""
+        return [self.directory / name for name, role in self.roles.items() if role.kind == "image"]
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any file is a mask of an InstCal image."""
+        return bool(self._masks)
+
+    def masks_with(self, keys: Keys) -> list[str]:
+        """Names of the masks whose keys are those of an exposure."""
+        near = {name for key, value in keys.entries() if value for name in self._masks.get((key, value), ())}
+        return sorted(name for name in near if keys.agree(self.roles[name].keys))
+
+    def left_out(self) -> list[tuple[str, str]]:
+        """Name and reason of each file that is neither an image nor the mask of one."""
+        used = {mask.name for image in self.images if (mask := mask_of(image)[0])}
+        found = [(name, "no *.fits.fz or *.fits") for name in self.others]
+        for name, role in self.roles.items():
+            if role.kind == "mask" and name not in used:
+                found.append((name, f"{role.reason} of no InstCal image that is here"))
+            elif role.kind in ("weight", "other"):
+                found.append((name, role.reason))
+        return sorted(found)
+
+
+_known: dict[Path, tuple[int, Inventory]] = {}  # need not be made again until the directory has another time of modification
+
+
+def inventory(directory: Path) -> Inventory:
+    """Look at all files of a directory; raise an OSError where it cannot be read."""
+    began, modified = time.time(), directory.stat().st_mtime_ns
+    files = sorted(directory.iterdir())
+    others = tuple(path.name for path in files if not is_fits(path.name))
+    found = Inventory(directory, {path.name: role_of(path) for path in files if is_fits(path.name)}, others)
+    _known.pop(directory, None)
+    if modified / 1e9 < began - RACY:
+        _known[directory] = modified, found
+        for oldest in list(_known)[:-REMEMBERED]:
+            _known.pop(oldest, None)
+    return found
+
+
+def _inventory(directory: Path) -> Inventory:
+    """The inventory of a directory, which is not looked at again where no file has come or gone."""
+    modified, found = _known.get(directory, (None, None))
+    return found if found and directory.stat().st_mtime_ns == modified else inventory(directory)
+
+
+def mask_of(image: Path) -> tuple[Path | None, str]:
+    """Return the mask of an image, and a remark.
+
+    Returns
+    -------
+    mask : `~pathlib.Path` or None
+    remark : str
+        What a user should know of it: where there is none and other exposures have one, where that by the image's name is of
+        another exposure, where there is only one of another version of the pipeline. That one is used if its detectors are
+        as large, because it tells of the same photons.
+    """
+    keys, twin = role_of(image).keys, _twin(image)
+    of_twin = role_of(twin).keys if twin else Keys()
+    its_own = keys.agree(of_twin)
+    if twin and its_own is not False and keys.same_version(of_twin):
+        return twin, ""
+    try:
+        found = _inventory(image.parent)
+    except OSError:  # it has vanished, or cannot be listed
+        return None, ""
+    names = set(found.masks_with(keys)) | ({twin.name} if twin and its_own is not False else set())
+    known = [(path := image.with_name(name), role_of(path)) for name in names]
+    ranked = sorted((not keys.same_version(role.keys), path != twin, path.name) for path, role in known if role.kind == "mask")
+    remarks = [f"{twin.name} is the mask of another exposure: not used"] if twin and its_own is False else []
+    if not ranked:
+        return None, "; ".join([*remarks, "no mask: bad pixels and cosmic rays stay in it"] if found.has_masks else remarks)
+    other_version, _, name = ranked[0]
+    mask = image.with_name(name)
+    if other_version:
+        versions = f"{name} is of {role_of(mask).keys.version}, the image of {keys.version}"
+        if not _sizes_agree(image, mask):
+            return None, "; ".join([*remarks, f"no mask: {versions}, and its detectors have other sizes"])
+        remarks.append(f"mask of another version of the pipeline: {versions}")
+    elif remarks:
+        remarks.append(f"its mask is {name}")
+    return mask, "; ".join(remarks)
+
+
+def _twin(image: Path) -> Path | None:
+    """The mask that has the name of an image."""
+    name = image.name.replace("_ooi_", "_ood_")
+    # One of the two may have been unpacked.
+    names = (name, name.removesuffix(".fz") if name.endswith(".fz") else name + ".fz") if name != image.name else ()
+    return next((path for path in map(image.with_name, names) if path.exists() and role_of(path).kind == "mask"), None)
+
+
+def _sizes_agree(image: Path, mask: Path) -> bool:
+    """Whether the detectors that two files share, at least one, have the same sizes."""
+    try:
+        first, second = ({h.extname: h.shape for h in scan(path)[1:] if h.is_image} for path in (image, mask))
+    except ExposureError:
+        return False
+    common = first.keys() & second.keys()
+    return bool(common) and all(first[name] == second[name] for name in common)

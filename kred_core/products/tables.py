@@ -1,8 +1,7 @@
 """The tables that people read: their columns with type, unit and meaning, and how they are stored.
 
-ECSV keeps units, types and descriptions inside the file. Nothing that changes
-from run to run (dates, paths) enters, so the same input gives the same bytes
-and a table that did not change keeps its time of modification.
+ECSV keeps units, types and descriptions inside the file. Nothing that changes from run to run (dates, paths) enters, so the same
+input gives the same bytes and a table that did not change keeps its time of modification.
 """
 
 from __future__ import annotations
@@ -241,21 +240,7 @@ def concatenate(parts: Sequence[Path], path: Path) -> None:
 
 
 def read(path: Path, columns: Iterable[Column], made_by: str) -> Table:
-    """Read a table that an earlier stage wrote.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-    columns : iterable of `Column`
-        Columns that must be there.
-    made_by : str
-        The stage that writes it, for the message where it is missing.
-
-    Raises
-    ------
-    InputError
-        The table is missing, unreadable, or lacks a column.
-    """
+    """Read a table that an earlier stage wrote; what is missing or unreadable in it is an InputError that names the stage."""
     columns = tuple(columns)
     try:
         known = identity(path.absolute())

@@ -1,9 +1,7 @@
-"""A table that a person wrote, read with care.
+"""A table that a person wrote (tiles, images, zero points), in any text format that astropy can guess, read with care.
 
-Tiles, images and zero points can come from a user's own tables, in any text
-format that astropy can guess. Every value is judged here before anything is
-done with it, and a message names the table, the row, the column, what was
-found and what was expected.
+Every value is judged here before anything is done with it, and a message names the table, the row, the column, what was found
+and what was expected.
 """
 
 from __future__ import annotations

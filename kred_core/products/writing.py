@@ -18,18 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
-__all__ = [
-    "TEMPORARY",
-    "atomic",
-    "discard",
-    "identity",
-    "link",
-    "link_all",
-    "read_record",
-    "scratch",
-    "write_record",
-    "write_text",
-]
+__all__ = ["TEMPORARY", "atomic", "discard", "identity", "link_all", "read_record", "scratch", "write_record", "write_text"]
 
 TEMPORARY = ".tmp"
 WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})  # errors of writing, whatever else is done meanwhile
@@ -45,23 +34,17 @@ log = logging.getLogger(__name__)
 def atomic(path: Path, keep_same: bool = False, mode: int = 0o666) -> Iterator[Path]:
     """Write a file so that its name appears only when it is complete.
 
-    Yields a temporary path beside the final one. When the block ends without
-    an error the data are synced to disk and renamed; otherwise they are removed.
+    Yields a temporary path beside the final one. When the block ends without an error the data are synced to disk and renamed;
+    otherwise they are removed. An OSError names the file by its final name, which is the one that people know.
 
     Parameters
     ----------
     path : `~pathlib.Path`
         Final name; its directory is made when needed.
     keep_same : bool
-        Leave an existing file with the same bytes untouched, so that its time
-        of modification says when the content last changed. For small files.
+        Leave an existing file with the same bytes untouched, so that its time of modification says when the content last changed.
     mode : int
         Permissions, of which the umask takes some away.
-
-    Raises
-    ------
-    OSError
-        The file cannot be written; the error names it by its final name, which is the one that people know.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:12]}{TEMPORARY}")
@@ -132,20 +115,10 @@ def read_record(path: Path) -> dict | None:
         return None
 
 
-def link(path: Path, target: Path) -> None:
-    """Make ``path`` a relative symbolic link to ``target``, replacing an older link."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # From where the directory really is: a field's directory may itself be a link to another disk.
-    _link(path, os.path.relpath(target.parent.resolve() / target.name, path.parent.resolve()))
-
-
 def link_all(directory: Path, targets: Iterable[Path]) -> bool:
     """Make the links to FITS files in a directory those to the targets that exist, by their names, and no others.
 
-    Returns
-    -------
-    bool
-        False where the file system refuses symbolic links, which has been said; they are for people, and nothing depends on them.
+    False where the file system refuses symbolic links, which has been said; they are for people, and nothing depends on them.
     """
     wanted = {target.name: target.parent for target in targets if target.exists()}
     for old in directory.glob("[!.]*.fits*") if directory.is_dir() else ():
@@ -153,7 +126,7 @@ def link_all(directory: Path, targets: Iterable[Path]) -> bool:
             old.unlink()
     if wanted:
         directory.mkdir(parents=True, exist_ok=True)
-    here = directory.resolve()
+    here = directory.resolve()  # a field's directory may itself be a link to another disk
     ways = {parent: os.path.relpath(parent.resolve(), here) for parent in set(wanted.values())}
     try:
         for name, parent in wanted.items():

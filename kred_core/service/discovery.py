@@ -2,7 +2,7 @@
 
 Nothing tells when a copy is complete, least of all on a network file system. So a field is looked at again and again: it
 is complete when none of its files has changed for a while and all can be read. What was seen and what was started is kept
-in the field's memory, so that each content is reduced once. Knows nothing of Prefect: who starts runs passes two functions.
+in the field's own records, so that each content is reduced once. Knows nothing of Prefect: who starts runs passes two functions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..products import FieldPaths, read_record, write_record
 from ..products.roles import is_fits, named_kind
 from ..words import counted
 
-__all__ = ["Content", "Finding", "Memory", "RunState", "clock", "examine", "fields", "reduce_once"]
+__all__ = ["Content", "DiscoveryRecord", "Finding", "RunState", "clock", "examine", "fields", "reduce_once"]
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +36,11 @@ State = Literal["no exposures", "changing", "damaged", "complete", "started", "r
 
 @dataclass(frozen=True)
 class Content:
-    """The files of a field as they are at one moment.
+    """The files of a field as they are at one moment."""
 
-    Attributes
-    ----------
-    files : tuple of (name, size in bytes, time of modification in ns)
-        All files of the directory, also those that are not exposures: a copy in progress has such.
-    changed : int
-        When one of them last changed, came or went, by the clock of the file system, in ns since 1970. Not the time of
-        modification, which a copy may take over from the original.
-    """
-
+    # Name, size in bytes, mtime in ns of all files, also of those that are not exposures: a copy in progress has such.
     files: tuple[tuple[str, int, int], ...]
+    # When one of them last changed, came or went, by the clock of the file system, in ns since 1970; mtime a copy may take over.
     changed: int
 
     @classmethod
@@ -83,49 +76,29 @@ def _digest(files: Iterable[tuple]) -> str:
     return hashlib.sha256(json.dumps(list(files)).encode()).hexdigest()[:20]
 
 
-class Memory(BaseModel):
-    """What is remembered of a field from one look to the next.
-
-    Attributes
-    ----------
-    snapshot : str
-        What the directory looked like at the last look.
-    since : float
-        When it was first seen like this, in s since 1970 by the clock of the file system.
-    is_new : bool
-        It has looked like this ever since the field was seen for the first time.
-    scanned : str
-        The snapshot whose files have been read.
-    damaged : tuple of str
-        What was wrong with them.
-    fingerprint : str
-        The content for which runs were started.
-    runs : tuple of str
-        These runs, the first try first.
-    outcome : str
-        What became of the last one where nothing more is to be done: done, stopped or given up.
-    """
+class DiscoveryRecord(BaseModel):
+    """What is remembered of a field from one look to the next."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    snapshot: str = ""
-    since: float = 0.0
-    is_new: bool = False
-    scanned: str = ""
-    damaged: tuple[str, ...] = ()
-    fingerprint: str = ""
-    runs: tuple[str, ...] = ()
-    outcome: Literal["", "done", "stopped", "given up"] = ""
+    snapshot: str = ""  # of the directory at the last look
+    since: float = 0.0  # when it was first seen like this, in s since 1970 by the clock of the file system
+    is_new: bool = False  # it has been like this ever since the field was seen for the first time
+    scanned: str = ""  # the snapshot whose files have been read
+    damaged: tuple[str, ...] = ()  # what was wrong with them
+    fingerprint: str = ""  # the content for which runs were started
+    runs: tuple[str, ...] = ()  # these runs, the first try first
+    outcome: Literal["", "done", "stopped", "given up"] = ""  # of the last one, where nothing more is to be done
 
     @classmethod
-    def of(cls, paths: FieldPaths) -> Memory:
+    def of(cls, paths: FieldPaths) -> DiscoveryRecord:
         """What is remembered of a field; empty where there is nothing that can be read."""
         try:
             return cls.model_validate(read_record(paths.look_memory) or {})
         except ValidationError:
             return cls()
 
-    def but(self, paths: FieldPaths, **changes) -> Memory:
+    def but(self, paths: FieldPaths, **changes) -> DiscoveryRecord:
         """The same with some things changed, and written down."""
         changed = self.model_copy(update=changes)
         write_record(paths.look_memory, changed.model_dump(mode="json"))
@@ -134,32 +107,15 @@ class Memory(BaseModel):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a look at a field has found, and what became of it.
-
-    Attributes
-    ----------
-    field : str
-    state : str
-        no exposures, changing, damaged or complete (`examine`); started, running, done, stopped or given up (`reduce_once`).
-    reason : str
-        For people.
-    fingerprint : str
-        Of the field's exposures and masks.
-    changed : int
-        When they last changed (`Content`).
-    run : str
-        The run that was started last for this content.
-    waits : float
-        Minutes until another look can tell more, if nothing changes meanwhile; 0 where time alone tells nothing.
-    """
+    """What a look at a field has found, and what became of it."""
 
     field: str
     state: State
-    reason: str = ""
-    fingerprint: str = ""
-    changed: int = 0
-    run: str = ""
-    waits: float = 0.0
+    reason: str = ""  # for people
+    fingerprint: str = ""  # of the field's exposures and masks
+    changed: int = 0  # when they last changed (`Content`)
+    run: str = ""  # the one that was started last for this content
+    waits: float = 0.0  # min until another look can tell more, if nothing changes meanwhile; 0 where time alone tells nothing
 
     def key(self, attempt: int) -> str:
         """What tells this try to reduce this content from all others; the same for all who look at the same disk."""
@@ -167,13 +123,7 @@ class Finding:
 
 
 def fields(root: Path, wanted: Iterable[str] = ()) -> list[str]:
-    """Fields below DECam_MEF, sorted; only the wanted ones where some are named.
-
-    Raises
-    ------
-    InputError
-        There is no directory DECam_MEF, or it cannot be read.
-    """
+    """Return the fields below DECam_MEF, sorted; only the wanted ones where some are named."""
     top = FieldPaths.input(root)
     try:
         found = sorted(path.name for path in top.iterdir() if (path / "mef").is_dir())
@@ -191,21 +141,11 @@ def clock(directory: Path) -> float:
 
 
 def examine(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
-    """Look at a field once; what was seen is remembered for the next look.
+    """Look at a field once, at the time of `clock`; what was seen is remembered for the next look.
 
-    Parameters
-    ----------
-    paths : `~kred_core.products.FieldPaths`
-    config : `~kred_core.config.DiscoverConfig`
-    now : float
-        The time by the clock of the file system (`clock`), in s since 1970.
-
-    Returns
-    -------
-    `Finding`
-        Complete where nothing in the directory has changed for ``settle`` minutes, neither by the times of the files nor
-        from look to look, and all exposures and masks can be read; or where those that cannot have been like this for
-        ``patience`` minutes.
+    A field is complete where nothing in the directory has changed for ``settle`` minutes, neither by the times of the files nor
+    from look to look, and all exposures and masks can be read; or where those that cannot have been like this for ``patience``
+    minutes.
     """
     try:
         content = Content.of(paths)
@@ -213,20 +153,20 @@ def examine(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
     except (OSError, InputError) as e:
         return Finding(paths.field, "no exposures", str(e))
     found = Finding(paths.field, "complete", counted(len(exposures), "exposure"), content.fingerprint, content.changed)
-    memory = Memory.of(paths)
-    if content.snapshot != memory.snapshot or memory.since > now:
-        memory = memory.but(paths, snapshot=content.snapshot, since=now, is_new=not memory.snapshot)
+    known = DiscoveryRecord.of(paths)
+    if content.snapshot != known.snapshot or known.since > now:
+        known = known.but(paths, snapshot=content.snapshot, since=now, is_new=not known.snapshot)
     changed = content.changed / 1e9
-    quiet = (now - max(memory.since, changed if changed <= now else 0.0)) / 60  # min; a clock that was wrong tells nothing
+    quiet = (now - max(known.since, changed if changed <= now else 0.0)) / 60  # min; a clock that was wrong tells nothing
     if quiet < config.settle:
-        what = "seen for the first time" if memory.is_new else "changed"
+        what = "seen for the first time" if known.is_new else "changed"
         reason = f"{what} less than {config.settle:g} min ago, perhaps still being copied"
         return replace(found, state="changing", reason=reason, waits=config.settle - quiet)
-    if memory.scanned != content.snapshot:
-        memory = memory.but(paths, scanned=content.snapshot, damaged=_damaged(paths, content))
-    if not memory.damaged:
+    if known.scanned != content.snapshot:
+        known = known.but(paths, scanned=content.snapshot, damaged=_damaged(paths, content))
+    if not known.damaged:
         return found
-    damage = "; ".join(memory.damaged)
+    damage = "; ".join(known.damaged)
     if quiet < config.patience:
         reason = f"{damage}. Waits {config.patience:g} min for another copy"
         return replace(found, state="damaged", reason=reason, waits=config.patience - quiet)
@@ -251,8 +191,7 @@ def reduce_once(
 
     Parameters
     ----------
-    paths : `~kred_core.products.FieldPaths`
-    found : `Finding`
+    paths, found
         A complete field.
     tries : int
         How often one content is tried.
@@ -261,31 +200,26 @@ def reduce_once(
     start : callable
         Takes the number of the try, from 1, and returns the run. It must be the same run, and start only once, for the
         same field, content and try, whoever calls it.
-
-    Returns
-    -------
-    `Finding`
-        started, running, done, stopped or given up, with the run.
     """
-    memory = Memory.of(paths)
-    if memory.fingerprint != found.fingerprint:
-        memory = memory.but(paths, fingerprint=found.fingerprint, runs=(), outcome="")
-    if not memory.outcome and memory.runs:
-        state = state_of(memory.runs[-1])
+    known = DiscoveryRecord.of(paths)
+    if known.fingerprint != found.fingerprint:
+        known = known.but(paths, fingerprint=found.fingerprint, runs=(), outcome="")
+    if not known.outcome and known.runs:
+        state = state_of(known.runs[-1])
         if state == "running":
-            return replace(found, state="running", run=memory.runs[-1])
+            return replace(found, state="running", run=known.runs[-1])
         if state != "failed":
-            memory = memory.but(paths, outcome=state)
-        elif len(memory.runs) >= tries:
-            memory = memory.but(paths, outcome="given up")
-            log.warning("%s: given up, %s", paths.field, _given_up(memory))
-    if memory.outcome:
-        reason = {"given up": _given_up(memory), "stopped": "by a person; starts again when its files change"}
-        return replace(found, state=memory.outcome, reason=reason.get(memory.outcome, found.reason), run=memory.runs[-1])
-    again = f"try {len(memory.runs) + 1} of {tries}: " if memory.runs else ""
-    memory = memory.but(paths, runs=(*memory.runs, start(len(memory.runs) + 1)))
-    return replace(found, state="started", reason=again + found.reason, run=memory.runs[-1])
+            known = known.but(paths, outcome=state)
+        elif len(known.runs) >= tries:
+            known = known.but(paths, outcome="given up")
+            log.warning("%s: given up, %s", paths.field, _given_up(known))
+    if known.outcome:
+        reason = {"given up": _given_up(known), "stopped": "by a person; starts again when its files change"}
+        return replace(found, state=known.outcome, reason=reason.get(known.outcome, found.reason), run=known.runs[-1])
+    again = f"try {len(known.runs) + 1} of {tries}: " if known.runs else ""
+    known = known.but(paths, runs=(*known.runs, start(len(known.runs) + 1)))
+    return replace(found, state="started", reason=again + found.reason, run=known.runs[-1])
 
 
-def _given_up(memory: Memory) -> str:
-    return f"failed {len(memory.runs)} times; starts again when its files change, or by hand"
+def _given_up(known: DiscoveryRecord) -> str:
+    return f"failed {len(known.runs)} times; starts again when its files change, or by hand"

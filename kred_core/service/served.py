@@ -27,14 +27,7 @@ DIRECTORIES = ("DECam_SWARP", "Summary", "Log")
 
 
 def served_file(root: Path, place: str) -> tuple[Path, str] | None:
-    """Find the file that belongs to an address.
-
-    Parameters
-    ----------
-    root : `~pathlib.Path`
-        Data root that is served.
-    place : str
-        What follows `PLACE` in the address, decoded.
+    """Find the file that belongs to what follows `PLACE` in an address, decoded.
 
     Returns
     -------

@@ -14,7 +14,7 @@ import numpy as np
 from astropy.wcs import WCS
 
 from ..errors import ConfigError
-from ..exposures.focal_plane import CD, RADIAL
+from ..exposures.detectors import CD, RADIAL
 from ..fits.cards import Cards
 from ..sky import SkyPolygon
 from ..survey import Tile, focal_plane

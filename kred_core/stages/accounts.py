@@ -12,9 +12,9 @@ from astropy.table import Table
 from .. import survey
 from ..config import FieldConfig
 from ..errors import InputError
-from ..exposures import accounts, check
-from ..exposures.accounts import Accounts, Entry, Key
+from ..exposures import check, ledger
 from ..exposures.check import ExposureReport
+from ..exposures.ledger import Entry, Key, Ledger
 from ..products import FieldPaths, tables
 from ..products.roles import is_fits
 from ..sky import SkyPolygon
@@ -53,7 +53,7 @@ def account_inputs(config: FieldConfig) -> list[Path]:
     return files
 
 
-def account_for_input(config: FieldConfig) -> Accounts:
+def account_for_input(config: FieldConfig) -> Ledger:
     """Tell what became of each detector of the input, in the table of the input, and find what does not add up.
 
     Raises
@@ -78,9 +78,9 @@ def account_for_input(config: FieldConfig) -> Accounts:
         for name, reason in paths.left_out()
         if is_fits(name) and (shown := paths.shown(Path(name)))
     ]
-    found = accounts.account(map(paths.shown, paths.exposures()), reports, chosen, made, left_out, elsewhere, beside)
-    found = Accounts(found.entries, (*found.faults, *faults))
-    rows = tables.make(accounts.input_rows(found), tables.INPUT)
+    found = ledger.account(map(paths.shown, paths.exposures()), reports, chosen, made, left_out, elsewhere, beside)
+    found = Ledger(found.entries, (*found.faults, *faults))
+    rows = tables.make(ledger.input_rows(found), tables.INPUT)
     tables.write(rows, paths.input_table, f"What became of the input of {config.field}")
     return found
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from ..config import FieldConfig
-from ..errors import KredError
+from ..errors import KredError, is_transient
 from .outcome import Outcome
-from .work import Manifest, Step, transient_cause
+from .work import Manifest, Step
 
 __all__ = ["Ended", "Executor", "Threads"]
 
@@ -120,10 +120,9 @@ def _again(do: Callable[[], T], name: str) -> T:
         try:
             return do()
         except (KredError, OSError) as e:
-            cause = transient_cause(e)
-            if cause is None:
+            if not is_transient(e, soon=True):
                 raise
-            log.warning("%s: %s; trying again", name, cause)
+            log.warning("%s: %s; trying again", name, e.__cause__ or e)
             time.sleep(delay)
     return do()
 

@@ -15,7 +15,7 @@ from .. import binned, survey
 from ..binned import BinnedGrid
 from ..config import FieldConfig
 from ..errors import InputError
-from ..exposures import calibration, check, duplicates, rescale, summary
+from ..exposures import check, duplicates, rescale, summary
 from ..exposures.check import ExposureReport
 from ..exposures.exposure import Exposure
 from ..exposures.masks import PixelRule
@@ -129,7 +129,7 @@ def summarize_exposure(config: FieldConfig, report: ExposureReport, grid: Binned
     record, maps = paths.record("summarize", report.root), paths.binned_file(report.root)
     record.unlink(missing_ok=True)
     maps.unlink(missing_ok=True)
-    scale = calibration.factor(report.magzero)
+    scale = rescale.factor(report.magzero)
     path, rule = paths.exposure(report.file), PixelRule.of(config)
     measured, made = summary.summarize(path, report.extnames, config.summarize, grid, scale, rule)
     binned.write(maps, grid, made)
@@ -169,7 +169,7 @@ def restore_binned_maps(config: FieldConfig, report: ExposureReport, grid: Binne
     record = read_record(paths.record("summarize", report.root))
     if record is None:
         raise InputError(f"{report.root} has not been summarized; run the stage 'summarize' (--from summarize)")
-    measured, scale = ExposureSummary.from_record(record), calibration.factor(report.magzero)
+    measured, scale = ExposureSummary.from_record(record), rescale.factor(report.magzero)
     maps = paths.binned_file(report.root)
     binned.write(maps, grid, summary.bin_exposure(paths.exposure(report.file), measured, grid, scale, PixelRule.of(config)))
     return maps
@@ -257,7 +257,7 @@ def preparations(config: FieldConfig, exposures: Table, detectors: Table) -> lis
     for row in exposures:
         own = detectors[members[str(row["Root"])]]
         scale = float(row["XFACTOR"])
-        back = calibration.exposure_background(config.prepare.background, own["Mode"], own["Med"], scale)
+        back = rescale.exposure_background(config.prepare.background, own["Mode"], own["Med"], scale)
         plans.append(Preparation(str(row["Root"]), str(row["File"]), tuple(map(str, own["EXTNAME"])), scale, back))
     return plans
 

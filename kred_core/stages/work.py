@@ -29,13 +29,8 @@ from ..products import FieldPaths, atomic, discard, identity
 from ..products.locks import alone
 from ..words import some
 
-__all__ = ["LOCK", "REFUSED", "Manifest", "Step", "Unit", "Work", "read_manifest", "transient_cause"]
+__all__ = ["LOCK", "REFUSED", "Manifest", "Step", "Unit", "Work", "read_manifest"]
 
-TRANSIENT = frozenset(
-    getattr(errno, name)
-    for name in "EIO EAGAIN EINTR EBUSY ESTALE ETIMEDOUT ECONNRESET ECONNABORTED ENETRESET ENFILE EMFILE EREMOTEIO".split()
-    if hasattr(errno, name)
-)
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # a name of no file, or a link that leads to itself
 REFUSED = "refused"  # among the values of a manifest: why nobody can go on with this unit
 LOCK = "lock"  # in the directory of a unit; all other files there are records, or hidden ones in the making
@@ -240,12 +235,3 @@ def _require_unchanged(before: list[Identity], work: Work, error: Exception | No
     if changed:
         message = f"changed while it was being read: {some(changed)}; when it is whole, run the same command again"
         raise InputError(message) from error
-
-
-def transient_cause(error: BaseException | None) -> OSError | None:
-    """Return the error of the file system that made something fail which may work at the next try; None where it is ours."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in TRANSIENT:
-            return error
-        error = error.__cause__
-    return None

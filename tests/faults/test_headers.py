@@ -18,7 +18,7 @@ from tally import tried
 
 from kred_core import survey
 from kred_core.config import SurveyConfig
-from kred_core.exposures import accounts, check, summary
+from kred_core.exposures import check, ledger, summary
 from kred_core.exposures.check import ExposureReport
 from kred_core.exposures.summary import ExposureSummary
 from kred_core.fits import hdu
@@ -222,11 +222,11 @@ def test_a_keyword_of_the_exposure_is_a_right_number_or_a_reason_to_refuse_it(as
 def require_tables(reports: list[ExposureReport], measured: dict[str, ExposureSummary], directory: Path) -> None:
     """What the headers say can be written into the tables of a field, and comes back from them as it was."""
     images = survey.images("LMC_c42", SurveyConfig())
-    found = accounts.account([r.file for r in reports], reports)
+    found = ledger.account([r.file for r in reports], reports)
     assert found.faults == ()
     rows = [
         (tables.QUALITY, check.quality_rows(reports)),
-        (tables.INPUT, accounts.input_rows(found)),
+        (tables.INPUT, ledger.input_rows(found)),
         (tables.EXPOSURES, summary.exposure_rows(reports, images, "LMC_c42")),
     ]
     if measured:

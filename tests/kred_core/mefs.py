@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
+from kred_core.exposures.check import DetectorPlace, ExposureReport
+
 SHAPE = (64, 48)
 CENTRE = (186.744, 25.462)
 PIXEL = 0.262 / 3600  # deg
@@ -61,3 +63,25 @@ def write_mef(path: Path, extensions, checksum: bool = True, **changes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     fits.HDUList([primary, *hdus]).writeto(path, checksum=checksum, overwrite=True)
     return path
+
+
+def place_of(name: str) -> DetectorPlace:
+    return DetectorPlace(name, 48, 64, (10.0, -70.0), ((10.0, -70.0),) * 4, 0.262)
+
+
+def report(root: str, names=("N1", "N2"), **values) -> ExposureReport:
+    """What check says of an exposure with these usable detectors."""
+    n = len(names) + len(values.get("lost", ())) + len(values.get("taken", ()))
+    values = {"obsid": "o1", "version": "V4.8.2", "file": f"{root}.fits.fz", "n_detectors": n, **values}
+    return ExposureReport(root, detectors=tuple(map(place_of, names)), **values)
+
+
+def starry_sky(shape: tuple[int, int], seed: int = 1) -> np.ndarray:
+    """A noisy sky of 700 ADU with some stars, float32."""
+    random = np.random.default_rng(seed)
+    pixels = random.normal(700, 14, shape)
+    y, x = np.indices(shape)
+    for _ in range(5):
+        centre = random.uniform(0, shape[0]), random.uniform(0, shape[1])
+        pixels += random.exponential(20000) * np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 5)
+    return pixels.astype(np.float32)

@@ -19,7 +19,7 @@ from kred_core.background import Background
 from kred_core.coadd import native, swarp
 from kred_core.coadd.plan import CoaddInput, CoaddPlan
 from kred_core.config import CoaddConfig
-from kred_core.exposures.calibration import factor
+from kred_core.exposures.rescale import factor
 from kred_core.simulate import simulate_field
 from kred_core.sky import Grid
 

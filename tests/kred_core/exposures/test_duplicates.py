@@ -6,20 +6,12 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from mefs import report
 
 from kred_core.exposures.check import DetectorPlace, ExposureReport
 from kred_core.exposures.duplicates import compare
 
 NO_MAGZERO = "MAGZERO is missing"
-
-
-def place_of(name):
-    return DetectorPlace(name, 48, 64, (10.0, -70.0), ((10.0, -70.0),) * 4, 0.262)
-
-
-def report(root, names=("N1", "N2"), **values):
-    values = {"obsid": "o1", "version": "V4.8.2", "file": f"{root}.fits.fz", **values}
-    return ExposureReport(root, detectors=tuple(map(place_of, names)), n_detectors=len(names), **values)
 
 
 def said(reports):
@@ -62,11 +54,7 @@ def test_a_processing_that_can_be_used_comes_before_a_newer_one_that_cannot():
     new = report("new", version="V5.0").refuse(NO_MAGZERO)
     found = said(compare([new, report("old", version="V3.0")]))
     assert found["old.fits.fz"] == ("good", ("N1", "N2"), ())
-    assert found["new.fits.fz"] == (
-        "refused",
-        (),
-        (NO_MAGZERO, "duplicate: another processing of the exposure old (OBSID o1)"),
-    )
+    assert found["new.fits.fz"] == ("refused", (), (NO_MAGZERO, "duplicate: another processing of the exposure old (OBSID o1)"))
 
 
 def test_the_newer_processing_comes_before_the_more_complete_one_and_what_only_that_has_is_said():
@@ -167,28 +155,12 @@ def test_another_exposure_under_a_name_that_is_taken_is_not_called_a_duplicate()
     assert found["x.fits.fz"] == ("refused", (), ("its name is that of x.fits, which is another exposure; give it another",))
 
 
-def test_detectors_that_only_the_other_processing_has_are_used():
-    found = said(compare([report("a", ("N1", "N2", "N3")), report("b", ("N3", "S1"))]))
-    assert found["a.fits.fz"] == ("good", ("N1", "N2", "N3"), ())
-    assert found["b.fits.fz"] == (
-        "usable",
-        ("S1",),
-        ("duplicate: another processing of the exposure a (OBSID o1); N3 taken from there, only S1 from here",),
-    )
-
-
 def test_detectors_of_one_exposure_may_lie_in_several_files():
     refused = report("c", ("S2",)).refuse(NO_MAGZERO)
     found = said(compare([report("a", ("N1",)), report("b", ("S1",)), refused]))
     assert found["a.fits.fz"] == ("good", ("N1",), ())
     assert found["b.fits.fz"] == ("good", ("S1",), ())
     assert found["c.fits.fz"] == ("refused", ("S2",), (NO_MAGZERO,))
-
-
-def test_three_processings_leave_each_detector_once():
-    found = compare([report("a", ("N1", "N2")), report("b", ("N2", "N3")), report("c", ("N1", "N3"))])
-    used = [name for r in found if not r.refused for name in r.extnames]
-    assert sorted(used) == ["N1", "N2", "N3"]
 
 
 def test_a_packed_and_an_unpacked_copy_are_one_exposure():

@@ -5,17 +5,18 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import fitsio
 import numpy as np
 import pytest
 from astropy import units as u
 from astropy.io import fits
+from mefs import starry_sky
 
 from kred_core.errors import ExposureError
 from kred_core.exposures import rescale
 from kred_core.exposures.exposure import Exposure
-from kred_core.exposures.rescale import rescale_detector
+from kred_core.exposures.rescale import exposure_background, factor, rescale_detector
 from kred_core.fits import checksum, storage
-from kred_core.fits.cards import card
 from kred_core.fits.hdu import scan
 from kred_core.fits.pixels import read_pixels
 
@@ -23,6 +24,7 @@ REAL = Path(__file__).parents[3].parent / "shared" / "real_decam"
 MAGZERO, EXPTIME = 30.1, 120.0
 SCALE = 10 ** (0.4 * (28 - MAGZERO))
 BACK = 101.25
+MODE, MEDIAN = [110.0, 100.0, 130.0, 120.0], [115.0, 104.0, 139.0, 127.0]
 
 PRIMARY = [
     "OBJECT  = 'LMC_c42 '           / Name of the object observed",
@@ -61,14 +63,8 @@ EXTENSION = [
 ]
 
 
-def sky(shape=(40, 64), seed=1):
-    random = np.random.default_rng(seed)
-    pixels = random.normal(700, 14, shape)
-    y, x = np.indices(shape)
-    for _ in range(4):
-        centre = random.uniform(0, shape[0]), random.uniform(0, shape[1])
-        pixels += random.exponential(20000) * np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 5)
-    return pixels.astype(np.float32)
+def sky():
+    return starry_sky((40, 64))
 
 
 def with_cards(path, index, lines):
@@ -193,19 +189,14 @@ class TestPixels:
         with fits.open(path, checksum=True) as f:
             f.verify("exception")
             assert_rounding_only(f[1].data, expected(exposure))
+            ours = read_pixels(scan(path)[1])
+            np.testing.assert_array_equal(f[1].data.astype(np.float32), ours)
+            np.testing.assert_array_equal(fitsio.read(str(path), ext=1).astype(np.float32), ours)
             assert [h.name for h in f] == ["PRIMARY", "N1"]
         for hdu in scan(path):
             assert "DATASUM" in hdu.header
             assert checksum.damage(hdu) is None
             assert checksum.edited_header(hdu) is None
-
-    @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-    def test_all_readers_read_the_same(self, tmp_path, form):
-        fitsio = pytest.importorskip("fitsio")
-        path = prepare(exposure_of(form(), tmp_path), tmp_path)
-        ours = read_pixels(scan(path)[1])
-        np.testing.assert_array_equal(fits.getdata(path, 1).astype(np.float32), ours)
-        np.testing.assert_array_equal(fitsio.read(str(path), ext=1).astype(np.float32), ours)
 
     @pytest.mark.parametrize("form", QUANTISED.values(), ids=QUANTISED.keys())
     def test_quantised_pixels_are_not_touched(self, tmp_path, form):
@@ -316,20 +307,11 @@ class TestPixels:
         path = prepare(exposure_of(compressed(truth, "GZIP_2", level=0), tmp_path), tmp_path)
         np.testing.assert_array_equal(read_pixels(scan(path)[1]), (truth * SCALE - BACK).astype(np.float32))
 
-    def test_flat_images_get_much_smaller(self, tmp_path):
-        exposure = exposure_of(compressed(np.full((200, 300), 17.25, np.float32), "GZIP_2", level=0), tmp_path)
-        sizes = [prepare(exposure, tmp_path, plain).stat().st_size for plain in (False, True)]
-        assert sizes[0] < 0.2 * sizes[1]
-
-    def test_factor_1_and_no_background_change_no_pixel(self, tmp_path):
+    def test_factor_1_and_no_background_change_no_pixel_and_the_same_input_gives_the_same_bytes(self, tmp_path):
         for form in (QUANTISED["RICE_1, dither 1"], OTHERWISE["GZIP_2, lossless"], PLAIN["float32"]):
             exposure = exposure_of(form(), tmp_path)
             before = fits.getdata(exposure.path, 1)
             np.testing.assert_array_equal(fits.getdata(prepare(exposure, tmp_path, scale=1, back=0), 1), before)
-
-    def test_same_input_same_bytes(self, tmp_path):
-        for form in (QUANTISED["RICE_1, dither 1"], OTHERWISE["GZIP_2, lossless"], PLAIN["float32"]):
-            exposure = exposure_of(form(), tmp_path)
             first = prepare(exposure, tmp_path).read_bytes()
             assert prepare(exposure, tmp_path).read_bytes() == first
 
@@ -368,7 +350,7 @@ class TestHeader:
     def primary(self, tmp_path):
         return fits.getheader(prepare(exposure_of(compressed(sky()), tmp_path), tmp_path))
 
-    def test_electrons_stay_what_they_were(self, header):
+    def test_electrons_stay_what_they_were_and_levels_are_on_the_scale_of_the_pixels(self, header):
         """Gain x level is a number of electrons, which no rescaling changes; read noise is one already."""
         assert header["GAINA"] == pytest.approx(4.0 / SCALE)
         assert header["GAINB"] == pytest.approx(5.0 / SCALE)
@@ -377,35 +359,24 @@ class TestHeader:
         assert (header["SATURATA"] + BACK) * header["GAINA"] == pytest.approx(160000)
         assert header["AVSIG"] * header["GAINA"] == pytest.approx(14.5 * 4)
         assert (header["RDNOISEA"], header["RDNOISEB"], header["RDNOISE"]) == (6.0, 8.0, 7.0)
-
-    def test_levels_are_on_the_scale_of_the_pixels(self, header):
         for key, level in {"SATURATA": 40000, "SATURATB": 41000, "SATURATE": 41000, "SATURAT": 40000, "AVSKY": 700.5}.items():
             assert header[key] == pytest.approx(level * SCALE - BACK)
-
-    def test_units_in_the_comments(self, header):
         assert header.comments["GAINA"] == "[electrons/counts28] Gain for amp A"
         assert header.comments["SATURATA"] == "[counts28] Saturation for amp A"
         assert header.comments["RDNOISEA"] == "[electrons] Read noise for amp A"
 
-    def test_zero_point_is_28_and_the_original_is_kept(self, primary, header):
+    def test_zero_point_factor_background_unit_and_origin_are_said(self, primary, header):
         assert (primary["MAGZERO"], primary["MAGZERO0"]) == (28.0, MAGZERO)
         assert primary["MAGZPT"] + 2.5 * math.log10(primary["EXPTIME"]) == pytest.approx(28.0)
         assert primary["MAGZPT0"] == 24.902
         assert 10 ** (0.4 * (primary["MAGZERO"] - primary["MAGZERO0"])) == pytest.approx(primary["XFACTOR"])
         assert "MAGZERO" not in header
-
-    def test_factor_and_background_are_said(self, primary, header):
         for some in (primary, header):
             assert (some["XFACTOR"], some["SUB_BACK"]) == (SCALE, BACK)
-
-    def test_unit_can_be_read_by_programs(self, primary, header):
-        assert u.Unit(header["BUNIT"], format="fits") == u.count
-        assert primary["BUNIT"] == header["BUNIT"]
-
-    def test_provenance(self, primary, header):
+            assert u.Unit(some["BUNIT"], format="fits") == u.count
         assert primary["KREDVER"]
-        assert "kred: from c4d_170316_062107_ooi_N662_v1.fits.fz" in list(header["HISTORY"])
         assert primary["NEXTEND"] == 1
+        assert "kred: from c4d_170316_062107_ooi_N662_v1.fits.fz" in list(header["HISTORY"])
 
     @pytest.mark.parametrize("plain", [False, True])
     @pytest.mark.parametrize("form", ["RICE_1, dither 1", "GZIP_2, lossless", "float32"])
@@ -437,19 +408,14 @@ class TestHeader:
         assert not keys & {"GAIN", "RDNOISE", "SATURAT", "AVSKY", "MAGZERO0", "MAGZPT", "MAGZPT0", "NEXTEND"}
         assert fits.getheader(path)["MAGZERO"] == 28.0
 
-    def test_zero_point_per_second_needs_an_exposure_time(self, tmp_path):
-        primary = [line for line in PRIMARY if not line.startswith("EXPTIME")]
-        header = fits.getheader(prepare(exposure_of(compressed(sky()), tmp_path, primary=primary), tmp_path))
-        assert "MAGZPT" not in header
-        assert header["MAGZPT0"] == 24.902
-
     @pytest.mark.parametrize(
-        ("exptime", "zero_point"), [(1.0, 28.0), (0.5, 28.0 + 2.5 * math.log10(2)), (0.0, None), (-120.0, None)]
+        ("exptime", "zero_point"), [(1.0, 28.0), (0.5, 28.0 + 2.5 * math.log10(2)), (0.0, None), (-120.0, None), ("", None)]
     )
     def test_zero_point_per_second(self, tmp_path, exptime, zero_point):
         primary = [f"EXPTIME = {exptime}" if line.startswith("EXPTIME") else line for line in PRIMARY]
         header = fits.getheader(prepare(exposure_of(compressed(sky()), tmp_path, primary=primary), tmp_path))
         assert header.get("MAGZPT") == (zero_point and pytest.approx(zero_point, abs=1e-12))
+        assert header["MAGZPT0"] == 24.902
 
     def test_a_keyword_that_is_there_three_times_has_one_value_afterwards(self, tmp_path):
         extension = ["AVSKY   = 700.5", "CCDNUM  = 33", "AVSKY   = 701.5", "AVSKY   = 702.5"]
@@ -458,13 +424,6 @@ class TestHeader:
         assert len(found) == 1
         assert written[found[0] + 1].split() == ["CCDNUM", "=", "33"]
         assert float(written[found[0]][10:]) == pytest.approx(700.5 * SCALE - BACK, rel=1e-12)
-
-    def test_cards_are_those_of_the_standard(self):
-        long = "x" * 60
-        assert card("KEY", "ab") == "KEY     = 'ab      '".ljust(80)
-        assert card("KEY", "ab", "words") == "KEY     = 'ab      '           / words".ljust(80)
-        assert card("KEY", True) == ("KEY     = " + "T".rjust(20)).ljust(80)
-        assert card("KEY", 1.5e-7, long) == "KEY     =              1.5E-07 / " + long[:47]
 
     def test_a_history_of_any_length_is_continued_in_the_next_card(self):
         written = rescale._Cards(b"")
@@ -546,3 +505,36 @@ def test_real_files(tmp_path, plain, pattern, forms):
             for key in ("CRPIX1", "PV1_7", "EXTNAME", "FWHM", "DETSEC"):
                 assert hdu.header[key] == detector.header[key]
     assert found == forms
+
+
+# the factor and the background
+
+
+def test_a_source_of_28_mag_has_one_count():
+    for magzero in (23.0, 28.0, 29.915, 30.537):
+        adu = 10 ** (-0.4 * (28 - magzero))  # of such a source, by the meaning of the zero point
+        assert adu * factor(magzero) == pytest.approx(1, rel=1e-14)
+
+
+@pytest.mark.parametrize(("method", "adu"), [("mode", 115.0), ("median", 121.0), ("min", 100.0), ("none", 0.0)])
+def test_the_background_is_in_counts28_where_the_statistics_are_in_adu(method, adu):
+    for scale in (1.0, 0.16, 3.0):
+        found = exposure_background(method, MODE, MEDIAN, scale)
+        assert found == pytest.approx(adu * scale, rel=1e-15)
+        assert type(found) is float
+
+
+def test_a_detector_on_a_nebula_does_not_move_the_background_but_is_never_the_smallest():
+    with_nebula = [100.0, 101.0, 102.0, 900.0, 99.0]
+    assert exposure_background("mode", with_nebula, with_nebula, 1.0) == 101
+    assert exposure_background("min", with_nebula, with_nebula, 1.0) == 99
+
+
+def test_the_order_of_the_detectors_and_their_precision_change_nothing():
+    random = np.random.default_rng(0)
+    mode = random.normal(1e4, 3, 61).astype(np.float32)
+    expected = exposure_background("mode", mode, mode, 0.3)
+    assert expected == sorted(map(float, mode))[30] * 0.3
+    for _ in range(5):
+        random.shuffle(mode)
+        assert exposure_background("mode", mode, mode, 0.3) == expected

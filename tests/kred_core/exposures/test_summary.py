@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 from astropy.io import fits
-from mefs import CENTRE, detector_hdu, sky_pixels
+from mefs import CENTRE, detector_hdu
 
 from kred_core.binned import BinnedGrid
 from kred_core.config import CheckConfig, SummarizeConfig
 from kred_core.exposures import check, summary
-from kred_core.exposures.exposure import Exposure
 from kred_core.exposures.masks import PixelRule
 from kred_core.survey import ImageTable
 
@@ -111,12 +110,13 @@ def test_a_detector_that_sees_nothing_beside_others_is_refused_and_has_no_map(ki
 
 
 def test_two_detectors_that_cannot_both_be_right_stay_with_a_remark(tmp_path):
-    path = write(tmp_path / "x.fits", {"N1": SKY, "S10": dead_pixels("read noise")})
-    measured = measure(path, ["N1", "S10"])
+    path = write(tmp_path / "x.fits", {"N1": SKY, "S10": dead_pixels("read noise"), "N2": SKY * np.nan})
+    measured = measure(path, ["N1", "S10", "N2"])
+    assert list(measured.refused) == ["N2"]
     assert [d.extname for d in measured.detectors] == ["N1", "S10"]
     assert "one of the two is wrong" in measured.remarks[0]
     report = summary.combine(check.judge(path, CheckConfig(), {}), measured)
-    assert report.remarks[-1] == measured.remarks[0]
+    assert measured.remarks[0] in report.remarks
     assert summary.ExposureSummary.from_record(measured.to_record()) == measured
 
 
@@ -132,11 +132,6 @@ def test_an_amplifier_that_is_left_out_is_in_neither_statistics_nor_map(tmp_path
 def test_a_detector_that_vanished_since_the_check_is_named(tmp_path):
     result = measure(write(tmp_path / "x.fits", {"N1": SKY}), ["N1", "S7"])
     assert result.refused == {"S7": "it is no longer in the file; run check again"}
-
-
-def test_a_record_gives_back_what_was_measured(tmp_path):
-    result = measure(write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan}), ["N1", "N2"])
-    assert summary.ExposureSummary.from_record(result.to_record()) == result
 
 
 def test_the_verdict_knows_what_the_pixels_have_shown(tmp_path):
@@ -201,8 +196,3 @@ def test_a_detector_without_a_map_is_measured_all_the_same(tmp_path, caplog):
     assert [d.extname for d in measured.detectors] == ["N1"]
     assert maps == []
     assert "x: detector N1 has no binned map and cannot be matched: it does not lie within 45 deg" in caplog.text
-
-
-def test_builders_and_files_agree(tmp_path):
-    path = write(tmp_path / "x.fits", {"N1": sky_pixels()})
-    assert np.array_equal(Exposure.open(path).detectors[0].pixels(), sky_pixels())

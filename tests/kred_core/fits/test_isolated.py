@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -143,6 +144,21 @@ def test_a_script_without_a_guard_runs_once_and_leaves_no_process(tmp_path, endi
     while os.path.exists(f"/proc/{process}") and time.monotonic() < until:
         time.sleep(0.05)
     assert not os.path.exists(f"/proc/{process}")
+
+
+def in_a_daemon(path, answers):
+    answers.put(int(read_pixels(scan(path)[1], np.int16).sum()))
+
+
+def test_a_worker_that_may_have_no_children_decodes_too(tmp_path):
+    """As those of Dask."""
+    context = get_context("spawn")
+    answers = context.Queue()
+    path = stored(tmp_path / "x.fits.fz").path
+    worker = context.Process(target=in_a_daemon, args=(path, answers), daemon=True)
+    worker.start()
+    assert answers.get(timeout=60) == MASK.sum()
+    worker.join()
 
 
 def without_column(hdu, name):

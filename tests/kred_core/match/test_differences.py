@@ -13,7 +13,7 @@ from kred_core import sky as geometry
 from kred_core.binned import BinnedGrid, BinnedMap
 from kred_core.config import MatchConfig
 from kred_core.errors import InputError
-from kred_core.exposures import calibration
+from kred_core.exposures import rescale
 from kred_core.exposures.exposure import Exposure
 from kred_core.match import N_BLOCKS, Pairs, find_pairs, good_cells, measure
 
@@ -619,7 +619,7 @@ def test_real_exposures_differ_as_was_found_before_and_close_around_the_triangle
         detector = exposure.detectors[0]
         pixels, bad = detector.pixels(), detector.mask_codes() != 0
         wcs = geometry.celestial_wcs(detector.header)
-        scale, level = calibration.factor(exposure.primary["MAGZERO"]), statistics.statistics(pixels, bad).histogram_mode
+        scale, level = rescale.factor(exposure.primary["MAGZERO"]), statistics.statistics(pixels, bad).histogram_mode
         maps.append(binned.bin_detector(pixels, bad, wcs, grid, scale, level, name, detector.extname))
         corners.append(geometry.corners(wcs, detector.shape))
         centres.append(geometry.centre(wcs, detector.shape))

@@ -11,8 +11,8 @@ from mefs import SHAPE, detector_hdu, sky_pixels, write_mef
 from kred_core.config import CheckConfig
 from kred_core.errors import InputError
 from kred_core.exposures.check import judge
-from kred_core.products import FieldPaths, inventory, roles
-from kred_core.products.inventory import mask_of
+from kred_core.products import FieldPaths, roles
+from kred_core.products.roles import mask_of
 
 FLAGS = np.where(np.random.default_rng(3).random(SHAPE) < 0.03, 5, 0).astype(np.int16)
 FIRST = {"OBSID": "ct4m20160101t010101", "EXPNUM": 1001, "MJD-OBS": 57388.05}
@@ -119,10 +119,7 @@ def test_an_exposure_without_a_mask_is_told_of_where_others_have_one(field):
 def test_the_mask_of_the_same_version_comes_before_that_of_the_same_name(field):
     image = field.image("a_ooi_r.fits.fz", FIRST, PLVER="V5.5")
     old = field.mask("a_ood_r.fits.fz", FIRST, PLVER="V3.6.1")
-    assert mask_of(image) == (
-        old,
-        "mask of another version of the pipeline: a_ood_r.fits.fz is of V3.6.1, the image of V5.5",
-    )
+    assert mask_of(image) == (old, "mask of another version of the pipeline: a_ood_r.fits.fz is of V3.6.1, the image of V5.5")
     own = field.mask("z.fits.fz", FIRST, PLVER="V5.5")
     assert mask_of(image) == (own, "")
 
@@ -196,7 +193,7 @@ def test_a_directory_is_looked_at_again_only_when_it_has_changed(field, monkeypa
     long_ago = time.time() - 60
     os.utime(field.mef, (long_ago, long_ago))
     looks, reads = [], []
-    monkeypatch.setattr(inventory, "inventory", lambda d, of=inventory.inventory: looks.append(d) or of(d))
+    monkeypatch.setattr(roles, "inventory", lambda d, of=roles.inventory: looks.append(d) or of(d))
     monkeypatch.setattr(roles, "_read", lambda path, of=roles._read: reads.append(path.name) or of(path))
     assert [mask_of(bare) for _ in range(5)] == [(None, NO_MASK)] * 5
     assert (len(looks), sorted(reads)) == (1, ["a_ooi_r.fits.fz", "b_ood_r.fits.fz"])
@@ -206,7 +203,7 @@ def test_a_directory_is_looked_at_again_only_when_it_has_changed(field, monkeypa
 
 def test_the_mask_of_the_same_name_is_found_without_a_look_at_the_other_files(field, monkeypatch):
     image, mask = field.image("a_ooi_r.fits.fz", FIRST), field.mask("a_ood_r.fits.fz", FIRST)
-    monkeypatch.setattr(inventory, "inventory", None)
+    monkeypatch.setattr(roles, "inventory", None)
     assert mask_of(image) == (mask, "")
 
 

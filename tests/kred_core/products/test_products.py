@@ -19,7 +19,6 @@ from kred_core.products import (
     discard,
     find_clash,
     identity,
-    link,
     link_all,
     read_record,
     scratch,
@@ -87,23 +86,6 @@ def test_every_product_has_the_name_that_users_know():
     assert FieldPaths.of(FieldConfig(field="LMC_c42", root="R")) == p
 
 
-def test_no_two_products_share_a_name():
-    p = FieldPaths(Path("R"), "LMC_c42")
-    one_each = [
-        p.quality_table, p.exposure_table, p.detector_table, p.mosaic_table, p.tile_table("T07"), p.tile_table("T08"),
-        p.mosaic("T07", "r"), p.mosaic("T07", "r_s"), p.mosaic("T08", "r"), p.coverage("T07", "r"), p.mosaic_figure("T07", "r"),
-        p.coverage_figure("T07", "r"), p.log, p.run_config, p.record("check", "x"), p.record("summarize", "x"),
-        p.overlap_table, p.background_table, p.matching_table, p.binned_file("x"), p.pairs("r"), p.quick_look("r"),
-        p.quick_look("r", "T07"), p.mosaic("T07", "r", MATCHED), p.coverage("T07", "r", MATCHED),
-        p.mosaic_figure("T07", "r", MATCHED), p.coverage_figure("T07", "r", MATCHED), p.field_figure("r"),
-        p.field_figure("r", MATCHED), p.comparison_figure("r"), p.comparison_figure("r", "T07"),
-        p.matching_figure("r", "overlaps"), p.reduced("T07", "r"), p.reduced("T07", "r", MATCHED),
-        p.prepared_detector("x", "N1"), p.matched_detector("x", "N1"), p.matched_detector("x", "N1", image="r"),
-    ]  # fmt: skip
-    assert len(set(one_each)) == len(one_each)
-    assert not any(path.is_relative_to(p.mef) for path in one_each)
-
-
 def test_a_tile_with_the_name_of_any_product_of_its_field_is_found():
     """Of every table and directory that `FieldPaths` has, so that none can be forgotten."""
     p = FieldPaths(Path("R"), "A")
@@ -168,33 +150,14 @@ def test_exposures_are_the_science_files_sorted_by_name(paths):
     assert found == ["c4d_1_ooi_r_v1.fits", "c4d_2_ooi_r_v1.fits.fz"]
 
 
-def test_linked_exposures_and_a_linked_directory_are_as_good(paths, tmp_path):
-    (tmp_path / "archive").mkdir()
-    (tmp_path / "archive" / "a.fits.fz").touch()
-    paths.mef.parent.mkdir(parents=True)
-    paths.mef.symlink_to(tmp_path / "archive")
-    assert [p.name for p in paths.exposures()] == ["a.fits.fz"]
-
-
 def test_a_field_without_a_directory_or_without_exposures_is_told_what_to_do(paths):
     with pytest.raises(InputError, match=r"field LMC_c42: there is no directory .*/DECam_MEF/LMC_c42/mef; put or link"):
         paths.exposures()
     with pytest.raises(InputError, match=r"field LMC_c42: no \*\.fits\.fz exposure in "):
         exposures(paths, "c4d_1_ood_r_v1.fits.fz", "readme")
-
-
-def test_a_file_in_place_of_the_directory_of_exposures_is_no_directory(paths):
-    write_text(paths.mef, "")
+    write_text(FieldPaths(paths.root, "LMC_c43").mef, "")
     with pytest.raises(InputError, match="there is no directory"):
-        paths.exposures()
-
-
-@pytest.mark.parametrize("image", ["c4d_1_ooi_r_v1.fits.fz", "c4d_1_ooi_r_v1.fits"])
-@pytest.mark.parametrize("mask", ["c4d_1_ood_r_v1.fits.fz", "c4d_1_ood_r_v1.fits"])
-def test_the_mask_of_an_exposure_is_found_packed_or_unpacked(image, mask, tmp_path):
-    assert FieldPaths.mask_of(tmp_path / image) is None
-    (tmp_path / mask).touch()
-    assert FieldPaths.mask_of(tmp_path / image) == tmp_path / mask
+        FieldPaths(paths.root, "LMC_c43").exposures()
 
 
 def test_an_exposure_without_ooi_in_its_name_is_not_its_own_mask(tmp_path):
@@ -234,21 +197,19 @@ def test_nothing_has_the_final_name_before_the_end(tmp_path):
     assert files_below(tmp_path) == ["product.fits"]
 
 
-def test_a_writer_may_replace_the_temporary_file_by_one_of_its_own(tmp_path):
-    with atomic(tmp_path / "product") as temporary:
+def test_a_writer_may_replace_the_temporary_file_and_makes_no_product_where_it_removes_it(tmp_path):
+    with atomic(tmp_path / "whole") as temporary:
         temporary.unlink()
         temporary.write_text("whole")
-    assert (tmp_path / "product").read_text() == "whole"
+    assert (tmp_path / "whole").read_text() == "whole"
 
-
-def test_a_writer_that_removes_its_file_makes_no_product(tmp_path):
     def removed():
         with atomic(tmp_path / "product") as temporary:
             temporary.unlink()
 
     with pytest.raises(FileNotFoundError):
         removed()
-    assert files_below(tmp_path) == []
+    assert files_below(tmp_path) == ["whole"]
 
 
 def test_the_same_content_keeps_its_time_only_where_that_was_asked(tmp_path):
@@ -297,27 +258,24 @@ def test_two_threads_write_the_same_product_and_one_of_them_whole(tmp_path):
     assert files_below(tmp_path) == ["product"]
 
 
-def test_a_directory_under_the_final_name_stays_and_nothing_is_left_beside_it(tmp_path):
+def test_an_error_names_the_product_and_not_its_temporary_file_and_leaves_what_was_there(tmp_path):
     (tmp_path / "product").mkdir()
-    (tmp_path / "product" / "inside").touch()
     for keep_same in (False, True):
-        with pytest.raises(OSError, match="product"), atomic(tmp_path / "product", keep_same) as temporary:
-            temporary.write_text("x")
-    assert files_below(tmp_path) == ["inside"]
-
-
-def test_an_error_names_the_product_and_not_its_temporary_file(tmp_path):
-    (tmp_path / "product").mkdir()
-    with pytest.raises(IsADirectoryError) as caught, atomic(tmp_path / "product"):
-        pass
-    assert caught.value.filename == str(tmp_path / "product")
-    (tmp_path / "link").mkdir()
+        with pytest.raises(IsADirectoryError) as caught, atomic(tmp_path / "product", keep_same):
+            pass
+        assert caught.value.filename == str(tmp_path / "product")
+    (tmp_path / "links" / "product").mkdir(parents=True)
     with pytest.raises(IsADirectoryError) as caught:
-        link(tmp_path / "link", tmp_path / "target")
-    assert caught.value.filename == str(tmp_path / "link")
+        link_all(tmp_path / "links", [tmp_path / "product"])
+    assert caught.value.filename == str(tmp_path / "links" / "product")
+    assert [p.name for p in (tmp_path / "links").iterdir()] == ["product"]
     with pytest.raises(OSError, match="No space left") as caught, atomic(tmp_path / "x"), open("/dev/full", "wb", 0) as full:
         full.write(b"x")
     assert caught.value.filename == str(tmp_path / "x")
+    (tmp_path / "Summary").touch()
+    with pytest.raises(OSError, match="Summary"):
+        write_text(tmp_path / "Summary" / "table", "x")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["Summary", "links", "product"]
     with pytest.raises(OSError, match="Input/output") as caught, atomic(tmp_path / "x"):
         raise OSError(errno.EIO, "Input/output error")  # it may come from what is read meanwhile
     assert caught.value.filename is None
@@ -362,24 +320,18 @@ def test_what_waits_on_disk_has_no_name(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_the_place_of_a_directory_is_an_error_and_stays(tmp_path):
-    (tmp_path / "Summary").write_text("mine")
-    with pytest.raises(OSError, match="Summary"):
-        write_text(tmp_path / "Summary" / "table", "x")
-    assert (tmp_path / "Summary").read_text() == "mine"
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser can write into any directory")
 def test_a_read_only_directory_is_an_error_and_stays_as_it_is(tmp_path):
     directory = tmp_path / "closed"
     write_text(directory / "old", "old")
+    write_text(tmp_path / "other", "other")
     directory.chmod(0o500)
     try:
         for name in ("old", "new"):
             with pytest.raises(PermissionError):
                 write_text(directory / name, "new")
         with pytest.raises(PermissionError):
-            link(directory / "link", directory / "old")
+            link_all(directory, [tmp_path / "other"])
         assert files_below(directory) == ["old"]
         assert (directory / "old").read_text() == "old"
     finally:
@@ -432,9 +384,8 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(tmp_path):
 
 def test_a_link_is_relative_so_that_a_data_root_can_be_moved(paths, tmp_path):
     write_text(paths.prepared / "x_S7.fits", "pixels")
-    here = paths.prepared_tile("T07") / "x_S7.fits"
-    link(here, paths.prepared / "x_S7.fits")
-    assert os.readlink(here) == "../data/x_S7.fits"
+    link_all(paths.prepared_tile("T07"), [paths.prepared / "x_S7.fits"])
+    assert os.readlink(paths.prepared_tile("T07") / "x_S7.fits") == "../data/x_S7.fits"
     (tmp_path / "DECam_PREP").rename(tmp_path / "elsewhere")
     assert (tmp_path / "elsewhere" / "LMC_c42" / "T07" / "x_S7.fits").read_text() == "pixels"
 
@@ -445,48 +396,24 @@ def test_a_link_leads_to_its_target_where_a_field_itself_is_a_link_to_another_di
     (root / "DECam_PREP").mkdir(parents=True)
     (root / "DECam_PREP" / "LMC_c42").symlink_to(disk)
     ours, theirs = FieldPaths(root, "LMC_c42"), FieldPaths(root, "LMC_c41")
-    for target in (ours.prepared / "ours.fits", theirs.prepared / "theirs.fits"):
+    targets = ours.prepared / "ours.fits", theirs.prepared / "theirs.fits"
+    for target in targets:
         write_text(target, target.name)
-        link(ours.prepared_tile("T07") / target.name, target)
-        assert (ours.prepared_tile("T07") / target.name).read_text() == target.name
-
-
-def test_an_older_link_is_replaced_and_the_right_one_left_alone(tmp_path):
-    for name in "ab":
-        write_text(tmp_path / name, name)
-    here = tmp_path / "tile" / "x"
-    link(here, tmp_path / "a")
-    link(here, tmp_path / "b")
-    assert here.read_text() == "b"
-    before = here.lstat().st_mtime_ns, here.lstat().st_ino
-    link(here, tmp_path / "b")
-    assert (here.lstat().st_mtime_ns, here.lstat().st_ino) == before
-    assert files_below(tmp_path) == ["a", "b", "x"]
-
-
-def test_a_link_to_what_is_no_more_is_replaced(tmp_path):
-    link(tmp_path / "x", tmp_path / "gone")
-    write_text(tmp_path / "a", "a")
-    link(tmp_path / "x", tmp_path / "a")
-    assert (tmp_path / "x").read_text() == "a"
-
-
-def test_a_directory_in_the_place_of_a_link_stays_and_nothing_is_left_beside_it(tmp_path):
-    (tmp_path / "x").mkdir()
-    with pytest.raises(OSError, match="x"):
-        link(tmp_path / "x", tmp_path / "a")
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    link_all(ours.prepared_tile("T07"), targets)
+    assert all((ours.prepared_tile("T07") / target.name).read_text() == target.name for target in targets)
 
 
 def test_threads_may_make_the_same_link_at_once(tmp_path):
-    here, faults = tmp_path / "x", []
+    faults, targets = [], [tmp_path / name / "x.fits" for name in "ab"]
+    for target in targets:
+        write_text(target, "pixels")
     start = threading.Barrier(2)
 
     def make():
         start.wait()
         for i in range(200):
             try:
-                link(here, tmp_path / f"target{i % 2}")
+                link_all(tmp_path / "tile", [targets[i % 2]])
             except OSError as e:
                 faults.append(e)
 
@@ -496,7 +423,7 @@ def test_threads_may_make_the_same_link_at_once(tmp_path):
     for thread in threads:
         thread.join()
     assert faults == []
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert [p.name for p in (tmp_path / "tile").iterdir()] == ["x.fits"]
 
 
 def test_a_file_that_was_touched_or_changed_is_another_version(tmp_path):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..words import counted, some
 from .check import ExposureReport
 
-__all__ = ["Accounts", "Entry", "Key", "account", "input_rows"]
+__all__ = ["Entry", "Key", "Ledger", "account", "input_rows"]
 
 Key = tuple[str, str]  # Root, EXTNAME
 REASONS = 6  # in the summary; the table of the input has all
@@ -23,40 +23,21 @@ REASONS = 6  # in the summary; the table of the input has all
 class Entry:
     """One detector of the input.
 
-    Attributes
-    ----------
-    root, file : str
-    extname : str
-        As in `ExposureReport.lost`; empty for an exposure of which not even the detectors are known.
-    fate : str
-        "used"; "left out", by choice, because nothing was made where it lies, or the whole file because it is no exposure;
-        "refused", it cannot be used;
-        "usable", it was not yet decided.
-    reason : str
-        Why it was left out or refused.
-    mosaics : tuple of (str, str)
-        Tile and image of those that it was used for.
+    Its fate is "used"; "left out", by choice, because nothing was made where it lies, or the whole file because it is not an
+    exposure; "refused", it cannot be used; or "usable", it was not yet decided.
     """
 
     root: str
     file: str
-    extname: str
+    extname: str  # as in `ExposureReport.lost`; empty for an exposure of which not even the detectors are known
     fate: str
-    reason: str = ""
-    mosaics: tuple[tuple[str, str], ...] = ()
+    reason: str = ""  # why it was left out or refused
+    mosaics: tuple[tuple[str, str], ...] = ()  # tile and image of those that it was used for
 
 
 @dataclass(frozen=True)
-class Accounts:
-    """All detectors of the input.
-
-    Attributes
-    ----------
-    entries : tuple of Entry
-        By file and detector.
-    faults : tuple of str
-        What does not add up; nothing where everything does.
-    """
+class Ledger:
+    """All detectors of the input, by file and detector, and what does not add up."""
 
     entries: tuple[Entry, ...]
     faults: tuple[str, ...] = ()
@@ -100,15 +81,13 @@ def account(
     left_out: Mapping[Key, str] | None = None,
     elsewhere: str = "",
     beside: Iterable[Entry] = (),
-) -> Accounts:
+) -> Ledger:
     """Tell of each detector of the input what became of it, and find what does not add up.
 
     Parameters
     ----------
-    files : iterable of str
-        The exposures that are there.
-    reports : sequence of ExposureReport
-        The verdict on each exposure.
+    files, reports
+        The names of the exposures that are there, and the verdict on each.
     chosen : mapping or None
         Tile and image of the mosaics that each detector of the field was chosen for. None: nothing has been chosen yet.
     made : mapping or None
@@ -119,16 +98,12 @@ def account(
     elsewhere : str
         Why all other detectors that were not chosen were not.
     beside : iterable of Entry
-        Files that are no exposures.
-
-    Returns
-    -------
-    Accounts
+        Files that are not exposures.
     """
     entries = [*beside]
     entries += [entry for report in reports for entry in _entries(report, chosen, made, left_out or {}, elsewhere)]
     faults = [*_files_differ(files, reports), *_sums_differ(reports, entries), *_mosaics_differ(entries, chosen or {}, made)]
-    return Accounts(tuple(sorted(entries, key=lambda e: (e.file, e.extname))), tuple(faults))
+    return Ledger(tuple(sorted(entries, key=lambda e: (e.file, e.extname))), tuple(faults))
 
 
 def _entries(
@@ -202,7 +177,7 @@ def _mosaics_differ(
             yield f"in the mosaic {name}, but not chosen for it: {some(surplus)}"
 
 
-def input_rows(accounts: Accounts) -> list[dict[str, str]]:
+def input_rows(ledger: Ledger) -> list[dict[str, str]]:
     """Rows of the table of the input."""
     return [
         {
@@ -214,5 +189,5 @@ def input_rows(accounts: Accounts) -> list[dict[str, str]]:
             "Reason": e.reason,
             "File": e.file,
         }
-        for e in accounts.entries
+        for e in ledger.entries
     ]
