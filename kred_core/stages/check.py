@@ -9,7 +9,7 @@ from ..config import CheckConfig, FieldConfig
 from ..errors import ExposureError
 from ..exposures import check, duplicates
 from ..exposures.check import ExposureReport
-from ..products import FieldPaths, inventory, read_record
+from ..products import FieldPaths, read_record, roles
 from .exposures import check_exposure, check_field, with_pixels
 from .plan import Plan, Planned
 from .run import Run
@@ -22,7 +22,7 @@ SECONDS_PER_EXPOSURE, SECONDS_PER_MB = 0.04, 0.0005  # CPU, as tests/benchmarks/
 
 
 def _work(config: FieldConfig, path: Path, zero_point: float | None) -> Work:
-    mask, remark = inventory.mask_of(path)  # the remark depends on what else lies there
+    mask, remark = roles.mask_of(path)  # the remark depends on what else lies there
     options = config.check.model_copy(update={"zero_points": ""})  # of that table only the exposure's own value counts
     facts = {"zero_point": zero_point, "mask": remark}
     return Work(path.name, files=[path, *([mask] if mask else [])], options=[options], facts=facts)
