@@ -14,7 +14,7 @@ import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
 
-from ..statistics.networks import sorting_networks
+from ..statistics import sorting_networks
 
 __all__ = ["CLIP_AMPLITUDE", "Combiner"]
 

@@ -1,24 +1,24 @@
-"""Kernels behind `kred_core.statistics`: what can be read off the sorted values of an image.
+"""Kernels behind `kred_core.statistics`: what can be read off the sorted values of an image; and which values to compare to sort.
 
-They are one module because numba's cache on disk notices a change only in the
-file of a kernel itself, not in those of the kernels that it calls. All of them
-expect sorted, finite float32 values, except the two that select these.
+They are one module because numba's cache on disk notices a change only in the file of a kernel itself, not in those of the
+kernels that it calls. All but `select` expect sorted, finite float32 values.
 """
 
 import math
+from functools import lru_cache
 
 import numba as nb
 import numpy as np
 
 __all__ = [
     "clip",
-    "finite",
-    "finite_unmasked",
     "half_sample_mode",
     "histogram_mode",
     "mean_and_std",
     "median",
+    "select",
     "skewness_and_kurtosis",
+    "sorting_networks",
 ]
 
 FEWEST_FOR_HISTOGRAM = 50  # below, a histogram has no peak to speak of
@@ -39,19 +39,11 @@ SIDE_RATIO = (2 - 11 * math.exp(-4.5)) / (1 - math.exp(-4.5))
 
 
 @nb.njit(nogil=True, cache=True)
-def finite(values, kept):
-    """Put the finite values into an array of the same size, in their order; their number, and that of the others."""
-    n = 0
-    for i in range(values.size):
-        kept[n] = values[i]
-        n += math.isfinite(values[i])
-    return n, values.size - n
+def select(values, bad, kept):
+    """Put the finite values that are not bad into an array of the same size, in their order.
 
-
-@nb.njit(nogil=True, cache=True)
-def finite_unmasked(values, bad, kept):
-    """Put the finite values that are not bad into an array of the same size, in their order; their number, and that of the values
-    that are not finite."""
+    Returns their number, and that of the values that are not finite.
+    """
     n = 0
     n_nan = 0
     for first in range(0, values.size, TOGETHER):
@@ -59,7 +51,7 @@ def finite_unmasked(values, bad, kept):
         left_out = 0
         for i in range(first, last):
             left_out += (not abs(values[i]) < np.inf) | bad[i]
-        if left_out == 0:  # mostly; these need no place of their own for each, which has to wait for the one before
+        if left_out == 0:  # mostly; then no place has to wait for the one before
             for i in range(first, last):
                 kept[n + i - first] = values[i]
             n += last - first
@@ -93,7 +85,7 @@ def mean_and_std(values):
 
 @nb.njit(nogil=True, cache=True)
 def _total(values, middle, squared):
-    """Sum of the values, or of the squares of their distances to a middle: first within blocks, then over these.
+    """Sum of the distances of values to a middle, or of their squares: first within blocks, then over these.
 
     Four blocks at a time, each in its own order, because an addition has to wait for the one before.
     """
@@ -103,18 +95,12 @@ def _total(values, middle, squared):
         a, b = values[first : first + SUMMED], values[first + SUMMED : first + 2 * SUMMED]
         c, d = values[first + 2 * SUMMED : first + 3 * SUMMED], values[first + 3 * SUMMED : first + 4 * SUMMED]
         in_a = in_b = in_c = in_d = np.float64(0)
-        if squared:
-            for i in range(SUMMED):
-                in_a += (a[i] - middle) ** 2
-                in_b += (b[i] - middle) ** 2
-                in_c += (c[i] - middle) ** 2
-                in_d += (d[i] - middle) ** 2
-        else:
-            for i in range(SUMMED):
-                in_a += a[i]
-                in_b += b[i]
-                in_c += c[i]
-                in_d += d[i]
+        for i in range(SUMMED):
+            from_a, from_b, from_c, from_d = a[i] - middle, b[i] - middle, c[i] - middle, d[i] - middle
+            in_a += from_a * from_a if squared else from_a
+            in_b += from_b * from_b if squared else from_b
+            in_c += from_c * from_c if squared else from_c
+            in_d += from_d * from_d if squared else from_d
         total += in_a
         total += in_b
         total += in_c
@@ -122,23 +108,23 @@ def _total(values, middle, squared):
     for first in range(n_together, values.size, SUMMED):
         part = np.float64(0)
         for i in range(first, min(first + SUMMED, values.size)):
-            part += (values[i] - middle) ** 2 if squared else np.float64(values[i])
+            part += (values[i] - middle) ** 2 if squared else values[i] - middle
         total += part
     return total
 
 
 @nb.njit(nogil=True, cache=True)
 def skewness_and_kurtosis(values, mean, std):
-    """See `kred_core.statistics.skewness_and_kurtosis`; mean and std as from `mean_and_std`."""
+    """Third and fourth moment of the values, standardised with `mean_and_std`, of the sample; 0 where all are the same."""
     n = values.size
     if n == 0:
         return math.nan, math.nan
     if not std > 0:
         return 0.0, 0.0
     third = fourth = 0.0
-    for first in range(0, n, 4096):
+    for first in range(0, n, SUMMED):
         part3 = part4 = 0.0
-        for i in range(first, min(first + 4096, n)):
+        for i in range(first, min(first + SUMMED, n)):
             d = (values[i] - mean) / std
             d2 = d * d
             part3 += d2 * d
@@ -162,6 +148,12 @@ def _rank(ordered, value):
 
 
 @nb.njit(nogil=True, cache=True)
+def _rank_above(ordered, value):
+    """Number of values that are not larger than a value."""
+    return _rank(ordered, np.nextafter(np.float32(value), np.float32(np.inf)))
+
+
+@nb.njit(nogil=True, cache=True)
 def clip(ordered, sigma):
     """First and last + 1 of the values that clipping leaves."""
     first, last = 0, ordered.size
@@ -181,7 +173,7 @@ def clip(ordered, sigma):
 
 @nb.njit(nogil=True, cache=True)
 def _shortest_half(ordered, first, n):
-    """Where the narrowest window begins that starts and ends (n - (n + 1)//2) values apart; the first of several.
+    """Where the first of the narrowest windows begins that start and end (n - (n + 1)//2) values apart.
 
     Windows are looked at one by one only in stretches where one can be as narrow as the narrowest that begins a stretch:
     none of a stretch is narrower than from its last beginning to its first end, in float32 too, where rounding keeps order.
@@ -252,10 +244,7 @@ def histogram_mode(ordered):
 @nb.njit(nogil=True, cache=True)
 def _distance_to_others(ordered, value):
     """Distance to the nearest value that is different; 0 where there is none."""
-    below = _rank(ordered, value)
-    above = below
-    while above < ordered.size and ordered[above] == value:
-        above += 1
+    below, above = _rank(ordered, value), _rank_above(ordered, value)
     distance = math.inf
     if below > 0:
         distance = value - ordered[below - 1]
@@ -275,58 +264,25 @@ def _quantisation_step(ordered, low, high):
         n_different += 1
         if n_different > 16:
             return 0.0
-        # Over all values that are the same in a few steps, as the values are sorted.
-        jump = 1
-        while i + jump < ordered.size and ordered[i + jump] == last:
-            i += jump
-            jump *= 2
-        while jump > 0:
-            if i + jump < ordered.size and ordered[i + jump] == last:
-                i += jump
-            jump //= 2
-        i += 1
+        i = _rank_above(ordered, last)
     return (last - first) / (n_different - 1) if n_different > 1 else 0.0
 
 
 @nb.njit(nogil=True, cache=True)
 def _histogram(ordered, start, width):
-    """Counts, and the mean of the values in each bin: with its middle instead, quantised values would be shifted.
-
-    Four bins at a time, each in its own order, because an addition has to wait for the one before.
-    """
-    edges = np.empty(N_BINS + 1, np.int64)
-    middles, totals = np.empty(N_BINS), np.empty(N_BINS)
-    for j in range(N_BINS):
-        edges[j] = _rank(ordered, start + j * width)
-        middles[j] = start + (j + 0.5) * width
-    edges[N_BINS] = _rank(ordered, start + N_BINS * width)
-    for j in range(0, N_BINS, 4):
-        a, b = ordered[edges[j] : edges[j + 1]], ordered[edges[j + 1] : edges[j + 2]]
-        c, d = ordered[edges[j + 2] : edges[j + 3]], ordered[edges[j + 3] : edges[j + 4]]
-        in_a = in_b = in_c = in_d = 0.0
-        n_together = min(a.size, b.size, c.size, d.size)
-        for i in range(n_together):
-            in_a += a[i] - middles[j]
-            in_b += b[i] - middles[j + 1]
-            in_c += c[i] - middles[j + 2]
-            in_d += d[i] - middles[j + 3]
-        totals[j] = _continued(in_a, a, n_together, middles[j])
-        totals[j + 1] = _continued(in_b, b, n_together, middles[j + 1])
-        totals[j + 2] = _continued(in_c, c, n_together, middles[j + 2])
-        totals[j + 3] = _continued(in_d, d, n_together, middles[j + 3])
+    """Counts, and the mean of the values in each bin: with its middle instead, quantised values would be shifted."""
     counts, places = np.empty(N_BINS), np.empty(N_BINS)
+    first = _rank(ordered, start)
     for j in range(N_BINS):
-        counts[j] = edges[j + 1] - edges[j]
-        places[j] = middles[j] + (totals[j] / counts[j] if counts[j] > 0 else 0.0)
+        last = _rank(ordered, start + (j + 1) * width)
+        middle = start + (j + 0.5) * width
+        total = 0.0
+        for i in range(first, last):
+            total += ordered[i] - middle
+        counts[j] = last - first
+        places[j] = middle + (total / counts[j] if counts[j] > 0 else 0.0)
+        first = last
     return counts, places
-
-
-@nb.njit(nogil=True, cache=True)
-def _continued(total, values, first, middle):
-    """A sum of distances to a middle, with those from ``first`` on added."""
-    for i in range(first, values.size):
-        total += values[i] - middle
-    return total
 
 
 @nb.njit(nogil=True, cache=True)
@@ -392,3 +348,34 @@ def _noise_beside(counts, places, peak, rough, side):
             return rough
         noise = math.sqrt(third / first / SIDE_RATIO)
     return noise
+
+
+@lru_cache(maxsize=32)
+def sorting_networks(depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of up to ``depth`` values to compare, and exchange where they are in the wrong order, to sort them.
+
+    Returns
+    -------
+    pairs : `~numpy.ndarray`
+        int32 (n, 2): places to compare, the smaller value goes to the first; for 0, 1 .. ``depth`` values one after the other.
+    starts : `~numpy.ndarray`
+        int64 (depth + 2,): the pairs for m values are ``pairs[starts[m]:starts[m + 1]]``.
+
+    Notes
+    -----
+    Odd-even merge sort (Batcher 1968, AFIPS Conf. Proc. 32, 307; Knuth, The Art of Computer Programming 3, section 5.2.2,
+    algorithm M). Without those pairs that reach beyond m it sorts m values, as if infinities followed them.
+    """
+    pairs = []
+    exponent = max(depth - 1, 0).bit_length()
+    for p in (1 << e for e in reversed(range(exponent))):
+        q, r, d = 1 << (exponent - 1), 0, p
+        while True:
+            pairs += [(i, i + d) for i in range((1 << exponent) - d) if i & p == r]
+            if q == p:
+                break
+            d, q, r = q - p, q >> 1, p
+    whole = np.array(pairs, np.int32).reshape(-1, 2)
+    parts = [whole[whole[:, 1] < m] for m in range(depth + 1)]
+    starts = np.cumsum([0] + [len(part) for part in parts])
+    return np.concatenate(parts), starts

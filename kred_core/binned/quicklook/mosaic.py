@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from ...background import Background, variation
 from ...errors import InputError
-from ...statistics.networks import sorting_networks
+from ...statistics import sorting_networks
 from .. import BinnedMap
 
 __all__ = ["COVERAGE", "QuickLook", "quick_look"]

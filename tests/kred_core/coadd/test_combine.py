@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kred_core.coadd.combine import Combiner
-from kred_core.statistics.networks import sorting_networks
+from kred_core.statistics import sorting_networks
 
 
 def calibrated(method, clip_sigma, noise):

@@ -334,9 +334,10 @@ def row_as_written(maps, by_amplifier, fewest):
     found = statistics.statistics(values)
     row |= {"difference": shift + found.histogram_mode, "noise": found.histogram_mode_error, "mode": shift + found.mode}
     row |= {"mean": shift + found.mean, "median": shift + found.median, "std": found.std}
-    row["skew"], row["kurtosis"] = statistics.skewness_and_kurtosis(values)
-    clipped = statistics.clipped_statistics(values, 3.0)
-    row |= {"clipped_mean": shift + clipped[0], "clipped_median": shift + clipped[1], "clipped_std": clipped[2]}
+    exact = np.float32(values).astype(np.float64)
+    row["skew"], row["kurtosis"] = stats.skew(exact), stats.kurtosis(exact)
+    kept = statistics.statistics(values, clipped=True)
+    row |= {"clipped_mean": shift + kept.mean, "clipped_median": shift + kept.median, "clipped_std": kept.std}
     row["size"] = max(abs(level[0]), abs(level[1]), abs(row["difference"]))
     return row
 
