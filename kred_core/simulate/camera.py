@@ -16,7 +16,7 @@ from astropy.wcs import WCS
 from ..errors import ConfigError
 from ..exposures.detectors import CD, RADIAL
 from ..fits.cards import Cards
-from ..sky import SkyPolygon
+from ..sky import SkyPolygon, corners, outlines
 from ..survey import Tile, focal_plane
 
 __all__ = ["NATIVE_SCALE", "Ccd", "DetectorGeometry", "Pointing", "ccds"]
@@ -158,4 +158,5 @@ class DetectorGeometry:
 
     def touches(self, tile: Tile) -> bool:
         """Whether any part of the detector lies on a tile."""
-        return SkyPolygon.of_detector(self.wcs, self.shape).intersects(SkyPolygon.of_square(tile.ra, tile.dec, tile.size))
+        (outline,) = outlines([corners(self.wcs, self.shape)], [self.shape[1]], [self.shape[0]])
+        return SkyPolygon(outline).intersects(SkyPolygon.of_square(tile.ra, tile.dec, tile.size))

@@ -1,8 +1,7 @@
 """Where pixels are on the sky: WCS, corners, footprints as spherical polygons, pixel areas, control grids."""
 
-from .grid import Grid
 from .sphere import SkyPolygon, local_frame, mean_position, outlines, position, separation, touching, unit_vectors
-from .wcs import celestial_wcs, centre, control_grid, corners, pixel_area_arcsec2, pixel_scale, tan_header, tan_wcs, to_sky
+from .wcs import Grid, celestial_wcs, centre, control_grid, corners, pixel_area_arcsec2, pixel_scale, tan_header, tan_wcs, to_sky
 
 __all__ = [
     "Grid",

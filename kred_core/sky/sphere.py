@@ -1,7 +1,6 @@
 """Positions on the sphere and polygons of great circles: the footprints of detectors, the squares of tiles.
 
-Everything here works with unit vectors or in a tangent plane, so that RA 0h and
-the poles are places like any other.
+Everything here works with unit vectors or in a tangent plane, so that RA 0h and the poles are places like any other.
 """
 
 from __future__ import annotations
@@ -11,38 +10,36 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from astropy.wcs import WCS
 from numpy.typing import ArrayLike
 
-from ..errors import ExposureError, InputError
+from ..errors import InputError
 
 __all__ = ["LARGEST_RADIUS", "SkyPolygon", "mean_position", "outlines", "position", "separation", "touching", "unit_vectors"]
 
-EDGE_SEGMENTS = 8  # leaves 0.003 arcsec between a side of a DECam CCD, 0.1 arcsec curved, and the polygon
 LARGEST_RADIUS = 25.0  # deg; a polygon and any that touches it must fit into one tangent plane
 
 
 def unit_vectors(ra: ArrayLike, dec: ArrayLike) -> np.ndarray:
-    """Unit vectors, shape (..., 3), of positions in degrees."""
+    """Return unit vectors, shape (..., 3), of positions in degrees."""
     ra, dec = np.radians(ra), np.radians(dec)
     return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=-1)
 
 
 def position(vectors: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """RA in [0, 360) and Dec, in degrees, of vectors of any length, shape (..., 3)."""
+    """Return RA in [0, 360) and Dec, in degrees, of vectors of any length, shape (..., 3)."""
     x, y, z = np.moveaxis(np.asarray(vectors, dtype=np.float64), -1, 0)
     ra = np.degrees(np.arctan2(y, x)) % 360.0
     return np.where(ra == 360.0, 0.0, ra), np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
 def mean_position(ra: ArrayLike, dec: ArrayLike) -> tuple[float, float]:
-    """RA and Dec, in degrees, of the mean of the unit vectors of positions in degrees."""
+    """Return RA and Dec, in degrees, of the mean of the unit vectors of positions in degrees."""
     mean_ra, mean_dec = position(unit_vectors(ra, dec).reshape(-1, 3).mean(axis=0))
     return float(mean_ra), float(mean_dec)
 
 
 def separation(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Distance on the sky of two positions; all in degrees."""
+    """Return the distance on the sky of two positions; all in degrees."""
     return 2 * math.degrees(math.asin(min(1.0, float(np.linalg.norm(unit_vectors(*a) - unit_vectors(*b))) / 2)))
 
 
@@ -53,8 +50,8 @@ class SkyPolygon:
     Attributes
     ----------
     vertices : `~numpy.ndarray`
-        Unit vectors, shape (n, 3), in cyclic order; the polygon does not cross itself and lies within
-        25 deg of its centre. It need not be convex: the curved sides of a real detector are not.
+        Unit vectors, shape (n, 3), in cyclic order; the polygon does not cross itself and lies within 25 deg of its
+        centre. It need not be convex.
     """
 
     vertices: np.ndarray
@@ -64,32 +61,8 @@ class SkyPolygon:
             raise InputError(f"a polygon on the sky has a radius of {self.radius_deg:.0f} deg; at most {LARGEST_RADIUS:.0f} works")
 
     @classmethod
-    def of_detector(cls, wcs: WCS, shape: tuple[int, int]) -> SkyPolygon:
-        """Outline of an image's pixels, from the outer edges of the first to those of the last.
-
-        Parameters
-        ----------
-        wcs : `~astropy.wcs.WCS`
-        shape : (int, int)
-            NAXIS2, NAXIS1.
-
-        Raises
-        ------
-        ExposureError
-            The WCS gives no position for a part of the outline.
-        """
-        ny, nx = shape
-        t = np.arange(EDGE_SEGMENTS) / EDGE_SEGMENTS
-        x = nx * np.concatenate([t, np.ones_like(t), 1 - t, np.zeros_like(t)]) - 0.5
-        y = ny * np.concatenate([np.zeros_like(t), t, np.ones_like(t), 1 - t]) - 0.5
-        sky = wcs.wcs_pix2world(np.stack([x, y], axis=-1), 0)
-        if not np.isfinite(sky).all():
-            raise ExposureError("has no usable WCS: it gives no position for a part of the image's outline")
-        return cls(unit_vectors(sky[:, 0], sky[:, 1]))
-
-    @classmethod
     def of_square(cls, ra: float, dec: float, size_deg: float) -> SkyPolygon:
-        """A square in the tangent plane at its centre, two sides parallel to north there.
+        """Return a square in the tangent plane at its centre, two sides parallel to north there.
 
         Parameters
         ----------
@@ -123,7 +96,7 @@ class SkyPolygon:
         return abs(math.degrees(math.degrees(excess.sum())))
 
     def contains(self, ra: ArrayLike, dec: ArrayLike) -> np.ndarray:
-        """Whether positions in degrees lie inside; bool of their shape. On the outline either may come out."""
+        """Tell which positions in degrees lie inside; bool of their shape. On the outline either may come out."""
         vectors = unit_vectors(ra, dec)
         ahead = vectors @ self.middle > 0.5  # beyond 60 deg nothing is inside, and the tangent plane has no place for it
         plane = _tangent_plane(self.middle)
@@ -132,12 +105,12 @@ class SkyPolygon:
         return ahead & _inside(points.reshape(-1, 2), polygon[None]).reshape(ahead.shape)
 
     def intersects(self, other: SkyPolygon) -> bool:
-        """Whether two polygons have a point in common; polygons that only touch have."""
+        """Tell whether two polygons have a point in common; polygons that only touch have."""
         return bool(touching(self, other.vertices[None])[0])
 
 
 def outlines(corner_positions: ArrayLike, naxis1: ArrayLike, naxis2: ArrayLike) -> np.ndarray:
-    """Outlines of many detectors from the centres of their corner pixels.
+    """Return the outlines of many detectors from the centres of their corner pixels.
 
     Parameters
     ----------
@@ -153,8 +126,8 @@ def outlines(corner_positions: ArrayLike, naxis1: ArrayLike, naxis2: ArrayLike) 
 
     Notes
     -----
-    Half a pixel is added by bilinear extrapolation of the unit vectors. With sides taken as straight,
-    the outline of a DECam CCD is right to 0.12 arcsec; `SkyPolygon.of_detector` follows the curves.
+    Half a pixel is added by bilinear extrapolation of the unit vectors. With sides taken as straight, the outline of a DECam
+    CCD is right to 0.12 arcsec.
     """
     sky = np.asarray(corner_positions, dtype=np.float64).reshape(-1, 4, 2)
     first, right, upper, last = np.moveaxis(unit_vectors(sky[..., 0], sky[..., 1]), 1, 0)
@@ -169,7 +142,7 @@ def outlines(corner_positions: ArrayLike, naxis1: ArrayLike, naxis2: ArrayLike) 
 
 
 def touching(polygon: SkyPolygon, others: np.ndarray) -> np.ndarray:
-    """Which of many polygons have a point in common with one.
+    """Tell which of many polygons have a point in common with one.
 
     Parameters
     ----------
@@ -189,8 +162,8 @@ def touching(polygon: SkyPolygon, others: np.ndarray) -> np.ndarray:
 
     Notes
     -----
-    Caps around the polygons rule out most. The rest are projected onto the tangent plane at the middle
-    of ``polygon``, where arcs of great circles are straight lines, so that the test in the plane is the test on the sphere.
+    Caps around the polygons rule out most. The rest are projected onto the tangent plane at the middle of ``polygon``, where
+    arcs of great circles are straight lines, so that the test in the plane is the test on the sphere.
     """
     others = np.asarray(others, dtype=np.float64)
     mean = others.mean(axis=1)
@@ -202,20 +175,17 @@ def touching(polygon: SkyPolygon, others: np.ndarray) -> np.ndarray:
     distance = np.linalg.norm(mean - polygon.middle, axis=-1)
     # Chords: of the sum of two angles the chord is less than the sum of the chords.
     reach = 2 * math.sin(math.radians(polygon.radius_deg) / 2) + radius
-    result = np.zeros(len(others), dtype=bool)
-    near = np.flatnonzero(distance <= reach * (1 + 1e-9))
-    if near.size == 0:
-        return result
+    result = distance <= reach * (1 + 1e-9)
+    near = np.flatnonzero(result)
     plane = _tangent_plane(polygon.middle)
     p = _project(polygon.vertices, *plane)
     q = _project(others[near], *plane)
-    hit = _inside(p[:1], q) | _inside(q[:, 0], p[None])
-    result[near] = hit | _sides_cross(p, q)
+    result[near] = _inside(p[:1], q) | _inside(q[:, 0], p[None]) | _sides_cross(p, q)
     return result
 
 
 def local_frame(ra: float, dec: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Unit vectors towards a position, and east and north of it (at a pole: of the meridian ra)."""
+    """Return unit vectors towards a position, and east and north of it (at a pole: of the meridian ra)."""
     a, d = math.radians(ra), math.radians(dec)
     middle = np.array([math.cos(d) * math.cos(a), math.cos(d) * math.sin(a), math.sin(d)])
     east = np.array([-math.sin(a), math.cos(a), 0.0])

@@ -21,22 +21,9 @@ NO_CD = dict.fromkeys(("CD1_1", "CD1_2", "CD2_1", "CD2_2"))
 
 def header(code, pv=None, **cards):
     """A cut-out far from its reference pixel, where a distortion shows; cards of None are left out."""
-    values = {
-        "CTYPE1": f"RA---{code}",
-        "CTYPE2": f"DEC--{code}",
-        "CUNIT1": "deg",
-        "CUNIT2": "deg",
-        "CRVAL1": 81.789,
-        "CRVAL2": -66.4538,
-        "CRPIX1": 1229.0,
-        "CRPIX2": 92.0,
-        "CD1_1": 0.0,
-        "CD1_2": 7.287e-5,
-        "CD2_1": -7.287e-5,
-        "CD2_2": 0.0,
-        "RADESYS": "ICRS",
-        "EQUINOX": 2000.0,
-    }
+    values = {"CTYPE1": f"RA---{code}", "CTYPE2": f"DEC--{code}", "CUNIT1": "deg", "CUNIT2": "deg"}
+    values |= {"CRVAL1": 81.789, "CRVAL2": -66.4538, "CRPIX1": 1229.0, "CRPIX2": 92.0, "RADESYS": "ICRS", "EQUINOX": 2000.0}
+    values |= {"CD1_1": 0.0, "CD1_2": 7.287e-5, "CD2_1": -7.287e-5, "CD2_2": 0.0}
     found = fits.Header()
     for key, value in (values | (pv or {}) | cards).items():
         if value is not None:
@@ -127,6 +114,17 @@ REFUSED = {
     "equinox of the date": (header("TAN", RADESYS=None, EQUINOX=None, EPOCH=2015.3), "its coordinates are 2015.3"),
     "equinox in words": (header("TAN", RADESYS="FK5", EQUINOX="J2000"), "EQUINOX is not a finite number"),
     "apparent": (header("TAN", RADESYS="GAPPT"), "its coordinates are GAPPT"),
+    "nothing": (fits.Header(), "CTYPE1 or CTYPE2 is missing"),
+    "unknown projection": (header("XXX"), "RA---XXX"),
+    "no RA": (header("TAN", CRVAL1=None), "CRVAL1 is missing"),
+    "Dec beyond the pole": (header("TAN", CRVAL2=-91.0), "CRVAL2 is -91"),
+    "pixel in words": (header("TAN", CRPIX2="five"), "CRPIX2 is not a finite number"),
+    "arcsec": (header("TAN", CUNIT1="arcsec"), "CUNIT1 is arcsec, expected deg"),
+    "no scale": (header("TAN", **NO_CD), "neither a CD matrix nor CDELT1 and CDELT2"),
+    "singular CD matrix": (header("TAN", CD1_1=7.287e-5, CD2_2=-7.287e-5), "its CD matrix is singular"),
+    "pixels without size": (header("TAN", CD1_2=0.0, CD2_1=0.0), "its CD matrix is singular"),
+    "CDELT of 0": (header("TAN", **NO_CD, CDELT1=0.0, CDELT2=1e-4), "its CDELT is singular"),
+    "distortion in words": (header("TAN", {"PV1_1": "x"}), "PV1_1 is not a finite number"),
 }  # fmt: skip
 
 
