@@ -13,9 +13,8 @@ from astropy.nddata import CCDData
 from astropy.table import QTable, Table
 
 from .. import match, sky
-from ..binned import Stamp, StampGrid, make_stamp, usual_cell
-from ..binned.average import FARTHEST
-from ..binned.grid import PIXELS_ALONG_CELL
+from ..binned import BinnedGrid, BinnedMap, bin_detector, usual_cell
+from ..binned.average import FARTHEST, PIXELS_ALONG_CELL
 from ..coadd.resample import subtract_shape
 from ..config import MatchConfig
 from ..errors import InputError
@@ -169,16 +168,16 @@ def match_backgrounds(
     config = MatchConfig(min_cells=min_cells, shape=shape, zero_point=zero_point)
     grid = _grid(opened, cell)
     surface_brightness = per_area(unit)
-    stamps = [_stamp(image, grid, f, surface_brightness) for image, f in zip(opened, factor, strict=True)]
+    maps = [_binned_map(image, grid, f, surface_brightness) for image, f in zip(opened, factor, strict=True)]
     centres = np.array([sky.centre(image.wcs, image.shape) for image in opened])
     rows, columns = np.array([image.shape for image in opened]).T
     corners = np.array([sky.corners(image.wcs, image.shape) for image in opened])
     first, second = match.find_pairs(corners, columns, rows, np.array(numbers))
-    boxes = [(stamp.x0, stamp.y0, stamp.mean.shape[1], stamp.mean.shape[0]) for stamp in stamps]
-    pairs = match.measure(first, second, stamps.__getitem__, boxes, centres, config)
-    level, area = (np.array([getattr(stamp, name) for stamp in stamps]) for name in ("level", "area"))
-    terms = np.array([stamp.area_terms for stamp in stamps])
-    skies = matching.Skies(level, area, np.ones(len(stamps), dtype=bool), grid.cell, terms)
+    boxes = [(binned_map.x0, binned_map.y0, binned_map.mean.shape[1], binned_map.mean.shape[0]) for binned_map in maps]
+    pairs = match.measure(first, second, maps.__getitem__, boxes, centres, config)
+    level, area = (np.array([getattr(binned_map, name) for binned_map in maps]) for name in ("level", "area"))
+    terms = np.array([binned_map.area_terms for binned_map in maps])
+    skies = matching.Skies(level, area, np.ones(len(maps), dtype=bool), grid.cell, terms)
     names = {"Field": [""] * len(opened), "Root": list(map(str, numbers)), "EXTNAME": [str(i) for i in range(len(opened))]}
     table = Table({**names, "NAXIS1": columns, "NAXIS2": rows, "SUB_BACK": np.zeros(len(opened))})
     known = _fixed(fixed, unit, table)
@@ -205,7 +204,7 @@ def match_backgrounds(
     )
 
 
-def _grid(images: Sequence[SkyImage], cell: Any) -> StampGrid:
+def _grid(images: Sequence[SkyImage], cell: Any) -> BinnedGrid:
     """The grid on which images are compared: around their middle, with cells that suit the largest and smallest pixels."""
     scales = [sky.pixel_scale(image.wcs, image.shape) for image in images]
     side = usual_cell(max(scales)) if cell is None else float(u.Quantity(cell, u.arcsec).value)
@@ -220,15 +219,15 @@ def _grid(images: Sequence[SkyImage], cell: Any) -> StampGrid:
     for image, centre in zip(images, centres, strict=True):
         if sky.separation((centre[0], centre[1]), middle) > FARTHEST - 1:
             raise InputError(f"{image.name} lies more than {FARTHEST:g} deg from the middle of all images; match them in parts")
-    return StampGrid(*middle, side)
+    return BinnedGrid(*middle, side)
 
 
-def _stamp(image: SkyImage, grid: StampGrid, factor: float, surface_brightness: bool) -> Stamp:
+def _binned_map(image: SkyImage, grid: BinnedGrid, factor: float, surface_brightness: bool) -> BinnedMap:
     pixels, bad = image.read()
     level = statistics(pixels, bad).histogram_mode
     if not np.isfinite(level):
         raise InputError(f"{image.name} has no good pixel")
-    return make_stamp(pixels, bad, image.wcs, grid, factor, level, image.name, "", surface_brightness=surface_brightness)
+    return bin_detector(pixels, bad, image.wcs, grid, factor, level, image.name, "", surface_brightness=surface_brightness)
 
 
 def _fixed(fixed: Any, unit: u.UnitBase | None, table: Table) -> dict[tuple[str, str], float]:
@@ -247,7 +246,7 @@ def _fixed(fixed: Any, unit: u.UnitBase | None, table: Table) -> dict[tuple[str,
 def _pair_table(
     pairs: match.Pairs, skies: matching.Skies, overlaps: Table, unit: u.UnitBase | None, surface_brightness: bool
 ) -> QTable:
-    """The measured overlaps, as surface brightness; stamps are above the sky of their image, which is added again."""
+    """The measured overlaps, as surface brightness; binned maps are above the sky of their image, which is added again."""
     per_pixel = skies.level / skies.area
     area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])
     shown = (unit or u.dimensionless_unscaled) / (1 if surface_brightness else u.arcsec**2)

@@ -1,13 +1,10 @@
-"""Detectors averaged onto the survey's common grid of cells.
+"""Detectors averaged onto the survey's common grid of cells, the files that keep them, and quick-look mosaics of them.
 
-All fields of a galaxy share one grid, so that two detectors are compared by
-slices of two arrays. It knows how pixels become cells and how the cells of an
-exposure are kept in a file; what is measured from them is for other modules.
+All fields of a galaxy share one grid, so that two detectors are compared by slices of two arrays.
 """
 
-from .average import BinnedMap, bin_detector, saturation
+from .average import BinnedGrid, BinnedMap, bin_detector, binned_grid, saturation, usual_cell
 from .files import boxes, grid_of, read, write
-from .grid import BinnedGrid, binned_grid, usual_cell
 
 __all__ = [
     "BinnedGrid",

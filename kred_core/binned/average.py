@@ -1,32 +1,128 @@
-"""How the pixels of a detector become cells of the grid: each pixel into the cell that its centre lies in.
+"""The common grid of cells, and how the pixels of a detector become its cells: each into the one that its centre lies in.
 
-It knows the WCS of a detector and the values of its pixels; where cells are kept
-is for `files`. The kernels release the interpreter lock and sum in a fixed order.
+All fields of a galaxy share a grid. It does not depend on the data of a field, but for the pixel scale of its detectors, so
+that fields which are reduced years apart fit together. The kernel releases the interpreter lock and sums in a fixed order.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numba as nb
 import numpy as np
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from .. import sky
-from ..errors import ExposureError
+from .. import sky, survey
+from ..config import FieldConfig, SurveyConfig
+from ..errors import ConfigError, ExposureError, InputError
 from ..fits.hdu import number
-from .grid import BinnedGrid
 
-__all__ = ["BinnedMap", "bin_detector", "saturation"]
+__all__ = ["BinnedGrid", "BinnedMap", "bin_detector", "binned_grid", "saturation", "usual_cell"]
 
+CELL = 2.0  # arcsec: seeing and sampling of stars no longer matter, diffuse emission still does
+SMALLEST_CELL, LARGEST_CELL = 4, 8  # pixels along a side, unless the configuration says otherwise
+PIXELS_ALONG_CELL = (2, 250)  # that can be asked for; counts have 16 bits
 STEP = 64  # pixels between control points; DECam's TPV leaves 2e-4 arcsec
 LARGEST_COUNT = 65535
 CELLS_PER_PIXEL, MANY_CELLS = 4, 100_000  # no sensible pixels need more cells around them
 FARTHEST = 45.0  # deg from the tangent point; beyond, cells shrink to less than half on the sky
 SATURATION = ("SATURATE", "SATURATA", "SATURATB")
 LARGEST_LEVEL = 1e30  # ADU; no detector counts so far
+
+
+@dataclass(frozen=True)
+class BinnedGrid:
+    """The common grid: a tangent plane (TAN), north up, east to the left.
+
+    Attributes
+    ----------
+    ra, dec : float
+        Tangent point in degrees (ICRS); cell (0, 0) is centred on it.
+    cell : float
+        Side of a cell in arcsec.
+    """
+
+    ra: float
+    dec: float
+    cell: float
+
+    @cached_property
+    def wcs(self) -> WCS:
+        """World coordinates; pixel coordinates that count from 0 are cell indices x, y (which may be negative)."""
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+        wcs.wcs.cunit = ["deg", "deg"]
+        wcs.wcs.crval = [self.ra, self.dec]
+        wcs.wcs.crpix = [1.0, 1.0]
+        wcs.wcs.cd = np.array([[-1.0, 0.0], [0.0, 1.0]]) * self.cell / 3600
+        wcs.wcs.radesys = "ICRS"
+        wcs.wcs.set()
+        return wcs
+
+
+def binned_grid(config: FieldConfig, pixel_scale: float) -> BinnedGrid:
+    """Return the grid of a field's galaxy.
+
+    Parameters
+    ----------
+    config : `~kred_core.config.FieldConfig`
+    pixel_scale : float
+        Of the field's detectors, in arcsec.
+
+    Raises
+    ------
+    ConfigError
+        A cell would hold fewer than 2 x 2 or more than 250 x 250 pixels.
+    InputError
+        Nothing says where the field is, or its tile table cannot be used.
+
+    Notes
+    -----
+    Cells have 2 arcsec, but at least 4 and at most 8 pixels, rounded to two digits: 2 arcsec for DECam. The tangent point is the
+    mean position, rounded to 0.1 deg, of all fields of the survey with the same prefix (the name up to the first ``_``). A field
+    elsewhere on the sky takes that of the tiles in its tile table of the fields with the same prefix that are not far away
+    (`kred_core.survey.galaxy`), rounded too, or its own centre. Both can be set in ``config.stamps``.
+    """
+    cell = config.stamps.cell_size or usual_cell(pixel_scale)
+    least, most = PIXELS_ALONG_CELL
+    if not least * pixel_scale <= cell <= most * pixel_scale:
+        raise ConfigError(
+            f"stamps.cell_size is {cell:g} arcsec; with pixels of {pixel_scale:.3g} arcsec it must be between "
+            f"{least * pixel_scale:.3g} and {most * pixel_scale:.3g}"
+        )
+    return BinnedGrid(*_tangent_point(config), cell)
+
+
+def usual_cell(pixel_scale: float) -> float:
+    """Return the side of a cell for pixels of some size, both in arcsec: 2 arcsec, but 4 to 8 pixels, in two digits."""
+    return float(f"{min(max(CELL, SMALLEST_CELL * pixel_scale), LARGEST_CELL * pixel_scale):.1e}")
+
+
+def _tangent_point(config: FieldConfig) -> tuple[float, float]:
+    if config.stamps.centre:
+        return config.stamps.centre[0], config.stamps.centre[1]
+    of_survey = _mean(survey.galaxy(config.field, SurveyConfig()))
+    elsewhere = bool(config.survey.centre or config.survey.tile_table)
+    own = _mean(survey.galaxy(config.field, config.survey)) if elsewhere else None
+    if own is None and of_survey is None:
+        raise InputError(
+            f"field {config.field} is not in the survey and nothing says where it is; give its centre "
+            "(option survey.centre: RA,Dec in degrees), a tile table (survey.tile_table) or stamps.centre"
+        )
+    if own is None or (of_survey is not None and sky.separation(own, of_survey) < survey.tables.NEAR):
+        return _tenths(of_survey)
+    return (config.survey.centre[0], config.survey.centre[1]) if config.survey.centre else _tenths(own)
+
+
+def _mean(positions: list[tuple[float, float]]) -> tuple[float, float] | None:
+    return sky.mean_position(*np.array(positions).T) if positions else None
+
+
+def _tenths(position: tuple[float, float]) -> tuple[float, float]:
+    return round(position[0], 1) % 360.0, round(position[1], 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +136,8 @@ class BinnedMap:
     x0, y0 : int
         Cell of the grid that ``mean[0, 0]`` is.
     mean : `~numpy.ndarray`
-        float32 (ny, nx): mean surface brightness of the good pixels in counts28 per square arcsec, ``level``
-        subtracted; NaN where there is none.
+        float32 (ny, nx): mean surface brightness of the good pixels in counts28 per square arcsec, ``level`` subtracted;
+        NaN where there is none.
     std : `~numpy.ndarray`
         float32 (ny, nx): standard deviation of these pixels (divided by their number), same unit; NaN where there is none.
     count : `~numpy.ndarray`
@@ -51,8 +147,8 @@ class BinnedMap:
     area : float
         Solid angle of the detector's central pixel in square arcsec.
     to_detector : `~numpy.ndarray`
-        float64 (2, 3): ``u, v = to_detector @ (x, y, 1)`` for the cell x, y of the grid; u along NAXIS1 and v along
-        NAXIS2 run from -1 to 1 over the detector and are 0 in its middle.
+        float64 (2, 3): ``u, v = to_detector @ (x, y, 1)`` for the cell x, y of the grid; u along NAXIS1 and v along NAXIS2 run
+        from -1 to 1 over the detector and are 0 in its middle.
     area_terms : `~numpy.ndarray`
         float64 (5,): a pixel at u, v has ``area * (1 + area_terms @ (u, v, u**2, u * v, v**2))`` square arcsec.
     """
@@ -68,17 +164,6 @@ class BinnedMap:
     area: float
     to_detector: np.ndarray
     area_terms: np.ndarray = field(default_factory=lambda: np.zeros(5))
-
-    @property
-    def sum(self) -> np.ndarray:
-        """float64 (ny, nx): sum of the good pixels in counts28 per square arcsec; 0 where there is none."""
-        return np.where(self.count > 0, self.mean, 0.0).astype(np.float64) * self.count
-
-    @property
-    def sum_of_squares(self) -> np.ndarray:
-        """float64 (ny, nx): sum of the squares of the good pixels."""
-        mean, std = (np.where(self.count > 0, a, 0.0).astype(np.float64) for a in (self.mean, self.std))
-        return (mean**2 + std**2) * self.count
 
 
 def bin_detector(
@@ -113,7 +198,7 @@ def bin_detector(
     saturated : float
         Pixels of this value in ADU and above are left out, and those as far below zero: only damaged bytes give such.
     surface_brightness : bool
-        The pixels hold surface brightness already: they are not divided by their areas, and that of the stamp is 1.
+        The pixels hold surface brightness already: they are not divided by their areas, and the area of the map is 1.
 
     Returns
     -------
@@ -128,10 +213,10 @@ def bin_detector(
 
     Notes
     -----
-    A cell holds the mean of (pixel x scale - level)/A over the good pixels whose centre lies in it, where A is the pixel's
-    own solid angle: DECam's pixels differ by 1.6 % in area, and a surface brightness must not. Places and areas are
-    interpolated between control points 64 pixels apart: for DECam right to 2e-4 arcsec and 1e-6. Sums are in
-    float64, of values without the level, so that rounding does not show.
+    A cell holds the mean of (pixel x scale - level)/A over the good pixels whose centre lies in it, where A is the pixel's own
+    solid angle: DECam's pixels differ by 1.6 % in area, and a surface brightness must not. Places and areas are interpolated
+    between control points 64 pixels apart: for DECam right to 2e-4 arcsec and 1e-6. Sums are in float64, of values without the
+    level, so that rounding does not show.
     """
     if bad is not None and bad.shape != pixels.shape:
         raise ValueError(f"{root} {extname}: a mask of {bad.shape} pixels does not fit an image of {pixels.shape}")
@@ -281,12 +366,9 @@ def _accumulate(pixels, bad, saturated, u, v, inverse_area, scale, level, sums, 
 
 
 def saturation(header: fits.Header) -> float:
-    """Level in ADU from which pixels are saturated: the lowest that a header gives; infinite where it gives none.
+    """Return the level in ADU from which pixels are saturated; infinite where a header gives none.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        Of the detector: SATURATE, or SATURATA and SATURATB of its two amplifiers. Absurd levels are none.
+    It is the lowest of SATURATE, and of SATURATA and SATURATB of the two amplifiers. Absurd levels are none.
     """
     levels = [level for level in (number(header, key) for key in SATURATION) if level is not None and 0 < level < LARGEST_LEVEL]
     return min(levels, default=math.inf)

@@ -1,15 +1,16 @@
 """The file that holds the binned maps of one exposure.
 
-A FITS file like others: for each detector the images mean, std and count, compressed,
-each with its WCS, and a table DETECTORS at the end. The table also tells where the images
-of a detector begin, so that one of sixty is read without looking at the others.
+For each detector it has the images mean, std and count, compressed, each with its WCS; the table DETECTORS at the end tells
+where they begin, so that one of sixty is read without looking at the others.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from astropy.io import fits
@@ -21,8 +22,7 @@ from ..fits.cards import Cards, hdu_bytes
 from ..fits.compress import quantised_image
 from ..fits.hdu import BLOCK
 from ..products import atomic
-from .average import BinnedMap
-from .grid import BinnedGrid
+from .average import BinnedGrid, BinnedMap
 
 __all__ = ["boxes", "grid_of", "read", "write"]
 
@@ -33,36 +33,20 @@ FINEST = 2.0**-22  # of the largest value, where there is no noise
 SEALED = (0, 0xFFFFFFFF)  # what the bytes of an HDU with CHECKSUM sum up to
 # What a damaged header leads to.
 DAMAGE = (ExposureError, fits.VerifyError, KeyError, ValueError, TypeError, IndexError, AttributeError)
-TABLE = np.dtype(
-    [
-        ("EXTNAME", "S32"),
-        ("OFFSET", ">i8"),
-        ("LENGTH", ">i8"),
-        ("X0", ">i4"),
-        ("Y0", ">i4"),
-        ("NX", ">i4"),
-        ("NY", ">i4"),
-        ("LEVEL", ">f8"),
-        ("AREA", ">f8"),
-        ("TODET", ">f8", (6,)),
-        ("ATERMS", ">f8", (5,)),
-    ]
+COLUMNS = (  # name, type, form in FITS, unit, meaning
+    ("EXTNAME", "S32", "32A", "", "detector: images <EXTNAME>, _STD and _COUNT"),
+    ("OFFSET", ">i8", "1K", "byte", "first byte of its images in this file"),
+    ("LENGTH", ">i8", "1K", "byte", "bytes of its images"),
+    ("X0", ">i4", "1J", "", "cell of the grid that the first pixel is, from 0"),
+    ("Y0", ">i4", "1J", "", "cell of the grid that the first pixel is, from 0"),
+    ("NX", ">i4", "1J", "", "cells along x"),
+    ("NY", ">i4", "1J", "", "cells along y"),
+    ("LEVEL", ">f8", "1D", "count", "own sky subtracted, counts28 per native pixel"),
+    ("AREA", ">f8", "1D", "arcsec2", "native pixel at the detector's centre"),
+    ("TODET", "(6,)>f8", "6D", "", "(u, v) = TODET[2, 3] (x, y, 1); u, v in [-1, 1]"),
+    ("ATERMS", "(5,)>f8", "5D", "", "area at u, v: AREA (1 + ATERMS (u, v, uu, uv, vv))"),
 )
-FORMS = ("32A", "1K", "1K", "1J", "1J", "1J", "1J", "1D", "1D", "6D", "5D")
-UNITS = ("", "byte", "byte", "", "", "", "", "count", "arcsec2", "", "")
-MEANINGS = (
-    "detector: images <EXTNAME>, _STD and _COUNT",
-    "first byte of its images in this file",
-    "bytes of its images",
-    "cell of the grid that the first pixel is, from 0",
-    "cell of the grid that the first pixel is, from 0",
-    "cells along x",
-    "cells along y",
-    "own sky subtracted, counts28 per native pixel",
-    "native pixel at the detector's centre",
-    "(u, v) = TODET[2, 3] (x, y, 1); u, v in [-1, 1]",
-    "area at u, v: AREA (1 + ATERMS (u, v, uu, uv, vv))",
-)
+TABLE = np.dtype([(name, kind) for name, kind, *_ in COLUMNS])
 
 
 def write(path: Path, grid: BinnedGrid, maps: Iterable[BinnedMap]) -> None:
@@ -78,9 +62,9 @@ def write(path: Path, grid: BinnedGrid, maps: Iterable[BinnedMap]) -> None:
 
     Notes
     -----
-    Means are kept in steps of 1/20 of the noise of a cell, with subtractive dithering: the error of rounding has no
-    bias and 1/70 of the noise. std is kept in steps of 1/16 of the noise of a pixel, count exactly, and a cell
-    without pixels is NaN. Full-size DECam detectors take 0.34 MB. The same binned maps give the same bytes.
+    Means are kept in steps of 1/20 of the noise of a cell, with subtractive dithering: the error of rounding has no bias and
+    1/70 of the noise. std is kept in steps of 1/16 of the noise of a pixel, count exactly, and a cell without pixels is NaN.
+    Full-size DECam detectors take 0.34 MB. The same binned maps give the same bytes.
     """
     parts: list[bytes] = []
     rows = []
@@ -167,35 +151,23 @@ def _table(rows: list[tuple]) -> bytes:
         "NAXIS2": (len(table), "detectors"),
         "PCOUNT": (0, ""),
         "GCOUNT": (1, ""),
-        "TFIELDS": (len(FORMS), ""),
+        "TFIELDS": (len(COLUMNS), ""),
         "EXTNAME": ("DETECTORS", ""),
     }
-    for i, (name, form, unit, meaning) in enumerate(zip(TABLE.names, FORMS, UNITS, MEANINGS, strict=True), 1):
+    for i, (name, _, form, unit, meaning) in enumerate(COLUMNS, 1):
         cards |= {f"TTYPE{i}": (name, meaning), f"TFORM{i}": (form, "")} | ({f"TUNIT{i}": (unit, "")} if unit else {})
     return b"".join(hdu_bytes(cards, table.tobytes()))
 
 
 def grid_of(path: Path) -> BinnedGrid:
-    """The grid that the binned maps of a file are on.
-
-    Raises
-    ------
-    InputError
-        The file is missing or damaged; the message says what to do.
-    """
-    try:
-        with open(path, "rb") as f:
-            return _grid(_primary(f))
-    except (OSError, *DAMAGE) as e:
-        raise _damaged(path, e) from e
+    """Return the grid that the binned maps of a file are on; `InputError` where it is missing or damaged."""
+    with _opened(path) as f:
+        primary = _primary(f)
+        return BinnedGrid(float(primary["GRIDRA"]), float(primary["GRIDDEC"]), float(primary["GRIDCELL"]))
 
 
 def boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
-    """Which cells of the grid the binned maps of a file cover; nothing is decoded.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
+    """Return which cells of the grid the binned maps of a file cover, without decoding them.
 
     Returns
     -------
@@ -207,41 +179,28 @@ def boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
     InputError
         The file is missing or damaged; the message says what to do.
     """
-    try:
-        with open(path, "rb") as f:
-            table = _detectors(f, _primary(f))
-    except (OSError, *DAMAGE) as e:
-        raise _damaged(path, e) from e
+    with _opened(path) as f:
+        table = _detectors(f, _primary(f))
     return {r["EXTNAME"].decode(): tuple(int(r[c]) for c in ("X0", "Y0", "NX", "NY")) for r in table}
 
 
 def read(path: Path, extname: str) -> BinnedMap:
-    """Read one binned map.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-    extname : str
-
-    Returns
-    -------
-    BinnedMap
+    """Read the binned map of one detector.
 
     Raises
     ------
     InputError
         The file is missing or damaged, or has no such binned map; the message says what to do.
     """
-    try:
-        with open(path, "rb") as f:
-            primary = _primary(f)
-            root = str(primary["ROOT"]).strip()
-            found = [row for row in _detectors(f, primary) if row["EXTNAME"] == extname.encode()]
-            if not found:
-                raise ExposureError(f"it has no binned map of detector {extname}")
-            row = found[0]
-            f.seek(row["OFFSET"])
-            raw = f.read(row["LENGTH"])
+    with _opened(path) as f:
+        primary = _primary(f)
+        root = str(primary["ROOT"]).strip()
+        found = [row for row in _detectors(f, primary) if row["EXTNAME"] == extname.encode()]
+        if not found:
+            raise ExposureError(f"it has no binned map of detector {extname}")
+        row = found[0]
+        f.seek(row["OFFSET"])
+        raw = f.read(row["LENGTH"])
         _require_sound(raw, f"the images of detector {extname}")
         shape = int(row["NY"]), int(row["NX"])
         planes, at = [], 0
@@ -250,8 +209,6 @@ def read(path: Path, extname: str) -> BinnedMap:
             if plane.shape != shape:
                 raise ExposureError(f"an image of detector {extname} has the shape {plane.shape}, expected {shape}")
             planes.append(plane)
-    except (OSError, *DAMAGE) as e:
-        raise _damaged(path, e) from e
     mean, std, count = planes
     return BinnedMap(
         root=root,
@@ -273,10 +230,6 @@ def _primary(f) -> fits.Header:
     if not raw.startswith(b"SIMPLE") or checksum.datasum(raw) not in SEALED:
         raise ExposureError("its primary header is damaged")
     return fits.Header.fromstring(raw.decode("ascii"))
-
-
-def _grid(primary: fits.Header) -> BinnedGrid:
-    return BinnedGrid(float(primary["GRIDRA"]), float(primary["GRIDDEC"]), float(primary["GRIDCELL"]))
 
 
 def _detectors(f, primary: fits.Header) -> np.ndarray:
@@ -307,11 +260,17 @@ def _image(raw: bytes, start: int) -> tuple[np.ndarray, int]:
     return rice.decode(header, raw[start : start + length]), start + -(-length // BLOCK) * BLOCK
 
 
-def _damaged(path: Path, error: Exception) -> InputError:
-    if isinstance(error, FileNotFoundError):
-        reason = "is missing"
-    elif isinstance(error, OSError):
-        reason = f"cannot be read ({error.strerror or error})"
-    else:
-        reason = f"cannot be used: {error}" if isinstance(error, ExposureError) else "is damaged"
-    return InputError(f"{path}: the file of binned maps {reason}; make it again with --from summarize --redo")
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to read; explain what is wrong with it."""
+    try:
+        with open(path, "rb") as f:
+            yield f
+    except (OSError, *DAMAGE) as e:
+        if isinstance(e, FileNotFoundError):
+            reason = "is missing"
+        elif isinstance(e, OSError):
+            reason = f"cannot be read ({e.strerror or e})"
+        else:
+            reason = f"cannot be used: {e}" if isinstance(e, ExposureError) else "is damaged"
+        raise InputError(f"{path}: the file of binned maps {reason}; make it again with --from summarize --redo") from e

@@ -92,8 +92,6 @@ class TestPixelsBecomeCells:
                 compared += 1
                 assert made.mean[row, column] == pytest.approx(values.mean(), rel=2e-6, abs=1e-5)
                 assert made.std[row, column] == pytest.approx(values.std(), rel=2e-6, abs=1e-4)
-                assert made.sum[row, column] == pytest.approx(values.sum(), rel=2e-6, abs=1e-3)
-                assert made.sum_of_squares[row, column] == pytest.approx((values**2).sum(), rel=4e-6)
         assert compared > 0.8 * (made.count > 0).sum()
 
     def test_cells_without_good_pixels_are_nan(self, averaged):
@@ -225,7 +223,7 @@ class TestTruth:
     def test_noise_adds_no_bias(self, noiseless, noisy):
         clean, made = noiseless[-1], noisy[-1]
         assert np.array_equal(clean.count, made.count)
-        bias = (made.sum - clean.sum).sum() / made.count.sum() * noisy[1].factor * made.area
+        bias = np.nansum(made.count * (made.mean - clean.mean).astype(np.float64)) / made.count.sum() * noisy[1].factor * made.area
         noise = np.nanmedian(made.std) * noisy[1].factor * made.area / np.sqrt(made.count.sum())
         assert noise < 0.005  # ADU: 8 million pixels average the noise away
         assert abs(bias) < 3 * noise
@@ -580,5 +578,5 @@ def test_maps_of_real_exposures_agree_with_their_statistics(real_decam):
     measured, maps = summarize(path, names, SummarizeConfig(), BinnedGrid(*np.round(place.centre, 1), 2.0), 1.0)
     for d, s in zip(measured.detectors, maps, strict=True):
         assert s.count.sum() == d.n_pixels
-        assert s.sum.sum() / s.count.sum() * s.area == pytest.approx(d.mean - d.histogram_mode, rel=1e-3)
+        assert np.nansum(s.mean * s.count) / s.count.sum() * s.area == pytest.approx(d.mean - d.histogram_mode, rel=1e-3)
         assert np.nanmedian(s.std) * s.area == pytest.approx(d.noise, rel=0.1)

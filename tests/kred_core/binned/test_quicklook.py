@@ -13,7 +13,6 @@ from astropy.wcs import WCS
 
 from kred_core.background import Background
 from kred_core.binned import BinnedGrid, BinnedMap, quicklook
-from kred_core.binned.quicklook import mosaic
 from kred_core.errors import InputError
 from kred_core.fits.hdu import scan
 from kred_core.products import FieldPaths
@@ -118,7 +117,7 @@ def test_neither_the_order_of_stamps_nor_the_height_of_strips_changes_a_bit(fiel
     whole = look_at(maps, after=shapes)
     order = np.random.default_rng(2).permutation(40)
     for rows in (1, 7, 1000):
-        monkeypatch.setattr(mosaic, "STRIP_ROWS", rows)
+        monkeypatch.setattr(quicklook, "STRIP_ROWS", rows)
         again = look_at([maps[i] for i in order], after=shapes[order])
         assert again.images["after"].tobytes() == whole.images["after"].tobytes()
         assert again.coverage.tobytes() == whole.coverage.tobytes()

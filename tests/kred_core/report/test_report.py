@@ -22,7 +22,7 @@ from PIL import Image
 
 from kred_core import stages, survey
 from kred_core.binned import BinnedGrid, quicklook
-from kred_core.binned.quicklook.mosaic import QuickLook
+from kred_core.binned.quicklook import QuickLook
 from kred_core.config import BackgroundKind, FieldConfig, SurveyConfig
 from kred_core.config.settings import to_toml
 from kred_core.errors import InputError
