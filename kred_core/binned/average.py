@@ -52,15 +52,7 @@ class BinnedGrid:
     @cached_property
     def wcs(self) -> WCS:
         """World coordinates; pixel coordinates that count from 0 are cell indices x, y (which may be negative)."""
-        wcs = WCS(naxis=2)
-        wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-        wcs.wcs.cunit = ["deg", "deg"]
-        wcs.wcs.crval = [self.ra, self.dec]
-        wcs.wcs.crpix = [1.0, 1.0]
-        wcs.wcs.cd = np.array([[-1.0, 0.0], [0.0, 1.0]]) * self.cell / 3600
-        wcs.wcs.radesys = "ICRS"
-        wcs.wcs.set()
-        return wcs
+        return sky.tan_wcs(sky.Grid(self.ra, self.dec, self.cell, 1, 1))
 
 
 def binned_grid(config: FieldConfig, pixel_scale: float) -> BinnedGrid:
@@ -264,6 +256,7 @@ def bin_detector(
     told = np.isfinite(mean) & np.isfinite(std)  # damaged pixels can be beyond what float32 holds: their cells have no data
     if not told.any():
         raise ExposureError("its pixels are no counts that a detector can have")
+    along_x, along_y = np.meshgrid((at_x - (nx - 1) / 2) / (nx / 2), (at_y - (ny - 1) / 2) / (ny / 2))
     return BinnedMap(
         root=root,
         extname=extname,
@@ -274,8 +267,8 @@ def bin_detector(
         count=np.where(told, counts[part], 0).astype(np.uint16),
         level=float(level_adu) * float(scale),
         area=central_area,
-        to_detector=_to_detector(u, v, at_x, at_y, (ny, nx)),
-        area_terms=_area_terms(area / central_area, at_x, at_y, (ny, nx)),
+        to_detector=_to_detector(u, v, along_x, along_y),
+        area_terms=_area_terms(area / central_area, along_x, along_y),
     )
 
 
@@ -284,19 +277,15 @@ def _farthest(grid: BinnedGrid) -> float:
     return math.tan(math.radians(FARTHEST)) * math.degrees(3600) / grid.cell
 
 
-def _area_terms(relative: np.ndarray, at_x: np.ndarray, at_y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _area_terms(relative: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Least-squares terms of the area (`BinnedMap.area_terms`) through the control points; for DECam right to 1e-5."""
-    ny, nx = shape
-    u, v = np.meshgrid((at_x - (nx - 1) / 2) / (nx / 2), (at_y - (ny - 1) / 2) / (ny / 2))
     known = np.isfinite(relative)
     terms = np.stack([u, v, u**2, u * v, v**2], axis=-1)[known]
     return np.linalg.lstsq(terms, relative[known] - 1.0, rcond=None)[0]
 
 
-def _to_detector(u: np.ndarray, v: np.ndarray, at_x: np.ndarray, at_y: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Least-squares affine map from cells to detector coordinates, through the control points."""
-    ny, nx = shape
-    x, y = np.broadcast_arrays((at_x[None, :] - (nx - 1) / 2) / (nx / 2), (at_y[:, None] - (ny - 1) / 2) / (ny / 2))
+def _to_detector(u: np.ndarray, v: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least-squares affine map from cells u, v to detector coordinates x, y, through the control points."""
     used = np.isfinite(u) & np.isfinite(v)
     (p, q), goals = (u[used], v[used]), (x[used], y[used])
     p_mean, q_mean = p.mean(), q.mean()

@@ -90,21 +90,21 @@ class _Layer:
 def quick_look(
     boxes: ArrayLike, load: Callable[[int], BinnedMap], subtract: Mapping[str, ArrayLike | Background], pixel_area: float
 ) -> QuickLook:
-    """Median of all binned maps in each cell, for several sets of backgrounds at once.
+    """Return the median of all binned maps in each cell, for several sets of backgrounds at once.
 
     Parameters
     ----------
     boxes : array_like
-        int (n, 4): x0, y0, nx, ny of each binned map in cells of the grid. Binned maps of no size are passed over.
+        int (n, 4): x0, y0, nx, ny of each binned map in cells of the grid. Those of no size are passed over.
     load : callable
         Gives binned map number 0 .. n - 1; called once for each.
     subtract : mapping of str to array_like or `~kred_core.background.Background`
-        For each version of the mosaic what is subtracted from the binned maps' means, in counts28 per square arcsec: shape (n,), a
-        constant for each detector; or their backgrounds, with x and y in half sides (see `BinnedMap.to_detector`).
-        Names are lower case letters, digits and _.
+        For each version of the mosaic (its name in lower case letters, digits and _) what is subtracted from the maps' means,
+        in counts28 per square arcsec: shape (n,), a constant for each detector; or their backgrounds, with x and y in half
+        sides (see `BinnedMap.to_detector`).
     pixel_area : float
-        Solid angle of a native pixel in square arcsec. The values are given for it, because counts28 per native pixel are what
-        people know; they are surface brightnesses all the same.
+        Solid angle of a native pixel in square arcsec. The surface brightnesses are given for it, because counts28 per native
+        pixel are what people know.
 
     Returns
     -------
@@ -281,19 +281,10 @@ def _medians(values, n_good, n_poor, pairs, starts, images, coverage):
 
 
 def cut(look: QuickLook, grid: BinnedGrid, tile: Tile) -> QuickLook:
-    """The part of a quick look that covers a tile.
+    """Return the part of a quick look that covers a tile.
 
-    Parameters
-    ----------
-    look : `QuickLook`
-    grid : `~kred_core.binned.BinnedGrid`
-    tile : `~kred_core.survey.Tile`
-
-    Returns
-    -------
-    `QuickLook`
-        The smallest rectangle of the grid that holds the square of the tile, NaN where the look does not reach. The
-        grid's north is the tile's only where both have the same RA, so it is somewhat larger than the square.
+    It is the smallest rectangle of the grid that holds the square of the tile, NaN where the look does not reach. The grid's
+    north is the tile's only where both have the same RA, so it is somewhat larger than the square.
     """
     corners = grid.wcs.wcs_world2pix(tile.corners, 0)  # great circles are straight lines on both tangent planes
     if not np.isfinite(corners).all():
@@ -318,40 +309,21 @@ def cut(look: QuickLook, grid: BinnedGrid, tile: Tile) -> QuickLook:
 
 
 def jumps(look: QuickLook) -> tuple[float | None, float | None, float | None]:
-    """How large the steps between neighbouring blocks of cells are: before, after, and in the difference: the removed seams.
-
-    Parameters
-    ----------
-    look : `QuickLook`
+    """Return how large the steps between neighbouring blocks are: before, after, and in the difference: the removed seams.
 
     Returns
     -------
     tuple of float or None
         `~kred_core.evaluation.block_jump` in counts28 per native pixel, with blocks of 8 x 8 cells: with cells of 2 arcsec as
-        large as those of 64 pixels that mosaics are judged by. Structure of the sky counts too, in larger blocks for more than
-        seams do, but it is the same before and after. None where there are no two blocks side by side.
+        large as those of 64 pixels that mosaics are judged by. Structure of the sky counts too, but it is the same before and
+        after. None where there are no two blocks side by side.
     """
     before, after = look.images["before"], look.images["after"]
     return tuple(block_jump(block_medians(image, SEAM_BLOCK)) for image in (before, after, before - after))
 
 
 def reduced(look: QuickLook, grid: BinnedGrid, name: str, figure_pixels: int) -> ReducedImage:
-    """One version for a figure, averaged over blocks of cells where it has more than ``figure_pixels`` along a side.
-
-    Parameters
-    ----------
-    look : `QuickLook`
-    grid : `~kred_core.binned.BinnedGrid`
-    name : str
-        Version.
-    figure_pixels : int
-        Largest side of the result.
-
-    Returns
-    -------
-    `~kred_core.evaluation.ReducedImage`
-        Its factor counts cells.
-    """
+    """Return the version ``name`` for a figure, averaged over blocks of cells to at most ``figure_pixels`` along a side."""
     wcs = celestial_wcs(_wcs_cards(look, grid))
     wcs.array_shape = look.shape
     whole = ReducedImage(look.images[name], look.coverage.astype(np.float32), wcs, 1)
@@ -373,7 +345,7 @@ def write(path: Path, look: QuickLook, grid: BinnedGrid, field: str, image: str,
     path : `~pathlib.Path`
         `~kred_core.products.FieldPaths.quick_look`; appears only when it is whole.
     look : `QuickLook`
-    grid : `~kred_core.binned.BinnedGrid`
+    grid : BinnedGrid
     field, image, tile : str
         What is shown, for the header; tile '' for the whole field.
     configuration : str
@@ -381,10 +353,10 @@ def write(path: Path, look: QuickLook, grid: BinnedGrid, field: str, image: str,
 
     Notes
     -----
-    The values are quantised in steps (keyword QSTEP, a power of two) of at most 1/8 of the noise of a cell, with a
-    subtractive dither, which adds less than 0.1 % to the noise and nothing to means. Noise: 1.4826/sqrt(2) times the median
-    absolute difference of neighbours in a row, in every 8th row; stars do not move it. NaN stay NaN. Without noise the
-    steps are as fine as float32 is. The coverage is exact. The same quick look gives the same bytes, with checksums.
+    The values are quantised in steps (keyword QSTEP, a power of two) of at most 1/8 of the noise of a cell, with a subtractive
+    dither, which adds less than 0.1 % to the noise and nothing to means. Noise: 1.4826/sqrt(2) times the median absolute
+    difference of neighbours in a row, in every 8th row; stars do not move it. Without noise the steps are as fine as float32
+    is. The coverage is exact, NaN stay NaN. The same quick look gives the same bytes, with checksums.
     """
     step = _step(look)
     subject: Cards = {"OBJECT": ("_".join(filter(None, (field, tile))), "Field and tile"), "FIELD": (field, "")}
@@ -429,21 +401,7 @@ def _step(look: QuickLook) -> float:
 
 
 def read(path: Path) -> tuple[BinnedGrid, QuickLook]:
-    """Read what `write` wrote.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-
-    Returns
-    -------
-    `~kred_core.binned.BinnedGrid`, `QuickLook`
-
-    Raises
-    ------
-    InputError
-        The file is missing or not of this kind.
-    """
+    """Read what `write` wrote; `InputError` where the file is missing or not of this kind."""
     with explained(path, "match"):
         path.stat()
         found = {hdu.extname: hdu for hdu in scan(path)[1:]}

@@ -15,12 +15,7 @@ __all__ = ["columns", "left_out"]
 
 
 def left_out(entries: Iterable[str]) -> tuple[set[str], dict[str, str]]:
-    """What the entries of ``tiling.leave_out`` mean.
-
-    Parameters
-    ----------
-    entries : iterable of str
-        Detectors by EXTNAME, or amplifiers as S7.A, in capitals or not.
+    """Return what the entries of ``tiling.leave_out`` mean: detectors by EXTNAME, or amplifiers as S7.A, in capitals or not.
 
     Returns
     -------
@@ -36,7 +31,7 @@ def left_out(entries: Iterable[str]) -> tuple[set[str], dict[str, str]]:
 
 
 def columns(header: fits.Header, extname: str, n_columns: int, amplifier: str) -> slice:
-    """The half of the columns that an amplifier reads.
+    """Return the half of the columns that an amplifier reads.
 
     Parameters
     ----------
@@ -49,10 +44,6 @@ def columns(header: fits.Header, extname: str, n_columns: int, amplifier: str) -
         NAXIS1; the halves meet in its middle, as the edges that the pipeline trims are equal.
     amplifier : str
         A or B.
-
-    Returns
-    -------
-    slice
 
     Raises
     ------

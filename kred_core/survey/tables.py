@@ -1,8 +1,7 @@
 """Facts about the survey: its fields and tiles, its images, and DECam's focal plane.
 
-The facts are small tables packaged with kred. A user's own table or field
-centre replaces them, and is judged here, row by row, before anything is done
-with it. No other module knows where a tile lies or which exposures make an image.
+They are small tables packaged with kred. A user's own table or field centre replaces them, and is judged here, row by row,
+before anything is done with it.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class ImageTable:
         return f"{image} {LIGHT[name]}" if name in LIGHT and filters == {name} else image
 
     def of_exposure(self, filter: str, exptime: float) -> tuple[str, ...]:
-        """Images that an exposure feeds.
+        """Return the images that an exposure feeds, in the order of the table; () where it belongs to none.
 
         Parameters
         ----------
@@ -109,16 +108,11 @@ class ImageTable:
         exptime : float
             Exposure time in s.
 
-        Returns
-        -------
-        tuple of str
-            In the order of the table; () for a combination that belongs to no image.
-
         Notes
         -----
-        Real exposure times differ from the requested ones by fractions of a second, so that of
-        the table's values for this filter the nearest counts, if it is not more than 0.5 s away.
-        Rows for any exposure time count too, whether or not another row fits.
+        Real exposure times differ from the requested ones by fractions of a second, so that of the table's values for this
+        filter the nearest counts, if it is not more than 0.5 s away. Rows for any exposure time count too, whether or not
+        another row fits.
         """
         if self.by_filter:
             return (_named_after(filter),)
@@ -128,7 +122,7 @@ class ImageTable:
         return tuple(dict.fromkeys(image for image, t in rows if math.isnan(t) or abs(t - exptime) <= limit))
 
     def explain(self, filters: Iterable[str]) -> str:
-        """Say which images there are without a table, where that is so; otherwise nothing."""
+        """Say which images there are where there is no table; nothing where there is one."""
         if not self.by_filter:
             return ""
         found = ", ".join(sorted({_named_after(name) for name in filters}))
@@ -136,21 +130,12 @@ class ImageTable:
 
 
 def fields() -> list[str]:
-    """Names of the survey's fields, sorted."""
+    """Return the names of the survey's fields, sorted."""
     return sorted({*_centres(), *(tile.field for tile in _irregular_tiles())})
 
 
 def field_centre(field: str) -> tuple[float, float]:
-    """Pointing centre of a field.
-
-    Parameters
-    ----------
-    field : str
-
-    Returns
-    -------
-    ra, dec : float
-        Degrees (ICRS).
+    """Return the pointing centre of a field: RA and Dec in degrees (ICRS).
 
     Raises
     ------
@@ -168,20 +153,15 @@ def field_centre(field: str) -> tuple[float, float]:
 
 
 def galaxy(field: str, config: SurveyConfig) -> list[tuple[float, float]]:
-    """Where the galaxy of a field is: the places of the fields whose names begin alike, up to the first ``_``.
-
-    Parameters
-    ----------
-    field : str
-    config : `~kred_core.config.SurveyConfig`
+    """Return where the galaxy of a field is: the places of the fields whose names begin alike, up to the first ``_``.
 
     Returns
     -------
     list of (float, float)
-        RA and Dec in degrees: of the tiles in the tile table; of the own centre; or of the survey's pointings (of
-        its tiles, where no field of this name has a pointing). Empty for a name that is not in the survey. In a tile
-        table names may be alike by chance: only the fields count that lead to this one in steps of at most 15 deg, and
-        only the field itself where they reach farther than 15 deg from their middle.
+        RA and Dec in degrees: of the tiles in the tile table; of the own centre; or of the survey's pointings (of its tiles,
+        where no field of this name has a pointing). Empty for a name that is not in the survey. In a tile table names may be
+        alike by chance: only the fields count that lead to this one in steps of at most 15 deg, and only the field itself
+        where they reach farther than 15 deg from their middle.
 
     Raises
     ------
@@ -218,19 +198,16 @@ def _on_one_plane(field: str, tiles: list[Tile]) -> list[tuple[float, float]]:
 
 
 def focal_plane() -> Table:
-    """The 62 CCDs of DECam.
+    """Return a table of the 62 CCDs of DECam.
 
-    Returns
-    -------
-    `~astropy.table.Table`
-        CCDNUM, EXTNAME, and CRPIX1, CRPIX2 (FITS pixel of each full 2046x4094 CCD on which
-        the pointing centre falls, usually far outside the CCD).
+    Its columns are CCDNUM, EXTNAME, and CRPIX1, CRPIX2: the FITS pixel of each full 2046x4094 CCD on which the pointing centre
+    falls, usually far outside the CCD.
     """
     return _packaged("focal_plane.ecsv").copy()
 
 
 def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[Tile, ...]:
-    """Tiles of a field.
+    """Return the tiles of a field, in the order of the table or grid.
 
     Parameters
     ----------
@@ -240,11 +217,6 @@ def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[
     names : sequence of str
         Only these tiles; all where empty.
 
-    Returns
-    -------
-    tuple of `Tile`
-        In the order of the table or grid.
-
     Raises
     ------
     InputError
@@ -252,9 +224,8 @@ def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[
 
     Notes
     -----
-    The grid: T01..T16 are centred 0.55 deg * (k - 1.5), k = 0..3, from the field centre in
-    longitude and latitude of the spherical frame whose origin is the field centre and whose
-    equator points east there; the latitude runs fastest.
+    The grid: T01..T16 are centred 0.55 deg * (k - 1.5), k = 0..3, from the field centre in longitude and latitude of the
+    spherical frame whose origin is the field centre and whose equator points east there; the latitude runs fastest.
     """
     if config.tile_table:
         table = _read_tiles(config.tile_table, field)
@@ -274,12 +245,7 @@ def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[
 
 
 def images(field: str, config: SurveyConfig) -> ImageTable:
-    """Images of a field: of the user's own table; those of the survey; for a field that is not the survey's, one for each filter.
-
-    Parameters
-    ----------
-    field : str
-    config : `~kred_core.config.SurveyConfig`
+    """Return the images of a field: of the user's table; of the survey; elsewhere one for each filter.
 
     Raises
     ------

@@ -1,7 +1,6 @@
 """Which detectors feed which tile and image.
 
-A detector feeds a tile where the true outline of its pixels touches the tile's
-square on the sky, in any corner of the sky. Everything that is left out is
+A detector feeds a tile where the true outline of its pixels touches the tile's square on the sky. Everything that is left out is
 counted with its reason, so that no detector disappears without a word.
 """
 
@@ -12,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from astropy.table import Table, vstack
+from astropy.table import Row, Table, vstack
 
 from .. import sky
 from ..config import TilingConfig
@@ -76,26 +75,20 @@ def select(detectors: Table, tile: Tile, images: ImageTable, config: TilingConfi
     Parameters
     ----------
     detectors : `~astropy.table.Table`
-        One row for each detector, of one field or of several (see `stack`): Field, Root, EXTNAME, OBSID, FILTER,
-        EXPTIME [s], SEEING [arcsec], NAXIS1, NAXIS2 and COR1RA1..COR4DEC1 [deg], the centres of the
-        corner pixels from the WCS.
-    tile : `~kred_core.survey.Tile`
-    images : `~kred_core.survey.ImageTable`
+        One row for each detector, of one field or of several (see `stack`): Field, Root, EXTNAME, OBSID, FILTER, EXPTIME [s],
+        SEEING [arcsec], NAXIS1, NAXIS2 and COR1RA1..COR4DEC1 [deg], the centres of the corner pixels from the WCS.
+    tile : Tile
+    images : ImageTable
     config : `~kred_core.config.TilingConfig`
-
-    Returns
-    -------
-    Selection
-        Its table is empty where nothing feeds the tile.
 
     Notes
     -----
-    The tile is a square in its tangent plane. The outline of a detector is that of its pixels with
-    straight sides, which for a DECam CCD is right to 0.12 arcsec; the survey's tiles reach
-    farther than the mosaics made of them by half an arcmin. An unknown SEEING (NaN) is not larger than any limit.
+    The tile is a square in its tangent plane. The outline of a detector is that of its pixels with straight sides, which for a
+    DECam CCD is right to 0.12 arcsec; the survey's tiles reach farther than the mosaics made of them by half an arcmin. An
+    unknown SEEING (NaN) is not larger than any limit.
 
-    Fields can share exposures. Of several rows with one EXTNAME and one OBSID (Root, where it has none)
-    that of the tile's own field is used, or else that of the first field by name.
+    Fields can share exposures. Of several rows with one EXTNAME and one OBSID (Root, where it has none) that of the tile's own
+    field is used, or else that of the first field by name.
     """
     rows = detectors[_touches(detectors, tile)]
     selection = _selection(rows, len(detectors) - len(rows), tile.field, images, config)
@@ -110,26 +103,16 @@ def _with_mosaics(selection: Selection, tile: Tile) -> Selection:
     rim = 2 * RIM * float(np.median(found["PixScale"])) / 3600
     reaching = set(map(str, found["Image"][_touches(found, replace(tile, size=tile.mosaic - rim))]))
     kept = found[[str(image) in reaching for image in found["Image"]]]
-    keys = {tuple(str(row[c]) for c in ("Field", "Root", "EXTNAME")) for row in found}
-    keys -= {tuple(str(row[c]) for c in ("Field", "Root", "EXTNAME")) for row in kept}
+    keys = {_key(row) for row in found} - {_key(row) for row in kept}
     reason = "on the rim of the tile, outside the mosaic"
     return replace(selection, detectors=kept, left_out={**selection.left_out, **dict.fromkeys(sorted(keys), reason)})
 
 
 def select_all(detectors: Table, field: str, images: ImageTable, config: TilingConfig) -> Selection:
-    """The detectors that are used wherever they lie: those whose backgrounds are matched.
+    """Find the detectors that are used wherever they lie: those whose backgrounds are matched.
 
-    Parameters
-    ----------
-    detectors, images, config
-        As for `select`.
-    field : str
-        Of several rows with one observation and detector that of this field is used.
-
-    Returns
-    -------
-    Selection
-        A detector that `select` finds for a tile of this field, with the same arguments, is in it too.
+    A detector that `select` finds for a tile of ``field``, with the same arguments, is among them. Of several rows with one
+    observation and detector that of this field is used.
     """
     return _selection(detectors.copy(), 0, field, images, config)
 
@@ -143,9 +126,7 @@ def _selection(rows: Table, n_elsewhere: int, field: str, images: ImageTable, co
 
     unwanted = amplifiers.left_out(config.leave_out)[0]
     names = np.array([str(name).upper() for name in rows["EXTNAME"]], dtype=object)
-    leave_out(
-        np.array([name in unwanted for name in names], dtype=bool), np.array([f"detector {name}" for name in names], dtype=object)
-    )
+    leave_out(np.isin(names, list(unwanted)), np.array([f"detector {name}" for name in names], dtype=object))
     seeing = np.asarray(rows["SEEING"], dtype=np.float64)
     if config.max_seeing > 0:
         leave_out(seeing > config.max_seeing, f"seeing above {config.max_seeing:g} arcsec")
@@ -164,31 +145,26 @@ def _selection(rows: Table, n_elsewhere: int, field: str, images: ImageTable, co
         detectors=selected,
         n_on_tile=len(rows),
         n_elsewhere=n_elsewhere,
-        left_out={tuple(str(rows[c][i]) for c in ("Field", "Root", "EXTNAME")): reasons[i] for i in np.flatnonzero(reasons != "")},
+        left_out={_key(rows[i]): reasons[i] for i in np.flatnonzero(reasons != "")},
         n_unknown_seeing=int(np.isnan(seeing[used]).sum()) if config.max_seeing > 0 else 0,
     )
 
 
 def mosaic_centre(tile: Tile, selected: Table, config: TilingConfig) -> tuple[float, float]:
-    """Centre of the tile's mosaics.
+    """Return the centre of a tile's mosaics, RA and Dec in degrees.
 
-    Parameters
-    ----------
-    tile : `~kred_core.survey.Tile`
-    selected : `~astropy.table.Table`
-        The detectors of the tile, of all its images: they share the grid.
-    config : `~kred_core.config.TilingConfig`
-
-    Returns
-    -------
-    ra, dec : float
-        Degrees: the tile's own centre, or the mean position on the sphere of the detectors' centres, to 1e-6 deg.
+    It is the tile's own centre, or the mean position on the sphere, to 1e-6 deg, of the centres of its selected detectors, of
+    all images: they share the grid.
     """
     if config.centre == "table":
         return tile.ra, tile.dec
-    different = {(str(r["Field"]), str(r["Root"]), str(r["EXTNAME"])): (float(r["CENRA1"]), float(r["CENDEC1"])) for r in selected}
+    different = {_key(row): (float(row["CENRA1"]), float(row["CENDEC1"])) for row in selected}
     ra, dec = sky.mean_position(*np.array([different[key] for key in sorted(different)]).T)
     return round(ra, 6) % 360.0, round(dec, 6)
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    return str(row["Field"]), str(row["Root"]), str(row["EXTNAME"])
 
 
 def _touches(detectors: Table, tile: Tile) -> np.ndarray:

@@ -80,9 +80,6 @@ def brute_force(maps, backgrounds):
     return x0, y0, np.where(n_good > 0, good, poor), np.where(n_good > 0, n_good, n_poor)
 
 
-# --- values
-
-
 def test_each_cell_is_the_median_of_the_detectors_that_know_enough_about_it(field):
     maps, offsets = field
     look = look_at(maps, before=np.zeros(40), after=offsets)
@@ -141,21 +138,15 @@ def test_a_cell_with_few_pixels_counts_only_where_nothing_else_does():
     assert look.coverage[0].tolist() == [1, 1, 1, 2, 2, 2, 2, 2, 1, 1]
 
 
-def test_one_map_is_its_own_mosaic_and_its_nan_stays():
+def test_nan_stays_and_a_map_without_any_good_cell_or_of_no_size_changes_nothing():
     mean = np.arange(12.0).reshape(3, 4)
     mean[1, 2] = np.nan
-    look = look_at([binned_map(-2, 5, mean)], before=[1.0])
-    np.testing.assert_allclose(look.images["before"], (mean - 1) * AREA, rtol=1e-6)
-    assert look.coverage.tolist() == np.isfinite(mean).astype(int).tolist()
-    assert (look.x0, look.y0, look.shape) == (-2, 5, (3, 4))
-
-
-def test_a_map_without_any_good_cell_and_one_of_no_size_change_nothing():
-    full, nothing = binned_map(0, 0, np.full((4, 4), 7.0)), binned_map(2, 2, np.full((4, 4), np.nan))
-    boxes = [(900, 900, 0, 7), *boxes_of([nothing, full])]
-    look = quicklook.quick_look(boxes, [None, nothing, full].__getitem__, {"before": np.zeros(3)}, AREA)
-    assert look.shape == (6, 6)
-    assert np.count_nonzero(np.isfinite(look.images["before"])) == look.coverage.sum() == 16
+    one, nothing = binned_map(-2, 5, mean), binned_map(0, 7, np.full((4, 4), np.nan))
+    boxes = [(900, 900, 0, 7), *boxes_of([nothing, one])]
+    look = quicklook.quick_look(boxes, [None, nothing, one].__getitem__, {"before": np.ones(3)}, AREA)
+    assert (look.x0, look.y0, look.shape) == (-2, 5, (6, 6))
+    np.testing.assert_allclose(look.images["before"][:3, :4], (mean - 1) * AREA, rtol=1e-6)
+    assert np.count_nonzero(np.isfinite(look.images["before"])) == look.coverage.sum() == 11
 
 
 def test_each_map_is_loaded_once_and_forgotten_after_its_last_row():
@@ -176,9 +167,6 @@ def test_each_map_is_loaded_once_and_forgotten_after_its_last_row():
     assert loaded == list(range(n))
     product = look.coverage.nbytes + look.images["before"].nbytes
     assert most - product < 0.2 * n * ny * nx * 5
-
-
-# --- places on the sky
 
 
 @pytest.mark.parametrize("grid", [GRID, BinnedGrid(0.0, -72.0, 2.0), BinnedGrid(359.999, 40.0, 2.5)], ids=["LMC", "0h", "24h"])
@@ -228,9 +216,6 @@ def test_what_the_look_does_not_reach_is_without_data_in_the_tile():
         quicklook.cut(look, GRID, Tile("F", "T03", GRID.ra + 180, -GRID.dec, 0.05))
 
 
-# --- file
-
-
 def test_the_file_says_what_it_shows_and_is_read_back(field, tmp_path):
     maps, offsets = field
     look = look_at(maps, before=np.zeros(40), after=offsets)
@@ -257,17 +242,7 @@ def test_the_file_says_what_it_shows_and_is_read_back(field, tmp_path):
         assert np.nanmax(np.abs(difference)) <= 0.5 * step * 1.01
         assert abs(np.nanmean(difference)) < 0.01 * step
     assert not list(path.parent.glob(".*"))
-
-
-def test_other_readers_see_the_same(field, tmp_path):
-    fitsio = pytest.importorskip("fitsio")
-    maps, offsets = field
-    path = tmp_path / "look.fits.fz"
-    quicklook.write(path, look_at(maps, after=offsets), GRID, "LMC_c42", "N662")
-    _, look = quicklook.read(path)
-    with fitsio.FITS(str(path)) as file:
-        np.testing.assert_allclose(file["AFTER"].read(), look.images["after"], rtol=1e-6)
-        np.testing.assert_array_equal(file["COVERAGE"].read(), look.coverage)
+    assert path.stat().st_size < 2 * 3 * look.coverage.size  # bytes
 
 
 def test_the_same_look_has_the_same_bytes(field, tmp_path):
@@ -286,15 +261,6 @@ def test_the_same_look_has_the_same_bytes(field, tmp_path):
         assert all("CHECKSUM" in hdu.header for hdu in scan(first))
 
 
-def test_a_cell_takes_less_than_two_bytes_in_the_file(tmp_path):
-    rng = np.random.default_rng(4)
-    y, x = np.mgrid[0:600, 0:600]
-    look = look_at([binned_map(0, 0, sky(x, y) + rng.normal(0, 3, x.shape))], before=[0.0], after=[1.0])
-    path = tmp_path / "look.fits.fz"
-    quicklook.write(path, look, GRID, "LMC_c42", "N662")
-    assert path.stat().st_size < 2 * 2 * x.size
-
-
 @pytest.mark.parametrize("values", [0.0, 1e-3, 350.25, 1e6], ids=["nothing", "faint", "sky", "bright"])
 def test_a_sky_without_noise_is_kept_to_seven_digits(values, tmp_path):
     mean = np.full((40, 40), values)
@@ -303,9 +269,6 @@ def test_a_sky_without_noise_is_kept_to_seven_digits(values, tmp_path):
     quicklook.write(tmp_path / "look.fits.fz", look, GRID, "LMC_c42", "N662")
     _, back = quicklook.read(tmp_path / "look.fits.fz")
     np.testing.assert_allclose(back.images["before"], look.images["before"], rtol=1e-6, atol=1e-7)
-
-
-# --- mistakes
 
 
 def test_what_cannot_be_shown_is_explained(tmp_path):
