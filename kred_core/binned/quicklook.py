@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from .. import __version__
 from ..background import Background, variation
+from ..constants import NORMAL_MAD, ZERO_POINT
 from ..errors import InputError
 from ..evaluation import ReducedImage, block_jump, block_medians
 from ..evaluation.results import explained
@@ -28,7 +29,7 @@ from ..fits.hdu import scan
 from ..fits.pixels import read_pixels
 from ..products import atomic
 from ..sky import Grid, celestial_wcs, tan_header
-from ..statistics import NORMAL_MAD, sorting_networks
+from ..statistics import sorting_networks
 from ..survey import Tile
 from .average import BinnedGrid, BinnedMap
 
@@ -42,7 +43,6 @@ LARGEST = 30000  # cells along a side; a field has 4000, so something is wrong w
 NOISE_STEPS = 8  # steps of the stored values in the noise of a cell, at least
 SEAM_BLOCK = 8  # cells
 DITHER = 1  # seed of the subtractive dither, always the same: the same values give the same bytes
-ZERO_POINT = 28.0  # mag, of counts28
 _variation = nb.njit(variation)
 
 

@@ -18,6 +18,7 @@ from astropy.time import Time
 from .. import __version__
 from ..background import Background
 from ..config import BackgroundKind, CoaddConfig
+from ..constants import ZERO_POINT
 from ..exposures.exposure import start_mjd
 from ..fits.hdu import BLOCK, number, text
 from ..sky import centre, corners, tan_header, tan_wcs
@@ -26,7 +27,6 @@ from .sources import Source
 
 __all__ = ["CoaddResult", "coverage_header", "inputs_table", "mosaic_header"]
 
-ZERO_POINT = 28.0  # mag, of counts28
 SECONDS_PER_DAY = 86400.0
 BACKGROUND_MEANING = {
     BackgroundKind.ORIGINAL: "Subtracted: one background per exposure",

@@ -14,9 +14,9 @@ import numba
 import numpy as np
 from astropy.io import fits
 
+from ..constants import NORMAL_MAD
 from ..errors import InputError
 from ..fits.hdu import scan
-from ..statistics import NORMAL_MAD
 from .results import MosaicNumbers, ReducedImage, coarser_wcs, explained, wcs_of
 
 __all__ = ["block_jump", "block_medians", "block_side", "low_pass_rms", "measure_mosaic"]

@@ -21,6 +21,7 @@ import numpy as np
 from astropy.io import fits
 
 from .. import __version__, products
+from ..constants import ZERO_POINT
 from ..errors import ExposureError
 from ..fits import checksum, rice, storage
 from ..fits.cards import UNSEALED, card, filled, padded, sealed
@@ -31,7 +32,6 @@ from .exposure import Detector
 
 __all__ = ["exposure_background", "factor", "rescale_detector"]
 
-ZERO_POINT = 28.0
 UNIT = "count"  # of the FITS standard's units the one that fits; "counts28" is no unit that other programs can read
 GAINS = ("GAIN", "GAINA", "GAINB", "ARAWGAIN")  # electrons per count
 LEVELS = ("SATURAT", "SATURATE", "SATURATA", "SATURATB", "AVSKY", "SKYADU", "SKYBRITE")

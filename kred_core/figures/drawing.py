@@ -19,7 +19,7 @@ from ..errors import ToolError
 from ..evaluation import ReducedImage
 from ..products import atomic
 from ..sky import pixel_scale
-from ..statistics import NORMAL_MAD
+from ..statistics import robust_rms
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -209,7 +209,7 @@ def spread(values: np.ndarray) -> tuple[float, float]:
     if not values.size:
         return 0.0, 0.0
     middle = float(np.median(values))
-    return middle, float(NORMAL_MAD * np.median(np.abs(values - middle)))
+    return middle, robust_rms(values - middle)
 
 
 def round_values(value_at: Callable[[float], float], place_of: Callable[[float], float], n: int = 8) -> list[float]:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.table import Table
 
-from ..statistics import NORMAL_MAD
+from ..constants import NORMAL_MAD
+from ..statistics import robust_rms
 from ..words import counted
 from . import drawing
 from .drawing import AFTER, BEFORE, MARKED, UNIT, short
@@ -99,12 +100,6 @@ def _differences(pairs: Table, exptimes: Mapping[str, float]) -> _Differences:
     return _Differences(**numbers, rejected=rejected, exptime=0.5 * (seconds[0] + seconds[1]))
 
 
-def _robust(values: np.ndarray) -> float:
-    """1.4826 times the median of the absolute values; NaN without values."""
-    values = values[np.isfinite(values)]
-    return float(NORMAL_MAD * np.median(np.abs(values))) if values.size else np.nan
-
-
 def _rms(values: np.ndarray) -> float:
     values = values[np.isfinite(values)]
     return float(np.sqrt(np.mean(values**2))) if values.size else np.nan
@@ -121,7 +116,7 @@ def _words(found: _Differences, stride: int) -> tuple[str, str]:
         rejected = "      rejected" if n_rejected else ""
         return f"1 pair      difference {before} → {after}      standard error {error}  {UNIT}{rejected}", note
     summary = (
-        f"{counted(n, 'pair')}      robust rms {short(_robust(found.before))} → {short(_robust(found.after))}      "
+        f"{counted(n, 'pair')}      robust rms {short(robust_rms(found.before))} → {short(robust_rms(found.after))}      "
         f"rms {short(_rms(found.before))} → {short(_rms(found.after[~found.rejected]))} without the rejected  {UNIT}      "
         f"{n_rejected:,} rejected ({100 * n_rejected / n:.1f} %)"
     )
@@ -135,7 +130,7 @@ def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, c
     values, rejected, error = values[known], found.rejected[known], found.error[known]
     core = values[~rejected] if (~rejected).any() else values
     largest = 1.2 * float(np.abs(values).max())
-    half = min((SHOWN * _robust(core) if core.size > 10 else 0.0) or largest, largest) or 1.0
+    half = min((SHOWN * robust_rms(core) if core.size > 10 else 0.0) or largest, largest) or 1.0
     bins = int(np.clip(2 * math.isqrt(len(values)) + 1, 11, MOST_BINS + 1))  # an odd number: one bin is around 0
     edges = np.linspace(-half, half, bins + 1)
     kept, dropped = (np.histogram(values[which], edges)[0] for which in (~rejected, rejected))
@@ -158,7 +153,7 @@ def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, c
     axes.set_xlabel(f"difference {name} matching  [{UNIT}]")
     axes.set_ylabel("pairs")
     axes.text(0, 1.02, name, transform=axes.transAxes, va="bottom", fontsize=14, fontweight="bold", color=colour)
-    words = f"robust rms {short(_robust(values))}"
+    words = f"robust rms {short(robust_rms(values))}"
     beyond = [int(np.count_nonzero(side > half)) for side in (-values, values)]
     if sum(beyond):
         words += f"     ◀ {beyond[0]:,}   {beyond[1]:,} ▶ beyond the axis"

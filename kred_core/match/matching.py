@@ -19,12 +19,12 @@ from ..background import Background
 from ..config import MatchConfig
 from ..products import tables
 from ..products.usertable import UserTable
-from ..statistics import NORMAL_MAD
+from ..statistics import robust_rms
 from ..words import counted
 from . import N_BLOCKS, Pairs
 from .solve import Shape, Solution, component_means, components, solve, solve_svd
 
-__all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match", "robust_rms"]
+__all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match"]
 
 COUNTS28 = u.Unit("counts28/pix", parse_strict="silent")
 LARGEST_BACKGROUND = 1e6  # counts28 per pixel; anything larger is a mistake
@@ -75,12 +75,6 @@ class Matched:
     backgrounds: Table
     overlaps: Table
     numbers: dict
-
-
-def robust_rms(values: np.ndarray) -> float:
-    """1.4826 times the median of the absolute values; NaN without values."""
-    values = values[np.isfinite(values)]
-    return float(NORMAL_MAD * np.median(np.abs(values))) if values.size else np.nan
 
 
 def fixed_backgrounds(path: str) -> dict[tuple[str, str], float]:

@@ -37,6 +37,7 @@ from typing import Literal
 
 import numpy as np
 
+from ..constants import NORMAL_MAD
 from ..errors import ExposureError, is_transient
 from ..fits.hdu import Hdu, number, scan, text, walk
 
@@ -247,7 +248,7 @@ def _has_sky(facts: _Facts) -> bool:
     if pixels is None:
         return False
     sky = np.median(pixels)
-    return bool(sky > SKY_SIGMAS * 1.4826 * np.median(np.abs(pixels - sky)))
+    return bool(sky > SKY_SIGMAS * NORMAL_MAD * np.median(np.abs(pixels - sky)))
 
 
 def _pixels(facts: _Facts) -> np.ndarray | None:

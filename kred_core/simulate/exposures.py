@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import SurveyConfig
+from ..constants import ZERO_POINT
 from ..errors import ConfigError, InputError
 from ..fits.cards import Cards
 from ..sky import unit_vectors
@@ -79,7 +80,7 @@ class ExposurePlan:
     @property
     def factor(self) -> float:
         """ADU per count28."""
-        return 10 ** (-0.4 * (28 - self.magzero))
+        return 10 ** (-0.4 * (ZERO_POINT - self.magzero))
 
     @property
     def pixel_area(self) -> float:

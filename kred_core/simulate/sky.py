@@ -15,6 +15,7 @@ from functools import cache, cached_property, partial
 import numba as nb
 import numpy as np
 
+from ..constants import ZERO_POINT
 from ..sky import unit_vectors
 from .config import SimulationConfig, band
 
@@ -71,7 +72,7 @@ class Stars:
 
     def flux(self, name: str) -> np.ndarray:
         """Flux in a band, counts28: 10**(0.4 (28 - magnitude))."""
-        return 10 ** (0.4 * (28 - self.magnitude - band(name).colour * self.colour))
+        return 10 ** (0.4 * (ZERO_POINT - self.magnitude - band(name).colour * self.colour))
 
 
 @dataclass(frozen=True)

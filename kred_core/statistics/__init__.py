@@ -12,16 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..constants import NORMAL_MAD
 from . import kernels
 from .kernels import sorting_networks
-from .noise import NORMAL_MAD, pixel_noise
+from .noise import pixel_noise
 
 __all__ = [
-    "NORMAL_MAD",
     "SkyStatistics",
     "half_sample_mode",
     "histogram_mode",
     "pixel_noise",
+    "robust_rms",
     "sorting_networks",
     "statistics",
 ]
@@ -169,3 +170,10 @@ def _good(values: ArrayLike, bad: np.ndarray | None = None) -> tuple[np.ndarray,
     n, n_nan = kernels.select(values, mask, kept)
     kept[:n].sort()
     return kept[:n], int(n_nan)
+
+
+def robust_rms(values: ArrayLike) -> float:
+    """Return 1.4826 times the median of the absolute finite values, the rms where they are normal; NaN without values."""
+    values = np.asarray(values)
+    values = values[np.isfinite(values)]
+    return float(NORMAL_MAD * np.median(np.abs(values))) if values.size else math.nan

@@ -13,9 +13,10 @@ from statistics import NormalDist
 import numba as nb
 import numpy as np
 
-__all__ = ["NORMAL_MAD", "pixel_noise"]
+from ..constants import NORMAL_MAD
 
-NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
+__all__ = ["pixel_noise"]
+
 ENOUGH = 1 << 18  # pixels of the rows that are used: the standard error of the noise is 0.4 %
 NEIGHBOURS = 32  # pixels in a row that tell which of them are between stars
 EQUAL = 0.9  # of the differences: where more of them are 0 the pixels say nothing

@@ -11,13 +11,14 @@ import numpy as np
 from scipy.sparse import coo_array, csr_array, diags_array
 from scipy.sparse.csgraph import connected_components
 
+from ...constants import NORMAL_MAD
+from ...statistics import robust_rms
 from .components import component_means, components
 from .linear import conjugate_gradients
 from .system import System, UsedPairs
 
-__all__ = ["HUBER", "NORMAL_MAD", "PRIOR_FREEDOM", "REJECT", "Fit", "LeastSquares"]
+__all__ = ["HUBER", "PRIOR_FREEDOM", "REJECT", "Fit", "LeastSquares"]
 
-NORMAL_MAD = 1.482602218505602  # standard deviation / median |deviation| of a normal distribution
 HUBER = 1.345  # scaled errors up to which a residual counts in full: 95 % efficiency for normal errors
 REJECT = 5.0  # scaled errors beyond which a residual does not count at all
 PRIOR_FREEDOM = 10.0  # the stated errors count as this many degrees of freedom when their scale is found
@@ -236,7 +237,7 @@ class LeastSquares:
     def _scale(self, residual: np.ndarray, rejected: np.ndarray) -> float:
         """Scatter of the residuals that are not rejected, in units of their errors."""
         kept = ~rejected
-        variance = (NORMAL_MAD * np.median(np.abs(residual[kept]))) ** 2 if kept.any() else 1.0
+        variance = robust_rms(residual[kept]) ** 2 if kept.any() else 1.0
         count = np.count_nonzero(kept)
         return float(np.sqrt((PRIOR_FREEDOM + count * variance) / (PRIOR_FREEDOM + self.freedom(kept.astype(np.float64)))))
 
@@ -253,7 +254,7 @@ class LeastSquares:
         levels = self.free[: self.n_levels]
         deviation = np.where(self._anchored, self._aim[: self.n_levels] - free[: self.n_levels], np.nan)
         deviation = (deviation - component_means(deviation, self.pairs.component[levels]))[self._anchored]
-        return float(NORMAL_MAD * np.median(np.abs(deviation))) if deviation.size else 0.0
+        return robust_rms(deviation) if deviation.size else 0.0
 
 
 def _medians(values: np.ndarray, first: np.ndarray, second: np.ndarray, wanted: np.ndarray) -> np.ndarray:
