@@ -9,7 +9,7 @@ import numpy as np
 from scipy.sparse import csr_array, diags_array
 
 from .least_squares import HUBER, PRIOR_FREEDOM, Fit, LeastSquares
-from .linear import LevelInverse, conjugate_gradients, inverse, product
+from .linear import BlockInverse, conjugate_gradients, inverse
 
 __all__ = ["standard_errors"]
 
@@ -66,7 +66,9 @@ def standard_errors(problem: LeastSquares, fit: Fit) -> np.ndarray:
         variance -= 2 * within[k] * pattern
         for other in basis:
             variance += np.bincount(component, weights=other * within[k])[component] * pattern * other
-    result[levels] = np.sqrt(np.maximum(variance, 0.0))
+    mantissa, exponent = np.frexp(np.sqrt(np.maximum(variance, 0.0)))
+    # To 24 bits, as in the tables: the last ones of BLAS depend on the number of its threads.
+    result[levels] = np.ldexp(np.round(mantissa * 2**24), exponent - 24)
     return result
 
 
@@ -119,17 +121,17 @@ def _information(problem: LeastSquares, fit: Fit) -> np.ndarray:
 def _inverse_parts(matrix: csr_array, border: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Diagonal of the inverse, and the inverse times dense columns, of a sparse matrix with a border of full rows."""
     inner = np.setdiff1d(np.arange(matrix.shape[0]), border)
-    sparse = LevelInverse(matrix[inner][:, inner].tocsr())
+    sparse = BlockInverse(matrix[inner][:, inner].tocsr())
     if border.size == 0:
         return sparse.diagonal(), sparse.solve(columns)
     edge = matrix[border][:, inner].tocsr()
     across = sparse.solve(edge.T.toarray())
     corner = inverse(matrix[border][:, border].toarray() - edge @ across)
     diagonal = np.empty(matrix.shape[0])
-    diagonal[inner] = sparse.diagonal() + (product(across, corner) * across).sum(axis=1)
+    diagonal[inner] = sparse.diagonal() + ((across @ corner) * across).sum(axis=1)
     diagonal[border] = corner.diagonal()
     image = np.empty(columns.shape)
     inside = sparse.solve(columns[inner])
-    image[border] = product(corner, columns[border] - edge @ inside)
-    image[inner] = inside - product(across, image[border])
+    image[border] = corner @ (columns[border] - edge @ inside)
+    image[inner] = inside - across @ image[border]
     return diagonal, image
