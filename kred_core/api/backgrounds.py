@@ -13,9 +13,9 @@ from astropy.nddata import CCDData
 from astropy.table import QTable, Table
 
 from .. import match, sky
+from ..background import Background
 from ..binned import BinnedGrid, BinnedMap, bin_detector, usual_cell
 from ..binned.average import FARTHEST, PIXELS_ALONG_CELL
-from ..coadd.resample import subtract_shape
 from ..config import MatchConfig
 from ..errors import InputError
 from ..match import matching
@@ -86,7 +86,7 @@ class BackgroundMatch:
         for image, scale, offset, (slope_x, slope_y) in zip(self._images, self.scale, offsets, gradients, strict=True):
             pixels, bad = image.read()
             matched = np.asarray(pixels, dtype=np.result_type(pixels, np.float32)) * scale - offset
-            subtract_shape(matched, slope_x, slope_y, 0.0)
+            Background(0.0, slope_x, slope_y).subtract_variation(matched)
             mask = ~np.isfinite(matched) if bad is None else bad | ~np.isfinite(matched)
             yield CCDData(matched, unit=self.unit or u.dimensionless_unscaled, mask=mask, wcs=image.wcs)
 
@@ -286,7 +286,7 @@ def solve_backgrounds(
     Returns
     -------
     Solution
-        ``background``, ``error`` and ``residual`` are Quantities where the difference is.
+        ``background.b``, ``error`` and ``residual`` are Quantities where the difference is.
 
     Raises
     ------
@@ -301,7 +301,7 @@ def solve_backgrounds(
     >>> from kred_core import solve_backgrounds
     >>> difference, error = [5, -2, 3] * u.nJy, [0.1, 0.1, 0.1] * u.nJy
     >>> solved = solve_backgrounds(3, [0, 1, 0], [1, 2, 2], difference, error, own=[100, 106, 103] * u.nJy)
-    >>> solved.background.round(2)
+    >>> solved.background.b.round(2)
     <Quantity [100.33, 105.33, 103.33] nJy>
     """
     unit = getattr(difference, "unit", None)

@@ -17,7 +17,7 @@ from .. import sky
 from ..coadd.native import strips
 from ..coadd.plan import CoaddInput, CoaddPlan
 from ..coadd.sources import Source, flux_scale, grid_box
-from ..config import CoaddConfig
+from ..config import BackgroundKind, CoaddConfig
 from ..errors import InputError
 from ..exposures.exposure import Detector
 from ..exposures.masks import PixelRule
@@ -128,7 +128,7 @@ def coadd_images(
     mosaic, coverage = np.zeros((grid.ny, grid.nx), np.float32), np.zeros((grid.ny, grid.nx), np.int16)
     first = 0
     for last, made, count in strips(plan, config, sources, Path(tempfile.gettempdir()), [0] * len(sources)):
-        mosaic[first:last], coverage[first:last] = made["original"], count
+        mosaic[first:last], coverage[first:last] = made[BackgroundKind.ORIGINAL], count
         first = last
     return CCDData(mosaic, unit=unit or u.dimensionless_unscaled, mask=coverage == 0, wcs=target), coverage
 

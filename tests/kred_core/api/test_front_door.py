@@ -245,7 +245,7 @@ def test_differences_with_units_are_solved():
     difference = [5.0, -2.0, 3.0] * u.nJy
     plain = solve_backgrounds(3, [0, 1, 0], [1, 2, 2], difference.value, np.ones(3), own=[1, 2, 3])
     solved = solve_backgrounds(3, [0, 1, 0], [1, 2, 2], difference, [1e-3] * 3 * u.uJy, own=[1, 2, 3] * u.nJy)
-    np.testing.assert_array_equal(solved.background, plain.background * u.nJy)
+    np.testing.assert_array_equal(solved.background.b, plain.background.b * u.nJy)
     with pytest.raises(u.UnitConversionError):
         solve_backgrounds(2, [0], [1], [5.0] * u.nJy, [1.0] * u.s)
 
