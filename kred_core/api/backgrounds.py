@@ -18,7 +18,7 @@ from ..binned import BinnedGrid, BinnedMap, bin_detector, usual_cell
 from ..binned.average import FARTHEST, PIXELS_ALONG_CELL
 from ..config import MatchConfig
 from ..errors import InputError
-from ..match import matching
+from ..match.image import Skies, match_image
 from ..match.solve import Solution, solve
 from ..statistics import statistics
 from .images import Array, ImageLike, SkyImage, factors, open_images, per_area
@@ -177,12 +177,12 @@ def match_backgrounds(
     pairs = match.measure(first, second, maps.__getitem__, boxes, centres, config)
     level, area = (np.array([getattr(binned_map, name) for binned_map in maps]) for name in ("level", "area"))
     terms = np.array([binned_map.area_terms for binned_map in maps])
-    skies = matching.Skies(level, area, np.ones(len(maps), dtype=bool), grid.cell, terms)
+    skies = Skies(level, area, np.ones(len(maps), dtype=bool), grid.cell, terms)
     names = {"Field": [""] * len(opened), "Root": list(map(str, numbers)), "EXTNAME": [str(i) for i in range(len(opened))]}
     table = Table({**names, "NAXIS1": columns, "NAXIS2": rows, "SUB_BACK": np.zeros(len(opened))})
     known = _fixed(fixed, unit, table)
     wide = LARGE_SLOPE * float(np.median(pairs.error)) if len(pairs) else None
-    solved = matching.match("", table, skies, pairs, known, config, own_error=np.inf, exposure_slope=wide)
+    solved = match_image("", table, skies, pairs, known, config, own_error=np.inf, exposure_slope=wide)
     found = solved.backgrounds
 
     def with_unit(values: Any) -> Any:
@@ -244,7 +244,7 @@ def _fixed(fixed: Any, unit: u.UnitBase | None, table: Table) -> dict[tuple[str,
 
 
 def _pair_table(
-    pairs: match.Pairs, skies: matching.Skies, overlaps: Table, unit: u.UnitBase | None, surface_brightness: bool
+    pairs: match.Pairs, skies: Skies, overlaps: Table, unit: u.UnitBase | None, surface_brightness: bool
 ) -> QTable:
     """The measured overlaps, as surface brightness; binned maps are above the sky of their image, which is added again."""
     per_pixel = skies.level / skies.area

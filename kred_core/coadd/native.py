@@ -23,12 +23,10 @@ from ..exposures.masks import PixelRule
 from ..products import atomic, scratch
 from ..sky import tan_wcs
 from .combine import Combiner
-from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
-from .output import CoverageMap, MosaicFile
-from .pixelmap import pixel_map
+from .output import CoaddResult, CoverageMap, MosaicFile, coverage_header, inputs_table, mosaic_header
 from .plan import CoaddPlan
 from .resample import block_mean, fill_masked, resample
-from .sources import Box, Source, open_sources, overlapping, sampling_grid
+from .sources import Box, Source, open_sources, overlapping, pixel_map, sampling_grid
 
 __all__ = ["coadd", "strips"]
 

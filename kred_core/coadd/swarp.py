@@ -31,12 +31,10 @@ from ..products import atomic, scratch, write_text
 from ..sky import celestial_wcs, tan_wcs
 from ..words import counted
 from .combine import CLIP_AMPLITUDE
-from .header import CoaddResult, coverage_header, inputs_table, mosaic_header
-from .output import CoverageMap, MosaicFile
-from .pixelmap import pixel_map
+from .output import CoaddResult, CoverageMap, MosaicFile, coverage_header, inputs_table, mosaic_header
 from .plan import CoaddPlan
 from .resample import count_footprint, footprint
-from .sources import Box, Source, open_sources, overlapping, sampling_grid
+from .sources import Box, Source, open_sources, overlapping, pixel_map, sampling_grid
 
 __all__ = ["coadd", "find_swarp"]
 

@@ -14,7 +14,7 @@ from ..background import Background
 from ..binned import BinnedMap, quicklook
 from ..config import FieldConfig
 from ..match import Pairs
-from ..match.matching import Skies
+from ..match.image import Skies
 from ..products import FieldPaths, read_record, tables, write_record
 from ..survey import Tile
 from .matching import SOLVED_FROM, MatchPlan, PlannedMaps, look_record, read_skies, solved_files

@@ -22,8 +22,8 @@ from .. import binned, match, survey
 from ..binned import BinnedGrid, BinnedMap
 from ..config import FieldConfig
 from ..errors import InputError
-from ..match import Pairs, matching
-from ..match.matching import Skies
+from ..match import Pairs
+from ..match.image import Skies, explain, fixed_backgrounds, match_image
 from ..products import FieldPaths, read_record, tables, write_record
 from ..survey import tiling
 from .mosaics import joined_detectors, other_fields
@@ -204,8 +204,8 @@ def solve_backgrounds(config: FieldConfig, plan: MatchPlan) -> list[Path]:
     """
     paths = FieldPaths.of(config)
     pairs, skies = Pairs.read(paths.pairs(plan.image)), read_skies(paths, plan.image)
-    fixed = matching.fixed_backgrounds(config.match.fixed)
-    matched = matching.match(plan.image, plan.detectors, skies, pairs, fixed, config.match)
+    fixed = fixed_backgrounds(config.match.fixed)
+    matched = match_image(plan.image, plan.detectors, skies, pairs, fixed, config.match)
     pair_table, background_table, record = solved_files(paths, plan.image)
     tables.write(matched.overlaps, pair_table, f"Overlaps of {config.field}")
     tables.write(matched.backgrounds, background_table, f"Backgrounds of {config.field}")
@@ -252,7 +252,7 @@ def _numbers(paths: FieldPaths, image: str) -> dict:
 
 def explain_matching(config: FieldConfig) -> list[str]:
     """How much better each image got, a line for each."""
-    return [matching.explain(row) for row in tables.read(FieldPaths.of(config).matching_table, tables.MATCHING, "match")]
+    return [explain(row) for row in tables.read(FieldPaths.of(config).matching_table, tables.MATCHING, "match")]
 
 
 def background_rows(config: FieldConfig) -> list[dict]:

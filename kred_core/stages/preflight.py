@@ -10,7 +10,7 @@ from .. import survey
 from ..config import BackgroundKind, FieldConfig, SurveyConfig
 from ..errors import InputError
 from ..exposures import check
-from ..match import matching
+from ..match.image import fixed_backgrounds
 from ..products import FieldPaths, find_clash, grouped, same_file, table_names
 from ..words import some
 from .exposures import judged
@@ -40,7 +40,7 @@ def preflight(config: FieldConfig) -> None:
     survey.tiles(config.field, config.survey, config.tiles)
     _require_own_files(config)
     survey.images(config.field, config.survey)
-    matching.fixed_backgrounds(config.match.fixed)
+    fixed_backgrounds(config.match.fixed)
     for stage in of_run(config):
         stage.require(config)
 

@@ -13,11 +13,9 @@ from scipy.sparse.csgraph import connected_components
 
 from ...constants import NORMAL_MAD
 from ...statistics import robust_rms
-from .components import component_means, components
-from .linear import conjugate_gradients
-from .system import System, UsedPairs
+from .model import System, UsedPairs, component_means, components
 
-__all__ = ["HUBER", "PRIOR_FREEDOM", "REJECT", "Fit", "LeastSquares"]
+__all__ = ["HUBER", "PRIOR_FREEDOM", "REJECT", "Fit", "LeastSquares", "conjugate_gradients"]
 
 HUBER = 1.345  # scaled errors up to which a residual counts in full: 95 % efficiency for normal errors
 REJECT = 5.0  # scaled errors beyond which a residual does not count at all
@@ -278,3 +276,53 @@ def _groups(design: csr_array) -> np.ndarray:
     graph = coo_array((np.ones(entries.nnz, dtype=bool), (entries.row, n_rows + entries.col)), shape=(n_rows + n_columns,) * 2)
     labels = connected_components(graph, directed=False)[1][n_rows:]
     return np.unique(labels, return_inverse=True)[1]
+
+
+def conjugate_gradients(matrix: csr_array, right: np.ndarray, group: np.ndarray, tolerance: float) -> np.ndarray:
+    """Solve several symmetric systems at once, each with its own steps.
+
+    Parameters
+    ----------
+    matrix : csr_array (P, P)
+        Positive semidefinite.
+    right : (P,) float
+        Orthogonal to the null space of the matrix.
+    group : (P,) int
+        Unknowns that the matrix connects have the same number, from 0: a system that converges slowly does not
+        stop, and one that is badly scaled does not spoil, the others.
+    tolerance : float
+        Norm of the residual of each system relative to that of its right side, both weighted by 1 / diagonal of the matrix.
+
+    Returns
+    -------
+    (P,) float
+
+    Notes
+    -----
+    Hestenes & Stiefel (1952), preconditioned with the diagonal, started at 0.
+    """
+    diagonal = matrix.diagonal()
+    diagonal = np.where(diagonal > 0, diagonal, 1.0)
+    n_groups = int(group.max(initial=-1)) + 1
+    solution = np.zeros_like(right)
+    residual = right.copy()
+    search = residual / diagonal
+    size = np.bincount(group, weights=residual * search, minlength=n_groups)
+    goal = tolerance**2 * size
+    active = size > 0
+    for _ in range(2 * right.size + 100):
+        if not active.any():
+            break
+        image = matrix @ search
+        curvature = np.bincount(group, weights=search * image, minlength=n_groups)
+        active &= curvature > 0
+        step = np.divide(size, curvature, out=np.zeros(n_groups), where=active)[group]
+        solution += step * search
+        residual -= step * image
+        scaled = residual / diagonal
+        new_size = np.bincount(group, weights=residual * scaled, minlength=n_groups)
+        factor = np.divide(new_size, size, out=np.zeros(n_groups), where=active)
+        active &= new_size > goal
+        search = np.where(active[group], scaled + factor[group] * search, 0.0)
+        size = new_size
+    return solution

@@ -6,12 +6,13 @@ Apart from the solution because it needs a part of the inverse of the matrix, wh
 from __future__ import annotations
 
 import numpy as np
+from scipy import linalg
 from scipy.sparse import csr_array, diags_array
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
-from .least_squares import HUBER, PRIOR_FREEDOM, Fit, LeastSquares
-from .linear import BlockInverse, conjugate_gradients, inverse
+from .least_squares import HUBER, PRIOR_FREEDOM, Fit, LeastSquares, conjugate_gradients
 
-__all__ = ["standard_errors"]
+__all__ = ["BlockInverse", "standard_errors"]
 
 PLANE_POINTS = 3  # detectors that a plane can always be laid through
 PLANE_TOLERANCE = 1e-10
@@ -135,3 +136,82 @@ def _inverse_parts(matrix: csr_array, border: np.ndarray, columns: np.ndarray) -
     image[border] = corner @ (columns[border] - edge @ inside)
     image[inner] = inside - across @ image[border]
     return diagonal, image
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """Inverse of a dense symmetric positive definite matrix; NaN where it is not positive definite."""
+    try:
+        factor = linalg.cho_factor(matrix, check_finite=False)
+    except linalg.LinAlgError:
+        return np.full(matrix.shape, np.nan)
+    return linalg.cho_solve(factor, np.eye(len(matrix)), check_finite=False)
+
+
+class BlockInverse:
+    """What is needed of the inverse of a sparse symmetric positive definite matrix; NaN where it is not positive definite.
+
+    Parameters
+    ----------
+    matrix : `~scipy.sparse.csr_array`
+        Shape (P, P).
+
+    Notes
+    -----
+    Ordered by Cuthill and McKee, the unknowns fall into blocks that touch only their neighbours: the
+    matrix is block tridiagonal. With D_l its diagonal and U_l its upper blocks, the Schur complements are
+    S_0 = D_0, S_l = D_l - U_{l-1}^T S_{l-1}^-1 U_{l-1}, and with X_l = S_l^-1 U_l the diagonal blocks of the inverse follow
+    from the last, Z_l = S_l^-1 + X_l Z_{l+1} X_l^T. For detectors on the sky the work grows as
+    the number of detectors times the square of how many of them a line across the field meets.
+    """
+
+    def __init__(self, matrix: csr_array):
+        self._order = reverse_cuthill_mckee(matrix, symmetric_mode=True).astype(np.int64)
+        permuted = matrix[self._order][:, self._order].tocsr()
+        self._ends = _block_ends(permuted)
+        self._inverses: list[np.ndarray] = []  # of the Schur complements
+        self._across: list[np.ndarray] = []  # X_l
+        above = None  # U_{l-1}
+        for low, high, following in zip(self._ends[:-1], self._ends[1:], [*self._ends[2:], None], strict=True):
+            rows = permuted[low:high]
+            block = rows[:, low:high].toarray()
+            if above is not None:
+                block -= above.T @ self._across[-1]
+            self._inverses.append(inverse(block))
+            if following is not None:
+                above = rows[:, high:following].tocsr()
+                self._across.append((above.T @ self._inverses[-1]).T)
+
+    def diagonal(self) -> np.ndarray:
+        """Diagonal of the inverse, shape (P,)."""
+        result = np.empty(self._order.size)
+        block = None
+        for k in reversed(range(len(self._inverses))):
+            if block is None:
+                block = self._inverses[k]
+            else:
+                block = self._inverses[k] + self._across[k] @ block @ self._across[k].T
+            result[self._order[self._ends[k] : self._ends[k + 1]]] = block.diagonal()
+        return result
+
+    def solve(self, right: np.ndarray) -> np.ndarray:
+        """The inverse times a dense matrix, shape (P, columns)."""
+        parts = np.split(right[self._order], self._ends[1:-1])
+        for k, across in enumerate(self._across):
+            parts[k + 1] = parts[k + 1] - across.T @ parts[k]
+        for k in reversed(range(len(self._inverses))):
+            parts[k] = self._inverses[k] @ parts[k]
+            if k < len(self._across):
+                parts[k] -= self._across[k] @ parts[k + 1]
+        result = np.empty(right.shape)
+        result[self._order] = np.concatenate(parts)
+        return result
+
+
+def _block_ends(matrix: csr_array) -> np.ndarray:
+    """Where to cut a symmetric matrix so that each block touches only the next and the one before: 0, ..., P."""
+    n = matrix.shape[0]
+    reach = np.maximum.accumulate(np.maximum.reduceat(matrix.indices, matrix.indptr[:-1])) + 1
+    ends = [0]
+    while ends[-1] < n:
+        ends.append(max(ends[-1] + 1, int(reach[ends[-1] - 1]) if ends[-1] else 1))
+    return np.array(ends)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from kred_core.coadd.pixelmap import pixel_map
-from kred_core.coadd.sources import grid_box
+from kred_core.coadd.sources import grid_box, pixel_map
 from kred_core.sky import Grid, celestial_wcs, tan_wcs
 
 # TPV of CCD S13 in a real exposure (2015-04-16)

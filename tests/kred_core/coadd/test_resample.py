@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from kred_core.background import Background
-from kred_core.coadd.pixelmap import PixelMap
 from kred_core.coadd.resample import block_mean, fill_masked, footprint, lanczos3, resample
+from kred_core.coadd.sources import PixelMap
 
 
 def straight_map(shape, origin=(0.0, 0.0), along_x=(1.0, 0.0), along_y=(0.0, 1.0), step=16):

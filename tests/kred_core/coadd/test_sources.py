@@ -8,9 +8,8 @@ from astropy.io import fits
 from nights import DECAM, GRID, tan_cards
 from test_pixelmap import decam_wcs
 
-from kred_core.coadd.pixelmap import pixel_map
 from kred_core.coadd.resample import footprint
-from kred_core.coadd.sources import flux_scale, grid_box, open_sources, sampling_grid
+from kred_core.coadd.sources import flux_scale, grid_box, open_sources, pixel_map, sampling_grid
 from kred_core.errors import ExposureError, InputError
 from kred_core.sky import Grid, tan_wcs
 

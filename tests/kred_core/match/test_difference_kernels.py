@@ -10,8 +10,8 @@ from scipy import optimize, stats
 from kred_core import statistics
 from kred_core.binned import BinnedMap
 from kred_core.config import MatchConfig
-from kred_core.match import cells, compare, find, good_cells, measure, scatter
-from kred_core.match.scatter import Disagreement, Excess
+from kred_core.match import compare, good_cells, measure, pairs, sky_mask
+from kred_core.match.measure import Disagreement, Excess
 
 measuring = importlib.import_module("kred_core.match.measure")  # the package has its function under that name
 
@@ -91,7 +91,7 @@ def test_a_block_with_few_cells_is_judged_by_the_whole_map():
         count[16:32, 16:32].flat[kept:] = 0
         std[16:32, 16:32] = 5 * (1 + 0.1 * rng.normal(size=(16, 16)))
         binned_map = map_of(std, count=count)
-        medians = cells._block_medians(binned_map.std, count > 0)
+        medians = sky_mask._block_medians(binned_map.std, count > 0)
         assert np.isnan(medians).sum() == (kept < 64)
         np.testing.assert_array_equal(good_cells(binned_map), good_cells_as_written(binned_map))
 
@@ -256,12 +256,12 @@ def square(ra, dec, half=0.5):
 def test_the_sides_of_an_outline_have_poles_of_length_one():
     shapes = np.array([square(0, 0), square(3, -2)])
     shapes[1, 1] = shapes[1, 0]
-    normals = find._side_normals(shapes)
+    normals = pairs._side_normals(shapes)
     lengths = np.linalg.norm(normals, axis=-1)
     np.testing.assert_allclose(lengths, [[1, 1, 1, 1], [0, 1, 1, 1]], atol=1e-14)
     for k in range(4):
         assert np.abs(normals[0, k] @ np.stack([shapes[0, k], shapes[0, (k + 1) % 4]], axis=-1)).max() < 1e-15
-    assert find._range(normals[0, 0], shapes[0]) == pytest.approx((0.0, math.radians(1)), abs=1e-5)
+    assert pairs._range(normals[0, 0], shapes[0]) == pytest.approx((0.0, math.radians(1)), abs=1e-5)
 
 
 @pytest.mark.parametrize(("gap", "apart"), [(-1e-3, False), (0.0, False), (5e-12, False), (2e-11, True), (1e-3, True)])
@@ -270,8 +270,8 @@ def test_outlines_that_touch_but_for_rounding_are_not_separated(gap, apart, turn
     """Beyond 1e-11 radian a side separates, in whichever sense the corners go around."""
     for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         one, other = square(0, 0)[::turned], square(*(np.array([dx, dy]) * (1 + math.degrees(gap))))[::turned]
-        normals = find._side_normals(np.array([one, other]))
-        by_one, by_other = find._side_separates(normals[0], one, other), find._side_separates(normals[1], other, one)
+        normals = pairs._side_normals(np.array([one, other]))
+        by_one, by_other = pairs._side_separates(normals[0], one, other), pairs._side_separates(normals[1], other, one)
         assert (bool(by_one), bool(by_other)) == (apart, apart)
 
 
@@ -280,13 +280,13 @@ def test_outlines_too_far_apart_for_their_sizes_are_not_compared_side_by_side():
     middles = shapes.mean(axis=1) / np.linalg.norm(shapes.mean(axis=1), axis=-1, keepdims=True)
     radius = np.linalg.norm(shapes - middles[:, None], axis=-1).max(axis=1)
     first, second = np.array([0, 0, 0, 1, 1]), np.array([1, 2, 3, 2, 1])
-    meet = find._meet(shapes, find._side_normals(shapes), middles, radius, first, second)
+    meet = pairs._meet(shapes, pairs._side_normals(shapes), middles, radius, first, second)
     assert meet.tolist() == [True, False, False, True, True]
     none = np.zeros((4, 4, 3))  # without sides nothing but the distance tells
-    assert find._meet(shapes, none, middles, radius, first, second).tolist() == [True, True, False, True, True]
+    assert pairs._meet(shapes, none, middles, radius, first, second).tolist() == [True, True, False, True, True]
     far = np.nextafter(np.linalg.norm(middles[0] - middles[3]) / 2, 1) + np.array([-6e-12, -4e-12])
     for half, expected in zip(far, (False, True), strict=True):  # so much is left to rounding
-        assert find._meet(shapes, none, middles, np.full(4, half), first[2:3], second[2:3]).tolist() == [expected]
+        assert pairs._meet(shapes, none, middles, np.full(4, half), first[2:3], second[2:3]).tolist() == [expected]
 
 
 # ---- one pair
@@ -382,9 +382,9 @@ def test_pairs_have_their_numbers_and_errors_from_all_of_them():
     np.testing.assert_allclose(found.blocks, table["parts"])
     np.testing.assert_allclose(found.block_places, table["part_places"], atol=1e-12)
     overlaps = Disagreement(*(table[n] for n in ("n_cells", "noise", "part_cells", "parts", "part_noise", "spread", "lever")))
-    excess = scatter.fit_excess(overlaps)
-    np.testing.assert_allclose(found.error, scatter.pair_errors(overlaps, excess, table["size"]))
-    np.testing.assert_allclose(found.block_errors, scatter.part_errors(overlaps, excess))
+    excess = measuring.fit_excess(overlaps)
+    np.testing.assert_allclose(found.error, measuring.pair_errors(overlaps, excess, table["size"]))
+    np.testing.assert_allclose(found.block_errors, measuring.part_errors(overlaps, excess))
     assert found.floor == pytest.approx(np.median(np.sqrt(found.error**2 - table["noise"] ** 2)))
     a, b = np.radians([(0, 0), (10, 5)])
     cosine = np.sin(a[1]) * np.sin(b[1]) + np.cos(a[1]) * np.cos(b[1]) * np.cos(b[0] - a[0])
@@ -468,11 +468,11 @@ def expected_sums(excess, freedom, noise, n_cells, spread):
 def test_the_parts_of_an_overlap_are_summed_up_as_is_written_down():
     overlaps = disagreement()
     found, freedom, noise, n_cells = sums_as_written(overlaps)
-    np.testing.assert_allclose(scatter._found(overlaps), (found, freedom, noise), rtol=1e-12)
-    np.testing.assert_allclose(scatter._part_cells(overlaps), n_cells, rtol=1e-12)
+    np.testing.assert_allclose(measuring._found(overlaps), (found, freedom, noise), rtol=1e-12)
+    np.testing.assert_allclose(measuring._part_cells(overlaps), n_cells, rtol=1e-12)
     law = Excess(50.0, 2.0, 0.0)
     assert law.of_area(np.array([0.0, 50.0, 150.0])).tolist() == [2.0, 1.0, 0.5]
-    np.testing.assert_allclose(noise + scatter._flaws(n_cells, freedom, law), expected_sums(law, freedom, noise, n_cells, 0.0))
+    np.testing.assert_allclose(noise + measuring._flaws(n_cells, freedom, law), expected_sums(law, freedom, noise, n_cells, 0.0))
 
 
 # Mean of chi^2/f, where it enters at most as 3, for f = 1, 2, 3.
@@ -493,7 +493,7 @@ def test_the_excess_is_the_likeliest(flaw, slope):
     found, freedom, noise, n_cells = sums_as_written(overlaps)
     used = freedom > 0
     terms = found[used], freedom[used], noise[used], n_cells[used], overlaps.spread[used]
-    excess = scatter.fit_excess(overlaps)
+    excess = measuring.fit_excess(overlaps)
     assert (found <= 9 * np.maximum(expected_sums(excess, freedom, noise, n_cells, overlaps.spread), 1e-9))[used].all()
     least, parameters, patch = np.inf, None, None
     for size in 10.0 ** np.arange(1.5, 4, 0.5):
@@ -515,8 +515,8 @@ def test_the_likelihood_of_a_size_of_flaws_is_that_which_is_written_down(patch):
     found, freedom, noise, n_cells = sums_as_written(overlaps)
     used = freedom > 0
     terms = found[used], freedom[used], noise[used], n_cells[used], overlaps.spread[used]
-    shape = scatter._flaws(n_cells[used], freedom[used], Excess(patch, 1.0))
-    flaw, slope, likelihood = scatter._fit(*terms[:3], shape, 2 * terms[4])
+    shape = measuring._flaws(n_cells[used], freedom[used], Excess(patch, 1.0))
+    flaw, slope, likelihood = measuring._fit(*terms[:3], shape, 2 * terms[4])
     excess = Excess(patch, flaw, slope)
     assert (terms[0] > 3 * expected_sums(excess, *terms[1:])).any()
     assert likelihood == pytest.approx(-loss(excess, *terms), rel=1e-9)
@@ -524,7 +524,7 @@ def test_the_likelihood_of_a_size_of_flaws_is_that_which_is_written_down(patch):
 
 def test_flaws_larger_than_the_parts_cannot_be_told_from_smaller_ones():
     overlaps = disagreement(patch=10**4.5, flaw=500.0)
-    assert 10**1.5 < scatter.fit_excess(overlaps).patch <= overlaps.part_cells.max()
+    assert 10**1.5 < measuring.fit_excess(overlaps).patch <= overlaps.part_cells.max()
 
 
 def test_pairs_that_contradict_themselves_say_nothing_about_the_others():
@@ -535,23 +535,23 @@ def test_pairs_that_contradict_themselves_say_nothing_about_the_others():
     spoilt = Disagreement(**{**vars(clean), "parts": parts})
     others = ~ill
     alone = Disagreement(*(values[others] for values in vars(clean).values()))
-    assert scatter.fit_excess(spoilt) == scatter.fit_excess(alone)
-    assert scatter.fit_excess(spoilt) != scatter.fit_excess(clean)
+    assert measuring.fit_excess(spoilt) == measuring.fit_excess(alone)
+    assert measuring.fit_excess(spoilt) != measuring.fit_excess(clean)
 
 
 def test_of_very_many_pairs_every_second_or_third_is_enough():
     many = disagreement(n=20001)
-    assert scatter.fit_excess(many) == scatter.fit_excess(many.of(slice(None, None, 3)))
-    assert scatter.fit_excess(many.of(slice(20000))) == scatter.fit_excess(many.of(slice(0, 20000, 2)))
+    assert measuring.fit_excess(many) == measuring.fit_excess(many.of(slice(None, None, 3)))
+    assert measuring.fit_excess(many.of(slice(20000))) == measuring.fit_excess(many.of(slice(0, 20000, 2)))
 
 
 def test_there_is_no_excess_where_nothing_can_show_it():
     overlaps = disagreement(n=3)  # no part, one part, and two
     none = Disagreement(*(values[:2] for values in vars(overlaps).values()))
-    assert scatter.fit_excess(none) == Excess(1.0, 0.0, 0.0)
+    assert measuring.fit_excess(none) == Excess(1.0, 0.0, 0.0)
     flat = Disagreement(**{**vars(overlaps), "parts": np.zeros((3, 4)), "part_noise": np.zeros((3, 4))})
-    assert scatter.fit_excess(flat) == Excess()
-    assert scatter.fit_excess(Disagreement(*(values[:0] for values in vars(overlaps).values()))) == Excess()
+    assert measuring.fit_excess(flat) == Excess()
+    assert measuring.fit_excess(Disagreement(*(values[:0] for values in vars(overlaps).values()))) == Excess()
 
 
 def test_errors_are_those_that_are_written_down():
@@ -570,20 +570,20 @@ def test_errors_are_those_that_are_written_down():
     assert 5 < np.count_nonzero(beyond > 1) < 20
     error[some] *= np.sqrt(np.maximum(1.0, beyond))
     error[5] = max(error[5], 1e9 * 2.0**-23)
-    np.testing.assert_allclose(scatter.pair_errors(overlaps, excess, values), error, rtol=1e-12)
+    np.testing.assert_allclose(measuring.pair_errors(overlaps, excess, values), error, rtol=1e-12)
     exact = Disagreement(
         **{**vars(overlaps), "error": np.where(np.arange(60) == 40, 0.0, overlaps.error), "lever": 0 * overlaps.lever}
     )
-    errors = scatter.pair_errors(exact, Excess(), values)
+    errors = measuring.pair_errors(exact, Excess(), values)
     assert errors[40] == pytest.approx(0.01 * np.median(errors))
     known = np.isfinite(parts)
-    assert np.isnan(scatter.part_errors(overlaps, excess)[~known]).all()
+    assert np.isnan(measuring.part_errors(overlaps, excess)[~known]).all()
     np.testing.assert_allclose(
-        scatter.part_errors(overlaps, excess)[known],
+        measuring.part_errors(overlaps, excess)[known],
         np.sqrt(overlaps.part_noise**2 + excess.flaw / (1 + overlaps.part_cells / excess.patch))[known],
     )
     nothing = Disagreement(*(values[:0] for values in vars(overlaps).values()))
-    assert scatter.pair_errors(nothing, excess, values[:0]).size == 0
+    assert measuring.pair_errors(nothing, excess, values[:0]).size == 0
     # Without noise, of numbers next to 0, an error is still more than that.
     one = Disagreement(np.array([9]), np.zeros(1), np.zeros((1, 4), int), *np.full((2, 1, 4), np.nan), np.zeros(1), np.zeros(1))
-    assert scatter.pair_errors(one, Excess(), np.zeros(1)).tolist() == [np.finfo(np.float32).tiny]
+    assert measuring.pair_errors(one, Excess(), np.zeros(1)).tolist() == [np.finfo(np.float32).tiny]

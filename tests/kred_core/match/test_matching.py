@@ -10,8 +10,8 @@ from astropy.table import Table
 
 from kred_core.config import MatchConfig
 from kred_core.errors import InputError
-from kred_core.match import Pairs, matching
-from kred_core.match.matching import Skies
+from kred_core.match import Pairs
+from kred_core.match.image import Matched, Skies, explain, fixed_backgrounds, match_image
 from kred_core.products import tables
 
 AREAS = np.array([0.0700, 0.0689, 0.0695, 0.0692])  # square arcsec: TPV pixels are not all the same
@@ -63,9 +63,9 @@ def surface(first, second) -> np.ndarray:
     return beta[second] - beta[first]
 
 
-def match(pairs: Pairs, n: int = 4, has_map=True, fixed=None, zero_point="mean", **options) -> matching.Matched:
+def match(pairs: Pairs, n: int = 4, has_map=True, fixed=None, zero_point="mean", **options) -> Matched:
     config = MatchConfig(zero_point=zero_point, **options)
-    return matching.match("N662", detectors(n), skies(n, has_map), pairs, fixed or {}, config)
+    return match_image("N662", detectors(n), skies(n, has_map), pairs, fixed or {}, config)
 
 
 def test_backgrounds_are_in_counts_per_pixel_up_to_the_common_level():
@@ -84,7 +84,7 @@ def test_the_zero_point_is_where_the_sky_is_darkest():
     i = np.arange(n - 1)
     pairs = pairs_of(i, i + 1, (emission[:-1] - emission[1:]) / 0.07)
     darkest, mean = (
-        np.asarray(matching.match("r", detectors(n), sky, pairs, {}, MatchConfig(zero_point=zero)).backgrounds["b"])
+        np.asarray(match_image("r", detectors(n), sky, pairs, {}, MatchConfig(zero_point=zero)).backgrounds["b"])
         for zero in ("darkest", "mean")
     )
     assert np.allclose(darkest, 45.0 + 9.9, atol=1e-3)
@@ -129,12 +129,12 @@ def test_without_any_overlap_every_detector_keeps_its_own_sky(n, method):
     assert set(found.backgrounds["Remark"]) == {"no overlap with another detector: own sky level kept"}
     assert found.numbers["Before"] is None
     assert f"{n} of {n} detector{'s' * (n > 1)} without an overlap" in found.numbers["Remark"]
-    line = matching.explain({"Seam_off": 0.0} | _row(found))
+    line = explain({"Seam_off": 0.0} | _row(found))
     assert "0 overlaps" in line
     assert "seams" not in line
 
 
-def _row(found: matching.Matched) -> dict:
+def _row(found: Matched) -> dict:
     return {name: np.nan if value is None else value for name, value in found.numbers.items()}
 
 
@@ -165,7 +165,7 @@ def test_a_detector_that_contradicts_its_neighbours_is_named():
     table = detectors(n)
     areas, levels = np.full(n, 0.07), np.full(n, 45.0)
     pairs = pairs_of(i, j, wrong, 0.05)
-    found = matching.match("r", table, Skies(levels, areas, np.ones(n, bool), 2.0, np.zeros((n, 5))), pairs, {}, MatchConfig())
+    found = match_image("r", table, Skies(levels, areas, np.ones(n, bool), 2.0, np.zeros((n, 5))), pairs, {}, MatchConfig())
     assert np.ptp(found.backgrounds["b"][:9]) < 0.05
     assert np.isfinite(found.backgrounds["b"][9])
     assert "contradict" in found.backgrounds["Remark"][9]
@@ -177,7 +177,7 @@ def test_a_detector_that_contradicts_its_neighbours_is_named():
 def test_a_table_of_backgrounds_can_be_given_back_as_fixed(tmp_path):
     found = match(pairs_of(*CHAIN, surface(*CHAIN))).backgrounds
     tables.write(found, tmp_path / "b.tab", "Backgrounds")
-    fixed = matching.fixed_backgrounds(str(tmp_path / "b.tab"))
+    fixed = fixed_backgrounds(str(tmp_path / "b.tab"))
     assert fixed == {(str(row["Root"]), "N4"): float(row["b"]) for row in found}
 
 
@@ -192,7 +192,7 @@ def test_a_table_of_backgrounds_can_be_given_back_as_fixed(tmp_path):
 def test_a_wrong_table_of_fixed_backgrounds_is_explained(tmp_path, text, words):
     (tmp_path / "b.txt").write_text(text)
     with pytest.raises(InputError, match=words):
-        matching.fixed_backgrounds(str(tmp_path / "b.txt"))
+        fixed_backgrounds(str(tmp_path / "b.txt"))
 
 
 def test_pixels_that_differ_in_area_do_not_tilt_the_field():
@@ -211,14 +211,14 @@ def test_pixels_that_differ_in_area_do_not_tilt_the_field():
     sky = Skies(levels, np.full(n, area), np.ones(n, bool), 2.0, terms)
     # The zero is known, so that only the areas can tilt it.
     fixed = {("c4d_0", "N4"): background}
-    b = matching.match("r", detectors(n), sky, pairs, fixed, MatchConfig()).backgrounds["b"]
+    b = match_image("r", detectors(n), sky, pairs, fixed, MatchConfig()).backgrounds["b"]
     tilt = abs(seen) * area * (n - 1)  # of the backgrounds, with one area for each detector
     assert tilt > 1.0
     assert np.ptp(b) < 0.1 * tilt
 
 
 def test_no_table_fixes_nothing():
-    assert matching.fixed_backgrounds("") == {}
+    assert fixed_backgrounds("") == {}
 
 
 def test_slopes_and_steps_are_per_native_pixel():
@@ -233,7 +233,7 @@ def test_slopes_and_steps_are_per_native_pixel():
     pairs = pairs_of(i, j, 0.0, 0.02, blocks=-profile, block_places=places)
     sky = Skies(np.full(n, 45.0), np.full(n, area), np.ones(n, bool), 2.0, np.zeros((n, 5)))
     config = MatchConfig(shape="detector-plane", amplifier_steps=True)
-    found = matching.match("r", detectors(n), sky, pairs, {}, config)
+    found = match_image("r", detectors(n), sky, pairs, {}, config)
     assert found.numbers["Method"] == "huber, detector-plane, amplifier steps"
     tilted = found.backgrounds[0]
     assert tilted["grad_x"] * 2046 == pytest.approx(0.02, rel=0.2)
@@ -243,7 +243,7 @@ def test_slopes_and_steps_are_per_native_pixel():
 
 def test_the_line_for_a_person_says_how_much_better_it_got():
     row = _row(match(pairs_of(*CHAIN, surface(*CHAIN)))) | {"Seam_off": 3.84}
-    line = matching.explain(row)
+    line = explain(row)
     assert line.startswith("N662: 4 detectors, 3 overlaps; differences ")
     assert "seams of 3.8 removed" in line
 

@@ -16,7 +16,8 @@ from overlap_graphs import GRAPHS, GraphConfig, simulate_graph
 from scipy.sparse import csr_array
 
 from kred_core.match.solve import Shape, component_means, components, solve, solve_svd
-from kred_core.match.solve.linear import BlockInverse, conjugate_gradients
+from kred_core.match.solve.least_squares import conjugate_gradients
+from kred_core.match.solve.uncertainty import BlockInverse
 
 ROOT = Path(__file__).parents[3]
 OUTLIERS = 0.03  # of all pairs, as in a field with bright stars and ghosts

@@ -8,9 +8,9 @@ import pytest
 from overlap_graphs import GraphConfig, simulate_graph
 from scipy.sparse import csr_array
 
-from kred_core.match.solve import Shape, component_means, components, linear, solve, uncertainty
-from kred_core.match.solve.least_squares import Fit, LeastSquares, _groups, _medians
-from kred_core.match.solve.system import System, canonical
+from kred_core.match.solve import Shape, component_means, components, solve, uncertainty
+from kred_core.match.solve.least_squares import Fit, LeastSquares, _groups, _medians, conjugate_gradients
+from kred_core.match.solve.model import System, canonical
 
 MAD = 1.482602218505602
 
@@ -54,10 +54,10 @@ def test_parts_of_the_inverse_of_a_sparse_matrix_are_those_of_the_dense_one():
     matrix = chain_and_loop()
     rng = np.random.default_rng(1)
     for dense in (matrix, matrix[:1, :1], np.diag([2.0, 3.0]), matrix[:9, :9] + 0.01):
-        inverse, right = linear.BlockInverse(csr_array(dense)), rng.normal(size=(len(dense), 3))
+        inverse, right = uncertainty.BlockInverse(csr_array(dense)), rng.normal(size=(len(dense), 3))
         np.testing.assert_allclose(inverse.diagonal(), np.linalg.inv(dense).diagonal(), rtol=1e-12)
         np.testing.assert_allclose(inverse.solve(right), np.linalg.solve(dense, right), rtol=1e-11, atol=1e-13)
-    indefinite = linear.BlockInverse(csr_array(matrix - 4.0 * np.eye(15)))
+    indefinite = uncertainty.BlockInverse(csr_array(matrix - 4.0 * np.eye(15)))
     assert np.isnan(indefinite.diagonal()).any()
 
 
@@ -73,12 +73,12 @@ def test_conjugate_gradients_stop_where_they_are_told_to_in_each_group():
     # The last unknown is in no equation: it stays 0.
     truth = np.append(rng.normal(size=16), 0.0)
     right = matrix @ truth
-    found = linear.conjugate_gradients(csr_array(matrix), right, group, 1e-13)
+    found = conjugate_gradients(csr_array(matrix), right, group, 1e-13)
     np.testing.assert_allclose(found, truth, rtol=1e-7, atol=1e-9)
     assert found[16] == 0
     diagonal = np.where(matrix.diagonal() > 0, matrix.diagonal(), 1)
     for tolerance in (0.3, 1e-2, 1e-4):
-        residual = right - matrix @ linear.conjugate_gradients(csr_array(matrix), right, group, tolerance)
+        residual = right - matrix @ conjugate_gradients(csr_array(matrix), right, group, tolerance)
         for number in range(3):
             mine = group == number
             size = np.sqrt((residual**2 / diagonal)[mine].sum() / (right**2 / diagonal)[mine].sum())
@@ -86,11 +86,11 @@ def test_conjugate_gradients_stop_where_they_are_told_to_in_each_group():
         assert (residual != 0).any()
     # One step solves a diagonal system, because the diagonal is what it is divided by.
     scales = np.logspace(-6, 6, 25)
-    found = linear.conjugate_gradients(csr_array(np.diag(scales)), np.ones(25), np.zeros(25, int), 0.5)
+    found = conjugate_gradients(csr_array(np.diag(scales)), np.ones(25), np.zeros(25, int), 0.5)
     np.testing.assert_allclose(found, 1 / scales)
     # Of a singular system that contradicts itself something finite comes out.
     singular = csr_array(np.ones((2, 2)))
-    assert np.isfinite(linear.conjugate_gradients(singular, np.array([1.0, -1.0]), np.zeros(2, int), 1e-9)).all()
+    assert np.isfinite(conjugate_gradients(singular, np.array([1.0, -1.0]), np.zeros(2, int), 1e-9)).all()
 
 
 # ---- pairs and components

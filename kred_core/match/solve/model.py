@@ -1,29 +1,50 @@
-"""The pairs in a canonical order, and the linear model of their differences.
-
-Apart from the robust statistics, because here is decided what a background is (a constant, a plane, a step), and
-there only which differences to believe.
-"""
+"""The pairs in a canonical order, the model of a background, and the linear equations for its terms."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components
 
 from ...background import Background
-from .components import components
-from .solution import Shape
 
-__all__ = ["System", "UsedPairs", "canonical"]
+__all__ = ["Shape", "Solution", "System", "UsedPairs", "canonical", "component_means", "components"]
 
 LARGEST = 1e100  # values beyond are not finite in what is made of them
 PRECISION = 1e-12  # errors below this part of the median difference cannot be meant
 ERROR_RANGE = 1e5  # errors beyond this factor from their median count as that far: weights must not exhaust float64
 # Expected slopes and steps in units of the median error of a pair, where the caller has none.
 EXPOSURE_SLOPE, DETECTOR_SLOPE, AMPLIFIER_STEP = 1.0, 0.5, 2.0
+
+
+def components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Number, from 1, of the connected component of each of n detectors; numbered in the order of their first detector."""
+    graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(n, n))
+    _, labels = connected_components(graph, directed=False)
+    _, where, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty(where.size, dtype=np.int64)
+    rank[np.argsort(where)] = np.arange(1, where.size + 1)
+    return rank[inverse]
+
+
+def component_means(values: np.ndarray, component: np.ndarray) -> np.ndarray:
+    """Mean of the finite values of each component, for each of its members; 0 where there is none.
+
+    Parameters
+    ----------
+    values : (n,) float
+    component : (n,) int
+        Numbers of the components, not negative.
+    """
+    good = np.isfinite(values)
+    count = np.bincount(component[good], minlength=component.max(initial=0) + 1)
+    total = np.bincount(component[good], weights=values[good], minlength=count.size)
+    return (total / np.maximum(count, 1))[component]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,3 +247,76 @@ def _parts(pairs: UsedPairs, shape: Shape, unknown_variance: float) -> tuple[np.
         np.concatenate([errors[pair, part], np.sqrt(pairs.error[whole] ** 2 + unknown_variance)])[order],
         np.concatenate([places[pair, part], np.zeros((whole.size, 2, 3))])[order],
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Shape:
+    """Backgrounds that are more than constants, and the parts of overlaps that show it.
+
+    The model is that of `~kred_core.background.Background`, x and y being u and v, from -1 to 1 along the detector's
+    axes. All lengths K are those of the pairs.
+
+    Attributes
+    ----------
+    exposure : (n,) int
+        Which detectors belong to one exposure: equal numbers.
+    blocks, block_errors : (K, 4) float
+        Difference, second minus first, in four parts of each overlap, and its error; NaN: not measured.
+    block_places : (K, 4, 2, 3) float
+        Mean u, v and sign(u) of a part, on the first and on the second detector.
+    plane : {"constant", "exposure-plane", "detector-plane"}
+        Slopes: none; one for each exposure, shared by its detectors, which are parallel; or one for each
+        detector, drawn towards that of its exposure.
+    amplifier_steps : bool
+        Whether each detector has a step between its two amplifiers.
+    exposure_slope, detector_slope, amplifier_step : float or None
+        Expected sizes, in units of the differences: of the slope of an exposure, of a detector's slope minus
+        that of its exposure, and of a step. What the overlaps do not determine stays near 0 within these.
+        None: as in `kred_core.match.solve.solve`.
+    """
+
+    exposure: np.ndarray
+    blocks: np.ndarray
+    block_errors: np.ndarray
+    block_places: np.ndarray
+    plane: Literal["constant", "exposure-plane", "detector-plane"] = "constant"
+    amplifier_steps: bool = False
+    exposure_slope: float | None = None
+    detector_slope: float | None = None
+    amplifier_step: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """Backgrounds of n detectors from K pairs, in units of the differences.
+
+    Attributes
+    ----------
+    background : `~kred_core.background.Background`
+        Of arrays (n,), x and y in half sides: u and v. Its constants are always finite where own skies are.
+    error : (n,) float
+        Standard error of each constant relative to the mean of its component, or to the fixed detectors of its component;
+        NaN for a detector without usable pairs, 0 for a fixed one.
+    component : (n,) int
+        Detectors that used pairs connect have the same number; numbered from 1 in the order of their first detectors.
+    n_pairs, n_rejected : (n,) int
+        Pairs of each detector that were used, and how many of these contradict the solution.
+    weight : (K,) float
+        Weight in the last step: 1 for a pair that agrees, less for one that does not, 0 for one without any influence.
+    residual : (K,) float
+        Difference minus what the solution says; NaN where the difference is.
+    rejected : (K,) bool
+        Used pairs that contradict the solution.
+    scale : float
+        Scatter of the residuals in units of their errors: near 1 where the errors are right.
+    """
+
+    background: Background
+    error: np.ndarray
+    component: np.ndarray
+    n_pairs: np.ndarray
+    n_rejected: np.ndarray
+    weight: np.ndarray
+    residual: np.ndarray
+    rejected: np.ndarray
+    scale: float

@@ -1,9 +1,7 @@
-"""What the overlaps of one image say about its detectors: tables of pairs and of backgrounds, numbers, and remarks.
+"""The backgrounds of one image: tables of overlaps and of backgrounds, numbers, and remarks.
 
-`overlaps` measures differences and `background` solves for levels, both as plain
-arrays of surface brightness. Here they meet the detectors: units become counts28
-per native pixel, a user's fixed backgrounds enter, and every detector gets its
-row, whatever happened to it.
+Differences and their solution are plain arrays of surface brightness. Here they meet the detectors: units become counts28
+per native pixel, a user's fixed backgrounds enter, and every detector gets its row, whatever happened to it.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from ..words import counted
 from . import N_BLOCKS, Pairs
 from .solve import Shape, Solution, component_means, components, solve, solve_svd
 
-__all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match"]
+__all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match_image"]
 
 COUNTS28 = u.Unit("counts28/pix", parse_strict="silent")
 LARGEST_BACKGROUND = 1e6  # counts28 per pixel; anything larger is a mistake
@@ -96,7 +94,7 @@ def fixed_backgrounds(path: str) -> dict[tuple[str, str], float]:
     return found
 
 
-def match(
+def match_image(
     image: str,
     detectors: Table,
     skies: Skies,
