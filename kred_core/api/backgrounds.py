@@ -243,9 +243,7 @@ def _fixed(fixed: Any, unit: u.UnitBase | None, table: Table) -> dict[tuple[str,
     return {(str(root), str(extname)): b for (root, extname), b in zip(names, known, strict=True) if np.isfinite(b)}
 
 
-def _pair_table(
-    pairs: match.Pairs, skies: Skies, overlaps: Table, unit: u.UnitBase | None, surface_brightness: bool
-) -> QTable:
+def _pair_table(pairs: match.Pairs, skies: Skies, overlaps: Table, unit: u.UnitBase | None, surface_brightness: bool) -> QTable:
     """The measured overlaps, as surface brightness; binned maps are above the sky of their image, which is added again."""
     per_pixel = skies.level / skies.area
     area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])

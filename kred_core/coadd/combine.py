@@ -56,22 +56,10 @@ class Combiner:
         self.scale, self.back, self.noise = (np.ascontiguousarray(a, dtype=np.float64) for a in (scale, back, noise))
 
     def rows(self, shape: tuple[int, int], layers: Iterable[tuple[int, int, int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-        """Combine some rows.
+        """Combine some rows: image (float32, 0 where no layer has data, and nowhere else) and coverage (int16).
 
-        Parameters
-        ----------
-        shape : (int, int)
-            Rows and columns.
-        layers : iterable of (int, int, int, `~numpy.ndarray`)
-            Number of the layer (index into ``scale``, ``back`` and ``noise``), first row, first column, and its raw float32 values
-            there, NaN for no data.
-
-        Returns
-        -------
-        image : `~numpy.ndarray`
-            float32; 0 where no layer has data, and nowhere else.
-        coverage : `~numpy.ndarray`
-            int16: number of layers with data.
+        Each layer has its number (index into ``scale``, ``back`` and ``noise``), first row, first column, and its raw float32
+        values there, NaN for no data.
         """
         coverage = np.zeros(shape, np.int16)
         image = np.zeros(shape, np.float32)

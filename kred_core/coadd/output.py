@@ -40,18 +40,9 @@ BACKGROUND_MEANING = {
 
 
 class MosaicFile:
-    """A float32 FITS image that is written from the first row to the last.
+    """A float32 FITS image that is written from the first row to the last: a context in which `append` all rows, and `finish` once.
 
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        File to write; a temporary one, see `kred_core.products.atomic`.
-    draft : `~astropy.io.fits.Header`
-        A header as long as the final one will be, to some cards.
-
-    Notes
-    -----
-    Use as a context; then `append` all rows, and `finish` once.
+    ``path`` is a temporary file, ``draft`` a header as long as the final one will be, to some cards.
     """
 
     def __init__(self, path: Path, draft: fits.Header):
@@ -76,15 +67,7 @@ class MosaicFile:
         self._file.write(raw)
 
     def finish(self, header: fits.Header, extension: bytes = b"") -> None:
-        """Write what belongs behind and before the pixels.
-
-        Parameters
-        ----------
-        header : `~astropy.io.fits.Header`
-            Primary header; DATASUM and CHECKSUM are added to it.
-        extension : bytes
-            A whole FITS extension.
-        """
+        """Write a whole extension behind the pixels, and the primary header, to which DATASUM and CHECKSUM are added."""
         self._file.write(b"\0" * (-self._length % BLOCK) + extension)
         header["DATASUM"] = (str(self._sum), "Checksum of the pixels")
         header["CHECKSUM"] = (UNSEALED, "Checksum of the HDU")
@@ -106,13 +89,6 @@ def _length(header: fits.Header) -> int:
 class CoverageMap:
     """Number of detectors in each pixel; of the rows only their compressed bytes are kept, 0.1 % of the pixels' size.
 
-    Parameters
-    ----------
-    shape : (int, int)
-        Rows and columns.
-
-    Notes
-    -----
     `append` all rows, from the first to the last, then `write`.
     """
 
@@ -125,13 +101,7 @@ class CoverageMap:
         self._heap.append(counts)
 
     def write(self, path: Path, header: fits.Header) -> None:
-        """Write the map as a RICE-compressed image, the first extension of a FITS file.
-
-        Parameters
-        ----------
-        path : `~pathlib.Path`
-        header : `~astropy.io.fits.Header`
-        """
+        """Write the map as a RICE-compressed image, the first extension of a FITS file."""
         primary: Cards = {"SIMPLE": (True, "FITS standard"), "BITPIX": (8, ""), "NAXIS": (0, ""), "EXTEND": (True, "")}
         written = fits.Header.fromstring(header.tostring())  # with the digits that the mosaic's header has
         cards: Cards = {"EXTNAME": ("COVERAGE", ""), **{key: (written[key], written.comments[key]) for key in written}}
@@ -140,16 +110,7 @@ class CoverageMap:
 
 @dataclass(frozen=True)
 class CoaddResult:
-    """What was measured while a mosaic was made.
-
-    Attributes
-    ----------
-    engine : str
-    pixels : tuple of int
-        Pixels of the mosaic that each input of the plan contributed to.
-    covered : int
-        Pixels of the mosaic with data.
-    """
+    """The engine, the pixels of the mosaic that each input of the plan contributed to, and those with data."""
 
     engine: str
     pixels: tuple[int, ...]
@@ -166,22 +127,6 @@ def mosaic_header(
 ) -> fits.Header:
     """The primary header of a mosaic, without checksums.
 
-    Parameters
-    ----------
-    plan : `~kred_core.coadd.plan.CoaddPlan`
-    background : str
-        Which of the plan's mosaics it is.
-    config : `~kred_core.config.CoaddConfig`
-    sources : list of `~kred_core.coadd.sources.Source`
-        Of the plan's inputs, in their order.
-    result : CoaddResult
-
-    Returns
-    -------
-    `~astropy.io.fits.Header`
-
-    Notes
-    -----
     EXPTIME is the mean over the covered pixels of the summed exposure time of the detectors in a pixel; TEXPTIME is the
     sum over the distinct exposures. Neither scales the pixels: counts28 have the zero point 28 whatever the
     exposure time. GAIN is for the mean number of detectors in a pixel: n / mean(1/g), g being

@@ -69,16 +69,7 @@ class CoaddInput:
 
 @dataclass(frozen=True)
 class CoaddPlan:
-    """The mosaics of one image of a tile in the making.
-
-    Attributes
-    ----------
-    field, tile, image, filter : str
-    grid : Grid
-    inputs : tuple of CoaddInput
-    backgrounds : tuple of BackgroundKind
-        The mosaics to make.
-    """
+    """The mosaics of one image of a tile in the making: which detectors, on which grid, with which backgrounds."""
 
     field: str
     tile: str
@@ -109,19 +100,7 @@ class CoaddPlan:
 
 
 def make_grid(ra: float, dec: float, size: float, native_scale: float, config: CoaddConfig) -> Grid:
-    """The grid of a mosaic.
-
-    Parameters
-    ----------
-    ra, dec : float
-        Centre in degrees.
-    size : float
-        Side in degrees.
-    native_scale : float
-        Pixel size of the detectors in arcsec.
-    config : `~kred_core.config.CoaddConfig`
-        A pixel scale of 0 stands for the native one, rounded up to 0.01 arcsec.
-    """
+    """The grid of a mosaic around RA, Dec, all in degrees; a pixel scale of 0 is the native one, rounded up to 0.01 arcsec."""
     scale = config.pixel_scale or math.ceil(round(native_scale * 100, 4)) / 100
     n = max(1, round(size * 3600 / scale))
     return Grid(ra, dec, scale, n, n)
@@ -139,11 +118,10 @@ def make_plan(
     matched: Sequence[Background] | None = None,
     amplifiers: Mapping[str, str] = MappingProxyType({}),
 ) -> CoaddPlan:
-    """Plan the mosaics of one image of a tile from the rows of its table.
+    """Plan the mosaics of one image of a tile from the rows of its table; the inputs are in the order of the rows.
 
     Parameters
     ----------
-    field, tile, image : str
     detectors : `~astropy.table.Table`
         At least one row, all of this image (columns of `kred_core.products.tables.TILE`).
     centre : tuple of float
@@ -152,16 +130,10 @@ def make_plan(
         Side of the mosaic in degrees.
     path_of : callable
         The MEF of (field, file name).
-    config : `~kred_core.config.CoaddConfig`
     matched : sequence of Background, optional
-        Matched background of each row; without them a mosaic "matched" can be planned, but not made.
+        Matched background of each row; without them a mosaic with matched backgrounds can be planned, but not made.
     amplifiers : mapping
         The amplifier that is left out of a detector, by EXTNAME in capitals.
-
-    Returns
-    -------
-    CoaddPlan
-        Inputs in the order of the rows.
     """
     inputs = tuple(
         CoaddInput(

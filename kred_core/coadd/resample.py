@@ -26,21 +26,10 @@ FILL_RADIUS = 5  # pixel; no pixel farther from all good ones has a part in a pi
 
 
 def lanczos3(phase: np.ndarray) -> np.ndarray:
-    """Weights of the six pixels around a position, at floor(position) - 2 to + 3.
+    """Weights of the six pixels around a position, at floor(position) - 2 to + 3: float64, shape (*phase.shape, 6).
 
-    Parameters
-    ----------
-    phase : `~numpy.ndarray`
-        position - floor(position).
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        float64, shape (*phase.shape, 6): sinc(t) sinc(t/3), divided by the sum, so that a constant stays a constant.
-
-    References
-    ----------
-    Duchon 1979, J. Appl. Meteorol. 18, 1016.
+    sinc(t) sinc(t/3), divided by the sum, so that a constant stays a constant (Duchon 1979, J. Appl. Meteorol. 18, 1016).
+    The phase is position - floor(position).
     """
     t = np.arange(-2, 4) - np.asarray(phase, dtype=np.float64)[..., None]
     weights = np.sinc(t) * np.sinc(t / 3)
@@ -170,22 +159,10 @@ def _count_footprint(u, v, step, nx, ny, counts):
 
 
 def count_footprint(where: PixelMap, shape: tuple[int, int], counts: np.ndarray) -> int:
-    """Add 1 to each pixel of a box that a detector covers: where all 6x6 pixels of the kernel are on it.
+    """Add 1 to each pixel of a box that a detector covers, where all 6x6 pixels of the kernel are on it; returns their number.
 
-    So a mosaic ends 2 pixels within the outermost pixel centres, as SWarp's does.
-
-    Parameters
-    ----------
-    where : PixelMap
-    shape : (int, int)
-        Rows and columns of the detector.
-    counts : `~numpy.ndarray`
-        Integers, of the box's shape; changed in place.
-
-    Returns
-    -------
-    int
-        Pixels that it covers.
+    So a mosaic ends 2 pixels within the outermost pixel centres, as SWarp's does. ``shape``: rows and columns of the detector;
+    ``counts``: integers of the box's shape, changed in place.
     """
     if min(shape) < LANES:
         return 0
@@ -265,9 +242,8 @@ def resample(
 
     Notes
     -----
-    The kernel of 6x6 pixels is that of `lanczos3`, from a table of 4096 phases. A pixel has data where all its
-    taps are on the detector (`footprint`) and the absolute weights of the masked ones sum up to no more than 0.25,
-    where those of all taps sum up to between 1 (a position on a pixel) and 2.4 (between four). So a masked
+    A pixel has data where all its taps are on the detector (`footprint`) and the absolute weights of the masked ones sum up to no
+    more than 0.25, where those of all taps sum up to between 1 (a position on a pixel) and 2.4 (between four). So a masked
     pixel takes out the positions of which it is a next neighbour with a share of more than a quarter, and none
     that it would only reach with the side lobes of the kernel; there its filled value stands in for it.
 
@@ -330,26 +306,10 @@ def _around(image, bad, y, x, level):
 
 
 def fill_masked(image: np.ndarray, bad: np.ndarray, level: float) -> np.ndarray:
-    """Replace masked pixels, in place, by what is around them.
+    """Replace masked pixels of a float32 image, in place, by the mean of the good pixels in the smallest square that holds three.
 
-    Parameters
-    ----------
-    image : `~numpy.ndarray`
-        float32, shape (NAXIS2, NAXIS1).
-    bad : `~numpy.ndarray`
-        bool, same shape; True for the pixels whose values must not be used.
-    level : float
-        Value for pixels with no good one within 5 pixels.
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        bool, same shape: True where a kernel whose first tap is there meets a masked pixel.
-
-    Notes
-    -----
-    The value is the mean of the good pixels in the smallest square around it that holds three of them. Only original
-    values enter, never filled ones, so the order of the pixels does not matter.
+    Only original values enter, never filled ones, so the order of the pixels does not matter; without a good one
+    within 5 pixels it is ``level``. Returns where a kernel whose first tap is there meets a masked pixel, bool.
     """
     near = np.zeros(image.shape, np.bool_)
     _fill(image, bad, near, np.float32(level))
@@ -370,19 +330,7 @@ def _block_mean(fine, n, out):
 
 
 def block_mean(fine: np.ndarray, n: int) -> np.ndarray:
-    """Mean over blocks of n x n pixels of those that have data; NaN where none has.
-
-    Parameters
-    ----------
-    fine : `~numpy.ndarray`
-        float32; its sides are multiples of ``n``.
-    n : int
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        float32.
-    """
+    """Mean over blocks of n x n pixels of those that have data, float32; NaN where none has. The sides are multiples of n."""
     out = np.empty((fine.shape[0] // n, fine.shape[1] // n), np.float32)
     _block_mean(fine, n, out)
     return out

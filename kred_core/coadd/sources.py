@@ -37,11 +37,8 @@ class Source:
 
     Attributes
     ----------
-    input : `~kred_core.coadd.plan.CoaddInput`
-    detector : `~kred_core.exposures.exposure.Detector`
     primary : `~astropy.io.fits.Header`
         Of its exposure.
-    wcs : `~astropy.wcs.WCS`
     flux_scale : float
         Solid angle of a pixel of the mosaic over that of a detector's pixel, both at the centre of the detector:
         the factor from counts per native pixel to counts per pixel of the mosaic.
@@ -58,16 +55,10 @@ class Source:
 
 
 def open_sources(plan: CoaddPlan) -> list[Source]:
-    """Open the inputs of a plan.
+    """Open the inputs of a plan, in its order.
 
-    Parameters
-    ----------
-    plan : `~kred_core.coadd.plan.CoaddPlan`
-
-    Returns
-    -------
-    list of Source
-        In the order of the plan.
+    The factor between pixel areas is one number for a detector, taken at its centre: what SWarp does with FSCALASTRO_TYPE
+    FIXED (checked against SWarp 2.41.5 to 2e-6). DECam's pixels depart from it by up to 0.2 % within a detector.
 
     Raises
     ------
@@ -75,11 +66,6 @@ def open_sources(plan: CoaddPlan) -> list[Source]:
         No inputs, one of them twice, with a factor or background that is no number, or none of them on the grid.
     ExposureError
         A file, detector or WCS that cannot be used.
-
-    Notes
-    -----
-    The factor between pixel areas is one number for a detector, taken at its centre: what SWarp does with FSCALASTRO_TYPE
-    FIXED (checked against SWarp 2.41.5 to 2e-6). DECam's pixels depart from it by up to 0.2 % within a detector.
     """
     _check(plan)
     grid = tan_wcs(plan.grid)
@@ -142,16 +128,7 @@ def flux_scale(grid: WCS, wcs: WCS, shape: tuple[int, int]) -> float:
 
 
 def grid_box(grid: Grid, wcs: WCS, shape: tuple[int, int]) -> Box | None:
-    """Part of a grid that holds a detector, with a margin of a pixel; None where they have nothing in common.
-
-    Parameters
-    ----------
-    grid : `~kred_core.coadd.plan.Grid`
-    wcs : `~astropy.wcs.WCS`
-        Of the detector.
-    shape : (int, int)
-        Rows and columns of the detector.
-    """
+    """Part of a grid that holds a detector of so many rows and columns, with a margin of a pixel; None without any."""
     t = np.linspace(0.0, 1.0, OUTLINE_POINTS)
     zero, one = np.zeros_like(t), np.ones_like(t)
     x = np.concatenate([t, t, zero, one]) * shape[1] - 0.5
@@ -166,20 +143,10 @@ def grid_box(grid: Grid, wcs: WCS, shape: tuple[int, int]) -> Box | None:
 
 
 def sampling_grid(grid: Grid, sources: list[Source]) -> tuple[Grid, int]:
-    """The grid at whose pixels detectors are interpolated: that of the mosaic, or a finer one where its pixels are large.
+    """The grid at whose pixels detectors are interpolated, n x n of which make one of the mosaic.
 
-    Parameters
-    ----------
-    grid : `~kred_core.coadd.plan.Grid`
-    sources : list of Source
-
-    Returns
-    -------
-    grid : `~kred_core.coadd.plan.Grid`
-    n : int
-        n x n pixels of it make one of the mosaic. n is the mosaic's pixel scale over that of the detectors on it (the median,
-        so that one with a wrong WCS does not decide), rounded (SWarp's automatic OVERSAMPLING), so that a mosaic of large
-        pixels averages and does not pick.
+    n is the mosaic's pixel scale over that of the detectors on it (the median, so that one with a wrong WCS does not decide),
+    rounded (SWarp's automatic OVERSAMPLING), so that a mosaic of large pixels averages and does not pick.
     """
     n = max(1, int(math.sqrt(statistics.median_low(s.flux_scale for s in sources if s.box is not None)) + 0.5))
     return replace(grid, pixel_scale=grid.pixel_scale / n, nx=grid.nx * n, ny=grid.ny * n), n
@@ -196,16 +163,9 @@ def overlapping(sources: list[Source]) -> Iterator[tuple[int, Source, Box]]:
 class PixelMap:
     """Where the pixels of a box of the grid lie in a detector.
 
-    Attributes
-    ----------
-    u, v : `~numpy.ndarray`
-        Detector coordinates along x and y, from 0, at the points of the control grid; rows run along the box's y.
-    step : int
-        Distance of the points in pixels of the grid.
-    shape : (int, int)
-        Rows and columns of the box.
-    error : float
-        Largest error found of the interpolated positions, in detector pixels.
+    ``u`` and ``v`` are detector coordinates along x and y, from 0, at the points of a control grid, which are ``step`` pixels of
+    the grid apart; rows run along the box's y. ``shape`` are rows and columns of the box, ``error`` is the largest
+    error found of the interpolated positions, in detector pixels.
     """
 
     u: np.ndarray
@@ -216,24 +176,12 @@ class PixelMap:
 
 
 def pixel_map(grid: WCS, detector: WCS, box: tuple[int, int, int, int]) -> PixelMap:
-    """Map a box of the grid into a detector.
+    """Map a box (x0, y0, x1, y1; from 0, ends excluded) of the grid into a detector.
 
-    Parameters
-    ----------
-    grid, detector : `~astropy.wcs.WCS`
-    box : (int, int, int, int)
-        x0, y0, x1, y1 in pixels of the grid, from 0, ends excluded.
-
-    Returns
-    -------
-    PixelMap
-        Its error is measured against the WCS in the middle of cells all over the box, where it is largest; the
-        step is halved from 16 pixels until the error is below 5e-4 pixel (or the step 2 pixels).
-
-    Notes
-    -----
-    The WCS is evaluated at every fourth point of the control grid along each axis only, and cubic splines through these
-    give the others: their error is 1e-6 pixel, and inverting a distortion takes ten times the time of a spline.
+    The error is measured against the WCS in the middle of cells all over the box, where it is largest; the
+    step is halved from 16 pixels until the error is below 5e-4 pixel (or the step 2 pixels). The WCS is evaluated at every fourth
+    point along each axis only, and cubic splines through these give the others: their error is 1e-6 pixel, and
+    inverting a distortion takes ten times the time of a spline.
     """
     x0, y0, x1, y1 = box
     step = STEP

@@ -22,20 +22,10 @@ N_BINS = 1024  # of the length of a strip, for cutting it
 
 @nb.njit(nogil=True, cache=True)
 def differences(first, second, first_level, second_level):
-    """Second minus first of two binned maps' common cells.
+    """Second minus first where both have a cell: values (n,) float32, and columns and rows (n,) int32.
 
-    Parameters
-    ----------
-    first, second : (ny, nx) float32
-        The same cells of both; NaN where one is not to be used.
-    first_level, second_level : float
-        Subtracted from each in float64, so that float32 holds the difference without loss.
-
-    Returns
-    -------
-    values : (n,) float32
-    x, y : (n,) int32
-        Columns and rows.
+    The same cells (ny, nx) float32 of both, NaN where one is not to be used. The levels are subtracted in float64, so that
+    float32 holds the difference without loss.
     """
     ny, nx = first.shape
     values = np.empty(ny * nx + 1, np.float32)
@@ -63,23 +53,19 @@ def divide(values, x, y, first_map, second_map, by_amplifier=False):
     first_map, second_map : (2, 3) float64
         From columns and rows to u, v on the detectors: ``u, v = map @ (x, y, 1)``.
     by_amplifier : bool
-        Cut where u = 0 on one of the detectors: what one amplifier of each reads is a part.
+        Cut where u = 0 on one of the detectors: a part is what one amplifier of each reads. Otherwise parts are compact and of
+        nearly equal numbers: a strip is cut into four along its longer principal axis, other overlaps into left and right, and
+        each of these into lower and upper.
 
     Returns
     -------
     divided : (n,) float32
-        The values, part after part.
     ends : (5,) int64
         Part k is divided[ends[k]:ends[k + 1]].
     places : (4, 2, 3) float64
-        Mean u, v and sign(u) of the cells of each part on the first and on the second detector; NaN for an empty one.
+        Mean u, v and sign(u) of each part on both detectors; NaN for an empty one.
     middles : (4, 2) float64
         Mean column and row of each part.
-
-    Notes
-    -----
-    Compact parts of nearly equal numbers, if not by amplifier: a strip is cut into four along its longer principal axis, other
-    overlaps into left and right, and each of these into lower and upper.
     """
     n = values.size
     part = np.empty(n, np.uint8)

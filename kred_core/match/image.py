@@ -20,7 +20,7 @@ from ..products.usertable import UserTable
 from ..statistics import robust_rms
 from ..words import counted
 from . import N_BLOCKS, Pairs
-from .solve import Shape, Solution, component_means, components, solve, solve_svd
+from .solve import BackgroundModel, Solution, component_means, components, solve, solve_svd
 
 __all__ = ["Matched", "Skies", "explain", "fixed_backgrounds", "match_image"]
 
@@ -60,15 +60,7 @@ class Skies:
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """The outcome for one image.
-
-    Attributes
-    ----------
-    backgrounds, overlaps : `~astropy.table.Table`
-        Columns `kred_core.products.tables.BACKGROUNDS` and `kred_core.products.tables.OVERLAPS`.
-    numbers : dict
-        Columns `kred_core.products.tables.MATCHING`, without those of the quick look.
-    """
+    """Tables of the backgrounds and overlaps of one image, and its row of the table of the matching, but for the quick look."""
 
     backgrounds: Table
     overlaps: Table
@@ -78,10 +70,7 @@ class Matched:
 def fixed_backgrounds(path: str) -> dict[tuple[str, str], float]:
     """Backgrounds that a user gives: b in counts28 per pixel by (Root, EXTNAME).
 
-    Raises
-    ------
-    InputError
-        The table cannot be read, or names a detector twice with different values.
+    Raises InputError where the table cannot be read, or names a detector twice with different values.
     """
     if not path:
         return {}
@@ -120,7 +109,7 @@ def match_image(
     own_error : float
         How far own skies may be from backgrounds, at least, in counts28 per square arcsec; inf: they set zero points only.
     exposure_slope : float, optional
-        Expected size of the slopes of exposures; see `kred_core.match.solve.Shape`.
+        Expected size of the slopes of exposures; see `kred_core.match.solve.BackgroundModel`.
 
     Returns
     -------
@@ -172,7 +161,7 @@ def _solution(
     if config.shape != "constant" or config.amplifier_steps:
         exposures = np.unique([f"{row['Field']} {row['Root']}" for row in detectors], return_inverse=True)[1]
         measured = pairs.blocks, pairs.block_errors, pairs.block_places
-        shape = Shape(exposures, *measured, config.shape, config.amplifier_steps, exposure_slope)
+        shape = BackgroundModel(exposures, *measured, config.shape, config.amplifier_steps, exposure_slope)
     return solve(n, *graph, pairs.error, own_error=own_error, fixed=fixed, shape=shape)
 
 
@@ -369,13 +358,7 @@ def _remark(remarks: list[str], names: list[str], pairs: Pairs, solution: Soluti
 
 
 def explain(row: Mapping) -> str:
-    """One line for a person: how much better an image got.
-
-    Parameters
-    ----------
-    row : mapping
-        Columns of `kred_core.products.tables.MATCHING`.
-    """
+    """One line for a person: how much better an image got; its row has the columns `kred_core.products.tables.MATCHING`."""
     parts = [f"{row['Image']}: {counted(int(row['N_det']), 'detector')}, {counted(int(row['N_pairs']), 'overlap')}"]
     if int(row["N_pairs"]):
         parts.append(f"differences {_short(row['Before'])} -> {_short(row['After'])} counts28/pixel")

@@ -255,20 +255,10 @@ def _separation(centres: np.ndarray, first: np.ndarray, second: np.ndarray) -> n
 class Disagreement:
     """What the parts of K overlaps say beside their differences.
 
-    Attributes
-    ----------
-    n_cells : (K,) int
-        Cells of each overlap.
-    error : (K,) float
-        Of its difference, from noise alone.
-    part_cells : (K, 4) int
-        Cells of each part.
-    parts, part_noise : (K, 4) float
-        Differences of the parts and their errors from noise alone; NaN where a part is not measured.
-    spread : (K,) float
-        Sum over the measured parts of their squared distances from their mean place, cells^2.
-    lever : (K,) float
-        Sum over the two detectors of the squared distance of the overlap from the detector's centre, cells^2.
+    ``n_cells`` (K,) and ``error`` (K,) from noise alone are of the whole overlap; ``part_cells``, ``parts`` and ``part_noise``
+    (K, 4) are cells, differences and noise of the parts, NaN where one is not measured. ``spread`` (K,) is the sum over the parts
+    of their squared distances from their mean place, ``lever`` (K,) that over the two detectors of the squared distance of
+    the overlap from the detector's centre, both in cells^2.
     """
 
     n_cells: np.ndarray
@@ -293,7 +283,7 @@ class Excess:
     patch : float
         Cells that a flaw of the flat-field (or the like) covers.
     flaw : float
-        Variance of the mean difference over less than a patch; over n cells it is flaw / (1 + n/patch).
+        Variance of the mean difference over less than a patch.
     slope : float
         Variance, per axis and squared cell, of the slope of a detector's background.
     """
@@ -303,21 +293,12 @@ class Excess:
     slope: float = 0.0
 
     def of_area(self, n_cells: np.ndarray) -> np.ndarray:
-        """Variance that flaws give to the mean over a number of cells."""
+        """Variance that flaws give to the mean over a number of cells: flaw / (1 + n/patch)."""
         return self.flaw / (1 + n_cells / self.patch)
 
 
 def fit_excess(overlaps: Disagreement) -> Excess:
     """Find the excess scatter that explains how much the parts of overlaps disagree.
-
-    Parameters
-    ----------
-    overlaps : Disagreement
-
-    Returns
-    -------
-    Excess
-        Without any where no overlap has two measured parts.
 
     Notes
     -----
@@ -350,26 +331,11 @@ def fit_excess(overlaps: Disagreement) -> Excess:
 
 
 def pair_errors(overlaps: Disagreement, excess: Excess, values: np.ndarray) -> np.ndarray:
-    """Standard errors of differences: noise, excess scatter, and less trust in pairs that disagree with themselves.
+    """Standard errors (K,) of differences: noise, excess scatter, and less trust in pairs that disagree with themselves.
 
-    Parameters
-    ----------
-    overlaps : Disagreement
-    excess : Excess
-        See `fit_excess`.
-    values : (K,) float
-        Size of the values that were subtracted from each other.
-
-    Returns
-    -------
-    (K,) float
-        More than 0.
-
-    Notes
-    -----
     The slopes of two detectors enter by the distances of the overlap from their centres, where the background is defined.
     A pair whose parts disagree more than chance allows once in 1000 gets an error larger by what is beyond that.
-    No error is less than 1 % of the median error, nor than the rounding of float32 numbers.
+    No error is less than 1 % of the median error, nor than the rounding of float32 numbers as large as ``values`` (K,).
     """
     variance = overlaps.error**2 + excess.of_area(overlaps.n_cells) + excess.slope * overlaps.lever
     found, freedom, noise = _found(overlaps)

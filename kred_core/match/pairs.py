@@ -25,7 +25,7 @@ ROUNDING = 1e-11  # radian, 2 microarcsec: corners that are the same but for rou
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Differences of K overlapping pairs of detectors, always second minus first.
+    """Differences of K overlapping pairs of detectors, always second minus first, in counts28/arcsec2.
 
     Attributes
     ----------
@@ -36,19 +36,19 @@ class Pairs:
     n_cells : (K,) int64
         Good cells that the two have in common.
     difference, error : (K,) float
-        Histogram mode of the difference of the two binned maps, in counts28/arcsec2, and its standard error:
+        Histogram mode of the difference of the two binned maps, and its standard error:
         of its noise, and of what the parts of all overlaps scatter beyond their noise.
     mode, mean, median, std, skew, kurtosis, clipped_mean, clipped_median, clipped_std : (K,) float
         Half-sample mode, moments, and moments clipped at 3 standard deviations, of the same values;
         the kurtosis of a normal distribution is 0.
     blocks, block_errors : (K, 4) float
-        Difference and its standard error in four parts of the overlap; NaN where a part has too few cells.
+        Difference and its standard error in four parts of the overlap; NaN where a part has too few cells. The parts are of
+        nearly equal numbers of cells, or those that one amplifier of each detector reads.
     block_places : (K, 4, 2, 3) float
         Mean u, v and sign(u) of the cells of a part, on the first and on the second detector: u along NAXIS1
-        and v along NAXIS2 run from -1 to 1. NaN as ``blocks``. The parts are of nearly equal numbers of cells,
-        or those that one amplifier of each detector reads.
+        and v along NAXIS2 run from -1 to 1. NaN as ``blocks``.
     floor : float
-        What ``error`` has beyond noise, in the middle of all pairs (median, in quadrature), in counts28/arcsec2.
+        What ``error`` has beyond noise, in the middle of all pairs (median, in quadrature).
     small_first, small_second : (M,) int64
         Pairs that touch but have too few good cells in common to be measured.
     """

@@ -26,16 +26,7 @@ BELOW_ONE_SIGMA = 0.15865525393145707
 
 
 def good_cells(binned_map: BinnedMap) -> np.ndarray:
-    """Cells that show the sky: filled by good pixels, finite, and without a bright star.
-
-    Parameters
-    ----------
-    binned_map : `~kred_core.binned.BinnedMap`
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        bool (ny, nx).
+    """Cells (ny, nx) of a binned map that show the sky: filled by good pixels, finite, and without a bright star.
 
     Notes
     -----

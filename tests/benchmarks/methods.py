@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kred_core"))
 
 from overlap_graphs import GRAPHS, Graph, simulate_graph
 
-from kred_core.match.solve import Shape, solve, solve_svd
+from kred_core.match.solve import BackgroundModel, solve, solve_svd
 
 __all__ = ["METHODS", "Method", "compare"]
 
@@ -47,7 +47,7 @@ def _svd(*cuts: float, start: bool = False) -> Callable[[Graph], np.ndarray]:
 
 
 def _least_squares(g: Graph, error: np.ndarray, robust: bool, plane: str = "constant") -> np.ndarray:
-    shape = None if plane == "constant" else Shape(g.exposure, g.blocks, g.block_errors, g.block_places, plane)
+    shape = None if plane == "constant" else BackgroundModel(g.exposure, g.blocks, g.block_errors, g.block_places, plane)
     return solve(g.n, g.first, g.second, g.difference, error, robust=robust, shape=shape).background.b
 
 

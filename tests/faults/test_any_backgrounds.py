@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from properties import examples
 
-from kred_core.match.solve import Shape, solve
+from kred_core.match.solve import BackgroundModel, solve
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def test_any_order_and_sense_of_the_pairs_gives_the_same_bits(graph, seed, robus
         exposure, blocks, errors, at = parts_of(graph, seed)
         there = np.where(turned[:, None, None, None], at[order][:, :, ::-1], at[order])
         shapes = (
-            Shape(exposure, blocks, errors, at, plane),
-            Shape(exposure[old], sign[:, None] * blocks[order], errors[order], there, plane),
+            BackgroundModel(exposure, blocks, errors, at, plane),
+            BackgroundModel(exposure[old], sign[:, None] * blocks[order], errors[order], there, plane),
         )
     a = graph.solved(robust=robust, key=names, shape=shapes[0])
     b = shuffled.solved(robust=robust, key=names[old], shape=shapes[1])

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .least_squares import Fit, LeastSquares
-from .model import Shape, Solution, System, UsedPairs, canonical, component_means, components
+from .model import BackgroundModel, Solution, System, UsedPairs, canonical, component_means, components
 from .uncertainty import standard_errors
 
-__all__ = ["Shape", "Solution", "component_means", "components", "solve", "solve_svd"]
+__all__ = ["BackgroundModel", "Solution", "component_means", "components", "solve", "solve_svd"]
 
 CUTS = (0.1, 0.01)  # in units of the mean row sum of the weights
 
@@ -29,7 +29,7 @@ def solve(
     fixed: ArrayLike | None = None,
     key: ArrayLike | None = None,
     robust: bool = True,
-    shape: Shape | None = None,
+    shape: BackgroundModel | None = None,
 ) -> Solution:
     """Backgrounds of detectors from the differences of those that overlap.
 
@@ -64,10 +64,10 @@ def solve(
         are given; without it they count in the order given. Order and sense of the pairs never matter.
     robust : bool
         False: rho(u) = u^2 and s = 1.
-    shape : `Shape`, optional
+    shape : `BackgroundModel`, optional
         Planes and steps. Then D_k are the differences in the parts of the overlaps, the model of a background
-        is that of `Shape`, and a term (g / s_g)^2 is added for each slope or step g, of expected size s_g. Where the caller
-        gives none, it is the median error of a pair for slopes of exposures, half of that for what the slope of a detector
+        is that of `BackgroundModel`, and a term (g / s_g)^2 is added for each slope or step g, of expected size s_g. Where the
+        caller gives none, it is the median error of a pair for slopes of exposures, half of that for what the slope of a detector
         differs from that of its exposure, and twice that for steps. Of the last two kinds, one that turns out more than three
         times as large where next to nothing is expected is believed: one amplifier of many may jump by a lot.
 
@@ -196,32 +196,10 @@ def solve_svd(
     start: np.ndarray | None,
     cuts: Sequence[float] = CUTS,
 ) -> np.ndarray:
-    """Backgrounds as the older scripts found them.
+    """Backgrounds (n,) as the older scripts found them, of mean 0, or ``start`` where that agrees best with the differences.
 
-    Parameters
-    ----------
-    n : int
-        Number of detectors.
-    first, second : (K,) int
-        Detectors of each pair.
-    difference : (K,) float
-        Of the second minus the first. Pairs without a finite difference or without cells are left out.
-    n_cells : (K,) int
-        Cells in common.
-    start : (n,) float
-        Backgrounds to keep if they agree better with the differences than all solutions. None: there are none.
-    cuts : sequence of float
-        Singular values below are dropped; one solution for each.
-
-    Returns
-    -------
-    (n,) float
-        Of mean 0 over all detectors, or ``start``. 0 where there is neither a pair nor ``start``.
-
-    Notes
-    -----
     With W the symmetric matrix of cells in common divided by the mean of its row sums, A = W - diag(row sums) and
-    s_i = sum_j W_ij (b_j - b_i), solves A b = s by the pseudo-inverse without the singular values below 0.1, and below 0.01,
+    s_i = sum_j W_ij (b_j - b_i), solves A b = s by the pseudo-inverse without the singular values below each of ``cuts``,
     and returns that which leaves the smallest sqrt(sum r^2)/K. A is symmetric: its singular values are the magnitudes of its
     eigenvalues, which take a tenth of the time. It is dense: n^2 numbers and n^3 operations. A detector without pairs gets 0.
     The dropped singular values belong to the smoothest patterns: slopes over the whole field are flattened with them.

@@ -34,21 +34,11 @@ EASY, EXACT = 1e-2, 1e-8  # tolerances of the linear systems within a reweightin
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What a reweighting ends with.
+    """What a reweighting ends with, P unknowns and R observations.
 
-    Attributes
-    ----------
-    unknowns : (P,) float
-    residual : (R,) float
-        Of each observation, in units of its error.
-    weight : (R,) float
-    rejected : (R,) bool
-        Beyond `REJECT`, or of a detector that contradicts nearly all others. The weight is 0 unless without it
-        a detector would be lost.
-    inflation : (R,) float
-        Factor by which the error of an observation is enlarged: more than 1 only where it is rejected and has a weight.
-    scale : float
-        Scatter of ``residual``, from its median; 1 where the errors are right.
+    ``residual`` is in units of the errors. ``rejected`` is True beyond `REJECT`, or of a detector that contradicts nearly all
+    others; the weight is then 0 unless without it a detector would be lost, and ``inflation`` the factor by which the error is
+    enlarged. ``scale`` is the scatter of the residuals, from their median; 1 where the errors are right.
     """
 
     unknowns: np.ndarray
@@ -60,15 +50,7 @@ class Fit:
 
 
 class LeastSquares:
-    """Pairs, and what is known besides: fixed backgrounds, own skies, expected sizes of slopes.
-
-    Parameters
-    ----------
-    pairs : `~kred_core.match.solve.system.UsedPairs`
-    system : `~kred_core.match.solve.system.System`
-    own, known : (n,) float
-        Own skies, and fixed backgrounds (NaN: free), in the order of the pairs.
-    own_error : float
+    """Pairs, and what is known besides: own skies and fixed backgrounds (n,) (NaN: free), expected sizes of slopes.
 
     Attributes
     ----------
@@ -281,25 +263,10 @@ def _groups(design: csr_array) -> np.ndarray:
 def conjugate_gradients(matrix: csr_array, right: np.ndarray, group: np.ndarray, tolerance: float) -> np.ndarray:
     """Solve several symmetric systems at once, each with its own steps.
 
-    Parameters
-    ----------
-    matrix : csr_array (P, P)
-        Positive semidefinite.
-    right : (P,) float
-        Orthogonal to the null space of the matrix.
-    group : (P,) int
-        Unknowns that the matrix connects have the same number, from 0: a system that converges slowly does not
-        stop, and one that is badly scaled does not spoil, the others.
-    tolerance : float
-        Norm of the residual of each system relative to that of its right side, both weighted by 1 / diagonal of the matrix.
-
-    Returns
-    -------
-    (P,) float
-
-    Notes
-    -----
-    Hestenes & Stiefel (1952), preconditioned with the diagonal, started at 0.
+    Preconditioned with the diagonal (Hestenes & Stiefel 1952), because an inverse would not be sparse. The matrix (P, P) is
+    positive semidefinite, ``right`` (P,) orthogonal to its null space. Unknowns that the matrix connects have the same number in
+    ``group`` (P,), from 0: a system that converges slowly, or is badly scaled, does not concern the others. ``tolerance`` is the
+    norm of a system's residual relative to that of its right side, both weighted by 1 / diagonal of the matrix.
     """
     diagonal = matrix.diagonal()
     diagonal = np.where(diagonal > 0, diagonal, 1.0)

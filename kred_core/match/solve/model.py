@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ...background import Background
 
-__all__ = ["Shape", "Solution", "System", "UsedPairs", "canonical", "component_means", "components"]
+__all__ = ["BackgroundModel", "Solution", "System", "UsedPairs", "canonical", "component_means", "components"]
 
 LARGEST = 1e100  # values beyond are not finite in what is made of them
 PRECISION = 1e-12  # errors below this part of the median difference cannot be meant
@@ -33,14 +33,7 @@ def components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def component_means(values: np.ndarray, component: np.ndarray) -> np.ndarray:
-    """Mean of the finite values of each component, for each of its members; 0 where there is none.
-
-    Parameters
-    ----------
-    values : (n,) float
-    component : (n,) int
-        Numbers of the components, not negative.
-    """
+    """Mean of the finite values (n,) of each component (n,), for each of its members; 0 where there is none."""
     good = np.isfinite(values)
     count = np.bincount(component[good], minlength=component.max(initial=0) + 1)
     total = np.bincount(component[good], weights=values[good], minlength=count.size)
@@ -49,19 +42,9 @@ def component_means(values: np.ndarray, component: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class UsedPairs:
-    """Usable pairs, sorted, between detectors in their canonical order.
+    """M usable pairs, sorted, between n detectors in their canonical order: first < second.
 
-    Attributes
-    ----------
-    n : int
-        Number of detectors.
-    first, second : (M,) int
-        first < second.
-    difference, error : (M,) float
-    source : (M,) int
-        Place in the caller's list.
-    sign : (M,) float
-        -1 where first and second have changed places.
+    ``source`` is the place in the caller's list, ``sign`` -1 where first and second have changed places.
     """
 
     n: int
@@ -85,15 +68,7 @@ class UsedPairs:
 def canonical(
     n: int, first: np.ndarray, second: np.ndarray, difference: np.ndarray, error: ArrayLike, rank: np.ndarray
 ) -> UsedPairs:
-    """Usable pairs, the same in whatever order and sense they are given.
-
-    Parameters
-    ----------
-    n : int
-    first, second : (K,) int
-    difference, error : (K,) float
-    rank : (n,) int
-        Place of each detector in the canonical order.
+    """The usable pairs, sorted, between detectors in the canonical order.
 
     Raises
     ------
@@ -125,12 +100,10 @@ class System:
     """R observations of P unknowns: ``observed = design @ unknowns`` within ``error``, and what is expected of the unknowns.
 
     The unknowns are the backgrounds of the n detectors, then two slopes of each exposure, two of each detector in
-    addition, and a step of each detector, as far as the shape has them.
+    addition, and a step of each detector, as far as the model has them.
 
     Attributes
     ----------
-    design : csr_array (R, P)
-    observed, error : (R,) float
     pair : (R,) int
         The pair that an observation belongs to; in rising order.
     expected : (P,) float
@@ -141,7 +114,6 @@ class System:
         Number, from 0, of the exposure of each detector.
     n_exposures : int
         0 where exposures have no slopes.
-    detector_slopes, steps : bool
     """
 
     design: csr_array
@@ -156,7 +128,7 @@ class System:
     steps: bool
 
     @classmethod
-    def of(cls, pairs: UsedPairs, shape: Shape | None, rank: np.ndarray) -> System:
+    def of(cls, pairs: UsedPairs, shape: BackgroundModel | None, rank: np.ndarray) -> System:
         """Set up the system for backgrounds of a shape; ``rank`` (n,) is the canonical place of the caller's detectors."""
         n, count = pairs.n, pairs.first.size
         if shape is None or (shape.plane == "constant" and not shape.amplifier_steps) or count == 0:
@@ -182,7 +154,7 @@ class System:
         return Background(unknowns[:n], gradient[:, 0], gradient[:, 1], step)
 
 
-def _shaped(pairs: UsedPairs, shape: Shape, rank: np.ndarray) -> System:
+def _shaped(pairs: UsedPairs, shape: BackgroundModel, rank: np.ndarray) -> System:
     n = pairs.n
     typical = float(np.median(pairs.error))
     sizes = [
@@ -227,7 +199,9 @@ def _shaped(pairs: UsedPairs, shape: Shape, rank: np.ndarray) -> System:
     return System(design, observed, error, pair, expected, guessed, *kinds)
 
 
-def _parts(pairs: UsedPairs, shape: Shape, unknown_variance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _parts(
+    pairs: UsedPairs, shape: BackgroundModel, unknown_variance: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Observations that show slopes: pair (R,), difference (R,), error (R,), and u, v, sign(u) on both detectors (R, 2, 3)."""
     blocks = np.asarray(shape.blocks, dtype=np.float64)[pairs.source] * pairs.sign[:, None]
     errors = np.asarray(shape.block_errors, dtype=np.float64)[pairs.source]
@@ -250,7 +224,7 @@ def _parts(pairs: UsedPairs, shape: Shape, unknown_variance: float) -> tuple[np.
 
 
 @dataclass(frozen=True, eq=False)
-class Shape:
+class BackgroundModel:
     """Backgrounds that are more than constants, and the parts of overlaps that show it.
 
     The model is that of `~kred_core.background.Background`, x and y being u and v, from -1 to 1 along the detector's

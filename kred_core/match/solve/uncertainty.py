@@ -148,20 +148,12 @@ def inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 class BlockInverse:
-    """What is needed of the inverse of a sparse symmetric positive definite matrix; NaN where it is not positive definite.
+    """What is needed of the inverse of a sparse symmetric positive definite matrix (P, P); NaN if it is not positive definite.
 
-    Parameters
-    ----------
-    matrix : `~scipy.sparse.csr_array`
-        Shape (P, P).
-
-    Notes
-    -----
-    Ordered by Cuthill and McKee, the unknowns fall into blocks that touch only their neighbours: the
-    matrix is block tridiagonal. With D_l its diagonal and U_l its upper blocks, the Schur complements are
-    S_0 = D_0, S_l = D_l - U_{l-1}^T S_{l-1}^-1 U_{l-1}, and with X_l = S_l^-1 U_l the diagonal blocks of the inverse follow
-    from the last, Z_l = S_l^-1 + X_l Z_{l+1} X_l^T. For detectors on the sky the work grows as
-    the number of detectors times the square of how many of them a line across the field meets.
+    Ordered by Cuthill and McKee, the unknowns fall into blocks that touch only their neighbours. With D_l the diagonal and U_l the
+    upper blocks, the Schur complements are S_0 = D_0, S_l = D_l - U_{l-1}^T S_{l-1}^-1 U_{l-1}, and with X_l = S_l^-1 U_l
+    the diagonal blocks of the inverse follow from the last, Z_l = S_l^-1 + X_l Z_{l+1} X_l^T. For detectors on the sky the work
+    grows as their number times the square of how many of them a line across the field meets.
     """
 
     def __init__(self, matrix: csr_array):

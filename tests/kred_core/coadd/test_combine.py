@@ -48,23 +48,6 @@ def test_median_is_numpys(n):
     assert (coverage == n).all()
 
 
-def test_median_of_an_even_number_is_the_mean_of_the_middle_two():
-    assert one("median", [4, 1, 100, 2]) == (3.0, 4)
-
-
-def test_what_no_layer_reaches_has_no_data():
-    image, coverage = calibrated("median", 4.0, np.ones(1)).rows((1, 600), [(0, 0, 590, np.full((1, 9), 5, np.float32))])
-    np.testing.assert_array_equal(image, np.pad([[5.0] * 9], ((0, 0), (590, 1))))
-    np.testing.assert_array_equal(coverage, image > 0)
-
-
-def test_no_data_is_left_out():
-    assert one("median", [np.nan, 7, np.nan, 9]) == (8.0, 2)
-    assert one("weighted", [np.nan, 7, np.nan, 9]) == (8.0, 2)
-    for method in ("median", "clipped", "weighted"):
-        assert one(method, [np.nan, np.nan]) == (0.0, 0)
-
-
 def test_a_value_of_zero_is_not_no_data():
     image, coverage = one("median", [-1.0, 1.0])
     assert coverage == 2
@@ -97,11 +80,6 @@ def test_clipping_leaves_out_a_cosmic_ray():
     value, coverage = one("clipped", [1.0, -1.0, 0.5, 5000.0], noise=[1, 1, 2, 1])
     assert value == pytest.approx((1 - 1 + 0.5 / 4) / (1 + 1 + 1 / 4))
     assert coverage == 4  # what had data there
-
-
-def test_clipping_keeps_noise_within_the_limit():
-    assert one("clipped", [0.0, 3.9, 0.0])[0] == pytest.approx(1.3)
-    assert one("clipped", [0.0, 4.1, 0.0])[0] == pytest.approx(0.0)
 
 
 def test_clipping_keeps_stars_that_differ_by_their_seeing():

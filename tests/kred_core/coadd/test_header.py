@@ -10,7 +10,6 @@ from nights import GRID, tan_cards
 
 from kred_core import __version__
 from kred_core.coadd import native
-from kred_core.config import CoaddConfig
 from kred_core.fits.checksum import damage, edited_header
 from kred_core.fits.hdu import scan
 
@@ -47,10 +46,6 @@ def test_identity(mosaic):
     expected |= {"KREDVER": __version__, "BACKGND": "original", "MASKCODE": "1,2,5", "RESAMPLE": "LANCZOS3"}
     assert {key: header[key] for key in expected} == expected
     assert "DATE" not in header
-
-
-def test_configuration(mosaic, night):
-    assert fits.getheader(mosaic)["KREDCONF"] == night.plan.digest(CoaddConfig(), "original")
 
 
 def test_observation(mosaic):
@@ -112,15 +107,6 @@ def test_matched_backgrounds_are_named_and_listed(night):
     different = {key for key in {*original, *header} if original.get(key) != header.get(key)}
     assert different == {"BACKGND", "SATURATE", "KREDCONF", "DATASUM", "CHECKSUM"}
     assert list(fits.getdata(night.mosaic, "INPUTS")["BACK"]) == [500.0, 500.0]
-
-
-def test_planes_and_steps_are_listed(night):
-    night.expose(SKY, matched=(1000.0,)).expose(SKY, matched=(1000.0, 0.01, -0.02, 3.0))
-    _, inputs = matched(night)
-    assert [list(inputs[name]) for name in ("GRADX", "GRADY", "STEP")] == [[0, 0.01], [0, -0.02], [0, 3]]
-    for hdu in scan(night.matched[0]):
-        assert damage(hdu) is None
-    assert not {"GRADX", "GRADY", "STEP"} & set(fits.getdata(night.mosaic, "INPUTS").names)
 
 
 def test_what_is_not_known_is_not_there(night):

@@ -45,14 +45,6 @@ def test_detector_on_the_grids_pixels_is_scaled_and_moved(night):
     assert result.pixels == (75 * 85,)
 
 
-def test_constant_sky_keeps_its_surface_brightness(night):
-    header = tan_cards(GRID, SHAPE, axes=DECAM, scale=0.2623, turn=7.0)
-    image, coverage, _ = night.expose(np.full(SHAPE, 1000.0), header, scale=0.5, back=400.0).coadd(native)
-    np.testing.assert_allclose(image[coverage > 0], 100 * (0.27 / 0.2623) ** 2, rtol=1e-6)
-    assert (image[coverage == 0] == 0).all()
-    assert coverage.sum() > 5000
-
-
 @pytest.mark.parametrize("scale", [0.2, 0.2623, 0.3])
 def test_flux_and_place_of_stars(tmp_path, scale):
     # The flux of one star varies with its place between the pixels: that is Lanczos-3 on pixels of another size.
@@ -89,13 +81,6 @@ def test_median_of_two_and_of_three(night):
     np.testing.assert_allclose(image[coverage == 2], 2.0, rtol=1e-6)
     image, coverage, _ = night.expose(np.full(SHAPE, 100.0)).coadd(native)
     np.testing.assert_allclose(image[coverage == 3], 3.0, rtol=1e-6)
-
-
-def test_weights_follow_the_noise_in_the_mosaics_units(night):
-    night.expose(np.full(SHAPE, 10.0), noise=1.0)
-    night.expose(np.full(SHAPE, 20.0), noise=2.0)
-    image, coverage, _ = night.coadd(native, combine="weighted")
-    np.testing.assert_allclose(image[coverage == 2], (10 + 20 / 4) / (1 + 1 / 4), rtol=1e-6)
 
 
 def test_clipping_takes_out_a_cosmic_ray_and_nothing_else(night):
@@ -173,19 +158,6 @@ class TestMasks:
         np.testing.assert_array_equal(masked[0], not_finite[0])
         np.testing.assert_array_equal(masked[1], not_finite[1])
 
-    def test_another_exposure_fills_the_hole(self, night, flagged):
-        image, coverage, _ = night.expose(np.full(SHAPE, 5.0), mask=flagged).expose(np.full(SHAPE, 9.0)).coadd(native)
-        assert coverage[41, 56] == 1
-        assert image[41, 56] == pytest.approx(9.0)
-        assert image[20, 30] == pytest.approx(7.0)
-
-    def test_one_detector_of_nan_poisons_nothing(self, night):
-        image, coverage, result = night.expose(np.full(SHAPE, np.nan)).expose(np.full(SHAPE, 9.0)).coadd(native)
-        np.testing.assert_allclose(image[coverage > 0], 9.0, rtol=1e-6)
-        assert coverage.max() == 1
-        assert result.pixels[0] == 0
-        assert fits.getheader(night.mosaic)["NDET"] == 1
-
 
 def many(night, n=7):
     """Exposures all over the grid, some of them over its edges, turned, with masks."""
@@ -239,19 +211,6 @@ class TestMatchedBackgrounds:
         night.expose(noise(), matched=(1000.0, 0.1)).expose(noise(), matched=(1000.0,)).coadd(native, backgrounds=self.BOTH)
         assert len(decoded) == 2
 
-    def test_the_background_of_the_exposure_does_not_matter(self, night):
-        night.expose(noise(), back=700.0, matched=(1000.0,)).coadd(native, backgrounds=("matched",))
-        before = digest(*night.matched)
-        night.inputs[0] = replace(night.inputs[0], back=900.0)
-        night.coadd(native, backgrounds=("matched",))
-        assert digest(*night.matched) == before
-
-    def test_each_detector_loses_its_own_background(self, night):
-        for level in (1000.0, 1500.0, 300.0):
-            night.expose(np.full(SHAPE, level + 7.0), scale=2.0, back=1500.0, matched=(2 * level,))
-        image, coverage, _ = night.coadd(native, backgrounds=("matched",))
-        np.testing.assert_allclose(image[coverage > 0], 14.0, rtol=1e-4)
-
     @pytest.mark.parametrize("scale", [0.2623, 0.27, 0.09], ids=["other pixels", "the grid's pixels", "averaged"])
     def test_a_sky_with_planes_and_steps_becomes_flat(self, night, scale):
         rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
@@ -280,15 +239,6 @@ class TestMatchedBackgrounds:
             images.append(night.coadd(native, backgrounds=("matched",))[0])
         np.testing.assert_array_equal(*images)
 
-    def test_a_constant_added_to_all_backgrounds_is_subtracted_from_the_mosaic(self, night):
-        many(night)
-        mosaics = []
-        for constant in (0.0, 25.0):
-            night.inputs = [replace(item, matched=Background(item.back + constant, 0.02)) for item in night.inputs]
-            mosaics.append(night.coadd(native, backgrounds=("matched",))[:2])
-        (before, coverage), (after, _) = mosaics
-        np.testing.assert_allclose((before - after)[coverage > 0], 25.0, atol=1e-3)
-
 
 def test_same_input_same_bytes_wherever_the_data_are(tmp_path):
     digests = []
@@ -297,14 +247,6 @@ def test_same_input_same_bytes_wherever_the_data_are(tmp_path):
         night.coadd(native)
         digests.append(digest(night.mosaic, night.coverage))
     assert digests[0] == digests[1]
-
-
-def test_order_of_the_inputs_does_not_change_a_median(night):
-    image, coverage, _ = many(night).coadd(native)
-    night.inputs.reverse()
-    again = night.coadd(native)
-    np.testing.assert_array_equal(again[0], image)
-    np.testing.assert_array_equal(again[1], coverage)
 
 
 def test_input_beside_the_grid_is_listed_and_not_used(night):
@@ -316,13 +258,6 @@ def test_input_beside_the_grid_is_listed_and_not_used(night):
         assert hdus[0].header["NDET"] == hdus[0].header["NEXP"] == 1
         assert hdus[0].header["TEXPTIME"] == 60.0
         assert list(hdus["INPUTS"].data["PIXELS"]) == [result.pixels[0], 0]
-
-
-def test_progress_comes_to_one(night):
-    seen = []
-    many(night).coadd(native, seen.append)
-    assert seen == sorted(seen)
-    assert seen[-1] == 1.0
 
 
 class TestFailure:

@@ -23,11 +23,6 @@ def test_the_pixels_are_the_detectors_own_rounded_up():
     assert make_grid(80.0, -66.0, 0.1, 0.27, CoaddConfig()).pixel_scale == 0.27
 
 
-def test_the_scale_can_be_chosen():
-    grid = make_grid(80.0, -66.0, 0.1, 0.2623, CoaddConfig(pixel_scale=0.5))
-    assert (grid.pixel_scale, grid.nx) == (0.5, 720)
-
-
 @pytest.mark.parametrize(("field", "tile"), [("LMC_c42", "T07"), ("LMC_30Dor", "T01"), ("SMC_c02", "T16")])
 def test_mosaics_of_the_survey_have_its_standard_size_whatever_feeds_the_tile(field, tile):
     (found,) = tiles(field, SurveyConfig(), [tile])
@@ -56,14 +51,6 @@ def matched(*numbers, mosaics="both", **changes):
     return make_plan("F", "T01", "r", Table(rows=[ROW | changes]), (80.0, -66.0), 0.6525, path_of, config, [Background(*numbers)])
 
 
-@pytest.mark.parametrize(
-    ("mosaics", "backgrounds"),
-    [("original", ("original",)), ("matched", ("matched",)), ("both", ("original", "matched")), ("none", ())],
-)
-def test_the_mosaics_that_are_wanted(mosaics, backgrounds):
-    assert matched(20.5, mosaics=mosaics).backgrounds == backgrounds
-
-
 def test_each_mosaic_has_its_background():
     entry = matched(20.5, 0.01, -0.02, 3.0).inputs[0]
     assert entry.background("original") == Background(20.0)
@@ -86,16 +73,6 @@ def test_the_digest_knows_everything_but_the_place_of_the_data():
     others = [plan(), plan(SUB_BACK=20.1), plan(EXTNAME="N2"), plan(size=0.2)]
     digests = {p.digest(config, "original") for p in others} | {plan().digest(CoaddConfig(combine="clipped"), "original")}
     assert len(digests) == 5
-
-
-def test_the_digest_is_the_same_whether_the_tile_or_an_option_says_how_large_a_mosaic_is():
-    assert plan().digest(CoaddConfig(), "original") == plan().digest(CoaddConfig(size=0.6525), "original")
-
-
-def test_the_digest_of_a_matched_mosaic_knows_its_backgrounds():
-    config = CoaddConfig()
-    plans = [matched(20.0), matched(20.5), matched(20.0, 0.01), matched(20.0, 0.0, 0.01), matched(20.0, 0.0, 0.0, 1.0)]
-    assert len({p.digest(config, "matched") for p in plans} | {plan().digest(config, "original")}) == 6
 
 
 def test_the_digest_does_not_know_what_the_mosaic_does_not_depend_on():

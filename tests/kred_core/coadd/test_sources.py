@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from astropy.io import fits
-from nights import DECAM, GRID, tan_cards
+from nights import GRID, tan_cards
 from test_pixelmap import decam_wcs
 
 from kred_core.coadd.resample import footprint
@@ -14,15 +13,6 @@ from kred_core.errors import ExposureError, InputError
 from kred_core.sky import Grid, tan_wcs
 
 SKY = np.full((40, 50), 100.0)
-
-
-def testflux_scale_is_the_ratio_of_pixel_areas_at_the_detectors_centre(night):
-    night.expose(SKY, tan_cards(GRID, SKY.shape, axes=DECAM, scale=0.2623, turn=20.0))
-    # Of a tangent plane, pixels shrink on the sky by cos^3 of the distance from its centre.
-    night.expose(SKY, tan_cards(GRID, SKY.shape, offset=(10000.0, 0.0)))
-    at_centre, far = (source.flux_scale for source in open_sources(night.plan))
-    assert at_centre == pytest.approx((0.27 / 0.2623) ** 2, rel=1e-7)
-    assert far == pytest.approx(1.0, rel=1e-9)
 
 
 def testflux_scale_of_a_real_distortion():
@@ -66,14 +56,6 @@ def test_large_pixels_are_sampled_on_a_finer_grid_with_the_same_edges(night):
     assert (n, fine.nx, fine.ny) == (3, 30, 24)
     corner = tan_wcs(coarse).wcs_pix2world([[-0.5, -0.5], [9.5, 7.5]], 0)
     np.testing.assert_allclose(tan_wcs(fine).wcs_pix2world([[-0.5, -0.5], [29.5, 23.5]], 0), corner, atol=1e-12)
-
-
-def test_headers_that_are_needed_only(night):
-    hdus = [fits.PrimaryHDU()] + [fits.ImageHDU(SKY.astype("f4"), tan_cards(GRID, SKY.shape), name=f"N{i}") for i in range(1, 5)]
-    night.expose(SKY)
-    fits.HDUList(hdus).writeto(night.inputs[0].path, overwrite=True)
-    plan = replace(night.plan, inputs=tuple(replace(night.inputs[0], extname=name) for name in ("N3", "N1")))
-    assert [(s.detector.extname, s.detector.hdu.index) for s in open_sources(plan)] == [("N3", 3), ("N1", 1)]
 
 
 class TestUnusablePlans:

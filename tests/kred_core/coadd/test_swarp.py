@@ -15,7 +15,6 @@ from nights import DECAM, GRID, Night, tan_cards
 from kred_core.coadd import native, swarp
 from kred_core.config import CoaddConfig
 from kred_core.errors import InputError, ToolError
-from kred_core.sky import Grid
 
 SHAPE = (80, 90)
 
@@ -48,46 +47,6 @@ class TestSwarp:
         same_pixels(theirs, ours)
         assert theirs[2].pixels == ours[2].pixels
         assert theirs[1].max() == 4
-
-    def test_headers_of_the_two_engines_differ_in_the_engine_only(self, night):
-        several(night).coadd(swarp, mask_codes=[])
-        theirs = fits.getheader(night.mosaic)
-        night.coadd(native, mask_codes=[])
-        ours = fits.getheader(night.mosaic)
-        different = {key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)}
-        assert different == {"ENGINE", "DATASUM", "CHECKSUM"}
-
-    def test_median_of_an_even_number(self, night):
-        for level in (1.0, 3.0, 4.0, 9.0):
-            night.expose(noise(0, 0.0) * 1e-3 + level, tan_cards(GRID, SHAPE, offset=(0.4, 0.3)))
-        theirs = night.coadd(swarp)
-        np.testing.assert_allclose(theirs[0][theirs[1] == 4], 3.5, atol=0.03)
-        same_pixels(theirs, night.coadd(native))
-
-    def test_mosaic_of_large_pixels(self, tmp_path):
-        night = Night(tmp_path, Grid(80.0, -69.0, 0.81, 60, 50))
-        for i in range(3):
-            night.expose(noise(i), tan_cards(night.grid, SHAPE, offset=(5.3 * i, 2.2), axes=DECAM, scale=0.2623, turn=4.0 * i))
-        theirs, ours = night.coadd(swarp), night.coadd(native)
-        np.testing.assert_array_equal(theirs[1], ours[1])
-        np.testing.assert_allclose(theirs[0], ours[0], atol=0.15)  # of 9500
-
-    def test_weights_follow_the_noise(self, night):
-        for sigma in (1.0, 3.0):
-            pixels = 100 * sigma + np.random.default_rng(1).normal(0, sigma, SHAPE)
-            night.expose(pixels, noise=sigma)
-        theirs, ours = night.coadd(swarp, combine="weighted"), night.coadd(native, combine="weighted")
-        np.testing.assert_allclose(np.median(theirs[0][theirs[1] == 2]), np.median(ours[0][ours[1] == 2]), rtol=0.02)
-        assert np.median(ours[0][ours[1] == 2]) == pytest.approx((100 + 300 / 9) / (1 + 1 / 9), rel=0.01)
-
-    def test_clipping_takes_out_a_cosmic_ray(self, night):
-        for i in range(3):
-            pixels = noise(i)
-            pixels[40, 45] += 9000.0 * (i == 1)
-            night.expose(pixels, tan_cards(GRID, SHAPE, offset=(0.1, 0.2)), back=1000.0, noise=5.0)
-        theirs = night.coadd(swarp, combine="clipped", clip_sigma=5)
-        assert abs(theirs[0][50, 60]) < 15
-        np.testing.assert_allclose(theirs[0], night.coadd(native, combine="clipped", clip_sigma=5)[0], atol=0.2)
 
     def test_originals_are_not_touched_and_only_the_named_files_appear(self, night):
         several(night)
@@ -193,15 +152,6 @@ class TestSwarp:
         assert not night.mosaic.exists()
         assert not night.coverage.exists()
 
-    def test_nan_in_an_uncompressed_image_is_left_out(self, night):
-        pixels = noise()
-        pixels[40, 45] = np.nan
-        for values in (pixels, noise()):
-            night.expose(values, tan_cards(GRID, SHAPE, offset=(0.4, 0.3)))
-        difference = night.coadd(swarp)[0] - night.coadd(native)[0]
-        assert np.count_nonzero(np.abs(difference) > 0.02) <= 36  # SWarp leaves out all that its kernel would mix with the NaN
-        assert np.abs(difference).max() < 5
-
 
 def tan_cards_of(header):
     """The WCS cards of a header alone."""
@@ -240,13 +190,6 @@ class TestWhatCanGoWrong:
         with pytest.raises(ToolError, match=r"SWarp is not installed.*apt install swarp.*--coadd\.engine native"):
             night.coadd(swarp)
         assert not night.products.exists()
-
-    def test_either_name_will_do(self, tmp_path, monkeypatch):
-        program = tmp_path / "swarp"
-        program.write_text("#!/bin/sh\n")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tmp_path))
-        assert swarp.find_swarp() == program
 
     def test_swarp_fails(self, night, stand_in):
         stand_in("echo start; echo '> *Error*: Not enough memory' >&2; echo; echo '> bye'; exit 3")

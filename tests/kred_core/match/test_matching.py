@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from astropy.table import Table
@@ -217,10 +215,6 @@ def test_pixels_that_differ_in_area_do_not_tilt_the_field():
     assert np.ptp(b) < 0.1 * tilt
 
 
-def test_no_table_fixes_nothing():
-    assert fixed_backgrounds("") == {}
-
-
 def test_slopes_and_steps_are_per_native_pixel():
     """One exposure tilted by 0.02 counts28 from side to side and stepped by 0.04: seen by its overlaps with three flat ones."""
     n = 4
@@ -246,9 +240,3 @@ def test_the_line_for_a_person_says_how_much_better_it_got():
     line = explain(row)
     assert line.startswith("N662: 4 detectors, 3 overlaps; differences ")
     assert "seams of 3.8 removed" in line
-
-
-def test_a_detector_is_remarked_if_most_of_its_overlaps_are_rejected():
-    solution = SimpleNamespace(n_pairs=np.full(3, 4), n_rejected=np.array([2, 3, 4]))
-    remarks = matching._remarks(skies(3), np.full(3, np.nan), pairs_of([0], [1], 0.0), solution)
-    assert remarks == ["", "contradicts 3 of its 4 overlaps", "all its overlaps contradict the rest"]
