@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from kred_core.config import FieldConfig, ServiceConfig
-from kred_core.config.settings.sources import SERVICE_SHORTCUTS, SHORTCUTS
+from kred_core.config.command_line import typed
 from kred_core.evaluation import MOSAICS
 from kred_core.products import FieldPaths, tables
 
@@ -104,16 +104,15 @@ def _sections(model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
 
 
 def _plain(model: type[BaseModel]) -> list[tuple[str, FieldInfo]]:
-    return [(name, info) for name, info in model.model_fields.items() if not _is_section(info)]
+    return [(info.alias or name, info) for name, info in model.model_fields.items() if not _is_section(info)]
 
 
 def _flags(path: str, info: FieldInfo) -> str:
     """How an option is typed."""
     if path in ("field", "tiles"):
         return f"`{path.upper()}`" + (" ..." if path == "tiles" else "")
-    dashed = path.replace("_", "-")
-    short = {**SHORTCUTS, **SERVICE_SHORTCUTS}.get(dashed)
-    name = short or dashed
+    name, dashed = typed(path), path.replace("_", "-")
+    short = name != dashed
     if info.annotation is bool and info.default is True:
         name = f"no-{name}"
     return f"`--{name}`" + (f" (`{path}`)" if short else "")

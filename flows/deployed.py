@@ -34,7 +34,7 @@ from prefect.states import Scheduled
 from pydantic import BeforeValidator, ValidationInfo
 
 from kred_core.config import FieldConfig, ServiceConfig, settings
-from kred_core.config.settings.appearance import CONFIG_FILE
+from kred_core.config.settings import CONFIG_FILE
 from kred_core.errors import KredError, ToolError
 from kred_core.products import read_record, service_memory, write_record
 from kred_core.service.discovery import RunState

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
-__all__ = ["NAMED", "counted", "human_size", "human_time", "some"]
+__all__ = ["NAMED", "counted", "human_size", "human_time", "program", "some"]
 
 NAMED = 5  # in a message
 
@@ -35,3 +36,8 @@ def some(names: Iterable[str]) -> str:
     """Return the first few of the names, and how many more there are."""
     ordered = sorted(names)
     return ", ".join(ordered[:NAMED]) + (f" and {len(ordered) - NAMED:,} more" if len(ordered) > NAMED else "")
+
+
+def program(default: str) -> str:
+    """Return what the help calls the program: that of the command `kred`, which names itself, or the default."""
+    return sys.argv[0] if sys.argv[0].startswith("kred ") else default

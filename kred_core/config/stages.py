@@ -276,9 +276,12 @@ class EvaluateConfig(Section):
 class RunConfig(Section):
     """How the work is run; changes nothing in the results."""
 
+    # "from" and "until" wherever people write or read options; Python has another use for the word.
+    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+
     only: list[Stage] = Field(default=[], description="Run only these stages, from what is on disk.")
-    first: Stage = Field(default="check", description="First stage to run.")
-    last: Stage = Field(default="evaluate", description="Last stage to run.")
+    first: Stage = Field(default="check", alias="from", description="First stage to run.")
+    last: Stage = Field(default="evaluate", alias="until", description="Last stage to run.")
     redo: bool = Field(
         default=False, description="Redo the chosen stages, also what is complete. Otherwise only what is missing or out of date."
     )

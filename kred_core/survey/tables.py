@@ -240,7 +240,10 @@ def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[
         found = _survey_tiles(field)
     unknown = [name for name in names if name not in {tile.name for tile in found}]
     if unknown:
-        raise InputError(f"field {field} has no tile {', '.join(unknown)}; its tiles: {', '.join(tile.name for tile in found)}")
+        plain = {_plain(tile.name): tile.name for tile in found}
+        meant = [plain[_plain(name)] for name in unknown if _plain(name) in plain]
+        hint = f"; did you mean {' '.join(meant)}?" if meant else f"; its tiles: {', '.join(tile.name for tile in found)}"
+        raise InputError(f"field {field} has no tile {', '.join(unknown)}{hint}")
     return tuple(tile for tile in found if not names or tile.name in names)
 
 
@@ -317,6 +320,11 @@ def _require_one_place(field: str, tiles: Sequence[Tile], table: str) -> None:
             f"tile table {table}: tile {farthest.name} lies {away:.0f} deg from the middle of field {field}, at most {NEAR:g} "
             "works; call tiles that far apart different fields (column Field)"
         )
+
+
+def _plain(tile: str) -> str:
+    """A tile's name whatever its case and the zeros before its number: T7 is T07."""
+    return re.sub(r"(?<=[A-Z])0+(?=\d)", "", tile.upper())
 
 
 def _near(name: str, known: Iterable[str]) -> str:

@@ -26,7 +26,7 @@ from kred_core.stages.outcome import disk_usage
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 STATE = ("input", "mosaics")  # tables that tell how far a run has come
-UNTIL_TILES = {"run": {"last": "tiles"}}
+UNTIL_TILES = {"run": {"until": "tiles"}}
 NOBODY = 65534
 HOST = socket.gethostname()
 QUICK = {"coadd": {"mosaics": "original"}, "run": {"only": [name for name in STAGES if name != "match"]}}

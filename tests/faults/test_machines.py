@@ -218,7 +218,7 @@ def test_a_service_among_proxies_and_modules_of_the_same_names(simulated, foreig
     shutil.copytree(foreign, root, dirs_exist_ok=True)  # runs work in the data root
     service = Service(root, PYTHONPATH=str(foreign), **PROXIES)
     try:
-        ended = service.end_of(service.start(tiles=["T07"], run={"last": "tiles"}))
+        ended = service.end_of(service.start(tiles=["T07"], run={"until": "tiles"}))
     finally:
         service.stop()
     assert ended.is_completed(), (ended.message, (root / ".kred/_service/worker.log").read_text())

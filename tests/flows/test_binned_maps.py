@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def config(root: Path, **sections: dict) -> FieldConfig:
-    return FieldConfig(field="LMC_c42", tiles=["T07"], root=root, run={"last": "summarize"}, **sections)
+    return FieldConfig(field="LMC_c42", tiles=["T07"], root=root, run={"until": "summarize"}, **sections)
 
 
 def maps(root: Path) -> dict[str, bytes]:

@@ -204,7 +204,7 @@ class TestStages:
         assert products(root) == products(reduced)
 
     def test_say_which_stage_has_to_come_before(self, root):
-        assert reduce(config(root, "T07", run={"first": "coadd"})) == 1
+        assert reduce(config(root, "T07", run={"from": "coadd"})) == 1
         assert "run the stage 'tiles' first" in last_log(root)
         assert reduce(config(root, "T07", run={"only": ["summarize"]})) == 1
         assert "it has not been checked; run the stage 'check'" in last_log(root)
@@ -213,11 +213,11 @@ class TestStages:
         table = FieldPaths(again, "LMC_c42").background_table
         text = table.read_text()
         table.unlink()
-        assert reduce(config(again, "T07", run={"first": "coadd"})) == 1
+        assert reduce(config(again, "T07", run={"from": "coadd"})) == 1
         assert "run the stage 'match' first (--from match)" in last_log(again)
         lines = text.splitlines(keepends=True)
         table.write_text("".join(lines[:-1]))
-        assert reduce(config(again, "T07", run={"first": "coadd"})) == 1
+        assert reduce(config(again, "T07", run={"from": "coadd"})) == 1
         assert "is out of date: run the stage 'match' again" in last_log(again)
         table.unlink()
         assert reduce(config(again, "T07")) == 0

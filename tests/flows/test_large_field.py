@@ -66,7 +66,7 @@ def run(service, tmp_path_factory) -> dict:
     """A run of the whole field, looked at with a browser while it is at work; what was measured."""
     database = Database(service)
     before = database.size, database.events
-    run = service.start(run={"last": "coadd"}, evaluate={"figure_pixels": 200})
+    run = service.start(run={"until": "coadd"}, evaluate={"figure_pixels": 200})
     measured = {"id": run, "seconds": {}}
     wait_for(lambda: service.paths.log.exists() and "match " in service.paths.log.read_text(), 600)
     with chromium() as page:

@@ -126,7 +126,7 @@ def test_a_value_that_cannot_be_used_is_refused_with_words(service):
 def test_cancel_leaves_no_process_and_no_partial_file(service, reduced):
     run = service.start_long()
     engine = service.in_the_midst_of(run)
-    waiting = service.start(run={"last": "check"})  # one field at once
+    waiting = service.start(run={"until": "check"})  # one field at once
     time.sleep(3)
     assert service.state(waiting).is_scheduled()
     service.client.set_flow_run_state(run, Cancelling())
@@ -194,7 +194,7 @@ class TestWhatDies:
         os.kill(service.in_the_midst_of(run), signal.SIGKILL)
         assert service.end_of(run).is_crashed()
         assert service.paths.unfinished()
-        assert service.end_of(service.start(run={"last": "check"})).is_completed()
+        assert service.end_of(service.start(run={"until": "check"})).is_completed()
         assert not service.paths.unfinished()
 
 

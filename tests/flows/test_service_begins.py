@@ -86,7 +86,7 @@ def test_a_run_that_fails_is_told_with_its_reason_and_one_that_does_not_is_not(s
 
 
 def test_a_run_that_crashes_is_told(service, reduced, told):
-    run = service.start(run={"last": "summarize", "redo": True})
+    run = service.start(run={"until": "summarize", "redo": True})
     wait_for(lambda: service.state(run).is_running() and service.paths.run_lock.exists() and service.paths.run_lock.read_text())
     os.kill(int(service.paths.run_lock.read_text().split("(process ")[1].split(" on ")[0]), signal.SIGKILL)
     assert service.end_of(run).is_crashed()

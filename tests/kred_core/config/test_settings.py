@@ -10,8 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from kred_core.config import FieldConfig, RunConfig
-from kred_core.config.settings import appearance, field_config, service_config, survey_configs, to_toml
-from kred_core.config.settings.sources import answer
+from kred_core.config.settings import FIELD, answer, field_config, service_config, survey_configs, to_toml
 from kred_core.errors import ConfigError
 
 
@@ -158,7 +157,7 @@ def test_who_asks_for_processes_is_told_of_dask(tmp_path):
 
 
 def test_a_wrong_value_of_a_shortcut_is_named_as_it_is_typed():
-    with pytest.raises(ConfigError, match=r"option run\.last \(--until\): input should be 'check', .* or 'evaluate', not 'coad'"):
+    with pytest.raises(ConfigError, match=r"option run\.until \(--until\): input should be 'check', .* or 'evaluate', not 'coad'"):
         field_config(["X", "--until", "coad"])
     with pytest.raises(ConfigError, match="no stage left to run: evaluate comes after check"):
         field_config(["X", "--from", "evaluate", "--until", "check"])
@@ -222,7 +221,8 @@ def test_an_option_of_an_earlier_version_is_named_with_what_takes_its_place(monk
         ("[coad]\nengine = 'swarp'", "option coad is not known; did you mean coadd?"),
         ("engine = 'swarp'", "option engine is not known; did you mean coadd.engine?"),
         ("[coadd]\nmask-codes = [1]", "option coadd.mask-codes is not known; did you mean coadd.mask_codes?"),
-        ("[run]\nfrom = 'coadd'", "option run.from is not known; did you mean run.first?"),
+        ("[run]\nform = 'coadd'", "option run.form is not known; did you mean run.from?"),
+        ("[run]\nfrom = 'coad'", "option run.from (--from): input should be 'check', "),
         ("[run]\ndry-run = true", "option run.dry-run is not known; did you mean run.dry_run?"),
         ("[coadd]\nengine = 'swrap'", "option coadd.engine: input should be 'native' or 'swarp', not 'swrap'"),
         ("[coadd]\nsize = nan", "option coadd.size: input should be a finite number, not nan"),
@@ -358,7 +358,7 @@ def test_the_help_shows_no_python(command):
 
 
 def test_the_examples_in_the_help_are_right():
-    found = re.findall(r"python flows/field\.py (.*?)(?:   +|$)", appearance.FIELD_EXAMPLES, re.MULTILINE)
+    found = re.findall(r"python flows/field\.py (.*?)(?:   +|$)", FIELD.examples.format(prog="python flows/field.py"), re.MULTILINE)
     assert len(found) == 5
     for line in found:
         assert field_config(line.split()).field == "LMC_c42"

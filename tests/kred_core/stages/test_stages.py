@@ -58,7 +58,7 @@ def with_toy(monkeypatch) -> None:
 @pytest.fixture
 def config(tmp_path) -> FieldConfig:
     simulate_field(tmp_path, tiles=["T07"], binning=32, exposures=2, bands=["N662"], n_detectors=2)
-    return FieldConfig(field="LMC_c42", tiles=["T07"], root=tmp_path, run={"first": "check", "last": "summarize"})
+    return FieldConfig(field="LMC_c42", tiles=["T07"], root=tmp_path, run={"from": "check", "until": "summarize"})
 
 
 @pytest.mark.usefixtures("with_toy")

@@ -55,6 +55,8 @@ def test_tiles_are_numbered_from_the_south_west_north_first_and_unknown_ones_are
     assert tiles["T01"].ra < ra < tiles["T16"].ra
     assert tiles["T01"].dec < tiles["T02"].dec < dec < tiles["T04"].dec
     assert [t.name for t in survey.tiles("LMC_c42", SurveyConfig(), ["T08", "T07"])] == ["T07", "T08"]
+    with pytest.raises(InputError, match=r"LMC_c42 has no tile T7, t12; did you mean T07 T12\?$"):
+        survey.tiles("LMC_c42", SurveyConfig(), ["T7", "T08", "t12"])
     with pytest.raises(InputError, match=r"LMC_c42 has no tile T17, X; its tiles: T01, .*T16"):
         survey.tiles("LMC_c42", SurveyConfig(), ["T07", "T17", "X"])
 
