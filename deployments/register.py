@@ -57,7 +57,7 @@ from kred_core.errors import ConfigError, KredError, ToolError
 __all__ = ["main", "register"]
 
 PROJECT = Path(__file__).resolve().parents[1]
-DEPLOYMENTS = PROJECT / "prefect.yaml"
+DEPLOYMENTS = Path(__file__).resolve().with_name("prefect.yaml")
 POOL = "kred"
 DISCOVER = "discover fields/discover"
 DEAD_RUNS = "kred: runs whose machine is gone"

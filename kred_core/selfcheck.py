@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from . import __version__, kernel_cache
 from .errors import KredError, ToolError
-from .words import counted
+from .words import counted, program
 
 __all__ = ["Finding", "check_installation", "main"]
 
@@ -203,7 +203,7 @@ def _reduce(root: Path) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the check-list; returns the exit status, 1 where there is a problem."""
     parser = argparse.ArgumentParser(
-        prog="python -m kred_core.selfcheck",
+        prog=program("python -m kred_core.selfcheck"),
         description="Say whether this installation of kred works. Exit status 1 if it does not.",
         allow_abbrev=False,
     )

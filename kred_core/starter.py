@@ -21,7 +21,7 @@ from .exposures import check
 from .exposures.check import ExposureReport
 from .products import FieldPaths, write_text
 from .survey.tables import GRID_SIZE, GRID_STEP, Tile
-from .words import counted
+from .words import counted, program
 
 __all__ = ["cover", "main"]
 
@@ -37,7 +37,7 @@ WIDEST = 10.0  # deg; exposures that lie farther apart are not one field
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line; returns the exit status: 0, 1 for what cannot be read or written, 2 for wrong options."""
-    parser = argparse.ArgumentParser(prog="python -m kred_core.starter", description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog=program("python -m kred_core.starter"), description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("field", metavar="FIELD", help="field, for example LMC_c42")
     parser.add_argument("--root", metavar="DIR", type=Path, default=Path("."), help="data root (default: here)")
     parser.add_argument("--output", metavar="DIR", type=Path, help="where the tables go (default: the data root)")
@@ -63,7 +63,7 @@ def _start(config: FieldConfig, directory: Path, force: bool) -> None:
     except InputError:  # neither the survey nor the options say where they are
         tables["--survey.tile-table"] = (f"{config.field}_tiles.tab", _tile_table(config.field, reports))
     directory.mkdir(parents=True, exist_ok=True)
-    command = ["python", "flows/field.py", config.field, "--root", str(config.root)]
+    command = [*("kred reduce" if program("") else "python flows/field.py").split(), config.field, "--root", str(config.root)]
     for option, (name, text) in tables.items():
         path = directory / name
         command += [option, str(path)]

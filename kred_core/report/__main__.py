@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import KredError, explain
 from ..products import FieldPaths
+from ..words import program
 from . import write_field_page, write_fields_page
 
 DESCRIPTION = """\
@@ -17,7 +18,7 @@ and bring the page of all fields, DECam_SWARP/index.html, up to date. Each run o
 
 def main(arguments: list[str]) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m kred_core.report", description=DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=program("python -m kred_core.report"), description=DESCRIPTION)
     parser.add_argument("fields", metavar="FIELD", nargs="+", help="field whose page is made, for example LMC_c42")
     parser.add_argument("--root", metavar="DIR", type=Path, default=Path("."), help="data root (default: here)")
     chosen = parser.parse_args(arguments)

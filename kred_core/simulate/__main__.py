@@ -12,28 +12,30 @@ from typing import Any, get_args, get_origin
 from pydantic import ValidationError
 
 from ..errors import KredError
+from ..words import program
 from .config import SimulationConfig
 from .field import simulate
 
 EXAMPLES = """\
 examples:
-  python -m kred_core.simulate --root demo --tiles T07 --binning 4 --exposures 3
+  {prog} --root demo --tiles T07 --binning 4 --exposures 3
       a small field for a first reduction: one tile, four bands
-  python -m kred_core.simulate --root test --tiles T07 --binning 16 --bands N662,r --faults all
+  {prog} --root test --tiles T07 --binning 16 --bands N662,r --faults all
       seconds; one exposure with each fault that a real archive hands out
-  python -m kred_core.simulate --root full --n-detectors 2 --bands N662 --exposures 1
+  {prog} --root full --n-detectors 2 --bands N662 --exposures 1
       two detectors at full size
-  python -m kred_core.simulate --root case --tiles T07 --n-detectors 7 --bands N662,N673,r --exposures 4,3,3 --offsets 77,51,10.2
+  {prog} --root case --tiles T07 --n-detectors 7 --bands N662,N673,r --exposures 4,3,3 --offsets 77,51,10.2
       ten exposures with seven full-size detectors each; offsets of 5.3, 3.5 and 0.7 counts28 per pixel
 
 The same options and seed always give the same bytes. Truth: Truth/<field>/*.ecsv and sky_*.fits."""
 
 
 def _parser() -> argparse.ArgumentParser:
+    prog = program("python -m kred_core.simulate")
     parser = argparse.ArgumentParser(
-        prog="python -m kred_core.simulate",
+        prog=prog,
         description="Simulate a field of DECam exposures with known truth, in the format of real Community Pipeline files.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
