@@ -17,25 +17,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from flows.cli import COMMANDS
 from kred_core.config import FieldConfig, ServiceConfig
 from kred_core.config.command_line import typed
 from kred_core.evaluation import MOSAICS
 from kred_core.products import FieldPaths, tables
 
-__all__ = ["COMMANDS", "TABLES", "commands", "field_products", "option_names", "options", "products", "table_columns", "write_all"]
+__all__ = ["TABLES", "commands", "field_products", "option_names", "options", "products", "table_columns", "write_all"]
 
 PROJECT = Path(__file__).resolve().parents[1]
-
-COMMANDS = (
-    ("flows/field.py",),
-    ("flows/survey.py",),
-    ("deployments/serve.py",),
-    ("deployments/register.py",),
-    ("-m", "kred_core.starter"),
-    ("-m", "kred_core.simulate"),
-    ("-m", "kred_core.report"),
-    ("-m", "kred_core.selfcheck"),
-)
 
 # The columns of each table, by the name of its path in `FieldPaths`.
 TABLES = {
@@ -228,14 +218,14 @@ def _type(kind: type) -> str:
 
 def commands() -> str:
     """What each command says with ``--help``."""
-    return "\n".join(f"## `python {' '.join(command)}`\n\n```text\n{help_of(command)}\n```\n" for command in COMMANDS)
+    return "\n".join(f"## `{name}`\n\n```text\n{help_of(name)}\n```\n" for name in ("kred", *(f"kred {c}" for c in COMMANDS)))
 
 
-def help_of(command: Sequence[str]) -> str:
+def help_of(name: str) -> str:
     """What a command says with ``--help``."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KRED_", "PYTHONWARNINGS"))}
     run = subprocess.run(
-        [sys.executable, *command, "--help"],
+        [sys.executable, "-c", "from flows.cli import main; main()", *name.split()[1:], "--help"],
         cwd=PROJECT,
         env=environment | {"COLUMNS": "100", "NO_COLOR": "1"},
         capture_output=True,
