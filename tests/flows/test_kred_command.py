@@ -71,7 +71,7 @@ def test_a_field_is_simulated_reduced_and_shown(kred):
     kred("simulate", "--tiles", "T07", "--binning", "16", "--bands", "N662", "--exposures", "3", "--root", "demo")
     assert "kred reduce LMC_c42 --root demo" in kred("tables", "LMC_c42", "--root", "demo")
     assert "did you mean T07?" in kred("reduce", "LMC_c42", "T7", "--root", "demo", status=1)
-    assert "LMC_c42: complete" in kred("reduce", "LMC_c42", "T07", "--root", "demo", "--until", "tiles")
+    assert "LMC_c42: complete" in kred("reduce", "LMC_c42", "T07", "--root", "demo", "--until", "check")
     assert kred("report", "LMC_c42", "--root", "demo").endswith("index.html\n")
     assert "what would be done" in kred("survey", "--all", "--root", "demo", "--dry-run")
     assert "is no directory; give the one that holds DECam_MEF" in kred("serve", "--root", "nowhere", status=1)
