@@ -6,14 +6,14 @@ process of its own, so that a fault which ends the interpreter, or never ends, i
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import multiprocessing
 import os
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -202,12 +202,11 @@ def as_cfitsio_reads(directory: Path, raw: bytes) -> np.ndarray | str:
 
 
 class Survivors:
-    """Processes that call a function, and are replaced when a call has ended them.
+    """Processes that call a function of a module, and are replaced when a call has ended them or never ends.
 
     Parameters
     ----------
     function : callable
-        Of a module that can be imported.
     n : int
         Processes.
     patience : float
@@ -215,68 +214,43 @@ class Survivors:
     """
 
     def __init__(self, function: Callable, n: int = 1, patience: float = PATIENCE):
-        self._n = n
-        self._idle: SimpleQueue[_Survivor] = SimpleQueue()
-        self._all = [_Survivor(function, patience) for _ in range(n)]
-        for survivor in self._all:
-            self._idle.put(survivor)
+        self._function, self._n, self._patience = function, n, patience
+        self._idle: SimpleQueue[ProcessPoolExecutor | None] = SimpleQueue()
+        for _ in range(n):
+            self._idle.put(None)
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         """What the function returns; a text that says how the process ended where it did."""
-        survivor = self._idle.get()
+        pool, patience = self._idle.get(), self._patience
+        if pool is None:
+            pool, patience = ProcessPoolExecutor(1, multiprocessing.get_context("spawn")), patience + PATIENCE  # it imports first
         try:
-            return survivor.call(arguments, options)
+            return pool.submit(self._function, *arguments, **options).result(patience)
+        except BrokenProcessPool:
+            pool = self._ended(pool)
+            return "it ended the process"
+        except TimeoutError:
+            pool = self._ended(pool)
+            return f"it took more than {patience:g} s"
         finally:
-            self._idle.put(survivor)
+            self._idle.put(pool)
 
     def map(self, calls: Iterable[dict[str, Any]]) -> Iterator[Any]:
         """The answers to calls with these options, in their order, from all processes."""
-        with ThreadPoolExecutor(self._n) as pool:
-            yield from pool.map(lambda options: self(**options), list(calls))
+        with ThreadPoolExecutor(self._n) as threads:
+            yield from threads.map(lambda options: self(**options), list(calls))
 
     def __enter__(self) -> Survivors:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for survivor in self._all:
-            survivor.end()
+        for _ in range(self._n):
+            pool = self._idle.get()
+            if pool is not None:
+                self._ended(pool)
 
-
-class _Survivor:
-    def __init__(self, function: Callable, patience: float):
-        self._function, self._patience, self._process = function, patience, None
-
-    def call(self, arguments: tuple, options: dict[str, Any]) -> Any:
-        patience = self._patience
-        if self._process is None:
-            patience += PATIENCE  # it imports first
-            context = multiprocessing.get_context("spawn")
-            self._here, there = context.Pipe()
-            self._process = context.Process(target=_serve, args=(self._function, there), daemon=True)
-            self._process.start()
-            there.close()
-        self._here.send((arguments, options))
-        try:
-            if self._here.poll(patience):
-                return self._here.recv()
-            how = f"it took more than {patience:g} s"
-        except EOFError:
-            how = "it ended the process"
-        return f"{how} ({self.end()})"
-
-    def end(self) -> int | None:
-        if self._process is None:
-            return None
-        self._here.close()  # which it waits for, if it lives
-        self._process.join(2)
-        self._process.kill()
-        self._process.join()
-        code, self._process = self._process.exitcode, None
-        return code
-
-
-def _serve(function: Callable, pipe: Any) -> None:
-    with contextlib.suppress(EOFError):
-        while True:
-            arguments, options = pipe.recv()
-            pipe.send(function(*arguments, **options))
+    @staticmethod
+    def _ended(pool: ProcessPoolExecutor) -> None:
+        for process in list((pool._processes or {}).values()):
+            process.kill()
+        pool.shutdown()

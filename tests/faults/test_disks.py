@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from fields import FIELD, Heard, config, copy_of, heard, made, mounted, small_field, temporaries, when
+from fields import FIELD, config, copy_of, made, mounted, temporaries, when
 from tally import tried
 
 from flows.field import reduce
@@ -33,11 +33,6 @@ QUICK = {"coadd": {"mosaics": "original"}, "run": {"only": [name for name in STA
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory) -> Path:
-    return small_field(tmp_path_factory.mktemp("simulated"))
-
-
-@pytest.fixture(scope="module")
 def reduced(simulated, tmp_path_factory) -> Path:
     """A complete data root; the tests that use it leave it complete."""
     root = copy_of(simulated, tmp_path_factory.mktemp("reduced"))
@@ -48,12 +43,6 @@ def reduced(simulated, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(reduced) -> dict[str, bytes]:
     return made(reduced)
-
-
-@pytest.fixture
-def said() -> Iterator[Heard]:
-    with heard() as listener:
-        yield listener
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,6 @@ from kred_core.products import FieldPaths
 
 NAME = "a_ooi_N662.fits.fz"
 WIDTH = 24.0  # counts, of noise; steps of quantised pixels are a quarter of it
-
-
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Survivors]:
-    with Survivors(answer) as survivors:
-        yield survivors
 
 
 # cut short

@@ -162,12 +162,6 @@ def each(survivors: Survivors, case: Case, keys: list[str], until: str, every: i
         yield key, name, FAULTS[name], require_answer(found, f"{key}: {name}")
 
 
-@pytest.fixture(scope="module")
-def ask() -> Iterator[Survivors]:
-    with Survivors(answer) as survivors:
-        yield survivors
-
-
 def right_fact(key: str, fault: Fault, whole: ExposureReport) -> tuple[str, object]:
     """Name of what the report makes of a keyword, and what that is: its value, or the one for a keyword that is not there."""
     if fault.right:

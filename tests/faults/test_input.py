@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fields import FIELD, Heard, config, copy_of, heard, made, mounted, small_field, temporaries, when
+from fields import FIELD, config, copy_of, made, mounted, temporaries, when
 from tally import tried
 
 from flows.field import reduce
@@ -81,22 +81,11 @@ def watching(root: Path, events: int = CHANGES) -> Iterator[Watch]:
 
 
 @pytest.fixture(scope="module")
-def simulated(tmp_path_factory) -> Path:
-    return small_field(tmp_path_factory.mktemp("simulated"))
-
-
-@pytest.fixture(scope="module")
 def undisturbed(simulated, tmp_path_factory) -> dict[str, bytes]:
     """What a quick run makes of `simulated`."""
     root = copy_of(simulated, tmp_path_factory.mktemp("undisturbed"))
     assert reduce(config(root, **QUICK)) == 0
     return made(root)
-
-
-@pytest.fixture
-def said() -> Iterator[Heard]:
-    with heard() as listener:
-        yield listener
 
 
 class TestNobodyWritesToIt:

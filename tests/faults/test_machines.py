@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fields import FIELD, PROJECT, config, copy_of, made, small_field
+from fields import FIELD, PROJECT, config, copy_of, made
 from serving import Service
 from tally import tried
 
@@ -29,11 +29,6 @@ PROXIES = {
     "no_proxy": "::1/128",
 }
 MATPLOTLIBRC = "text.usetex: True\nfigure.dpi: 33\nfont.size: 20\naxes.facecolor: red\npath.sketch: 1, 100, 2\nno.such: key\n"
-
-
-@pytest.fixture(scope="module")
-def simulated(tmp_path_factory) -> Path:
-    return small_field(tmp_path_factory.mktemp("simulated"))
 
 
 @pytest.fixture(scope="module")
