@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import NoReturn
 
 __all__ = ["begin", "run"]
@@ -51,7 +51,7 @@ def begin() -> None:
     warnings.filterwarnings("ignore", "Failed to create the Prefect home directory")  # said where it is needed
 
 
-def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+def run(main: Callable[[list[str]], int]) -> NoReturn:
     """Run a command, and end this process with the exit status that it returns."""
     sys.excepthook = sys.__excepthook__
     status = main(sys.argv[1:])

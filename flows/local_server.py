@@ -157,7 +157,7 @@ def _listen(port: int) -> socket.socket:
         return socket.create_server((HOST, port))
     except OSError as e:
         raise ToolError(
-            f"port {port} of this machine cannot be used: {os.strerror(e.errno)}. Is a Prefect server running already, or "
+            f"port {port} of this machine cannot be used: {os.strerror(e.errno or 0)}. Is a Prefect server running already, or "
             "kred as a service? Stop that, or choose another port"
         ) from e
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -41,17 +42,17 @@ class Background:
         Of the upper half of the columns over the lower half: between amplifiers.
     """
 
-    b: ArrayLike
-    grad_x: ArrayLike = 0.0
-    grad_y: ArrayLike = 0.0
-    step: ArrayLike = 0.0
+    b: Any
+    grad_x: Any = 0.0
+    grad_y: Any = 0.0
+    step: Any = 0.0
 
     @classmethod
     def from_table(cls, table: Mapping) -> Background:
         """Return the backgrounds of all rows of a table (or the one of a row) with the columns b, grad_x, grad_y and step."""
         return cls(*(np.asarray(table[term.name], dtype=np.float64) for term in fields(cls)))
 
-    def columns(self) -> dict[str, ArrayLike]:
+    def columns(self) -> dict[str, Any]:
         """Return the terms by name."""
         return dict(vars(self))
 
@@ -67,19 +68,19 @@ class Background:
         """Return the backgrounds of some of the detectors."""
         return Background(*(term[which] if np.ndim(term) else term for term in vars(self).values()))
 
-    def __mul__(self, factor: ArrayLike) -> Background:
+    def __mul__(self, factor: float | np.ndarray) -> Background:
         """Return the same in another unit of its values."""
         return Background(*(term * factor for term in vars(self).values()))
 
-    def __truediv__(self, factor: ArrayLike) -> Background:
+    def __truediv__(self, factor: float | np.ndarray) -> Background:
         """Return the same in another unit of its values."""
         return Background(*(term / factor for term in vars(self).values()))
 
-    def per_pixel(self, naxis1: ArrayLike, naxis2: ArrayLike) -> Background:
+    def per_pixel(self, naxis1: float | np.ndarray, naxis2: float | np.ndarray) -> Background:
         """Return the same with x and y in pixels, where they were in half sides of a detector of so many pixels."""
         return Background(self.b, self.grad_x / (naxis1 / 2), self.grad_y / (naxis2 / 2), self.step)
 
-    def per_half_side(self, naxis1: ArrayLike, naxis2: ArrayLike) -> Background:
+    def per_half_side(self, naxis1: float | np.ndarray, naxis2: float | np.ndarray) -> Background:
         """Return the same with x and y in half sides of a detector of so many pixels, where they were in pixels."""
         return Background(self.b, self.grad_x * (naxis1 / 2), self.grad_y * (naxis2 / 2), self.step)
 

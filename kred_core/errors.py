@@ -88,5 +88,5 @@ def explain(error: BaseException) -> str:
         return "there is not enough memory; use fewer --workers or a smaller --coadd.memory, or close other programs"
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
-        return f"{file}{_ADVICE.get(error.errno, error.strerror or str(error))}"
+        return f"{file}{_ADVICE.get(error.errno or 0, error.strerror or str(error))}"
     return f"unexpected {type(error).__name__}: {error}"

@@ -196,7 +196,8 @@ def _reduce(root: Path) -> float:
     _, reduced = measure_mosaic(mosaic, coverage, 10_000)  # every pixel
     y, x = np.nonzero(np.isfinite(reduced.image))
     area = pixel_area_arcsec2(reduced.wcs, x, y) / reduced.factor**2
-    truth = sky_brightness(*reduced.wcs.wcs_pix2world(x, y, 0), "N662", simulation.config) * area
+    ra, dec = reduced.wcs.wcs_pix2world(x, y, 0)
+    truth = sky_brightness(ra, dec, "N662", simulation.config) * area
     return float(np.std(reduced.image[y, x].astype(np.float64) - truth) / np.std(truth))
 
 

@@ -110,7 +110,7 @@ def _images(grid: BinnedGrid, binned_map: BinnedMap) -> bytes:
         ("_STD", UNIT, "standard deviation of these pixels", binned_map.std, coarse, 0),
         ("_COUNT", "", "number of good pixels of a cell", binned_map.count.astype(np.float32), 1.0, 0),
     )
-    parts = []
+    parts: list[bytes] = []
     for suffix, unit, meaning, values, step, seed in planes:
         cards: Cards = {"EXTNAME": (binned_map.extname + suffix, meaning), "BUNIT": (unit, "of counts28" if unit else "")}
         parts += quantised_image({**cards, **_wcs(grid, binned_map)}, values, step, seed)

@@ -179,7 +179,8 @@ def _extent(boxes: np.ndarray) -> tuple[int, int, int, int]:
             f"quick look: the binned maps spread over {' x '.join(map(str, high - low))} cells, expected at most {LARGEST} each "
             "way; one of the exposures has a wrong position, or belongs to another field"
         )
-    return (*(int(v) for v in low), *(int(v) for v in high - low))
+    (x0, y0), (nx, ny) = low.tolist(), (high - low).tolist()
+    return x0, y0, nx, ny
 
 
 def _strips(boxes: np.ndarray, y0: int, ny: int) -> Iterator[tuple[int, int, int]]:

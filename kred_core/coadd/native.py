@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from astropy.wcs import WCS
@@ -111,7 +112,7 @@ def coadd(
 
 def strips(
     plan: CoaddPlan, config: CoaddConfig, sources: list[Source], directory: Path, pixels: list[int]
-) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray]]:
+) -> Iterator[tuple[int, dict[BackgroundKind, np.ndarray], np.ndarray]]:
     """Make the mosaics of a plan, some rows at a time, from the first row to the last.
 
     Parameters
@@ -212,12 +213,12 @@ def _resampled(
     near = None
     if bad is not None:
         near = fill_masked(image, bad, source.input.back / source.input.scale)
-    where = pixel_map(grid, source.wcs, tuple(v * n for v in box))
+    where = pixel_map(grid, source.wcs, (box[0] * n, box[1] * n, box[2] * n, box[3] * n))
     shaped = tuple(b for b in backgrounds if not source.input.background(b).is_constant)
     constant = tuple(b for b in backgrounds if b not in shaped)
     for which in filter(None, (constant, shaped)):
         if which == shaped:  # of matched backgrounds only, so the pixels are not needed again
-            (source.input.matched / source.input.scale).subtract_variation(image)
+            (source.input.background(BackgroundKind.MATCHED) / source.input.scale).subtract_variation(image)
         layer, n_good = resample(image, where, bad, near)
         if n > 1:
             layer = block_mean(layer, n)
@@ -231,7 +232,7 @@ class _Layers:
     def __init__(self, bound: float, directory: Path):
         self._left = bound
         self._directory = directory
-        self._file = None
+        self._file: BinaryIO | None = None
         self._end = 0
         self._entries: dict[tuple[int, tuple[BackgroundKind, ...]], tuple[Box, np.ndarray | int]] = {}
 
@@ -252,7 +253,7 @@ class _Layers:
             self._file = scratch(self._directory)
         self._entries[key] = box, self._end
         self._file.seek(self._end)
-        view = memoryview(image).cast("B")
+        view = image.data.cast("B")
         while view:
             view = view[self._file.write(view) :]
         self._end += image.nbytes
@@ -271,7 +272,7 @@ class _Layers:
 
     def _read(self, start: int, low: int, high: int, width: int) -> np.ndarray:
         values = np.empty((high - low, width), np.float32)
-        view = memoryview(values).cast("B")
+        view = values.data.cast("B")
         at = start + 4 * low * width
         while view:
             n = os.preadv(self._file.fileno(), [view], at)

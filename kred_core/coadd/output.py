@@ -62,9 +62,9 @@ class MosaicFile:
     def append(self, rows: np.ndarray) -> None:
         """Write the next rows: an array of floats, shape (rows, NAXIS1)."""
         raw = np.ascontiguousarray(rows, dtype=">f4")
-        self._sum = add(self._sum, datasum(raw))
+        self._sum = add(self._sum, datasum(raw.data))
         self._length += raw.nbytes
-        self._file.write(raw)
+        self._file.write(raw.data)
 
     def finish(self, header: fits.Header, extension: bytes = b"") -> None:
         """Write a whole extension behind the pixels, and the primary header, to which DATASUM and CHECKSUM are added."""

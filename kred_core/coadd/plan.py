@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from types import MappingProxyType
 
@@ -62,9 +63,12 @@ class CoaddInput:
     matched: Background | None = None
     amplifier: str = ""
 
-    def background(self, which: BackgroundKind) -> Background | None:
-        """Return what to subtract for one of the mosaics."""
-        return self.matched if which == BackgroundKind.MATCHED else Background(self.back)
+    def background(self, which: BackgroundKind) -> Background:
+        """Return what to subtract for one of the mosaics; the matched one is there where that mosaic is asked for."""
+        found = self.matched if which == BackgroundKind.MATCHED else Background(self.back)
+        if found is None:
+            raise ValueError(f"{self.root}, {self.extname}: no matched background")
+        return found
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ def make_plan(
             matched=background,
             amplifier=amplifiers.get(str(row["EXTNAME"]).upper(), ""),
         )
-        for row, background in zip(detectors, matched or [None] * len(detectors), strict=True)
+        for row, background in zip(detectors, matched or repeat(None, len(detectors)), strict=True)
     )
     filters = dict.fromkeys(str(f) for f in detectors["FILTER"])
     grid = make_grid(*centre, size, float(np.median(detectors["PixScale"])), config)

@@ -372,10 +372,10 @@ def _copy(image: np.ndarray, counts: np.ndarray, output: MosaicFile, files: _Fil
 
 def _count_covered(source: Source, box: Box, grid: WCS, n: int, counts: np.ndarray) -> int:
     """Add 1 to each pixel that a detector covers, n x n of the grid making one; returns their number."""
-    where = pixel_map(grid, source.wcs, tuple(v * n for v in box))
+    where = pixel_map(grid, source.wcs, (box[0] * n, box[1] * n, box[2] * n, box[3] * n))
     if n == 1:
         return count_footprint(where, source.detector.shape, counts)
-    covered = footprint(where, source.detector.shape)
-    covered = covered.reshape(covered.shape[0] // n, n, covered.shape[1] // n, n).any(axis=(1, 3))
+    fine = footprint(where, source.detector.shape)
+    covered = np.any(fine.reshape(fine.shape[0] // n, n, fine.shape[1] // n, n), axis=(1, 3))
     counts += covered
     return int(np.count_nonzero(covered))

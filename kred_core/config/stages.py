@@ -37,7 +37,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 
 
-def number(default: float, description: str, **bounds: float) -> Any:
+def number(default: float, description: str, **bounds: Any) -> Any:
     """An option that is a number: its help says its bounds too, because the form in the Prefect UI does not."""
     words = {"ge": "at least", "gt": "more than", "le": "at most"}
     said = ", ".join(f"{words[name]} {bound:g}" for name, bound in bounds.items())

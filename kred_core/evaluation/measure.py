@@ -63,10 +63,10 @@ def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[Mo
     """
     with _opened(mosaic) as mosaic_file, _opened(coverage) as coverage_file:
         values = mosaic_file[0]
-        shape = getattr(values, "shape", ())
+        shape: tuple[int, ...] = getattr(values, "shape", ())
         if len(shape) != 2 or 0 in shape:
             raise InputError(f"{mosaic}: expected a two-dimensional image in the primary HDU, found the shape {shape}")
-        wcs = wcs_of(values.header, shape, mosaic)
+        wcs = wcs_of(values.header, (shape[0], shape[1]), mosaic)
         detectors = next((hdu for hdu in coverage_file if len(getattr(hdu, "shape", ())) == 2), None)
         found = "no image" if detectors is None else f"{detectors.shape[1]} x {detectors.shape[0]}"
         if detectors is None or detectors.shape != shape:
@@ -149,8 +149,8 @@ class _Passes:
         bins = np.array([np.searchsorted(np.cumsum(upper[i]), ranks[i], side="right") for i in range(2)])
         squares = 0.0
         for where, strip in self.strips():
-            good = np.unpackbits(covered[where], axis=1, count=columns)
-            squares += _second_pass(strip, good, mean, bins, lower)
+            bits = np.unpackbits(covered[where], axis=1, count=columns)
+            squares += _second_pass(strip, bits, mean, bins, lower)
 
         medians = np.concatenate(blocks)
         step = _median(upper[1], lower[1], bins[1], ranks[1]) if n_pairs else 0.0
@@ -284,8 +284,8 @@ def block_medians(image: np.ndarray, side: int) -> np.ndarray:
     blocks = whole.reshape(shape[0], side, shape[1], side).swapaxes(1, 2).reshape(*shape, side * side)
     blocks.sort(axis=-1)  # NaN last; four times as fast as numpy's nanmedian
     n = np.count_nonzero(blocks == blocks, axis=-1)[..., None]
-    middle = sum(np.take_along_axis(blocks, np.maximum(k, 0) // 2, axis=-1)[..., 0] for k in (n - 1, n))
-    return np.where(2 * n[..., 0] > side * side, middle.astype(np.float64) / 2, np.nan)
+    low, high = (np.take_along_axis(blocks, np.maximum(k, 0) // 2, axis=-1)[..., 0] for k in (n - 1, n))
+    return np.where(2 * n[..., 0] > side * side, (low + high).astype(np.float64) / 2, np.nan)
 
 
 def block_jump(medians: np.ndarray) -> float | None:

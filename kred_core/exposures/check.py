@@ -12,6 +12,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy import units as u
@@ -79,7 +80,7 @@ class ExposureReport:
     @classmethod
     def from_record(cls, record: Mapping) -> ExposureReport:
         """Back from the dictionary that `dataclasses.asdict` made, by way of JSON."""
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record.items()}
         places = tuple(
             DetectorPlace(**{**d, "centre": tuple(d["centre"]), "corners": tuple(map(tuple, d["corners"]))})
             for d in record["detectors"]
@@ -175,10 +176,10 @@ def judge(path: Path, config: CheckConfig, points: Mapping[str, float]) -> Expos
     mask, remark = mask_of(path)
     if remark:
         remarks.append(remark)
-    bare = [d.extname for d in usable if d.mask is None] if mask else []
-    if bare:
+    bare = [d.extname for d in usable if d.mask is None]
+    if mask and bare:
         remarks.append(f"{mask.name} has no mask for {listed(bare)}")
-    if any(d.mask and not d.mask_format.known for d in usable):
+    if mask and any(d.mask and not d.mask_format.known for d in usable):
         remarks.append(f"neither {mask.name} nor the exposure has a PLVER: whether the mask is bits is decided from its values")
     if not places:
         refused.append("none of its detectors can be used")

@@ -77,6 +77,7 @@ def judge_detectors(exposure: Exposure, config: CheckConfig) -> tuple[list[Detec
     places: list[DetectorPlace] = []
     lost: list[tuple[str, str]] = []
     remarks: list[str] = []
+    usual: tuple[int, ...]
     usual, count = Counter(d.shape for d in exposure.detectors).most_common(1)[0]
     if count <= len(exposure.detectors) // 2:
         usual = ()  # no shape is the usual one: cut-outs, each of its own size

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from astropy.io import fits
@@ -82,8 +82,9 @@ class Detector:
         return self.hdu.header
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        return self.hdu.shape
+    def shape(self) -> tuple[int, int]:
+        """(NAXIS2, NAXIS1); what has other axes is refused by check."""
+        return cast("tuple[int, int]", self.hdu.shape)
 
     def pixels(self) -> np.ndarray:
         """Pixels in ADU, float32, shape (NAXIS2, NAXIS1)."""

@@ -16,6 +16,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -149,7 +150,7 @@ def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytearray, scale: float, back
         return False
     if not storage.table_values(header, data, columns["COMPRESSED_DATA"])[:, 0].all():
         return False  # rows stored otherwise
-    values = {}
+    values: dict[str, Any] = {}
     for name in ("ZSCALE", "ZZERO"):
         column = columns.get(name)
         if column is not None and (column.code != "D" or column.count != 1):
@@ -176,7 +177,7 @@ def _store_again(hdu: Hdu, cards: _Cards, scale: float, back: float, plain: bool
         pixels = (decoded.astype(np.float64) * scale - back).astype(">f4")
     cards.remove(STORAGE.match)
     n_rows, n_columns = pixels.shape
-    size = [("NAXIS", 2), ("NAXIS1", n_columns), ("NAXIS2", n_rows), ("PCOUNT", 0), ("GCOUNT", 1)]
+    size: list[tuple[str, Value]] = [("NAXIS", 2), ("NAXIS1", n_columns), ("NAXIS2", n_rows), ("PCOUNT", 0), ("GCOUNT", 1)]
     if plain or not hdu.compressed:
         cards.begin([("XTENSION", "IMAGE"), ("BITPIX", -32), *size])
         return pixels.tobytes()
@@ -224,11 +225,11 @@ class _Cards:
     def remove(self, is_unwanted) -> None:
         self.cards = [card for card in self.cards if not is_unwanted(card[:8].rstrip())]
 
-    def begin(self, pairs: list[tuple[str, object]]) -> None:
+    def begin(self, pairs: list[tuple[str, Value]]) -> None:
         """Put the cards that describe the structure in front of the others."""
         self.cards[:0] = [card(key, value) for key, value in pairs]
 
-    def set(self, key: str, value: object, comment: str = "") -> None:
+    def set(self, key: str, value: Value, comment: str = "") -> None:
         """Replace the card of a keyword where it stands, or add one; a keyword has one value afterwards."""
         found = [i for i, card in enumerate(self.cards) if card[:8].rstrip() == key]
         if not found:

@@ -11,7 +11,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.table import Table
@@ -82,17 +82,17 @@ def background_figure(backgrounds: Table, detectors: Table, title: str, path: Pa
     errors = partial(_draw_means, on_sky, found.error, frame, "viridis", _from_least, error)
     focal_plane, components = partial(_draw_focal_plane, places, names, medians, excess), partial(_draw_components, on_sky, found)
     wider = west - room, east + room, south, north + 2 * room
-    panels = [
+    panels: list[tuple[Any, ...]] = [
         (_known(places).sum() > 1, "Focal plane: median over the exposures", _frame(places), words, focal_plane),
         (several, "Sky: mean over the exposures", frame, centre, sky),
         (connected, "Sky: components connected by overlaps", wider, centre, components),
         (connected and np.isfinite(found.error).any(), "Sky: standard error of b, mean over the exposures", frame, centre, errors),
     ]
-    panels = [panel for wanted, *panel in panels if wanted]
-    height = HEAD + ROW * math.ceil(len(panels) / 2) + FOOT
-    figure = drawing.page(WIDTH, height, f"{title} · backgrounds of the detectors", _summary(found), NOTE if panels else "")
-    for k, (name, panel_frame, panel_words, draw) in enumerate(panels):
-        letter = f"{'abcd'[k]}  " if len(panels) > 1 else ""
+    shown = [panel for wanted, *panel in panels if wanted]
+    height = HEAD + ROW * math.ceil(len(shown) / 2) + FOOT
+    figure = drawing.page(WIDTH, height, f"{title} · backgrounds of the detectors", _summary(found), NOTE if shown else "")
+    for k, (name, panel_frame, panel_words, draw) in enumerate(shown):
+        letter = f"{'abcd'[k]}  " if len(shown) > 1 else ""
         draw(_panel(figure, k, letter + name, panel_frame, panel_words))
     drawing.save(figure, path)
 
@@ -175,7 +175,7 @@ def _as_on_the_sky(found: _Detectors, names: np.ndarray) -> tuple[np.ndarray, st
     """Detectors of an unknown camera where the exposure with most of them has them; others are put in place by those in common."""
     known = _known(found.vertices)
     roots, sizes = np.unique(found.root[known], return_counts=True)
-    places = {}
+    places: dict[str, np.ndarray] = {}
     for root in roots[np.argsort(-sizes, kind="stable")]:
         rows = np.flatnonzero(known & (found.root == root))
         flat, _ = _plane(found.vertices[rows])
@@ -278,12 +278,12 @@ def _draw_means(
 ) -> None:
     """Covered cells without a value are grey, what is not covered is white."""
     means, covered = _means(polygons, values, frame)
-    colours, scale = _colours(colours), scale_of(means)
-    rgba = colours(scale(np.ma.masked_invalid(means)))
+    colour_map, scale = _colours(colours), scale_of(means)
+    rgba = colour_map(scale(np.ma.masked_invalid(means)))
     rgba[~covered] = 1.0
     axes.imshow(rgba, origin="lower", extent=frame, interpolation="nearest", aspect="auto")
     axes.set_xlim(frame[1::-1])
-    _bar(axes, colours, scale, label)
+    _bar(axes, colour_map, scale, label)
 
 
 def _draw_focal_plane(polygons: np.ndarray, names: np.ndarray, values: np.ndarray, label: str, axes: Axes) -> None:
@@ -304,7 +304,8 @@ def _draw_focal_plane(polygons: np.ndarray, names: np.ndarray, values: np.ndarra
         if size < 4.5:
             return
         ink = "white" if np.isfinite(value) and abs(scale(value) - 0.5) > 0.38 else "black"
-        axes.text(*polygon.mean(axis=0), words, fontsize=size, ha="center", va="center", linespacing=1.05, color=ink)
+        x, y = polygon.mean(axis=0)
+        axes.text(x, y, words, fontsize=size, ha="center", va="center", linespacing=1.05, color=ink)
 
 
 def _draw_components(polygons: np.ndarray, found: _Detectors, axes: Axes) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,8 +64,8 @@ def own_style() -> Iterator[None]:
             f"matplotlib cannot be imported: {type(e).__name__}: {e}. Move a file matplotlibrc that it cannot read away, from the "
             "current directory, MPLCONFIGDIR or ~/.config/matplotlib"
         ) from e
-    ours = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    with _drawing, matplotlib.rc_context(ours | STYLE):
+    ours: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with _drawing, matplotlib.rc_context({**ours, **STYLE}):
         yield
 
 
@@ -90,11 +90,12 @@ def page(width: float, height: float, title: str, subtitle: str, note: str) -> F
 def write_lines(figure: Figure, left: float, length: float, title: str, subtitle: str, note: str) -> None:
     """Title and subtitle at the head of a figure, the explanation at its foot; long ones become smaller. Inches."""
     width, height = figure.get_size_inches()
-    for words, y, size, style in (
+    lines: tuple[tuple[str, float, float, dict[str, Any]], ...] = (
         (title, height - 0.53, 15, {"fontweight": "bold"}),
         (subtitle, height - 0.75, 11, {"color": GREY_TEXT}),
         (note, 0.12, 9, {"color": "#555555"}),
-    ):
+    )
+    for words, y, size, style in lines:
         size = fit(words, size, length, bold="fontweight" in style)
         figure.text(left / width, y / height, words, ha="left", va="bottom", fontsize=size, **style)
 
@@ -182,7 +183,8 @@ class Stretch:
         return cls(float(black), float(middle), float(white), float(cls.SOFTENING * (white - black)) or 1.0)
 
     def _ends(self) -> tuple[float, float]:
-        return tuple(math.asinh((limit - self.middle) / self.softening) for limit in (self.black, self.white))
+        low, high = (math.asinh((limit - self.middle) / self.softening) for limit in (self.black, self.white))
+        return low, high
 
     def place_of(self, values: np.ndarray | float) -> np.ndarray | float:
         """Where values are from black, 0, to white, 1; those beyond are less or more."""

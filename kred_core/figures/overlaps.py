@@ -10,7 +10,7 @@ import math
 from collections import namedtuple
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.table import Table
@@ -96,7 +96,7 @@ def _differences(pairs: Table, exptimes: Mapping[str, float]) -> _Differences:
     columns = {"before": "Before", "after": "After", "error": "e_Delta", "separation": "Sep", "n_pixels": "Npix"}
     numbers = {key: np.ma.filled(np.ma.asarray(pairs[name], dtype=np.float64), np.nan) for key, name in columns.items()}
     seconds = [np.array([exptimes.get(str(file), np.nan) for file in pairs[name]]) for name in ("File1", "File2")]
-    rejected = np.ma.filled(np.ma.asarray(pairs["Rejected"], dtype=bool), False)
+    rejected: np.ndarray = np.ma.filled(np.ma.asarray(pairs["Rejected"], dtype=bool), False)
     return _Differences(**numbers, rejected=rejected, exptime=0.5 * (seconds[0] + seconds[1]))
 
 
@@ -142,14 +142,14 @@ def _histogram(axes: Axes, values: np.ndarray, found: _Differences, name: str, c
         drawing.label_log(axes.yaxis)
     else:
         axes.set_ylim(0, max(1.0, 1.15 * most))
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="y", integer=True)
     axes.stairs(np.maximum(kept + dropped, base), edges, baseline=base, fill=True, color=MARKED)
     axes.stairs(np.maximum(kept, base), edges, baseline=base, fill=True, color=colour)
     axes.axvline(0, color="#777777", linewidth=0.8)
     if name == "after":
         axes.plot(*_expected(error[~rejected], half, edges[1] - edges[0]), "--", color=ERROR, linewidth=1.8)
     axes.set_xlim(-half, half)
-    axes.xaxis.get_major_locator().set_params(nbins=7)
+    axes.locator_params(axis="x", nbins=7)
     axes.set_xlabel(f"difference {name} matching  [{UNIT}]")
     axes.set_ylabel("pairs")
     axes.text(0, 1.02, name, transform=axes.transAxes, va="bottom", fontsize=14, fontweight="bold", color=colour)
@@ -197,7 +197,7 @@ def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float
     else:
         margin = 0.05 * (high - low) or 0.5 * abs(high) or 1.0
         axes.set_xlim(low - margin, high + margin)
-        axes.xaxis.get_major_locator().set_params(nbins=6)
+        axes.locator_params(axis="x", nbins=6)
     if few and values.size <= MOST_TICKS:
         axes.set_xticks(values, [f"{value:g}" for value in values])
     drawing.label_log(axes.yaxis)
@@ -217,11 +217,11 @@ def _against(axes: Axes, x: np.ndarray, found: _Differences, limits: tuple[float
         where = line[0] + side * 0.5 * spread
         if len(drawn) > FEW_POINTS:
             axes.plot(where, line[1], style, color="white", linewidth=3.4, solid_capstyle="round", zorder=2.5)
-        mark = {"marker": "o", "markersize": 4} if few else {}
+        mark: dict[str, Any] = {"marker": "o", "markersize": 4} if few else {}
         axes.plot(where, line[1], style, color=colour, linewidth=1.8, label=label, zorder=2.5, **mark)
     out = np.flatnonzero(usable & found.rejected)[::stride]
-    style = {"marker": "x", "markersize": 4.5, "markeredgewidth": 1.0, "label": "rejected, after; black above"}
-    _points(axes, (x + spread * within)[out], found.after[out], MARKED, **style)
+    crosses = {"marker": "x", "markersize": 4.5, "markeredgewidth": 1.0, "label": "rejected, after; black above"}
+    _points(axes, (x + spread * within)[out], found.after[out], MARKED, **crosses)
 
 
 def _points(axes: Axes, x: np.ndarray, y: np.ndarray, colour: str, **style) -> None:

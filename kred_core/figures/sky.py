@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -63,7 +63,7 @@ class Panels:
         width = self.lefts[-1] + cell - self._pixels(self.GAP) + self._pixels(self.BAR_ROOM)
         self.size = width, self.rows + self._pixels(self.BOTTOM) + self._pixels(top)
         # a hair more than whole pixels: the canvas rounds down
-        self.figure: Figure = Figure(figsize=[(n + 0.01) / self.dpi for n in self.size], dpi=self.dpi)
+        self.figure: Figure = Figure(figsize=((self.size[0] + 0.01) / self.dpi, (self.size[1] + 0.01) / self.dpi), dpi=self.dpi)
         drawing.write_lines(self.figure, self.LEFT, width / self.dpi - self.LEFT - 0.3, title, subtitle, note)
 
     def _pixels(self, inches: float) -> int:
@@ -100,7 +100,7 @@ class Panels:
         for label, corners in outlines:
             axes.plot(*corners, color=drawing.OUTLINE, linewidth=0.7)
             where = corners[:, 3] + self.NAME_INSIDE * (corners[:, 1] - corners[:, 3])
-            words = axes.text(*where, label, color=drawing.OUTLINE, fontsize=11, ha="center", va="center")
+            words = axes.text(where[0], where[1], label, color=drawing.OUTLINE, fontsize=11, ha="center", va="center")
             words.set_path_effects([withStroke(linewidth=3, foreground="black")])
         if not k:
             self._label_sky(axes)
@@ -109,7 +109,7 @@ class Panels:
         axes.text(0, y, name, transform=axes.transAxes, fontsize=size, fontweight="bold", color=colour, va="bottom")
         return shown
 
-    def _label_sky(self, axes: Axes) -> None:
+    def _label_sky(self, axes: Any) -> None:
         """Sexagesimal labels. The separators are characters: astropy's own are mathtext."""
         for coordinate, name, separators, ticks in (
             (axes.coords[0], "Right ascension (ICRS)", ("ʰ", "ᵐ", "ˢ"), 6 if self.alone else 4),
@@ -303,10 +303,10 @@ def comparison_figure(
         f"{drawing.pixels_of(after)}; blue, on the right grey: no data"
     )
     panels = Panels(sky.shape, after.wcs, (False, True, True), title, summary, note)
-    outlines = [(name, _in_pixels(vertices, after.wcs)) for name, vertices in outlines]
+    seen = [(name, _in_pixels(vertices, after.wcs)) for name, vertices in outlines]
     look = drawing.grey_colours(), stretch.norm()
-    panels.draw(0, before.image - (level + shift), *look, "before", drawing.BEFORE, outlines)
-    panels.bar(1, panels.draw(1, sky, *look, "after", drawing.AFTER, outlines), f"{UNIT} above the sky")
+    panels.draw(0, before.image - (level + shift), *look, "before", drawing.BEFORE, seen)
+    panels.bar(1, panels.draw(1, sky, *look, "after", drawing.AFTER, seen), f"{UNIT} above the sky")
     signed = drawing.diverging_colours(), drawing.linear_scale(0.0, largest)
     panels.bar(2, panels.draw(2, change - shift, *signed, "before − after"), UNIT)
     drawing.save(panels.figure, path)

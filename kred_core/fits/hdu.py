@@ -130,7 +130,8 @@ class Hdu:
         if type(n_axes) is not int or not 0 < n_axes < 10:
             return ()
         axes = [_value(self.structure, f"{z}NAXIS{i}") for i in range(n_axes, 0, -1)]
-        return tuple(axes) if all(type(a) is int and a >= 0 for a in axes) else ()
+        sizes = [a for a in axes if type(a) is int and a >= 0]
+        return tuple(sizes) if len(sizes) == n_axes else ()
 
 
 def _data_length(header: fits.Header, where: str) -> int:
@@ -179,7 +180,7 @@ def _walk(path: Path, f: io.BufferedReader, size: int) -> Iterator[Hdu]:
     while at < size:
         where = f"{path.name}[{n}]"
         f.seek(at)
-        blocks = []
+        blocks: list[bytes] = []
         while True:
             block = f.read(BLOCK)
             first = not blocks

@@ -22,7 +22,7 @@ __all__ = ["read_pixels"]
 MAX_PIXELS = 1 << 28
 ENDLESS = ("HCOMPRESS_1", "PLIO_1")  # whose decoders read on behind a tile that is too short, whatever they find there
 UNSIGNED = 32768  # BZERO of unsigned 16-bit integers
-MASKS = {8: np.dtype("u1"), 16: np.dtype(">i2"), 32: np.dtype(">i4")}  # by ZBITPIX
+MASKS: dict[int, np.dtype] = {8: np.dtype("u1"), 16: np.dtype(">i2"), 32: np.dtype(">i4")}  # by ZBITPIX
 
 
 def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
@@ -116,15 +116,17 @@ def _is_plain_mask(header: fits.Header) -> bool:
     if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or any(key in header for key in ("BLANK", "ZBLANK", "ZSCALE")):
         return False
     columns = table_columns(header)
-    data = columns.get("COMPRESSED_DATA")
-    return list(columns) == ["COMPRESSED_DATA"] and data.code in "PQ" and data.element == "B" and data.count == 1
+    if list(columns) != ["COMPRESSED_DATA"]:
+        return False
+    data = columns["COMPRESSED_DATA"]
+    return data.code in "PQ" and data.element == "B" and data.count == 1
 
 
 def _decode_mask(header: fits.Header, raw: bytes, dtype: type | None = None) -> np.ndarray:
     """Decode such an image, as integers of a type or of that of the file (FITS standard 4.0, section 10.4.2)."""
     nx, kind = header["ZNAXIS1"], MASKS[header["ZBITPIX"]]
     starts, lengths = tile_ranges(header, raw, table_columns(header)["COMPRESSED_DATA"], heap_start_of(header, raw))
-    dtype = kind.newbyteorder("=") if dtype is None else dtype
+    native = kind.newbyteorder("=") if dtype is None else np.dtype(dtype)
     # Most rows are like one before, byte for byte: nothing but zeros, or the same bad columns.
     like: dict[bytes, int] = {}
     different: list[np.ndarray] = []
@@ -136,10 +138,10 @@ def _decode_mask(header: fits.Header, raw: bytes, dtype: type | None = None) -> 
             like[packed] = place = len(different)
             different.append(unpack_row(raw, start, length, row, kind, nx))
         which.append(place)
-    return _limited(np.stack(different), dtype)[which]
+    return _limited(np.stack(different), native)[which]
 
 
-def _limited(values: np.ndarray, dtype: type) -> np.ndarray:
+def _limited(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Whole numbers as another integer type; those beyond its limits become its limits."""
     limits = np.iinfo(dtype)
     return values.clip(max(limits.min, np.iinfo(values.dtype).min), min(limits.max, np.iinfo(values.dtype).max)).astype(dtype)

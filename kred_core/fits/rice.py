@@ -140,7 +140,7 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
         if "GZIP_COMPRESSED_DATA" not in columns:
             raise ExposureError(f"row {elsewhere[0] + 1} has no data")
         starts, lengths = tile_ranges(header, raw, columns["GZIP_COMPRESSED_DATA"], heap_start)
-        for row in elsewhere:
+        for row in elsewhere.tolist():
             pixels[row] = unpack_row(raw, starts[row], lengths[row], row, np.dtype(">f4"), nx)
     return pixels
 

@@ -77,9 +77,10 @@ def fixed_backgrounds(path: str) -> dict[tuple[str, str], float]:
     rows = UserTable("background", path, ("Root", "EXTNAME", "b"))
     values = rows.numbers("b", COUNTS28, -LARGEST_BACKGROUND, LARGEST_BACKGROUND)
     found: dict[tuple[str, str], float] = {}
-    for i, (*key, value) in enumerate(zip(rows.names("Root"), rows.names("EXTNAME"), values, strict=True)):
-        if found.setdefault(tuple(key), value) != value:
-            raise rows.fault(i, "b", value, f"one background for {'_'.join(key)}; an earlier row has {found[tuple(key)]:g}")
+    for i, (root, extname, value) in enumerate(zip(rows.names("Root"), rows.names("EXTNAME"), values, strict=True)):
+        earlier = found.setdefault((root, extname), value)
+        if earlier != value:
+            raise rows.fault(i, "b", value, f"one background for {root}_{extname}; an earlier row has {earlier:g}")
     return found
 
 
@@ -302,7 +303,7 @@ def _numbers(
     """The row of this image in the table of numbers; None where one is not known, because JSON has no NaN."""
     known = np.isfinite(given)
     sizes = np.bincount(solution.component)
-    shape = [config.shape] if config.shape != "constant" else []
+    shape: list[str] = [config.shape] if config.shape != "constant" else []
     shape += ["amplifier steps"] if config.amplifier_steps else []
     agreeing = after[~solution.rejected & np.isfinite(after)]
     row = {

@@ -50,13 +50,13 @@ LEVELS = {"skysub": "sky-subtracted", "resampled": "resampled", "stacked": "stac
 NAMED_LEVELS = {"o": "instcal", "k": "skysub", "p": "resampled", "s": "stacked", "c": "mastercal", "r": "raw"}
 CALIBRATION = re.compile(r"zero|bias|dark|flat|fringe|illum|comp|focus")  # in OBSTYPE
 KINDS = {"image": "image", "dqmask": "mask", "wtmap": "weight"}  # PRODTYPE; with a number where there are several
-NAMED_KINDS = {"d": "mask", "w": "weight"}
 NOTHING = frozenset({"", "none", "null", "nan", "na", "unknown", "undefined"})  # what stands in place of a value that is not known
 SKY_SIGMAS = 3.0  # a median that is less from zero is no sky; the sky of InstCal images is 20 sigma and more
 RACY = 2.0  # s; a directory that changed just now may change again without a new time of modification
 REMEMBERED = 4  # directories
 
 Kind = Literal["image", "mask", "weight", "other"]
+NAMED_KINDS: dict[str, Kind] = {"d": "mask", "w": "weight"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def is_fits(name: str) -> bool:
 def named_kind(name: str) -> Kind | None:
     """What a file's name alone says that it is; None where it says nothing."""
     code = _code(name)
-    kind = NAMED_KINDS.get(code[2:], "image" if code[1:] == "oi" else "other")
+    kind: Kind = NAMED_KINDS.get(code[2:], "image" if code[1:] == "oi" else "other")
     return kind if code else None
 
 
@@ -184,7 +184,9 @@ def _read(path: Path) -> _Facts:
         return next((value for header in headers if (value := text(header, key))), "")
 
     return _Facts(
-        *(first(key) for key in ("PROCTYPE", "PRODTYPE", "OBSTYPE")),
+        first("PROCTYPE"),
+        first("PRODTYPE"),
+        first("OBSTYPE"),
         None if image is None else _integers(image, headers[-1]),
         Keys.of(*headers),
         image,

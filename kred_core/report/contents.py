@@ -121,7 +121,7 @@ def saved_config(paths: FieldPaths) -> FieldConfig:
     InputError
         The copy cannot be used.
     """
-    fixed = {"field": paths.field, "root": paths.root}
+    fixed: dict[str, Any] = {"field": paths.field, "root": paths.root}
     if not paths.run_config.is_file():
         return FieldConfig(**fixed)
     try:
@@ -263,8 +263,8 @@ def _add_pictures(contents: Contents, image: ImageContents) -> None:
         for t in image.tiles:
             if t.tile.name in pictures:
                 t.picture, t.source = pictures[t.tile.name], source
-    for t in image.tiles if image.sky else []:  # the quick look stands in for mosaics that there are not
-        if not t.picture:
+    for t in image.tiles:
+        if image.sky and not t.picture:  # the quick look stands in for mosaics that there are not
             t.picture = image.sky.tile(t.tile.name, side)
             t.source = "quick look" if t.picture else ""
     for kind, (words, what, least) in MATCHING_FIGURES.items():

@@ -66,7 +66,7 @@ def fields_page(page: Path, cards: Sequence[tuple[FieldPaths, dict[str, Any]]]) 
 def card(contents: Contents) -> dict[str, Any]:
     """Return what the page of all fields says of one, as plain values."""
     pictures = [image.pictures["after"] for image in contents.images if image.sky]
-    pictures += [t.picture for image in contents.images for t in image.shown]
+    pictures += [t.picture for image in contents.images for t in image.shown if t.picture]
     return {
         "field": contents.paths.field,
         "state": _state(contents),
@@ -186,7 +186,7 @@ def _outlines(image: ImageContents) -> Iterator[tuple[str, str, list[float] | No
 def _layout(image: ImageContents) -> dict[str, Any]:
     """Where the pictures of the tiles stand, see `tile_places`, and at most how wide they are together, in pixels."""
     places, side, shape = tile_places([t.tile for t in image.tiles])
-    widest = max(1, round(1 / side)) * (max((t.picture.width for t in image.shown), default=220) + 4)
+    widest = max(1, round(1 / side)) * (max((t.picture.width for t in image.shown if t.picture), default=220) + 4)
     return {"places": places, "side": side, "shape": shape, "widest": widest}
 
 

@@ -201,7 +201,8 @@ def _projective(points: np.ndarray, images: np.ndarray) -> tuple[float, ...]:
 def _covered(image: np.ndarray) -> tuple[slice, slice]:
     """The smallest rectangle that holds all data; everything where there is none."""
     found = [np.flatnonzero(np.isfinite(image).any(axis=axis)) for axis in (1, 0)]
-    return tuple(slice(f[0], f[-1] + 1) if f.size else slice(None) for f in found)
+    rows, columns = (slice(f[0], f[-1] + 1) if f.size else slice(None) for f in found)
+    return rows, columns
 
 
 def tile_pictures(tiles: dict[str, ReducedImage], side: int) -> dict[str, Picture]:

@@ -31,7 +31,7 @@ BY_HAND = ".swarp.fits"  # what a person gets who runs the SWarp script beside a
 def _work(config: FieldConfig, plan: CoaddPlan) -> Work:
     exposures = sorted({i.path for i in plan.inputs})
     masks = [mask for path in exposures if config.coadd.mask_codes and (mask := FieldPaths.mask_of(path))]
-    digests = {background: plan.digest(config.coadd, background) for background in plan.backgrounds}
+    digests = {str(background): plan.digest(config.coadd, background) for background in plan.backgrounds}
     return Work(mosaic_unit(plan.tile, plan.image, plan.backgrounds), files=[*exposures, *masks], facts=digests)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import BackgroundKind, FieldConfig
 from ..exposures import rescale
@@ -60,7 +61,7 @@ def plan_copies(config: FieldConfig) -> list[MatchedCopies]:
     ]
 
 
-def _rows(paths: FieldPaths, tile: str) -> Iterator[dict[str, str | float]]:
+def _rows(paths: FieldPaths, tile: str) -> Iterator[dict[str, Any]]:
     """What says which detectors feed a tile, row by row, as plain values: astropy's rows take ten times as long."""
     table = tables.read(paths.tile_table(tile), tables.TILE, "tiles")
     names = ("Field", "Root", "EXTNAME", "File", "Image", "XFACTOR")
@@ -94,7 +95,7 @@ def copy_matched(config: FieldConfig, plan: MatchedCopies) -> list[Path]:
 def link_matched(config: FieldConfig, copies: Iterable[MatchedCopies]) -> None:
     """Links to the matched copies in the directory of each tile, as many as there are, and none from an earlier selection."""
     paths = FieldPaths.of(config)
-    names = {(c.field, c.root): [] for c in copies}
+    names: dict[tuple[str, str], list[str]] = {(c.field, c.root): [] for c in copies}
     for c in copies:
         names[c.field, c.root].append(c.image)
     for tile in tile_names(config):

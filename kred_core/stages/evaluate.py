@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..binned import BinnedGrid
-from ..config import FieldConfig
+from ..config import BackgroundKind, FieldConfig
 from ..exposures.check import ExposureReport
 from ..products import FieldPaths
 from . import mosaics
@@ -32,13 +32,13 @@ def _do(config: FieldConfig, tile: str, image: str) -> Manifest:
     return Manifest.of_figures(mosaics.evaluate_mosaic(config, tile, image))
 
 
-def _field_work(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Work:
+def _field_work(config: FieldConfig, image: str, background: BackgroundKind, tiles: list[str]) -> Work:
     paths = FieldPaths.of(config)
     files = [paths.reduced(tile, image, background) for tile in tiles]
     return Work(paths.field_figure(image, background).stem, files=files, facts={"tiles": tiles})
 
 
-def _draw_field(config: FieldConfig, image: str, background: str, tiles: list[str]) -> Manifest:
+def _draw_field(config: FieldConfig, image: str, background: BackgroundKind, tiles: list[str]) -> Manifest:
     return Manifest.of_figures([mosaics.draw_field(config, image, background, tiles)])
 
 

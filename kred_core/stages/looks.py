@@ -77,12 +77,14 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> lis
     figures.pair_figure(_worst(pairs, pair_table, PlannedMaps(config, plan), after), title, made[2])
     for name in ["", *compared_tiles(config, tiles)]:
         grid, look = quicklook.read(paths.quick_look(plan.image, name))
-        versions = (quicklook.reduced(look, grid, version, config.evaluate.figure_pixels) for version in ("before", "after"))
+        versions = [quicklook.reduced(look, grid, version, config.evaluate.figure_pixels) for version in ("before", "after")]
         outlines = () if name else _outlines(wanted_tiles(config), tiles)
         made.append(paths.comparison_figure(plan.image, name))
         known = {} if name else read_record(look_record(paths, plan.image)) or {}  # the field's, as in the table
         jumps = tuple(known[key] for key in JUMPS) if known.keys() >= set(JUMPS) else quicklook.jumps(look)
-        figures.comparison_figure(*versions, jumps, " ".join(filter(None, (config.field, name, shown))), made[-1], outlines)
+        figures.comparison_figure(
+            versions[0], versions[1], jumps, " ".join(filter(None, (config.field, name, shown))), made[-1], outlines
+        )
     return made
 
 

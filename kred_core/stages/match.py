@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, JsonValue
+from pydantic import BaseModel
 
 from ..binned import BinnedGrid
 from ..config import FieldConfig
@@ -42,7 +43,7 @@ def _of_maps(config: FieldConfig) -> list[BaseModel]:
     return [config.summarize, config.stamps.model_copy(update={"keep": True})]
 
 
-def _of_pixels(config: FieldConfig, plan: MatchPlan) -> dict[str, JsonValue]:
+def _of_pixels(config: FieldConfig, plan: MatchPlan) -> dict[str, Any]:
     """Which pixels the binned maps of a plan were made of."""
     return PixelRule.of(config).facts(map(str, plan.detectors["EXTNAME"]))
 
@@ -153,7 +154,7 @@ def _plan(plan: Plan) -> Sequence[Planned]:
 def _steps_to_do(config: FieldConfig) -> tuple[int, int]:
     """Steps without the copies, and images whose figures, are missing or out of date."""
     plans, tiles = plan_matching(config), tile_names(config)
-    units = [(step, {"plan": p}) for p in plans for step in (MEASURE, SOLVE)]
+    units: list[tuple[Step, dict[str, Any]]] = [(step, {"plan": p}) for p in plans for step in (MEASURE, SOLVE)]
     units += [(LOOK, {"plan": p, "tiles": tiles}) for p in plans]
     units.append((TABULATE, {"images": [p.image for p in plans]}))
     drawn = [DRAW.is_current(config, {"plan": p, "tiles": tiles}) for p in plans]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table
@@ -74,7 +75,7 @@ class MatchPlan:
         return hashlib.sha256(json.dumps([self.image, content]).encode()).hexdigest()[:16]
 
 
-def _plain(value: object) -> str | float:
+def _plain(value: Any) -> str | float:
     return str(value) if isinstance(value, str) else float(value)
 
 
@@ -185,7 +186,8 @@ def read_skies(paths: FieldPaths, image: str) -> Skies:
     record = read_record(paths.record("match", f"{image}.skies"))
     if record is None:
         raise InputError(f"the overlaps of {image} have not been measured; run the stage 'match' again (--from match)")
-    return Skies(**{name: value if name == "cell" else np.array(value) for name, value in record.items()})
+    values: dict[str, Any] = {name: value if name == "cell" else np.array(value) for name, value in record.items()}
+    return Skies(**values)
 
 
 def solved_files(paths: FieldPaths, image: str) -> list[Path]:

@@ -313,7 +313,7 @@ def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> list[Path]:
         block = max(1, round(measured[0].block / shown[0].factor))
         removed = evaluation.block_jump(evaluation.block_medians(shown[0].image - shown[1].image, block))
         jumps = measured[0].block_jump, measured[1].block_jump, removed
-        figures.comparison_figure(*shown, jumps, subject, products[-1])
+        figures.comparison_figure(shown[0], shown[1], jumps, subject, products[-1])
     return products
 
 

@@ -8,11 +8,12 @@ tried.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import __version__
@@ -41,7 +42,7 @@ class StageOutcome:
     name: str
     done: int = 0
     current: int = 0
-    failed: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
     seconds: float = 0.0
 
     def counts(self) -> str:
@@ -90,16 +91,16 @@ class Outcome:
     """
 
     field: str
-    stages: list[StageOutcome] = field(default_factory=list)
-    reports: list[ExposureReport] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    missing: list[Path] = field(default_factory=list)
+    stages: list[StageOutcome] = dataclasses.field(default_factory=list)
+    reports: list[ExposureReport] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    missing: list[Path] = dataclasses.field(default_factory=list)
     stopped: str = ""
-    disk: dict[str, int] = field(default_factory=dict)
-    matching: list[str] = field(default_factory=list)
+    disk: dict[str, int] = dataclasses.field(default_factory=dict)
+    matching: list[str] = dataclasses.field(default_factory=list)
     page: Path | None = None
-    input: list[str] = field(default_factory=list)
-    unaccounted: list[str] = field(default_factory=list)
+    input: list[str] = dataclasses.field(default_factory=list)
+    unaccounted: list[str] = dataclasses.field(default_factory=list)
     n_refused: int = 0
     n_used: int | None = None
     n_detectors: int = 0

@@ -110,9 +110,9 @@ def dry_run(config: FieldConfig) -> str:
     lines = [f"{config.field}: what would be done with these options (nothing has been done)", ""]
     lines.append(f"{'stage':<10} {'units':>16} {'to do':>7} {'CPU time':>10} {'disk':>10}")
     for p in planned:
-        time, disk = (human_time(p.cost.seconds), human_size(p.cost.disk)) if p.to_do else ("-", "-")
+        time, size = (human_time(p.cost.seconds), human_size(p.cost.disk)) if p.to_do else ("-", "-")
         unit = p.unit.removesuffix("s") if p.units == 1 else p.unit
-        lines.append(f"{p.name:<10} {p.units:>6} {unit:<9} {p.to_do:>7} {time:>10} {disk if p.cost.disk else '-':>10}")
+        lines.append(f"{p.name:<10} {p.units:>6} {unit:<9} {p.to_do:>7} {time:>10} {size if p.cost.disk else '-':>10}")
     seconds, disk = sum(p.cost.seconds for p in planned if p.to_do), _disk_to_do(plan)
     needed = f"{human_size(sum(disk.values()))} of disk ({human_size(shutil.disk_usage(config.root).free)} are free)"
     lines += ["", f"about {human_time(seconds / workers)} with {counted(workers, 'task')} at once, {needed}"]

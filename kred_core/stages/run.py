@@ -350,7 +350,7 @@ class Run:
             return
         config = self.config.model_copy(update={"run": self.config.run.model_copy(update={"only": ended})})
         try:
-            found = self._at_the_end(ACCOUNT, config).values
+            found: dict[str, Any] = {**self._at_the_end(ACCOUNT, config).values}
             self.outcome.input, self.outcome.unaccounted = list(found["sums"]), list(found["faults"])
             self.outcome.n_refused, self.outcome.n_used = found["n_refused"], found["n_used"]
             self.outcome.n_detectors = found["n_detectors"]

@@ -16,7 +16,7 @@ import errno
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Work:
     unit: str
     files: Iterable[Path] = ()
     options: Iterable[BaseModel] = ()
-    facts: dict[str, JsonValue] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def identities(self) -> list[Identity]:
         """Return the input files as they are now."""
@@ -99,7 +99,7 @@ class Manifest(BaseModel):
     values: dict[str, JsonValue] = {}
 
     @classmethod
-    def of(cls, paths: Iterable[Path] = (), **values: JsonValue) -> Manifest:
+    def of(cls, paths: Iterable[Path] = (), **values: Any) -> Manifest:
         """Make the manifest of files that have just been written."""
         return cls(products=tuple(identity(path.absolute()) for path in paths), values=values)
 

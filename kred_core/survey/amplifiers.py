@@ -54,11 +54,12 @@ def columns(header: fits.Header, extname: str, n_columns: int, amplifier: str) -
     ----------
     DATASECA of DES images: [1:1024,1:4096] of CCDNUM 32 and above (N), [1025:2048,1:4096] below (S).
     """
-    starts = [re.match(r"\[(\d+):", text(header, f"DATASEC{name}").replace(" ", "")) for name in AMPLIFIERS]
-    if all(starts) and int(starts[0][1]) != int(starts[1][1]):
-        lower = AMPLIFIERS[int(starts[1][1]) < int(starts[0][1])]
-    elif found := re.fullmatch(r"([NS])\d+", extname.upper()):
-        lower = {"N": "A", "S": "B"}[found[1]]
+    found = [re.match(r"\[(\d+):", text(header, f"DATASEC{name}").replace(" ", "")) for name in AMPLIFIERS]
+    starts = [int(start[1]) for start in found if start]
+    if len(starts) == 2 and starts[0] != starts[1]:
+        lower = AMPLIFIERS[starts[1] < starts[0]]
+    elif side := re.fullmatch(r"([NS])\d+", extname.upper()):
+        lower = {"N": "A", "S": "B"}[side[1]]
     else:
         raise ExposureError(
             f"which columns its amplifier {amplifier} reads is not known: it has no DATASECA and DATASECB, and no name of DECam's"

@@ -193,7 +193,9 @@ def _on_one_plane(field: str, tiles: list[Tile]) -> list[tuple[float, float]]:
         last = [left.pop(name) for name in new]
         new = [name for name, place in left.items() if any(separation(place, other) <= NEAR for other in last)]
     together = [place for name in rows if name in found for place in rows[name]]
-    middle = mean_position(*np.transpose(together)) if together else None
+    if not together:
+        return together
+    middle = mean_position(*np.transpose(together))
     return together if all(separation(place, middle) <= NEAR for place in together) else rows[field]
 
 

@@ -204,7 +204,7 @@ class LeastSquares:
         contradicting = np.zeros(pairs.n, dtype=bool)
         while True:
             n_all, n_bad = pairs.count(considered), pairs.count(considered & bad)
-            usual = np.count_nonzero(considered & bad) / max(np.count_nonzero(considered), 1)
+            usual = int(np.count_nonzero(considered & bad)) / max(int(np.count_nonzero(considered)), 1)
             by_chance = usual * n_all + CHANCE * np.sqrt(usual * (1 - usual) * n_all)
             # Of many pairs that contradict a few agree by chance.
             candidates = (n_bad > 0) & ((n_all - n_bad < AGREEING) | ((n_bad > 0.5 * n_all) & (n_bad > by_chance)))

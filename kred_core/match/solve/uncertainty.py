@@ -109,8 +109,9 @@ def _information(problem: LeastSquares, fit: Fit) -> np.ndarray:
     inside = np.abs(fit.residual) <= HUBER * fit.scale
     if fit.weight.size and (fit.weight < 1).any():
         # Huber (1981), equation 7.6.12 with its correction K for the number of unknowns.
-        share = max(np.count_nonzero(inside & kept) / max(np.count_nonzero(kept), 1), 0.5)
-        unknowns = 1 - freedom / max(np.count_nonzero(kept), 1)
+        n_kept = int(np.count_nonzero(kept))
+        share = max(int(np.count_nonzero(inside & kept)) / max(n_kept, 1), 0.5)
+        unknowns = 1 - freedom / max(n_kept, 1)
         correction = (1 + unknowns * (1 - share) / share) ** 2 / share**2
     else:
         correction = 1.0

@@ -62,7 +62,7 @@ def test_each_mosaic_has_its_background():
 def test_matched_backgrounds_may_be_unknown_while_the_mosaics_are_planned():
     unknown = plan(CoaddConfig(mosaics="matched"))
     assert unknown.backgrounds == ("matched",)
-    assert unknown.inputs[0].background("matched") is None
+    assert unknown.inputs[0].matched is None
 
 
 def test_the_digest_knows_everything_but_the_place_of_the_data():
