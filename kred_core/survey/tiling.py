@@ -105,7 +105,7 @@ def _with_mosaics(selection: Selection, tile: Tile) -> Selection:
     kept = found[[str(image) in reaching for image in found["Image"]]]
     keys = {_key(row) for row in found} - {_key(row) for row in kept}
     reason = "on the rim of the tile, outside the mosaic"
-    return replace(selection, detectors=kept, left_out={**selection.left_out, **dict.fromkeys(sorted(every - remaining), reason)})
+    return replace(selection, detectors=kept, left_out={**selection.left_out, **dict.fromkeys(sorted(keys), reason)})
 
 
 def select_all(detectors: Table, field: str, images: ImageTable, config: TilingConfig) -> Selection:
