@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from kred_core import sky as geometry
 from kred_core import survey
@@ -57,10 +58,7 @@ def tpv_position(header, x, y):
         return sum(c * t for c, t in zip(pv, terms, strict=True))
 
     xi, eta = np.radians(distorted(PV1, xi, eta)), np.radians(distorted(PV2, eta, xi))
-    a, d = np.radians(header["CRVAL1"]), np.radians(header["CRVAL2"])
-    towards = np.array([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
-    east = np.array([-np.sin(a), np.cos(a), 0])
-    north = np.array([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])
+    towards, east, north = rotation_to(header["CRVAL1"], header["CRVAL2"]).T
     v = towards + np.multiply.outer(xi, east) + np.multiply.outer(eta, north)
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
@@ -71,11 +69,7 @@ def arcsec_between(a, b):
 
 def rotation_to(ra, dec, angle=0.0):
     """Matrix that takes (RA 0, Dec 0) to (ra, dec), the sky around it turned by an angle; degrees."""
-    a, d, t = np.radians([ra, dec, angle])
-    about_x = np.array([[1, 0, 0], [0, np.cos(t), -np.sin(t)], [0, np.sin(t), np.cos(t)]])
-    about_y = np.array([[np.cos(d), 0, -np.sin(d)], [0, 1, 0], [np.sin(d), 0, np.cos(d)]])
-    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    return Rotation.from_euler("ZYX", [ra, -dec, angle], degrees=True).as_matrix()
 
 
 @pytest.mark.parametrize("pointing", POINTINGS)
