@@ -25,12 +25,12 @@ if __name__ == "__main__":
 import uvicorn
 from prefect.settings import PREFECT_SERVER_API_AUTH_STRING
 from starlette.responses import FileResponse, PlainTextResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.prefect_internals import server_application
 from kred_core.service.served import PLACE, SERVED_ROOT, served_file
 
-__all__ = ["Pages", "serve"]
+__all__ = ["Pages", "serve", "this_machine_only"]
 
 ALONE = {
     "Content-Security-Policy": "sandbox allow-scripts allow-downloads; default-src 'none'; img-src 'self' data:; "
@@ -38,6 +38,27 @@ ALONE = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",  # the next run makes them again
 }
+
+
+HERE = "'self' http://127.0.0.1:* http://localhost:* ws://127.0.0.1:* ws://localhost:*"
+THIS_MACHINE_ONLY = f"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src {HERE}"
+
+
+def this_machine_only(app: ASGIApp) -> ASGIApp:
+    """Return a web application whose pages ask no other machine for anything.
+
+    Prefect's ask amplitude.com when they are opened, also where its analytics are switched off, and others for logos.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", THIS_MACHINE_ONLY.encode())]
+            await send(message)
+
+        await app(scope, receive, with_policy)
+
+    return answer
 
 
 class Pages:
@@ -83,7 +104,7 @@ class Pages:
 
 def serve(descriptor: int) -> int:
     """Serve Prefect's API and UI on a listening socket until standard input ends; returns the exit status."""
-    app = server_application()
+    app = this_machine_only(server_application())
     if root := os.environ.get(SERVED_ROOT):
         app = Pages(app, Path(root), PREFECT_SERVER_API_AUTH_STRING.value())
     server = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_level="error", timeout_graceful_shutdown=3))

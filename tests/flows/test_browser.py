@@ -90,6 +90,13 @@ def test_the_newest_pages_of_prefect_are_shown_first(page, service):
     page.wait_for_url(f"{service.ui}/v2/dashboard**")
 
 
+def test_no_page_asks_another_machine_for_anything(page, service):
+    """That of the kinds of blocks would ask for logos, and each of Prefect's newest pages for the settings of its analytics."""
+    with page.expect_event("requestfailed", lambda request: "127.0.0.1" not in request.url) as asked:
+        page.goto(f"{service.ui}/v2/blocks/catalog")
+    assert asked.value.failure == "csp"
+
+
 def test_the_form_has_every_section_and_option_with_help_and_value(form, tmp_path):
     shown = iter(form.evaluate(FORM))
     picture(form, "form", tmp_path)

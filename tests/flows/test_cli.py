@@ -122,9 +122,6 @@ class TestWrongSteps:
         assert ended.stderr.endswith("then `source .venv/bin/activate` in each new terminal\n")
         assert ended.stderr.count("\n") == 1
 
-    def test_field_without_a_directory(self, refused):
-        assert "error: field XYZ_1: there is no directory" in refused("XYZ_1")
-
     @pytest.mark.parametrize("typed", ["lmc_c42", "LMC_c24", "LMCc42"])
     def test_a_field_that_is_mistyped(self, typed, refused):
         assert refused(typed).endswith("; did you mean LMC_c42?\n")
@@ -149,25 +146,26 @@ class TestWrongSteps:
         assert field.main(["LMC_c42", "--root", str(tmp_path / "nowhere")]) == 1
         assert "is no directory; give the one that holds DECam_MEF with --root" in capsys.readouterr().err
 
-    def test_unknown_tile(self, refused):
-        assert "error: field LMC_c42 has no tile T99; its tiles: T01" in refused("LMC_c42", "T99")
-
     def test_unknown_option(self, command, root):
         result = command("flows/field.py", "LMC_c42", "--coadd.engin=swarp", "--root", str(root))
         assert result.returncode == 2
         assert "option --coadd.engin is not known; did you mean --coadd.engine?" in result.stderr
 
-    def test_bad_value(self, refused):
-        wrong = refused("LMC_c42", "--coadd.size=-1", status=2)
-        assert "error: option coadd.size: input should be greater than or equal to 0" in wrong
-
-    def test_empty_table(self, refused, tmp_path):
-        (tmp_path / "tiles.txt").write_text("")
-        assert "tiles.txt: is empty" in refused("LMC_c42", "--survey.tile-table", str(tmp_path / "tiles.txt"))
-
-    def test_unreadable_table(self, refused, tmp_path):
-        (tmp_path / "images.txt").write_bytes(b"\0\1\2\xff")
-        assert "images.txt: is not a text file" in refused("LMC_c42", "--survey.image-table", str(tmp_path / "images.txt"))
+    @pytest.mark.parametrize(
+        ("arguments", "status", "words"),
+        [
+            (["XYZ_1"], 1, "error: field XYZ_1: there is no directory"),
+            (["LMC_c42", "T99"], 1, "error: field LMC_c42 has no tile T99; its tiles: T01"),
+            (["LMC_c42", "--coadd.size=-1"], 2, "error: option coadd.size: input should be greater than or equal to 0"),
+            (["LMC_c42", "--survey.tile-table", "{}/empty.txt"], 1, "empty.txt: is empty"),
+            (["LMC_c42", "--survey.image-table", "{}/odd.txt"], 1, "odd.txt: is not a text file"),
+        ],
+        ids=["field", "tile", "value", "empty table", "unreadable table"],
+    )
+    def test_what_cannot_be_used(self, refused, tmp_path, arguments, status, words):
+        (tmp_path / "empty.txt").touch()
+        (tmp_path / "odd.txt").write_bytes(b"\0\1\2\xff")
+        assert words in refused(*(argument.format(tmp_path) for argument in arguments), status=status)
 
     def test_swarp_that_is_not_installed(self, refused, tmp_path, monkeypatch):
         monkeypatch.setenv("PATH", str(tmp_path))
