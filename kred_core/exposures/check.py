@@ -85,8 +85,8 @@ class ExposureReport:
             DetectorPlace(**{**d, "centre": tuple(d["centre"]), "corners": tuple(map(tuple, d["corners"]))})
             for d in record["detectors"]
         )
-        pairs = {name: tuple(map(tuple, record[name])) for name in ("lost", "sums", "read")}
-        return cls(**{**values, "detectors": places, **pairs})
+        values |= {name: tuple(map(tuple, record[name])) for name in ("lost", "sums", "read")}
+        return cls(**values | {"detectors": places})
 
     @property
     def n_pixels(self) -> int:

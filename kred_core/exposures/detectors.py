@@ -121,7 +121,7 @@ def _displaced(exposure: Exposure, places: list[DetectorPlace]) -> tuple[dict[st
     headers = {d.extname: d.header for d in exposure.detectors}
     of_table = {str(row["EXTNAME"]): float(row["CCDNUM"]) for row in survey.focal_plane()}
     named = [p for p in places if of_table.get(p.extname) == number(headers[p.extname], "CCDNUM")]
-    crval = [[number(headers[p.extname], key) for key in ("CRVAL1", "CRVAL2")] for p in named]
+    crval = np.array([[number(headers[p.extname], key) for key in ("CRVAL1", "CRVAL2")] for p in named], float)
     off = displacements({p.extname: p.corners for p in named}, crval)
     away = {name: f"{arcsec:.0f} arcsec from where the focal plane has it" for name, arcsec in off.items() if arcsec > MISPLACED}
     far = {name: f"its WCS puts it {where}" for name, where in away.items() if off[name] > ELSEWHERE}
@@ -174,15 +174,15 @@ def _verify_checksums(d: Detector) -> list[str]:
 def _place(d: Detector) -> DetectorPlace:
     wcs = sky.celestial_wcs(d.header)
     ny, nx = d.shape
-    pixel_scale = float(sky.pixel_scale(wcs, d.shape))
+    pixel_scale = float(sky.pixel_scale(wcs, (ny, nx)))
     if not PIXEL_SIZES[0] <= pixel_scale <= PIXEL_SIZES[1]:
         raise ExposureError(f"has no usable WCS: it gives the pixels a size of {pixel_scale:.3g} arcsec")
     return DetectorPlace(
         extname=d.extname,
         naxis1=nx,
         naxis2=ny,
-        centre=_degrees(sky.centre(wcs, d.shape)),
-        corners=tuple(_degrees(c) for c in sky.corners(wcs, d.shape)),
+        centre=_degrees(sky.centre(wcs, (ny, nx))),
+        corners=tuple(_degrees(c) for c in sky.corners(wcs, (ny, nx))),
         pixel_scale=round(pixel_scale, 6),
     )
 
@@ -267,9 +267,12 @@ def _moved(pointing: np.ndarray, off: np.ndarray) -> np.ndarray:
 class Measured(Protocol):
     """What is known of a detector: its name, sky level and noise of a pixel in ADU."""
 
-    extname: str
-    histogram_mode: float
-    noise: float
+    @property
+    def extname(self) -> str: ...
+    @property
+    def histogram_mode(self) -> float: ...
+    @property
+    def noise(self) -> float: ...
 
 
 def judge_levels(detectors: Sequence[Measured]) -> tuple[dict[str, str], list[str]]:

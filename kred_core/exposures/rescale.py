@@ -109,7 +109,7 @@ def rescale_detector(
         )
     try:
         require_sound(hdu)
-        data = hdu.read()
+        data: bytes | bytearray = hdu.read()
         first, cards = _Cards(next(walk(hdu.path)).raw_header), _Cards(hdu.raw_header)
     except OSError as e:
         raise ExposureError(f"{where}: cannot be read: {e.strerror or e}") from e
@@ -135,7 +135,7 @@ def rescale_detector(
 # pixels
 
 
-def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytearray, scale: float, back: float) -> bool:
+def _edit_quantised(hdu: Hdu, cards: _Cards, data: bytes | bytearray, scale: float, back: float) -> bool:
     """Edit ZSCALE and ZZERO in place; False, and nothing done, where these two do not describe every pixel.
 
     That the table has a column of tiles has been found by `require_sound`.
@@ -182,11 +182,13 @@ def _store_again(hdu: Hdu, cards: _Cards, scale: float, back: float, plain: bool
         cards.begin([("XTENSION", "IMAGE"), ("BITPIX", -32), *size])
         return pixels.tobytes()
     table, heap, longest = _gzip_2(pixels)
+    column: list[tuple[str, Value]] = [("TTYPE1", "COMPRESSED_DATA"), ("TFORM1", f"1PB({longest})")]
+    column += [("ZIMAGE", True), ("ZTENSION", "IMAGE")]
     cards.begin(
         [
             *[("XTENSION", "BINTABLE"), ("BITPIX", 8), ("NAXIS", 2), ("NAXIS1", 8), ("NAXIS2", n_rows)],
             *[("PCOUNT", len(heap)), ("GCOUNT", 1), ("TFIELDS", 1)],
-            *[("TTYPE1", "COMPRESSED_DATA"), ("TFORM1", f"1PB({longest})"), ("ZIMAGE", True), ("ZTENSION", "IMAGE")],
+            *column,
             *[("ZBITPIX", -32), *((f"Z{key}", value) for key, value in size)],
             *[("ZTILE1", n_columns), ("ZTILE2", 1), ("ZCMPTYPE", "GZIP_2")],
         ]
@@ -225,7 +227,7 @@ class _Cards:
     def remove(self, is_unwanted) -> None:
         self.cards = [card for card in self.cards if not is_unwanted(card[:8].rstrip())]
 
-    def begin(self, pairs: list[tuple[str, Value]]) -> None:
+    def begin(self, pairs: Sequence[tuple[str, Value]]) -> None:
         """Put the cards that describe the structure in front of the others."""
         self.cards[:0] = [card(key, value) for key, value in pairs]
 

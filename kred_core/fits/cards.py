@@ -49,9 +49,9 @@ def _parts(text: str) -> list[str]:
     return parts
 
 
-def padded(data: bytes) -> bytes:
+def padded(data: bytes | bytearray) -> bytes:
     """Return data filled up with zeros to whole blocks."""
-    return data + b"\0" * (-len(data) % BLOCK)
+    return b"".join([data, bytes(-len(data) % BLOCK)])
 
 
 def filled(cards: bytes) -> bytes:

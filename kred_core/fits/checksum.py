@@ -15,12 +15,12 @@ __all__ = ["add", "damage", "data_sum", "datasum", "edited_header", "encode"]
 _FULL = 0xFFFFFFFF
 
 
-def datasum(raw: bytes) -> int:
+def datasum(raw: bytes | bytearray | np.ndarray) -> int:
     """Return the ones' complement sum of big-endian 32-bit words: DATASUM where they are a data unit.
 
     A last word that is not whole is filled up with zeros. Reference: FITS standard 4.0, section 4.4.2.7 and appendix J.
     """
-    view = memoryview(raw).cast("B")
+    view = memoryview(raw).cast("B")  # type: ignore[arg-type] # arrays are buffers, too
     whole = len(view) // 4 * 4
     total = int(np.frombuffer(view[:whole], ">u4").sum(dtype=np.uint64))
     total += int.from_bytes(bytes(view[whole:]).ljust(4, b"\0"), "big")

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from astropy.io import fits
 
@@ -30,7 +31,7 @@ RECORD = 10 * BLOCK  # of a tape: files may be padded to whole ones; more zeros 
 MAX_HEADER_BLOCKS = 4000  # 11 MB of header: nothing real comes near
 
 
-def _value(header: fits.Header, key: str) -> object:
+def _value(header: fits.Header, key: str) -> Any:
     """What a header says of a keyword, or None where it is missing or unreadable."""
     try:
         return header.get(key)

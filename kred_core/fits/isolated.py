@@ -15,6 +15,7 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import context, current_process, parent_process
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -27,7 +28,16 @@ LONGEST = 600  # s; a full-size CCD takes 2
 _PRIMARY = fits.PrimaryHDU().header.tostring().encode("ascii")
 _lock = threading.Lock()
 _idle: list[_Worker] = []  # one at most
-os.register_at_fork(after_in_child=lambda: (_lock._at_fork_reinit(), _idle.clear()))  # the process is the parent's
+
+
+def _begin_anew() -> None:
+    """Leave to the parent of a fork what is the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def decode(hdu: bytes) -> np.ndarray:
@@ -72,7 +82,7 @@ class _Process(context.SpawnProcess):
         """
         main, without_file = sys.modules["__main__"], types.ModuleType("__main__")
         without_file.__dict__.update({**vars(main), "__file__": None, "__spec__": None})
-        us = current_process()._config
+        us = vars(current_process())["_config"]
         daemon = us.get("daemon")
         sys.modules["__main__"], us["daemon"] = without_file, False
         try:
@@ -88,7 +98,7 @@ class _Worker(context.SpawnContext):
         self.process: _Process | None = None
         self.pool = ProcessPoolExecutor(1, self, _prepare)
 
-    def Process(self, *args, **options) -> _Process:  # for the pool
+    def Process(self, *args: Any, **options: Any) -> _Process:  # type: ignore[override] # for the pool
         self.process = _Process(*args, **options)
         return self.process
 
@@ -103,7 +113,14 @@ class _Worker(context.SpawnContext):
 def _prepare() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the run
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what C libraries print when they fail would only frighten people
-    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()  # however the run ends
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the run has ended, in whatever way."""
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def _decode(hdu: bytes, longest: int) -> np.ndarray:

@@ -8,6 +8,7 @@ in an isolated process (`isolated`).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
@@ -79,7 +80,7 @@ def _whole(values: np.ndarray) -> np.ndarray:
     return np.rint(np.nan_to_num(values.astype(np.float64), nan=largest).clip(-largest, largest)).astype(np.int64)
 
 
-def _require_plain_meaning(header: fits.Header, raw: bytes) -> None:
+def _require_plain_meaning(header: fits.Header, raw: bytes | bytearray) -> None:
     """Refuse what astropy would read as something else: it looks for steps in columns only, and does not see where bytes end."""
     codec, columns = text(header, "ZCMPTYPE"), table_columns(header)
     quantised = {"ZSCALE", "ZZERO"} & columns.keys()
@@ -116,13 +117,20 @@ def _is_plain_mask(header: fits.Header) -> bool:
     if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or any(key in header for key in ("BLANK", "ZBLANK", "ZSCALE")):
         return False
     columns = table_columns(header)
+<<<<<<< HEAD
     if list(columns) != ["COMPRESSED_DATA"]:
         return False
     data = columns["COMPRESSED_DATA"]
     return data.code in "PQ" and data.element == "B" and data.count == 1
+=======
+    data = columns.get("COMPRESSED_DATA")
+    return (
+        list(columns) == ["COMPRESSED_DATA"] and data is not None and data.code in "PQ" and data.element == "B" and data.count == 1
+    )
+>>>>>>> ed460f2 (Say the types of files, exposures and products so that mypy understands them)
 
 
-def _decode_mask(header: fits.Header, raw: bytes, dtype: type | None = None) -> np.ndarray:
+def _decode_mask(header: fits.Header, raw: bytes | bytearray, dtype: Any = None) -> np.ndarray:
     """Decode such an image, as integers of a type or of that of the file (FITS standard 4.0, section 10.4.2)."""
     nx, kind = header["ZNAXIS1"], MASKS[header["ZBITPIX"]]
     starts, lengths = tile_ranges(header, raw, table_columns(header)["COMPRESSED_DATA"], heap_start_of(header, raw))

@@ -94,7 +94,7 @@ def can_decode(header: fits.Header) -> bool:
     return _whole(header.get("ZBLANK", NULL)) and -(2**31) <= header.get("ZBLANK", NULL) < 2**31
 
 
-def decode(header: fits.Header, raw: bytes) -> np.ndarray:
+def decode(header: fits.Header, raw: bytes | bytearray) -> np.ndarray:
     """Decode an image for which `can_decode` is true from its data unit: FITS standard 4.0, sections 10.2 and 10.4.1, appendix I.
 
     Returns
@@ -140,8 +140,13 @@ def decode(header: fits.Header, raw: bytes) -> np.ndarray:
         if "GZIP_COMPRESSED_DATA" not in columns:
             raise ExposureError(f"row {elsewhere[0] + 1} has no data")
         starts, lengths = tile_ranges(header, raw, columns["GZIP_COMPRESSED_DATA"], heap_start)
+<<<<<<< HEAD
         for row in elsewhere.tolist():
             pixels[row] = unpack_row(raw, starts[row], lengths[row], row, np.dtype(">f4"), nx)
+=======
+        for row in elsewhere:
+            pixels[row] = unpack_row(raw, int(starts[row]), int(lengths[row]), int(row), np.dtype(">f4"), nx)
+>>>>>>> ed460f2 (Say the types of files, exposures and products so that mypy understands them)
     return pixels
 
 

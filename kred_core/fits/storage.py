@@ -138,7 +138,7 @@ def table_values(header: fits.Header, raw: bytes | bytearray, column: Column) ->
     return np.ndarray(shape, kind, buffer=raw, offset=column.offset, strides=strides)
 
 
-def heap_start_of(header: fits.Header, raw: bytes) -> int:
+def heap_start_of(header: fits.Header, raw: bytes | bytearray) -> int:
     """Return the first byte of the heap in the data unit; raise an ExposureError where the table does not fit into the data."""
     end_of_table = header["NAXIS2"] * header["NAXIS1"]
     heap_start = header.get("THEAP", end_of_table)
@@ -147,7 +147,7 @@ def heap_start_of(header: fits.Header, raw: bytes) -> int:
     return heap_start
 
 
-def tile_ranges(header: fits.Header, raw: bytes, column: Column, heap_start: int) -> tuple[np.ndarray, np.ndarray]:
+def tile_ranges(header: fits.Header, raw: bytes | bytearray, column: Column, heap_start: int) -> tuple[np.ndarray, np.ndarray]:
     """Return first byte and length of each row's bytes; raise an ExposureError that names the row where one is not in the heap."""
     descriptors = table_values(header, raw, column).astype(np.int64)
     room, size = len(raw) - heap_start, _SIZES.get(column.element, 1)
@@ -161,7 +161,7 @@ def tile_ranges(header: fits.Header, raw: bytes, column: Column, heap_start: int
     return heap_start + np.where(lengths > 0, offsets, 0), lengths
 
 
-def unpack_row(raw: bytes, start: int, length: int, row: int, kind: np.dtype, n: int) -> np.ndarray:
+def unpack_row(raw: bytes | bytearray, start: int, length: int, row: int, kind: np.dtype, n: int) -> np.ndarray:
     """Return the n values of one gzip'd row (counted from 0); raise an ExposureError where the bytes are not that many."""
     n_bytes = kind.itemsize * n
     unpacking = zlib.decompressobj(wbits=31)

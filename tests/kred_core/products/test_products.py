@@ -59,7 +59,7 @@ def test_every_product_has_the_name_that_users_know():
         p.coadds("T07"), p.evaluation, p.log, p.mosaic("T07", "N662"), p.prepared_detector(exposure, "S7"),
         p.prepared_detector(exposure, "S7", plain=True), p.exposure(exposure + ".fits.fz"), p.overlap_table, p.background_table,
         p.prepared_tile("T07", MATCHED), p.coadds("T07", MATCHED), p.mosaic("T07", "N662", MATCHED),
-        p.coverage("T07", "N662", MATCHED), p.maps,
+        p.coverage("T07", "N662", MATCHED), p.binned,
     )} == {
         "R/DECam_MEF/LMC_c42/mef",
         "R/Summary/LMC_c42_mef_qual.tab",
