@@ -116,11 +116,6 @@ class CoaddResult:
     pixels: tuple[int, ...]
     covered: int
 
-    @property
-    def n_used(self) -> int:
-        """Inputs that contributed."""
-        return sum(n > 0 for n in self.pixels)
-
 
 def mosaic_header(
     plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig, sources: list[Source], result: CoaddResult

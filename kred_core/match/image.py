@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from astropy import units as u
@@ -124,50 +125,31 @@ def match_image(
     a per cent, and L contains emission: a first solution says how much, and the differences become those that detectors with
     their central pixel area everywhere would show, before they are solved again.
     """
-    files = np.array([f"{row['Root']}_{row['EXTNAME']}" for row in detectors], dtype=str)
     given = np.array([fixed.get((str(r["Root"]), str(r["EXTNAME"])), np.nan) for r in detectors])
-    fixed_surface, known = (given - skies.level) / skies.area, np.isfinite(given)
-    first_guess = _on_darkest_skies(_solution(detectors, skies, pairs, fixed_surface, config, own_error, exposure_slope), known)
-    central = _with_central_areas(pairs, skies, first_guess.background.b)
-    solution = _solution(detectors, skies, central, fixed_surface, config, own_error, exposure_slope)
+    graph = (pairs.first, pairs.second)
+
+    def solved(difference: np.ndarray, blocks: np.ndarray) -> Solution:
+        """The solution in surface brightness above the own levels of the maps, which are 0 in it."""
+        known = (given - skies.level) / skies.area
+        if config.method == "svd":
+            return _of_older_scripts(len(detectors), *graph, difference, pairs.n_cells, known)
+        shape = None
+        if config.shape != "constant" or config.amplifier_steps:
+            exposures = np.unique([f"{row['Field']} {row['Root']}" for row in detectors], return_inverse=True)[1]
+            parts = blocks, pairs.block_errors, pairs.block_places
+            shape = BackgroundModel(exposures, *parts, config.shape, config.amplifier_steps, exposure_slope)
+        return solve(len(detectors), *graph, difference, pairs.error, own_error=own_error, fixed=known, shape=shape)
+
+    first_guess = _on_darkest_skies(solved(pairs.difference, pairs.blocks), np.isfinite(given))
+    solution = solved(*_with_central_areas(pairs, skies, first_guess.background.b))
     if config.zero_point == "darkest":
-        solution = _on_darkest_skies(solution, known)
-    b = np.where(np.isfinite(given), given, skies.level + solution.background.b * skies.area)
-    original = (np.asarray(detectors["SUB_BACK"], dtype=np.float64) - skies.level) / skies.area
-    area = 0.5 * (skies.area[pairs.first] + skies.area[pairs.second])
-    before = (pairs.difference - (original[pairs.second] - original[pairs.first])) * area
-    after = solution.residual * area
-    remarks, names = _remarks(skies, given, pairs, solution), list(map(str, detectors["EXTNAME"]))
-    return Matched(
-        backgrounds=_background_table(image, files, detectors, skies, solution, b, remarks),
-        overlaps=_overlap_table(image, files, skies, pairs, solution, area, before, after),
-        numbers=_numbers(image, pairs, skies, given, solution, before, after, remarks, names, config),
-    )
+        solution = _on_darkest_skies(solution, np.isfinite(given))
+    outcome = _Outcome(image, detectors, skies, pairs, given, solution)
+    return Matched(outcome.background_table(), outcome.overlap_table(), outcome.numbers(config))
 
 
-def _solution(
-    detectors: Table,
-    skies: Skies,
-    pairs: Pairs,
-    fixed: np.ndarray,
-    config: MatchConfig,
-    own_error: float,
-    exposure_slope: float | None,
-) -> Solution:
-    """The solution in surface brightness above the own levels of the maps, which are 0 in it."""
-    n, graph = len(detectors), (pairs.first, pairs.second, pairs.difference)
-    if config.method == "svd":
-        return _of_older_scripts(n, *graph, pairs.n_cells, fixed)
-    shape = None
-    if config.shape != "constant" or config.amplifier_steps:
-        exposures = np.unique([f"{row['Field']} {row['Root']}" for row in detectors], return_inverse=True)[1]
-        measured = pairs.blocks, pairs.block_errors, pairs.block_places
-        shape = BackgroundModel(exposures, *measured, config.shape, config.amplifier_steps, exposure_slope)
-    return solve(n, *graph, pairs.error, own_error=own_error, fixed=fixed, shape=shape)
-
-
-def _with_central_areas(pairs: Pairs, skies: Skies, background: np.ndarray) -> Pairs:
-    """Differences beta_j - beta_i, where beta_j/r_j - beta_i/r_i are measured: r is the area in the overlap over the central."""
+def _with_central_areas(pairs: Pairs, skies: Skies, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Differences, also of parts, beta_j - beta_i where beta_j/r_j - beta_i/r_i are measured, r being area over central area."""
     u, v = pairs.block_places[..., 0], pairs.block_places[..., 1]  # (K, 4, 2)
     terms = np.stack([u, v, u**2, u * v, v**2], axis=-1)
     detectors = np.stack([pairs.first, pairs.second], axis=-1)
@@ -175,7 +157,7 @@ def _with_central_areas(pairs: Pairs, skies: Skies, background: np.ndarray) -> P
     shift = (excess * background[detectors][:, None, :]) @ np.array([-1.0, 1.0])  # (K, 4)
     measured = np.isfinite(shift)
     mean = np.where(measured, shift, 0.0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
-    return replace(pairs, difference=pairs.difference - mean, blocks=pairs.blocks - shift)
+    return pairs.difference - mean, pairs.blocks - shift
 
 
 def _on_darkest_skies(solution: Solution, fixed: np.ndarray) -> Solution:
@@ -213,117 +195,147 @@ def _of_older_scripts(
     )
 
 
-def _remarks(skies: Skies, given: np.ndarray, pairs: Pairs, solution: Solution) -> list[str]:
-    """What is special about each detector; empty for most."""
-    remarks = []
-    touching = {*pairs.small_first.tolist(), *pairs.small_second.tolist()}
-    for i, known in enumerate(np.isfinite(given)):
-        n, n_rejected = int(solution.n_pairs[i]), int(solution.n_rejected[i])
-        words = ["fixed by the user"] if known else []
-        if n == 0:
-            why = "too few good cells in its overlaps" if i in touching else "no overlap with another detector"
-            why = why if skies.has_map[i] else "no binned map could be made of it"
-            words.append(why if known else f"{why}: own sky level kept")
-        elif n_rejected == n:
-            words.append("all its overlaps contradict the rest")
-        elif n_rejected > MOST * n:
-            words.append(f"contradicts {n_rejected} of its {n} overlaps")
-        remarks.append("; ".join(words))
-    return remarks
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """An image with its solution, and the tables that say it."""
 
+    image: str
+    detectors: Table
+    skies: Skies
+    pairs: Pairs
+    given: np.ndarray  # backgrounds that the user fixed
+    solution: Solution
 
-def _overlap_table(
-    image: str,
-    files: np.ndarray,
-    skies: Skies,
-    pairs: Pairs,
-    solution: Solution,
-    area: np.ndarray,
-    before: np.ndarray,
-    after: np.ndarray,
-) -> Table:
-    """Differences as people know them: of the levels of raw x XFACTOR, per native pixel."""
-    shift = skies.level[pairs.second] - skies.level[pairs.first]
-    values = {
-        "Image": np.full(len(pairs), image),
-        "File1": files[pairs.first],
-        "File2": files[pairs.second],
-        "Sep": pairs.separation,
-        "Ncells": pairs.n_cells,
-        "Npix": np.rint(pairs.n_cells * skies.cell**2 / area).astype(np.int64),
-        "Delta": pairs.difference * area + shift,
-        "e_Delta": pairs.error * area,
-        "Before": before,
-        "After": after,
-        "Weight": solution.weight,
-        "Rejected": solution.rejected,
-        "Skew": pairs.skew,
-        "Kurt": pairs.kurtosis,
-        "STD": pairs.std * area,
-        "ClipSTD": pairs.clipped_std * area,
-    }
-    levels = {"Mode": "mode", "Mean": "mean", "Med": "median", "ClipMean": "clipped_mean", "ClipMed": "clipped_median"}
-    values |= {column: getattr(pairs, name) * area + shift for column, name in levels.items()}
-    values |= {f"Block{k + 1}": pairs.blocks[:, k] * area + shift for k in range(N_BLOCKS)}
-    return tables.from_arrays(values, tables.OVERLAPS)
+    def background_table(self) -> Table:
+        skies, solution = self.skies, self.solution
+        names = {name: np.array([str(v) for v in self.detectors[name]], dtype=str) for name in ("Field", "Root", "EXTNAME")}
+        sides = (np.asarray(self.detectors[name], dtype=np.float64) for name in ("NAXIS1", "NAXIS2"))
+        b = np.where(np.isfinite(self.given), self.given, skies.level + solution.background.b * skies.area)
+        values = names | {
+            "file": self.files,
+            "Image": np.full(len(b), self.image),
+            "b_err": solution.error * skies.area,
+            "component": solution.component,
+            "n_pairs": solution.n_pairs,
+            "n_rejected": solution.n_rejected,
+            "own": skies.level,
+            "SUB_BACK": np.asarray(self.detectors["SUB_BACK"]),
+            **replace((solution.background * skies.area).per_pixel(*sides), b=b).columns(),
+            "Remark": np.array(self.remarks, dtype=str),
+        }
+        return tables.from_arrays(values, tables.BACKGROUNDS)
 
+    def overlap_table(self) -> Table:
+        """Differences as people know them: of the levels of raw x XFACTOR, per native pixel."""
+        skies, pairs, area = self.skies, self.pairs, self.area
+        shift = skies.level[pairs.second] - skies.level[pairs.first]
+        values = {
+            "Image": np.full(len(pairs), self.image),
+            "File1": self.files[pairs.first],
+            "File2": self.files[pairs.second],
+            "Sep": pairs.separation,
+            "Ncells": pairs.n_cells,
+            "Npix": np.rint(pairs.n_cells * skies.cell**2 / area).astype(np.int64),
+            "Delta": pairs.difference * area + shift,
+            "e_Delta": pairs.error * area,
+            "Before": self.before,
+            "After": self.after,
+            "Weight": self.solution.weight,
+            "Rejected": self.solution.rejected,
+            "Skew": pairs.skew,
+            "Kurt": pairs.kurtosis,
+            "STD": pairs.std * area,
+            "ClipSTD": pairs.clipped_std * area,
+        }
+        levels = {"Mode": "mode", "Mean": "mean", "Med": "median", "ClipMean": "clipped_mean", "ClipMed": "clipped_median"}
+        values |= {column: getattr(pairs, name) * area + shift for column, name in levels.items()}
+        values |= {f"Block{k + 1}": pairs.blocks[:, k] * area + shift for k in range(N_BLOCKS)}
+        return tables.from_arrays(values, tables.OVERLAPS)
 
-def _background_table(
-    image: str, files: np.ndarray, detectors: Table, skies: Skies, solution: Solution, b: np.ndarray, remarks: list[str]
-) -> Table:
-    values = {name: np.array([str(v) for v in detectors[name]], dtype=str) for name in ("Field", "Root", "EXTNAME")}
-    sides = (np.asarray(detectors[name], dtype=np.float64) for name in ("NAXIS1", "NAXIS2"))
-    values |= {
-        "file": files,
-        "Image": np.full(len(files), image),
-        "b_err": solution.error * skies.area,
-        "component": solution.component,
-        "n_pairs": solution.n_pairs,
-        "n_rejected": solution.n_rejected,
-        "own": skies.level,
-        "SUB_BACK": np.asarray(detectors["SUB_BACK"]),
-        **replace((solution.background * skies.area).per_pixel(*sides), b=b).columns(),
-        "Remark": np.array(remarks, dtype=str),
-    }
-    return tables.from_arrays(values, tables.BACKGROUNDS)
+    @cached_property
+    def files(self) -> np.ndarray:
+        return np.array([f"{row['Root']}_{row['EXTNAME']}" for row in self.detectors], dtype=str)
 
+    @cached_property
+    def area(self) -> np.ndarray:
+        """Of the pixels of each pair."""
+        return 0.5 * (self.skies.area[self.pairs.first] + self.skies.area[self.pairs.second])
 
-def _numbers(
-    image: str,
-    pairs: Pairs,
-    skies: Skies,
-    given: np.ndarray,
-    solution: Solution,
-    before: np.ndarray,
-    after: np.ndarray,
-    remarks: list[str],
-    names: list[str],
-    config: MatchConfig,
-) -> dict:
-    """The row of this image in the table of numbers; None where one is not known, because JSON has no NaN."""
-    known = np.isfinite(given)
-    sizes = np.bincount(solution.component)
-    shape: list[str] = [config.shape] if config.shape != "constant" else []
-    shape += ["amplifier steps"] if config.amplifier_steps else []
-    agreeing = after[~solution.rejected & np.isfinite(after)]
-    row = {
-        "Image": image,
-        "Method": ", ".join([config.method, *shape]),
-        "N_det": len(given),
-        "N_pairs": len(pairs),
-        "N_reject": int(solution.rejected.sum()),
-        "N_comp": int(np.count_nonzero(sizes > 1)),
-        "N_alone": int(np.count_nonzero((solution.n_pairs == 0) & ~known)),
-        "N_fixed": int(np.count_nonzero(known)),
-        "Before": robust_rms(before),
-        "After": robust_rms(after),
-        "rms_bef": _rms(before[np.isfinite(before)]),
-        "rms_aft": _rms(agreeing),
-        "b_err": _median(solution.error * skies.area),
-        "Scale": float(solution.scale),
-        "Remark": _remark(remarks, names, pairs, solution, sizes),
-    }
-    return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()}
+    @cached_property
+    def before(self) -> np.ndarray:
+        original = (np.asarray(self.detectors["SUB_BACK"], dtype=np.float64) - self.skies.level) / self.skies.area
+        return (self.pairs.difference - (original[self.pairs.second] - original[self.pairs.first])) * self.area
+
+    @cached_property
+    def after(self) -> np.ndarray:
+        return self.solution.residual * self.area
+
+    @cached_property
+    def remarks(self) -> list[str]:
+        """What is special about each detector; empty for most."""
+        remarks = []
+        touching = {*self.pairs.small_first.tolist(), *self.pairs.small_second.tolist()}
+        for i, known in enumerate(np.isfinite(self.given)):
+            n, n_rejected = int(self.solution.n_pairs[i]), int(self.solution.n_rejected[i])
+            words = ["fixed by the user"] if known else []
+            if n == 0:
+                why = "too few good cells in its overlaps" if i in touching else "no overlap with another detector"
+                why = why if self.skies.has_map[i] else "no binned map could be made of it"
+                words.append(why if known else f"{why}: own sky level kept")
+            elif n_rejected == n:
+                words.append("all its overlaps contradict the rest")
+            elif n_rejected > MOST * n:
+                words.append(f"contradicts {n_rejected} of its {n} overlaps")
+            remarks.append("; ".join(words))
+        return remarks
+
+    def numbers(self, config: MatchConfig) -> dict:
+        """The row of this image in the table of numbers; None where one is not known, because JSON has no NaN."""
+        known, solution, before, after = np.isfinite(self.given), self.solution, self.before, self.after
+        sizes = np.bincount(solution.component)
+        shape: list[str] = [config.shape] if config.shape != "constant" else []
+        shape += ["amplifier steps"] if config.amplifier_steps else []
+        agreeing = after[~solution.rejected & np.isfinite(after)]
+        row = {
+            "Image": self.image,
+            "Method": ", ".join([config.method, *shape]),
+            "N_det": len(known),
+            "N_pairs": len(self.pairs),
+            "N_reject": int(solution.rejected.sum()),
+            "N_comp": int(np.count_nonzero(sizes > 1)),
+            "N_alone": int(np.count_nonzero((solution.n_pairs == 0) & ~known)),
+            "N_fixed": int(np.count_nonzero(known)),
+            "Before": robust_rms(before),
+            "After": robust_rms(after),
+            "rms_bef": _rms(before[np.isfinite(before)]),
+            "rms_aft": _rms(agreeing),
+            "b_err": _median(solution.error * self.skies.area),
+            "Scale": float(solution.scale),
+            "Remark": self._remark(sizes),
+        }
+        return {name: None if isinstance(value, float) and not np.isfinite(value) else value for name, value in row.items()}
+
+    def _remark(self, sizes: np.ndarray) -> str:
+        """What was special in this image, and what was done about it."""
+        words, remarks, names = [], self.remarks, map(str, self.detectors["EXTNAME"])
+        if np.count_nonzero(sizes > 1) > 1:
+            groups = ", ".join(map(str, sorted(sizes[sizes > 1].tolist(), reverse=True)[:5]))
+            words.append(f"overlaps connect separate groups of {groups} detectors: each is on the level of its own skies")
+        for what, how in (
+            ("no overlap", "without an overlap, on their own sky levels"),
+            ("too few good cells", "with too few good cells in their overlaps, on their own sky levels"),
+            ("no binned map", "without a binned map, on their own sky levels"),
+            ("contradict", "contradict their neighbours"),
+        ):
+            n = sum(what in remark for remark in remarks)
+            words += [f"{n} of {counted(len(remarks), 'detector')} {how}"] if n else []
+        if any(name.upper() == UNSTABLE and "contradict" in remark for name, remark in zip(names, remarks, strict=True)):
+            words.append(f"{UNSTABLE} among them, which is known for an unstable amplifier (--tiling.leave-out {UNSTABLE}.A)")
+        if self.solution.scale > LARGE_SCALE:
+            words.append(f"the overlaps disagree by {self.solution.scale:.1f} times their errors, which b_err contains")
+        if self.pairs.small_first.size:
+            words.append(f"{counted(self.pairs.small_first.size, 'overlap')} with too few good cells not used")
+        return "; ".join(words)
 
 
 def _rms(values: np.ndarray) -> float:
@@ -333,29 +345,6 @@ def _rms(values: np.ndarray) -> float:
 def _median(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(np.median(known)) if known.size else np.nan
-
-
-def _remark(remarks: list[str], names: list[str], pairs: Pairs, solution: Solution, sizes: np.ndarray) -> str:
-    """What was special in this image, and what was done about it."""
-    words = []
-    if np.count_nonzero(sizes > 1) > 1:
-        groups = ", ".join(map(str, sorted(sizes[sizes > 1].tolist(), reverse=True)[:5]))
-        words.append(f"overlaps connect separate groups of {groups} detectors: each is on the level of its own skies")
-    for what, how in (
-        ("no overlap", "without an overlap, on their own sky levels"),
-        ("too few good cells", "with too few good cells in their overlaps, on their own sky levels"),
-        ("no binned map", "without a binned map, on their own sky levels"),
-        ("contradict", "contradict their neighbours"),
-    ):
-        n = sum(what in remark for remark in remarks)
-        words += [f"{n} of {counted(len(remarks), 'detector')} {how}"] if n else []
-    if any(name.upper() == UNSTABLE and "contradict" in remark for name, remark in zip(names, remarks, strict=True)):
-        words.append(f"{UNSTABLE} among them, which is known for an unstable amplifier (--tiling.leave-out {UNSTABLE}.A)")
-    if solution.scale > LARGE_SCALE:
-        words.append(f"the overlaps disagree by {solution.scale:.1f} times their errors, which b_err contains")
-    if pairs.n_small:
-        words.append(f"{counted(pairs.n_small, 'overlap')} with too few good cells not used")
-    return "; ".join(words)
 
 
 def explain(row: Mapping) -> str:

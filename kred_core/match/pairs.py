@@ -78,11 +78,6 @@ class Pairs:
     def __len__(self) -> int:
         return self.first.size
 
-    @property
-    def n_small(self) -> int:
-        """Number of pairs that touch but have too few good cells in common."""
-        return self.small_first.size
-
     def write(self, path: Path) -> None:
         """Keep them; the same pairs give the same bytes, and an existing file with these is left as it is."""
         with atomic(path, keep_same=True) as temporary, open(temporary, "wb") as f:

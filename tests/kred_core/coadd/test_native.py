@@ -253,7 +253,7 @@ def test_input_beside_the_grid_is_listed_and_not_used(night):
     night.expose(noise()).expose(noise(), tan_cards(GRID, SHAPE, offset=(900.0, 0.0)), exptime=5.0)
     _, _, result = night.coadd(native)
     assert result.pixels[1] == 0
-    assert result.n_used == 1
+    assert [n > 0 for n in result.pixels].count(True) == 1
     with fits.open(night.mosaic) as hdus:
         assert hdus[0].header["NDET"] == hdus[0].header["NEXP"] == 1
         assert hdus[0].header["TEXPTIME"] == 60.0

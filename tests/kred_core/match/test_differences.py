@@ -326,14 +326,14 @@ def test_pairs_with_too_little_in_common_are_listed():
     ]
     found = compared(maps)
     assert list(zip(found.first, found.second, found.n_cells, strict=True)) == [(0, 1, 360), (1, 2, 1320)]
-    assert found.n_small == 8
+    assert found.small_first.size == 8
     assert (0, 2) in list(zip(found.small_first, found.small_second, strict=True))
     assert (np.diff(found.small_first * 5 + found.small_second) > 0).all()
     few = compared(maps, config=MatchConfig(min_cells=10))
     assert list(zip(few.first, few.second, few.n_cells, strict=True)) == [(0, 1, 360), (0, 2, 80), (1, 2, 1320)]
     assert np.isfinite(few.error).all()
     none = compared(maps, [], [])
-    assert (len(none), none.n_small, none.floor) == (0, 0, 0.0)
+    assert (len(none), none.small_first.size, none.floor) == (0, 0, 0.0)
     assert none.blocks.shape == (0, N_BLOCKS)
 
 
