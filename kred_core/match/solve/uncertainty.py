@@ -67,9 +67,7 @@ def standard_errors(problem: LeastSquares, fit: Fit) -> np.ndarray:
         variance -= 2 * within[k] * pattern
         for other in basis:
             variance += np.bincount(component, weights=other * within[k])[component] * pattern * other
-    mantissa, exponent = np.frexp(np.sqrt(np.maximum(variance, 0.0)))
-    # To 24 bits, as in the tables: the last ones of BLAS depend on the number of its threads.
-    result[levels] = np.ldexp(np.round(mantissa * 2**24), exponent - 24)
+    result[levels] = np.sqrt(np.maximum(variance, 0.0))
     return result
 
 
