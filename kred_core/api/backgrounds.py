@@ -308,5 +308,4 @@ def solve_backgrounds(
     own = u.Quantity(0.0, unit) if own is None or (np.isscalar(own) and own == 0) else own
     plain = [u.Quantity(values).to_value(unit) for values in (difference, error, own)]
     solution = solve(n, first, second, plain[0], plain[1], own=plain[2], **options)
-    names = ("background", "error", "residual")
-    return replace(solution, **{name: getattr(solution, name) * unit for name in names})
+    return replace(solution, background=solution.background * unit, error=solution.error * unit, residual=solution.residual * unit)
