@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from flows.cli import COMMANDS
-from kred_core.config import FieldConfig, ServiceConfig
+from kred_core.config import BackgroundKind, FieldConfig, ServiceConfig
 from kred_core.config.command_line import typed
 from kred_core.evaluation import MOSAICS
 from kred_core.products import FieldPaths, tables
@@ -49,6 +49,7 @@ TOPS = {
     "Log": "Log",
 }
 SYMBOLS = {"tile": "TILE", "image": "IMAGE", "root": "ROOT", "extname": "EXTNAME"}
+OPTIONAL = {"background": BackgroundKind.MATCHED}  # what an argument is set to for another path of the same product
 BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
@@ -166,10 +167,12 @@ def field_products() -> Iterator[tuple[str, list[str], str]]:
 def _variants(paths: FieldPaths, method: Any) -> Iterator[Path]:
     """The path that a method gives without options, and with each of them alone."""
     hints, parameters = get_type_hints(method), list(inspect.signature(method).parameters.values())[1:]
-    if hints.get("return") is not Path or not all(p.name in SYMBOLS or p.default is False or p.name == "kind" for p in parameters):
+    if hints.get("return") is not Path or not all(
+        p.name in (*SYMBOLS, *OPTIONAL, "kind") or p.default is False for p in parameters
+    ):
         return
     given = {p.name: SYMBOLS.get(p.name) for p in parameters if p.default is inspect.Parameter.empty}
-    optional = {p.name: SYMBOLS.get(p.name, True) for p in parameters if p.default is not inspect.Parameter.empty}
+    optional = {p.name: (SYMBOLS | OPTIONAL).get(p.name, True) for p in parameters if p.default is not inspect.Parameter.empty}
     for kind in get_args(hints["kind"]) if "kind" in given else ("",):
         known = given | ({"kind": kind} if kind else {})
         for more in ({}, *({name: value} for name, value in optional.items())):
