@@ -70,7 +70,7 @@ def read_pixels(hdu: Hdu, dtype: type = np.float32) -> np.ndarray:
     if data.shape != hdu.shape:
         raise ExposureError(f"{where}: the decoded image is not of the shape that the header promises")
     if whole and data.dtype != dtype:
-        data = _limited(data if data.dtype.kind in "iu" else _whole(data), dtype)
+        data = _limited(data if data.dtype.kind in "iu" else _whole(data), np.dtype(dtype))
     return np.ascontiguousarray(data, dtype=dtype)
 
 
@@ -117,17 +117,10 @@ def _is_plain_mask(header: fits.Header) -> bool:
     if header.get("BSCALE", 1) != 1 or header.get("BZERO", 0) != 0 or any(key in header for key in ("BLANK", "ZBLANK", "ZSCALE")):
         return False
     columns = table_columns(header)
-<<<<<<< HEAD
     if list(columns) != ["COMPRESSED_DATA"]:
         return False
     data = columns["COMPRESSED_DATA"]
     return data.code in "PQ" and data.element == "B" and data.count == 1
-=======
-    data = columns.get("COMPRESSED_DATA")
-    return (
-        list(columns) == ["COMPRESSED_DATA"] and data is not None and data.code in "PQ" and data.element == "B" and data.count == 1
-    )
->>>>>>> ed460f2 (Say the types of files, exposures and products so that mypy understands them)
 
 
 def _decode_mask(header: fits.Header, raw: bytes | bytearray, dtype: Any = None) -> np.ndarray:

@@ -140,13 +140,8 @@ def decode(header: fits.Header, raw: bytes | bytearray) -> np.ndarray:
         if "GZIP_COMPRESSED_DATA" not in columns:
             raise ExposureError(f"row {elsewhere[0] + 1} has no data")
         starts, lengths = tile_ranges(header, raw, columns["GZIP_COMPRESSED_DATA"], heap_start)
-<<<<<<< HEAD
         for row in elsewhere.tolist():
             pixels[row] = unpack_row(raw, starts[row], lengths[row], row, np.dtype(">f4"), nx)
-=======
-        for row in elsewhere:
-            pixels[row] = unpack_row(raw, int(starts[row]), int(lengths[row]), int(row), np.dtype(">f4"), nx)
->>>>>>> ed460f2 (Say the types of files, exposures and products so that mypy understands them)
     return pixels
 
 

@@ -49,24 +49,14 @@ READ = re.compile(rb"(PROCTYPE|PRODTYPE|OBSTYPE|OBSID|EXPNUM|MJD-OBS|DATE-OBS|PL
 LEVELS = {"skysub": "sky-subtracted", "resampled": "resampled", "stacked": "stacked", "mastercal": "calibration", "raw": "raw"}
 NAMED_LEVELS = {"o": "instcal", "k": "skysub", "p": "resampled", "s": "stacked", "c": "mastercal", "r": "raw"}
 CALIBRATION = re.compile(r"zero|bias|dark|flat|fringe|illum|comp|focus")  # in OBSTYPE
-<<<<<<< HEAD
-KINDS = {"image": "image", "dqmask": "mask", "wtmap": "weight"}  # PRODTYPE; with a number where there are several
-=======
 Kind = Literal["image", "mask", "weight", "other"]
 KINDS: dict[str, Kind] = {"image": "image", "dqmask": "mask", "wtmap": "weight"}  # PRODTYPE; with a number where there are several
 NAMED_KINDS: dict[str, Kind] = {"d": "mask", "w": "weight"}
->>>>>>> ed460f2 (Say the types of files, exposures and products so that mypy understands them)
 NOTHING = frozenset({"", "none", "null", "nan", "na", "unknown", "undefined"})  # what stands in place of a value that is not known
 SKY_SIGMAS = 3.0  # a median that is less from zero is no sky; the sky of InstCal images is 20 sigma and more
 RACY = 2.0  # s; a directory that changed just now may change again without a new time of modification
 REMEMBERED = 4  # directories
 
-<<<<<<< HEAD
-Kind = Literal["image", "mask", "weight", "other"]
-NAMED_KINDS: dict[str, Kind] = {"d": "mask", "w": "weight"}
-
-=======
->>>>>>> ed460f2 (Say the types of files, exposures and products so that mypy understands them)
 
 @dataclass(frozen=True)
 class Keys:
