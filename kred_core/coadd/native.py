@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from astropy.wcs import WCS
@@ -275,7 +275,7 @@ class _Layers:
         view = values.data.cast("B")
         at = start + 4 * low * width
         while view:
-            n = os.preadv(self._file.fileno(), [view], at)
+            n = os.preadv(cast(BinaryIO, self._file).fileno(), [view], at)
             if n == 0:
                 raise OSError("a temporary file of resampled detectors is shorter than what was written to it")
             view, at = view[n:], at + n

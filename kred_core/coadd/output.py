@@ -227,8 +227,9 @@ def _detector_facts(
         if config.combine == "median" and n > 2:
             gain *= 2 / np.pi
         _add_finite(header, "GAIN", gain, "[electron/count] At the mean depth")
-    levels = [_of_amplifiers(s.detector.header, ("SATURATA", "SATURATB"), "SATURATE", min) for s in used]
-    if used and None not in levels:
+    stated = [_of_amplifiers(s.detector.header, ("SATURATA", "SATURATB"), "SATURATE", min) for s in used]
+    levels = [level for level in stated if level is not None]
+    if used and len(levels) == len(used):
         backs = [s.input.background(background).b for s in used]
         saturated = [(v * s.input.scale - b) * s.flux_scale for v, s, b in zip(levels, used, backs, strict=True)]
         _add_finite(header, "SATURATE", min(saturated), "[count] Lowest saturation level of the inputs")

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 import numpy as np
 from astropy.io import fits
@@ -286,7 +286,7 @@ def _run(files: _Files, made: Path, timeout: float) -> None:
             start_new_session=True,  # so that SWarp, too, can be stopped, not only the shell
         )
         try:
-            with process.stdin:
+            with cast(IO[bytes], process.stdin):
                 status = _wait(process, timeout)
         except BaseException:
             _kill(process)

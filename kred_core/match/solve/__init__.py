@@ -119,14 +119,14 @@ def solve(
     order = _canonical_order(n, key)
     rank = np.empty(n, dtype=np.int64)
     rank[order] = np.arange(n)
-    own = np.broadcast_to(np.asarray(own, dtype=np.float64), (n,))[order]
+    own_sky = np.broadcast_to(np.asarray(own, dtype=np.float64), (n,))[order]
     known = np.full(n, np.nan) if fixed is None else np.broadcast_to(np.asarray(fixed, dtype=np.float64), (n,))[order]
     pairs = canonical(n, first, second, difference, error, rank)
     system = System.of(pairs, shape, rank)
-    problem = LeastSquares(pairs, system, own, known, own_error)
+    problem = LeastSquares(pairs, system, own_sky, known, own_error)
     fit = problem.robust() if robust else problem.plain()
 
-    levels = _levels(problem, fit, own, known)[rank]
+    levels = _levels(problem, fit, own_sky, known)[rank]
     error_of_background = standard_errors(problem, fit)
     weight, rejected = _by_pair(system, fit, pairs.first.size)
     return Solution(
