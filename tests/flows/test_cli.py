@@ -80,10 +80,6 @@ class TestSeveralFields:
         assert "field LMC_c41: there is no directory" in capsys.readouterr().err
         assert "complete (4 exposures: 4 good)" in last_log(root)
 
-    def test_all_finds_what_is_there(self, root, capsys):
-        assert survey.main(["--all", "--root", str(root), "--dry-run"]) == 0
-        assert "LMC_c42: what would be done" in capsys.readouterr().out
-
 
 class TestWrongSteps:
     """Each gets one clear message, with what to do, and an exit status that is not 0."""
@@ -122,10 +118,6 @@ class TestWrongSteps:
         assert ended.stderr.endswith("then `source .venv/bin/activate` in each new terminal\n")
         assert ended.stderr.count("\n") == 1
 
-    @pytest.mark.parametrize("typed", ["lmc_c42", "LMC_c24", "LMCc42"])
-    def test_a_field_that_is_mistyped(self, typed, refused):
-        assert refused(typed).endswith("; did you mean LMC_c42?\n")
-
     def test_a_link_that_leads_elsewhere(self, root, tmp_path, capsys):
         arguments, elsewhere = ["LMC_c42", "T07", "--root", str(root), "--until", "check"], tmp_path / "elsewhere"
         elsewhere.mkdir()
@@ -146,21 +138,17 @@ class TestWrongSteps:
         assert field.main(["LMC_c42", "--root", str(tmp_path / "nowhere")]) == 1
         assert "is no directory; give the one that holds DECam_MEF with --root" in capsys.readouterr().err
 
-    def test_unknown_option(self, command, root):
-        result = command("flows/field.py", "LMC_c42", "--coadd.engin=swarp", "--root", str(root))
-        assert result.returncode == 2
-        assert "option --coadd.engin is not known; did you mean --coadd.engine?" in result.stderr
-
     @pytest.mark.parametrize(
         ("arguments", "status", "words"),
         [
             (["XYZ_1"], 1, "error: field XYZ_1: there is no directory"),
+            *(([name], 1, "; did you mean LMC_c42?\n") for name in ("lmc_c42", "LMC_c24", "LMCc42")),
             (["LMC_c42", "T99"], 1, "error: field LMC_c42 has no tile T99; its tiles: T01"),
+            (["LMC_c42", "T7"], 1, "error: field LMC_c42 has no tile T7; did you mean T07?"),
             (["LMC_c42", "--coadd.size=-1"], 2, "error: option coadd.size: input should be greater than or equal to 0"),
             (["LMC_c42", "--survey.tile-table", "{}/empty.txt"], 1, "empty.txt: is empty"),
             (["LMC_c42", "--survey.image-table", "{}/odd.txt"], 1, "odd.txt: is not a text file"),
         ],
-        ids=["field", "tile", "value", "empty table", "unreadable table"],
     )
     def test_what_cannot_be_used(self, refused, tmp_path, arguments, status, words):
         (tmp_path / "empty.txt").touch()
