@@ -181,7 +181,7 @@ def boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
     """
     with _opened(path) as f:
         table = _detectors(f, _primary(f))
-    return {r["EXTNAME"].decode(): tuple(int(r[c]) for c in ("X0", "Y0", "NX", "NY")) for r in table}
+    return {r["EXTNAME"].decode(): (int(r["X0"]), int(r["Y0"]), int(r["NX"]), int(r["NY"])) for r in table}
 
 
 def read(path: Path, extname: str) -> BinnedMap:

@@ -320,7 +320,8 @@ def jumps(look: QuickLook) -> tuple[float | None, float | None, float | None]:
         after. None where there are no two blocks side by side.
     """
     before, after = look.images["before"], look.images["after"]
-    return tuple(block_jump(block_medians(image, SEAM_BLOCK)) for image in (before, after, before - after))
+    jumps = [block_jump(block_medians(image, SEAM_BLOCK)) for image in (before, after, before - after)]
+    return jumps[0], jumps[1], jumps[2]
 
 
 def reduced(look: QuickLook, grid: BinnedGrid, name: str, figure_pixels: int) -> ReducedImage:

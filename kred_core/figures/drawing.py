@@ -39,7 +39,7 @@ DPI = 100
 COMPRESSION = 3  # of 9: noise takes 3.5 MB and half the time of Pillow's 6, which makes 5.4 MB of it
 MARGIN = 0.6  # inches
 LETTER = 116.0, 132.0  # a line of n letters, bold or not, is one inch long at LETTER / n points
-STYLE = {  # text is never mathtext, which matplotlib parses with global state
+STYLE: dict[Any, Any] = {  # text is never mathtext, which matplotlib parses with global state
     "text.parse_math": False, "axes.labelsize": 11, "xtick.labelsize": 10, "ytick.labelsize": 10,
 }  # fmt: skip
 

@@ -153,7 +153,10 @@ class Sky:
     def greys(self) -> list[tuple[float, float]]:
         """Round values of ``after``, counts28 per native pixel, and where they are from black, 0, to white, 1."""
         of = self._stretch
-        return [(value, float(of.place_of(value))) for value in round_values(of.value_at, of.place_of, VALUES)]
+        return [
+            (value, float(of.place_of(value)))
+            for value in round_values(of.value_at, lambda value: float(of.place_of(value)), VALUES)
+        ]
 
     def tile(self, name: str, side: int) -> Picture | None:
         """A tile cut out of the quick look after matching; None where that knows next to nothing of it."""

@@ -174,6 +174,6 @@ def _good(values: ArrayLike, bad: np.ndarray | None = None) -> tuple[np.ndarray,
 
 def robust_rms(values: ArrayLike) -> float:
     """Return 1.4826 times the median of the absolute finite values, the rms where they are normal; NaN without values."""
-    values = np.asarray(values)
-    values = values[np.isfinite(values)]
-    return float(NORMAL_MAD * np.median(np.abs(values))) if values.size else math.nan
+    known = np.asarray(values)
+    known = known[np.isfinite(known)]
+    return float(NORMAL_MAD * np.median(np.abs(known))) if known.size else math.nan
