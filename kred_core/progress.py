@@ -79,17 +79,7 @@ class TimeLeft:
     taken: dict[str, float] = field(default_factory=dict)
 
     def seconds(self, stage: str, part: float, elapsed: float) -> float:
-        """Return the wall time left in s.
-
-        Parameters
-        ----------
-        stage : str
-            The one that is running.
-        part : float
-            How much of it is done, 0 to 1.
-        elapsed : float
-            Wall time of this stage so far in s.
-        """
+        """Return the wall time left in s, when a part (0 to 1) of the stage that is running took so many s so far."""
         done = sum(self.foreseen.get(name, 0.0) for name in self.taken) + part * self.foreseen.get(stage, 0.0)
         spent = sum(self.taken.values()) + elapsed
         pace = (spent + PRIOR / self.workers) / (done + PRIOR)  # wall s for each CPU s that was foreseen
@@ -100,5 +90,5 @@ class TimeLeft:
         return here + after * pace
 
     def words(self, stage: str, part: float, elapsed: float) -> str:
-        """Return the time left in words."""
+        """Return the time left in words; see `seconds`."""
         return f"about {human_time(self.seconds(stage, part, elapsed))} left"

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+from kred_core.config import STAGES
 
 PROJECT = Path(__file__).parents[1]
 ROOMS = ["kred_core", "tasks", "flows", "deployments"]  # from the ground up; nothing imports from above itself
 PRIVATE = {"_final_state", "_wrapped_future", "run_results", "drain_all", "set_client_override", "wait_until_empty"}  # of Prefect
+FLOORS = [  # of kred_core, from the ground up; no room imports from its own floor or from above it
+    {"background", "constants", "errors", "kernel_cache", "words"},
+    {"config", "fits", "progress", "statistics"},
+    {"memory", "products", "sky"},
+    {"evaluation", "service", "survey"},
+    {"binned", "figures"},
+    {"exposures", "match", "report"},
+    {"coadd", "simulate", "starter"},
+    {"api", "stages"},
+    {"selfcheck"},
+    {"__init__"},  # the front door, which all others may ask for the version
+]
 MODULES = {path: ast.parse(path.read_text(encoding="utf-8")) for room in ROOMS for path in sorted((PROJECT / room).rglob("*.py"))}
 
 
@@ -23,6 +38,32 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             yield node.module.split(".")[0]
+
+
+# The modules of kred_core as parts of their names, such as ("kred_core", "match", "__init__").
+LIBRARY = {path.relative_to(PROJECT).with_suffix("").parts: tree for path, tree in MODULES.items() if room_of(path) == ROOMS[0]}
+
+
+def arrows(module: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Modules of kred_core that one of them imports anywhere in it, also within functions and for annotations alone."""
+    found = set()
+    for node in ast.walk(LIBRARY[module]):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = (*module[: -node.level], *filter(None, (node.module or "").split(".")))
+            names = [(*base, alias.name) for alias in node.names]
+            found |= {next(m for m in (name, (*name, "__init__"), base, (*base, "__init__")) if m in LIBRARY) for name in names}
+    return found - {("kred_core", "__init__"), module}
+
+
+def stages_named(tree: ast.AST) -> set[str]:
+    """Names of stages in quotes; not keys, which are options and facts, and not those that a message about a file is to name."""
+    keys = {id(key) for node in ast.walk(tree) if isinstance(node, ast.Dict) for key in node.keys}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("read", "explained", "_rows"):
+            keys |= {id(argument) for argument in node.args}
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            keys |= {id(name) for name in ast.walk(node.value)}
+    return {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value in STAGES and id(n) not in keys}
 
 
 def leaves_its_room(path: Path, tree: ast.AST) -> bool:
@@ -86,6 +127,28 @@ def test_arrows_go_down_only():
     assert [path for path, tree in MODULES.items() if leaves_its_room(path, tree)] == []
 
 
+def test_no_two_modules_of_the_library_need_each_other():
+    TopologicalSorter({module: arrows(module) for module in LIBRARY}).prepare()  # raises CycleError, which names them
+
+
+def test_arrows_within_the_library_go_down_only():
+    floor = {name: n for n, names in enumerate(FLOORS) for name in names}
+    assert {module[1] for module in LIBRARY} == floor.keys()
+    assert len(FLOORS) <= 11
+    assert len(floor) <= 34
+    pairs = {(module[1], needed[1]) for module in LIBRARY for needed in arrows(module)}
+    assert {(one, other) for one, other in pairs if one != other and floor[one] <= floor[other]} == set()
+
+
+def test_a_stage_is_named_in_the_table_in_its_own_module_and_in_words_for_people():
+    allowed = {(f"kred_core/stages/{name}.py", name) for name in STAGES} | {("kred_core/stages/matching.py", "match")}
+    allowed |= {("kred_core/config/stages.py", name) for name in STAGES}  # the table
+    allowed |= {("kred_core/products/paths.py", name) for name in STAGES}  # directories of their records
+    allowed |= {("kred_core/report/contents.py", name) for name in STAGES}  # what the page says of units that failed
+    found = {(str(path.relative_to(PROJECT)), name) for path, tree in MODULES.items() for name in stages_named(tree)}
+    assert {(path, name) for path, name in found - allowed if name != "tiles" or "/stages" in path} == set()  # an option, too
+
+
 def test_the_library_does_not_know_prefect():
     assert offenders(lambda room, tree: [name for name in imports(tree) if name.startswith("prefect")], ["kred_core"]) == {}
 
@@ -141,4 +204,8 @@ def test_the_checks_find_what_they_look_for():
     assert forgotten_futures(bad) == [4]
     assert timeouts(bad) == [5]
     assert nested_tasks(bad) == [7]
+    assert stages_named(ast.parse('f("check")\nread(path, "match")\n{"coadd": "prepare"}\n__all__ = ["tiles"]')) == {
+        "check",
+        "prepare",
+    }
     assert not forgotten_futures(ast.parse("future = summarize.submit(1)\nfutures = [t.submit(x) for x in y]"))

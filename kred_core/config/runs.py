@@ -7,23 +7,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from .stages import (
-    CheckConfig,
-    CoaddConfig,
-    EvaluateConfig,
-    MatchConfig,
-    Name,
-    PrepareConfig,
-    RunConfig,
-    Section,
-    StampConfig,
-    SummarizeConfig,
-    SurveyConfig,
-    TilingConfig,
-    number,
-)
-
-__all__ = ["DiscoverConfig", "FieldConfig", "ServiceConfig", "SeveralConfig"]
+from . import stages
+from .stages import Name, RunConfig, Section, number
 
 
 def _tiles_of_the_survey(schema: dict[str, Any]) -> None:
@@ -42,27 +27,23 @@ class FieldConfig(Section):
     tiles: list[Name] = Field(default=[], description="Tiles to make, for example T07 T08. Not given: all tiles of the field.")
     root: Path = Field(default=Path("."), description="Data root: the directory that holds DECam_MEF.")
     run: RunConfig = RunConfig()
-    survey: SurveyConfig = SurveyConfig()
-    check: CheckConfig = CheckConfig()
-    summarize: SummarizeConfig = SummarizeConfig()
-    stamps: StampConfig = StampConfig()
-    prepare: PrepareConfig = PrepareConfig()
-    tiling: TilingConfig = TilingConfig()
-    match: MatchConfig = MatchConfig()
-    coadd: CoaddConfig = CoaddConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    survey: stages.SurveyConfig = stages.SurveyConfig()
+    check: stages.CheckConfig = stages.CheckConfig()
+    summarize: stages.SummarizeConfig = stages.SummarizeConfig()
+    stamps: stages.StampConfig = stages.StampConfig()
+    prepare: stages.PrepareConfig = stages.PrepareConfig()
+    tiling: stages.TilingConfig = stages.TilingConfig()
+    match: stages.MatchConfig = stages.MatchConfig()
+    coadd: stages.CoaddConfig = stages.CoaddConfig()
+    evaluate: stages.EvaluateConfig = stages.EvaluateConfig()
 
     @model_validator(mode="after")
-    def _engine_can_do_it(self):
+    def _the_engine_can_do_it(self):
         shaped = self.match.shape != "constant" or self.match.amplifier_steps
         if shaped and self.coadd.engine == "swarp" and self.coadd.mosaics in ("matched", "both"):
             raise ValueError(
                 "match.shape and match.amplifier_steps need coadd.engine = native: SWarp subtracts one constant from a detector"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _engine_can_leave_out(self):
         part = next((entry for entry in self.tiling.leave_out if "." in entry), "")
         if part and self.coadd.engine == "swarp" and self.coadd.backgrounds:
             raise ValueError(f"tiling.leave_out {part} needs coadd.engine = native: SWarp cannot leave out a part of a detector")
@@ -74,21 +55,23 @@ class FieldConfig(Section):
         return " ".join([self.field, *self.tiles])
 
     def with_absolute_paths(self) -> FieldConfig:
-        """The same options for processes that may have another current directory."""
+        """Return the same options for processes that may have another current directory."""
 
         def absolute(section: Section, *options: str) -> Section:
             given = {option: getattr(section, option) for option in options}
-            return section.model_copy(update={o: str(Path(path).expanduser().absolute()) for o, path in given.items() if path})
+            return section.model_copy(update={option: place(path) for option, path in given.items() if path})
 
-        return self.model_copy(
-            update={
-                "root": self.root.absolute(),
-                "run": self.run.model_copy(update={"outside": [str(Path(p).expanduser().absolute()) for p in self.run.outside]}),
-                "survey": absolute(self.survey, "tile_table", "image_table"),
-                "check": absolute(self.check, "zero_points"),
-                "match": absolute(self.match, "fixed"),
-            }
-        )
+        def place(path: str) -> str:
+            return str(Path(path).expanduser().absolute())
+
+        sections = {
+            "root": self.root.absolute(),
+            "run": self.run.model_copy(update={"outside": [place(path) for path in self.run.outside]}),
+            "survey": absolute(self.survey, "tile_table", "image_table"),
+            "check": absolute(self.check, "zero_points"),
+            "match": absolute(self.match, "fixed"),
+        }
+        return self.model_copy(update=sections)
 
 
 class SeveralConfig(Section):

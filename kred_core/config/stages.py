@@ -3,34 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-__all__ = [
-    "AMPLIFIERS",
-    "NAME",
-    "STAGES",
-    "BackgroundKind",
-    "CheckConfig",
-    "CoaddConfig",
-    "EvaluateConfig",
-    "MatchConfig",
-    "Name",
-    "PrepareConfig",
-    "RunConfig",
-    "Section",
-    "Stage",
-    "StampConfig",
-    "SummarizeConfig",
-    "SurveyConfig",
-    "TilingConfig",
-    "number",
-]
-
-STAGES = ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate")
-AMPLIFIERS = ("A", "B")  # of a detector, as in GAINA, RDNOISEB and the like
 Stage = Literal["check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate"]
+STAGES: tuple[Stage, ...] = get_args(Stage)  # in the order in which they run
+AMPLIFIERS = ("A", "B")  # of a detector, as in GAINA, RDNOISEB and the like
 
 # Names become file names: letters, digits and a few signs, nothing that could lead elsewhere.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$"
@@ -55,19 +34,22 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, model_title_generator=_title)
 
 
-def _require_position(name: str, values: list[float]) -> None:
+def _on_the_sky(values: list[float]) -> list[float]:
     if values and len(values) != 2:
-        raise ValueError(f"{name} needs two numbers, RA and Dec in degrees")
+        raise ValueError("needs two numbers, RA and Dec in degrees")
     if values and not (0 <= values[0] < 360 and -90 <= values[1] <= 90):
-        raise ValueError(f"{name} needs 0 <= RA < 360 and -90 <= Dec <= 90 degrees")
+        raise ValueError("needs 0 <= RA < 360 and -90 <= Dec <= 90 degrees")
+    return values
+
+
+Position = Annotated[list[float], Field(max_length=2), AfterValidator(_on_the_sky)]  # RA and Dec in degrees, or nothing
 
 
 class SurveyConfig(Section):
     """Where the field and its tiles are, and which exposures make which image."""
 
-    centre: list[float] = Field(
+    centre: Position = Field(
         default=[],
-        max_length=2,
         description="Own field centre, RA,Dec in degrees (ICRS). The 16 tiles are laid around it on the survey's grid.",
     )
     tile_table: str = Field(
@@ -81,8 +63,7 @@ class SurveyConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _centre_is_a_position(self):
-        _require_position("centre", self.centre)
+    def _one_place(self):
         if self.centre and self.tile_table:
             raise ValueError("give either centre or tile_table, not both")
         return self
@@ -122,9 +103,8 @@ class StampConfig(Section):
         ge=0,
         le=600,
     )
-    centre: list[float] = Field(
+    centre: Position = Field(
         default=[],
-        max_length=2,
         description="Tangent point of the grid, RA,Dec in degrees, the same for all fields of a galaxy. Not given: the middle of "
         "the galaxy's fields in the survey, or of those in the tile table that are not far away.",
     )
@@ -133,11 +113,6 @@ class StampConfig(Section):
         description="Keep the binned maps in DECam_BACK when the field is done; otherwise a later run that needs them makes them "
         "again.",
     )
-
-    @model_validator(mode="after")
-    def _centre_is_a_position(self):
-        _require_position("centre", self.centre)
-        return self
 
 
 class PrepareConfig(Section):
@@ -239,7 +214,6 @@ class CoaddConfig(Section):
         description="Mosaics at full resolution: with matched backgrounds (TILE_b), with one background for each exposure "
         "(TILE), both, or none (only the quick look that the stage match makes).",
     )
-
     engine: Literal["native", "swarp"] = Field(
         default="native", description="kred's own co-adder, or SWarp (which must be installed as SWarp or swarp)."
     )
@@ -280,8 +254,8 @@ class RunConfig(Section):
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
     only: list[Stage] = Field(default=[], description="Run only these stages, from what is on disk.")
-    first: Stage = Field(default="check", alias="from", description="First stage to run.")
-    last: Stage = Field(default="evaluate", alias="until", description="Last stage to run.")
+    first: Stage = Field(default=STAGES[0], alias="from", description="First stage to run.")
+    last: Stage = Field(default=STAGES[-1], alias="until", description="Last stage to run.")
     redo: bool = Field(
         default=False, description="Redo the chosen stages, also what is complete. Otherwise only what is missing or out of date."
     )

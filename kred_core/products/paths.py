@@ -243,6 +243,14 @@ class FieldPaths:
         """What a stage found out about one unit (an exposure, a mosaic), for the later stages."""
         return self.memory / stage / f"{unit}.json"
 
+    def verdict(self, file: str) -> Path:
+        """The record of what the headers of an exposure say, by its file name."""
+        return self.record("check", file)
+
+    def measurements(self, root: str) -> Path:
+        """The record of what was measured in the pixels of an exposure."""
+        return self.record("summarize", root)
+
 
 def grouped(left_out: Iterable[tuple[str, str]]) -> list[str]:
     """What was left out for one reason each: how many files, of which a few are named."""

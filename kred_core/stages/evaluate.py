@@ -2,34 +2,108 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
-from ..binned import BinnedGrid
+from .. import evaluation, figures, survey
 from ..config import BackgroundKind, FieldConfig
+from ..errors import InputError
 from ..exposures.check import ExposureReport
-from ..products import FieldPaths
-from . import mosaics
-from .coadd import images_of, most_mosaics
-from .mosaics import evaluated_tiles, mosaic_names, mosaic_unit, tabulate_mosaics
-from .plan import Plan, Planned
-from .run import Run
-from .stage import Cost, Stage
+from ..products import FieldPaths, read_record, tables, write_record
+from .coadd import mosaic_files, mosaic_names, mosaic_unit, most_mosaics
+from .executor import UnitRunner
+from .stage import Cost, Plan, Planned, Stage
+from .tiles import images_of
 from .work import Manifest, Step, Unit, Work
 
-__all__ = ["DRAW_FIELD", "EVALUATE", "STAGE"]
+log = logging.getLogger(__name__)
 
 SECONDS_PER_FIGURE, SECONDS_PER_MPIX = 0.7, 0.01  # CPU
+FIELD_FIGURE_TILE_PIXELS = 400
+IN_WORDS = {
+    BackgroundKind.ORIGINAL: "exposures' backgrounds subtracted",
+    BackgroundKind.MATCHED: "matched backgrounds subtracted",
+}
+
+
+def evaluate_mosaic(config: FieldConfig, tile: str, image: str) -> Manifest:
+    """Measure the mosaics of one image of a tile and draw them; where both were made, side by side too."""
+    paths, products, shown, measured = FieldPaths.of(config), [], [], []
+    subject = f"{config.field} {tile} {survey.images(config.field, config.survey).title(image)}"
+    for background in config.coadd.backgrounds:
+        record = _numbers(paths, tile, image, background)
+        record.unlink(missing_ok=True)
+        numbers, reduced = evaluation.measure_mosaic(*mosaic_files(paths, tile, image, background), config.evaluate.figure_pixels)
+        title = f"{subject}, {IN_WORDS[background]}"
+        figure, coverage_figure = paths.mosaic_figure(tile, image, background), paths.coverage_figure(tile, image, background)
+        figures.mosaic_figure(reduced, numbers, title, config.evaluate.stretch, figure)
+        figures.coverage_figure(reduced, numbers, title, coverage_figure)
+        kept = paths.reduced(tile, image, background)
+        reduced.shrink(math.ceil(max(reduced.image.shape) / FIELD_FIGURE_TILE_PIXELS)).write(kept)
+        write_record(record, asdict(numbers))
+        products += [figure, coverage_figure, record, kept]
+        shown.append(reduced)
+        measured.append(numbers)
+    if len(shown) == 2:
+        products.append(paths.comparison_figure(image, tile))
+        block = max(1, round(measured[0].block / shown[0].factor))
+        removed = evaluation.block_jump(evaluation.block_medians(shown[0].image - shown[1].image, block))
+        jumps = measured[0].block_jump, measured[1].block_jump, removed
+        figures.comparison_figure(shown[0], shown[1], jumps, subject, products[-1])
+    return Manifest.of_figures(products)
+
+
+def _numbers(paths: FieldPaths, tile: str, image: str, background: BackgroundKind) -> Path:
+    """The record of the numbers of one mosaic."""
+    return paths.record("evaluate", mosaic_unit(tile, image, [background]))
+
+
+def evaluated_tiles(config: FieldConfig) -> dict[tuple[str, BackgroundKind], list[str]]:
+    """Return tiles by image and background: the mosaics of the whole field that there are numbers of."""
+    paths = FieldPaths.of(config)
+    found: dict[tuple[str, BackgroundKind], list[str]] = {}
+    for tile, image in mosaic_names(config.model_copy(update={"tiles": []})):
+        for background in config.coadd.backgrounds:
+            files = mosaic_files(paths, tile, image, background)[0], _numbers(paths, tile, image, background)
+            if all(path.exists() for path in files):
+                found.setdefault((image, background), []).append(tile)
+    return found
+
+
+def draw_field(config: FieldConfig, image: str, background: BackgroundKind, tiles: list[str]) -> Manifest:
+    """Draw the tiles of one image where they lie on the sky."""
+    paths = FieldPaths.of(config)
+    reduced = [(tile, evaluation.ReducedImage.read(paths.reduced(tile, image, background))) for tile in tiles]
+    title = f"{config.field} {survey.images(config.field, config.survey).title(image)}, {IN_WORDS[background]}"
+    figures.field_figure(reduced, title, paths.field_figure(image, background))
+    return Manifest.of_figures([paths.field_figure(image, background)])
+
+
+def tabulate_mosaics(config: FieldConfig) -> Path:
+    """Collect the numbers of all mosaics of the field; returns the table."""
+    paths = FieldPaths.of(config)
+    rows = []
+    for (image, background), tiles in evaluated_tiles(config).items():
+        for tile in tiles:
+            record = read_record(_numbers(paths, tile, image, background))
+            if record is None:
+                mosaic = mosaic_files(paths, tile, image, background)[0]
+                raise InputError(f"the numbers of {mosaic} cannot be read; run the stage 'evaluate' with --redo")
+            if record.keys() != {f.name for f in fields(evaluation.MosaicNumbers)}:
+                log.warning("%s %s: its numbers are those of another version of kred; evaluate it again", tile, image)
+                continue
+            rows.append((tile, image, background, evaluation.MosaicNumbers(**record)))
+    tables.write(evaluation.mosaic_table(config.field, rows), paths.mosaic_table, f"Numbers of the mosaics of {config.field}")
+    return paths.mosaic_table
 
 
 def _work(config: FieldConfig, tile: str, image: str) -> Work:
-    paths = FieldPaths.of(config)
-    files = [file(tile, image, kind) for kind in config.coadd.backgrounds for file in (paths.mosaic, paths.coverage)]
-    return Work(mosaic_unit(tile, image, config.coadd.backgrounds), files=files, options=[config.evaluate])
-
-
-def _do(config: FieldConfig, tile: str, image: str) -> Manifest:
-    return Manifest.of_figures(mosaics.evaluate_mosaic(config, tile, image))
+    backgrounds = config.coadd.backgrounds
+    files = [file for background in backgrounds for file in mosaic_files(FieldPaths.of(config), tile, image, background)]
+    return Work(mosaic_unit(tile, image, backgrounds), files=files, options=[config.evaluate])
 
 
 def _field_work(config: FieldConfig, image: str, background: BackgroundKind, tiles: list[str]) -> Work:
@@ -38,12 +112,8 @@ def _field_work(config: FieldConfig, image: str, background: BackgroundKind, til
     return Work(paths.field_figure(image, background).stem, files=files, facts={"tiles": tiles})
 
 
-def _draw_field(config: FieldConfig, image: str, background: BackgroundKind, tiles: list[str]) -> Manifest:
-    return Manifest.of_figures([mosaics.draw_field(config, image, background, tiles)])
-
-
-EVALUATE = Step("evaluate", 3, _work, _do)
-DRAW_FIELD = Step("draw", 3, _field_work, _draw_field)
+EVALUATE = Step("evaluate", 3, _work, evaluate_mosaic)
+DRAW_FIELD = Step("draw", 3, _field_work, draw_field)
 
 
 def _field_figures(config: FieldConfig) -> list[Unit]:
@@ -53,7 +123,7 @@ def _field_figures(config: FieldConfig) -> list[Unit]:
     ]
 
 
-def _run(run: Run) -> None:
+def _run(run: UnitRunner) -> None:
     backgrounds = run.config.coadd.backgrounds
     if not backgrounds:
         return  # no mosaics were asked for
@@ -72,9 +142,17 @@ def _plan(plan: Plan) -> Sequence[Planned]:
     shown = _field_figures(config) if complete else []
     current = sum(DRAW_FIELD.is_current(config, a) for _, a in shown if a["image"] in complete)
     of_field = len(images) * len(config.coadd.backgrounds)
-    figures = sum(len(p.backgrounds) for p in to_do) + of_field - current
-    seconds = figures * SECONDS_PER_FIGURE + sum(p.n_pixels for p in to_do) / 1e6 * SECONDS_PER_MPIX
-    return [Planned("evaluate", "figures", len(plan.mosaics) + of_field, len(to_do) + of_field - current, Cost(seconds))]
+    cost = _cost_of(sum(len(p.backgrounds) for p in to_do) + of_field - current, sum(p.n_pixels for p in to_do))
+    return [Planned("evaluate", "figures", len(plan.mosaics) + of_field, len(to_do) + of_field - current, cost)]
+
+
+def _cost_of(n_figures: int, pixels: float) -> Cost:
+    return Cost(n_figures * SECONDS_PER_FIGURE + pixels / 1e6 * SECONDS_PER_MPIX)
+
+
+def _cost(config: FieldConfig, usable: Sequence[ExposureReport]) -> Cost:
+    n, pixels = most_mosaics(config, usable)
+    return _cost_of(n + len(images_of(config, usable)), pixels)
 
 
 def _products(config: FieldConfig) -> Iterator[Path]:
@@ -87,11 +165,6 @@ def _products(config: FieldConfig) -> Iterator[Path]:
             yield paths.field_figure(image, background)
         if config.coadd.mosaics == "both":
             yield paths.comparison_figure(image, tile)
-
-
-def _cost(config: FieldConfig, usable: Sequence[ExposureReport], grid: BinnedGrid | None) -> Cost:
-    n, pixels = most_mosaics(config, usable)
-    return Cost((n + len(images_of(config, usable))) * SECONDS_PER_FIGURE + pixels / 1e6 * SECONDS_PER_MPIX)
 
 
 STAGE = Stage("evaluate", run=_run, plan=_plan, products=_products, cost=_cost)

@@ -1,158 +1,245 @@
 """The stage match: pair differences, one background per detector from all of them at once, and a first look at the result.
 
-Overlaps are measured, solved and looked at image by image, each step from the files that the one before it left: another
-solution does not measure again, and another figure does not solve again.
+Overlaps are measured, solved and looked at image by image (`kred_core.stages.matching`), each step from the files that the one
+before it left. Matched detectors are for people who want to look at them; co-adding does not need them. Their unit is an
+exposure, as of the stage prepare: each detector is written once and every tile links to it.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+import numpy as np
+from astropy.table import Table
 
-from ..binned import BinnedGrid
-from ..config import FieldConfig
+from ..background import Background
+from ..config import BackgroundKind, FieldConfig
 from ..errors import InputError
 from ..exposures.check import ExposureReport
 from ..exposures.masks import PixelRule
-from ..products import FieldPaths
-from . import copies, looks, matching
-from .coadd import foreseen, images_of
-from .copies import MatchedCopies
-from .looks import compared_tiles
-from .matching import MEASURED_FROM, SOLVED_FROM, MatchPlan, binned_sources, look_record, plan_matching, solved_files
-from .mosaics import read_backgrounds, tile_names, wanted_tiles
-from .plan import Plan, Planned
-from .prepare import copies_size
-from .run import Run
-from .stage import Cost, Stage
-from .summarize import restore_binned_maps
-from .work import Manifest, Step, Unit, Work
-
-__all__ = ["COPY", "DRAW", "LOOK", "MEASURE", "SOLVE", "STAGE", "TABULATE"]
+from ..match.image import explain
+from ..products import FieldPaths, link_all, tables
+from .executor import UnitRunner
+from .matching import (
+    MEASURED_FROM,
+    SOLVED_FROM,
+    MatchPlan,
+    binned_sources,
+    compared_tiles,
+    draw_matching,
+    make_quick_looks,
+    measure_overlaps,
+    plan_matching,
+    quick_look_record,
+    solve_backgrounds,
+    solved_files,
+    tabulate_matching,
+)
+from .prepare import Rescaled, Rescaling
+from .stage import Cost, Plan, Planned, Stage
+from .summarize import ensure_binned_maps
+from .tiles import STAGE as TILES
+from .tiles import foreseen_mosaics, images_of, tile_names, tile_tables, wanted_tiles
+from .work import Step, Unit, Work
 
 SECONDS_PER_STEP, SECONDS_PER_DETECTOR, SECONDS_PER_FIGURES = 0.07, 0.04, 2.3  # CPU; of an image, all its figures
 
-
-def _of_maps(config: FieldConfig) -> list[BaseModel]:
-    """The options that binned maps depend on; whether they are kept is not one of them."""
-    return [config.summarize, config.stamps.model_copy(update={"keep": True})]
+BackgroundKey = tuple[str, str, str, str]  # Field, Root, EXTNAME, Image
 
 
-def _of_pixels(config: FieldConfig, plan: MatchPlan) -> dict[str, Any]:
-    """Which pixels the binned maps of a plan were made of."""
-    return PixelRule.of(config).facts(map(str, plan.detectors["EXTNAME"]))
+def read_backgrounds(config: FieldConfig) -> dict[BackgroundKey, Background]:
+    """Return the matched background of each detector of the field in each of its images."""
+    table = tables.read(FieldPaths.of(config).background_table, tables.BACKGROUNDS, "match")
+    keys = zip(*(map(str, table[name]) for name in ("Field", "Root", "EXTNAME", "Image")), strict=True)
+    return dict(zip(keys, Background.from_table(table).each(), strict=True))
+
+
+def plan_matched(config: FieldConfig) -> list[Rescaling]:
+    """Return the matched detectors to write, with b in the place of their backgrounds: all that feed one of the tiles, once."""
+    found: dict[tuple[str, str, str, float, str], dict[str, float]] = {}
+    backgrounds = read_backgrounds(config)
+    images: dict[tuple[str, str], set[str]] = {}
+    for row in (row for _, table in tile_tables(config) for row in _rows(table)):
+        key = row["Field"], row["Root"]
+        images.setdefault(key, set()).add(row["Image"])
+        of_exposure = found.setdefault((*key, row["File"], row["XFACTOR"], row["Image"]), {})
+        of_exposure[row["EXTNAME"]] = backgrounds[*key, row["EXTNAME"], row["Image"]].b
+    return [
+        Rescaling(field, root, file, scale, tuple(sorted(values.items())), image if len(images[field, root]) > 1 else "")
+        for (field, root, file, scale, image), values in sorted(found.items())
+    ]
+
+
+def _rows(table: Table) -> Iterator[dict[str, Any]]:
+    """What says which detectors feed a tile, row by row, as plain values: astropy's rows take ten times as long."""
+    names = ("Field", "Root", "EXTNAME", "File", "Image", "XFACTOR")
+    for values in zip(*(table[name].tolist() for name in names), strict=True):
+        yield dict(zip(names, values, strict=True))
+
+
+MATCHED = Rescaled(
+    lambda config: config.match.output,
+    lambda paths, plan, extname, plain: paths.matched_detector(plan.root, extname, plain, plan.image),
+)
+
+
+def link_matched(config: FieldConfig, planned: Iterable[Rescaling]) -> None:
+    """Link to the matched detectors in the directory of each tile, as many as there are, and to none from an earlier selection."""
+    paths = FieldPaths.of(config)
+    several = {(p.field, p.root) for p in planned if p.image}
+    for tile, table in tile_tables(config):
+        targets = []
+        for row in _rows(table):
+            image = row["Image"] if (row["Field"], row["Root"]) in several else ""
+            targets += [paths.matched_detector(row["Root"], row["EXTNAME"], plain, image) for plain in (False, True)]
+        if not link_all(paths.prepared_tile(tile.name, BackgroundKind.MATCHED), targets):
+            break
+
+
+def explain_matching(config: FieldConfig) -> list[str]:
+    """Return how much better each image got, a line for each."""
+    return [explain(row) for row in tables.read(FieldPaths.of(config).matching_table, tables.MATCHING, "match")]
+
+
+def _background_rows(config: FieldConfig) -> list[dict[str, object]]:
+    """The matched backgrounds for people, in counts28 per native pixel: a row for each exposure in each image."""
+    table = tables.read(FieldPaths.of(config).background_table, tables.BACKGROUNDS, "match")
+    found: dict[tuple[str, str], list[int]] = {}
+    for i, exposure in enumerate(zip(table["Image"], table["Root"], strict=True)):
+        found.setdefault(exposure, []).append(i)
+    return [{"Image": image, "Root": root} | _of_exposure(table[rows]) for (image, root), rows in found.items()]
+
+
+def _of_exposure(detectors: Table) -> dict[str, object]:
+    """What stands out among the detectors of an exposure: their b - SUB_BACK, and overlaps that contradict the solution."""
+    above = np.asarray(detectors["b"] - detectors["SUB_BACK"])
+    errors = np.asarray(detectors["b_err"])
+    known = errors[np.isfinite(errors)]
+    remarks: dict[str, list[str]] = {}
+    for name, remark in zip(detectors["EXTNAME"], detectors["Remark"], strict=True):
+        if remark:
+            remarks.setdefault(str(remark), []).append(str(name))
+    numbers = {
+        "SUB_BACK": detectors["SUB_BACK"][0],
+        "Lowest": above.min(),
+        "Median": np.median(above),
+        "Highest": above.max(),
+        "b_err": np.median(known) if len(known) else math.nan,
+    }
+    return {
+        "N_det": len(detectors),
+        **{name: float(f"{value:.4g}") for name, value in numbers.items()},
+        "N_reject": int(np.sum(detectors["n_rejected"])),
+        "Remarks": "; ".join(f"{remark}: {', '.join(names)}" for remark, names in remarks.items()),
+    }
+
+
+def _maps_work(config: FieldConfig, plan: MatchPlan, unit: str, files: Iterable[Path] = (), **facts: Any) -> Work:
+    """What is made from the binned maps of an image, and so depends on what these are made from; not on whether they are kept."""
+    options = [config.summarize, config.stamps.model_copy(update={"keep": True})]
+    pixels = PixelRule.of(config).facts(map(str, plan.detectors["EXTNAME"]))
+    return Work(unit, files=[*binned_sources(config, plan), *files], options=options, facts=facts | pixels)
 
 
 def _measure_work(config: FieldConfig, plan: MatchPlan) -> Work:
-    options = {"min_cells": config.match.min_cells, "amplifier_steps": config.match.amplifier_steps}
-    facts = {"detectors": plan.digest((*MEASURED_FROM, "XFACTOR")), **options, **_of_pixels(config, plan)}
-    return Work(plan.image, files=binned_sources(config, plan), options=_of_maps(config), facts=facts)
+    options: dict[str, Any] = {"min_cells": config.match.min_cells, "amplifier_steps": config.match.amplifier_steps}
+    return _maps_work(config, plan, plan.image, detectors=plan.digest((*MEASURED_FROM, "XFACTOR")), **options)
 
 
 def _solve_work(config: FieldConfig, plan: MatchPlan) -> Work:
     paths = FieldPaths.of(config)
     files = [paths.pairs(plan.image), paths.record("match", f"{plan.image}.skies")]
     fixed = [Path(config.match.fixed).expanduser()] if config.match.fixed else []
-    options = config.match.model_copy(update={"output": "none"})
+    options = config.match.model_copy(update={"output": "none", "fixed": ""})
     return Work(plan.image, files=[*files, *fixed], options=[options], facts={"detectors": plan.digest(SOLVED_FROM)})
 
 
 def _look_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
-    files = [*binned_sources(config, plan), *solved_files(FieldPaths.of(config), plan.image)]
     places = [[tile.name, tile.ra, tile.dec, tile.size] for tile in wanted_tiles(config) if tile.name in tiles]
-    return Work(plan.image, files=files, options=_of_maps(config), facts={"tiles": places, **_of_pixels(config, plan)})
+    return _maps_work(config, plan, plan.image, solved_files(FieldPaths.of(config), plan.image), tiles=places)
 
 
 def _draw_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
     paths, compared = FieldPaths.of(config), compared_tiles(config, tiles)
-    quick = [look_record(paths, plan.image), *(paths.quick_look(plan.image, tile) for tile in ("", *compared))]
-    files = [*binned_sources(config, plan), *solved_files(paths, plan.image), paths.pairs(plan.image), *quick]
-    facts = {"tiles": tiles, "compared": compared, "pixels": config.evaluate.figure_pixels, **_of_pixels(config, plan)}
-    return Work(f"{plan.image}, figures", files=files, options=_of_maps(config), facts=facts)
+    quick = [quick_look_record(paths, plan.image), *(paths.quick_look(plan.image, tile) for tile in ("", *compared))]
+    files = [*solved_files(paths, plan.image), paths.pairs(plan.image), *quick]
+    facts = {"tiles": tiles, "compared": compared, "pixels": config.evaluate.figure_pixels}
+    return _maps_work(config, plan, f"{plan.image}, figures", files, **facts)
 
 
 def _table_work(config: FieldConfig, images: list[str]) -> Work:
     paths = FieldPaths.of(config)
-    files = [path for image in images for path in (*solved_files(paths, image), look_record(paths, image))]
+    files = [path for image in images for path in (*solved_files(paths, image), quick_look_record(paths, image))]
     return Work(config.field, files=files, facts={"images": images})
 
 
-def _copy_work(config: FieldConfig, plan: MatchedCopies) -> Work:
-    facts = asdict(plan) | {"backgrounds": [list(b) for b in plan.backgrounds], "output": config.match.output}
-    return Work(plan.unit, files=[FieldPaths(config.root, plan.field).exposure(plan.file)], facts=facts)
+MEASURE = Step("measure", 2, _measure_work, measure_overlaps)
+SOLVE = Step("solve", 2, _solve_work, solve_backgrounds)
+LOOK = Step("look", 3, _look_work, make_quick_looks)
+DRAW = Step("draw", 2, _draw_work, draw_matching)
+TABULATE = Step("tabulate", 2, _table_work, tabulate_matching)
+COPY = Step("copy", 1, MATCHED.work, MATCHED.write)
 
 
-MEASURE = Step("measure", 2, _measure_work, lambda config, plan: Manifest.of(matching.measure_overlaps(config, plan)))
-SOLVE = Step("solve", 2, _solve_work, lambda config, plan: Manifest.of(matching.solve_backgrounds(config, plan)))
-LOOK = Step("look", 3, _look_work, lambda config, plan, tiles: Manifest.of(looks.make_quick_looks(config, plan, tiles)))
-DRAW = Step("draw", 2, _draw_work, lambda config, plan, tiles: Manifest.of_figures(looks.draw_matching(config, plan, tiles)))
-TABULATE = Step("tabulate", 2, _table_work, lambda config, images: Manifest.of(matching.tabulate_matching(config, images)))
-COPY = Step("copy", 1, _copy_work, lambda config, plan: Manifest.of(copies.copy_matched(config, plan)))
-
-
-def _run(run: Run) -> None:
+def _run(run: UnitRunner) -> None:
     plans = {p.image: p for p in run.once(plan_matching)}
-    measured = _from_maps(run, MEASURE, [(image, {"plan": plan}) for image, plan in plans.items()])
+    to_measure = [(image, {"plan": plan}) for image, plan in plans.items()]
+    _need_maps(run, MEASURE, to_measure)
+    measured = run.each(MEASURE, to_measure)
     solved = run.each(SOLVE, [(image, {"plan": plans[image]}) for image in measured])
     tiles = tile_names(run.config)
     to_look = [(image, {"plan": plans[image], "tiles": tiles}) for image in solved]
-    looked = _from_maps(run, LOOK, to_look)
+    _need_maps(run, LOOK, to_look)
+    looked = run.each(LOOK, to_look)
     run.each(TABULATE, [(run.config.field, {"images": solved})], required=True)
-    run.outcome.matching = matching.explain_matching(run.config)
+    run.outcome.matching = explain_matching(run.config)
     run.show(
         "backgrounds",
         f"Matched backgrounds of {run.config.field}, in counts28 per pixel: SUB_BACK is that of the exposure; Lowest, Median and "
         "Highest are those of its detectors minus SUB_BACK",
-        matching.background_rows(run.config),
+        _background_rows(run.config),
     )
-    planned = run.once(copies.plan_copies)
-    run.each(COPY, [(c.unit, {"plan": c}) for c in planned])
-    run.once(copies.link_matched, copies=planned)
+    planned = run.once(plan_matched)
+    run.each(COPY, [(p.unit, {"plan": p}) for p in planned])
+    run.once(link_matched, planned=planned)
     figures = [(f"{image}, figures", arguments) for image, arguments in to_look if image in looked]
     _need_maps(run, DRAW, figures)
-    run.beside("figures", DRAW, figures)
+    run.in_background("figures", DRAW, figures)
 
 
-def _from_maps(run: Run, step: Step, units: list[Unit]) -> list[str]:
-    """Do a step that reads binned maps."""
-    _need_maps(run, step, units)
-    return run.each(step, units)
-
-
-def _need_maps(run: Run, step: Step, units: list[Unit]) -> None:
+def _need_maps(run: UnitRunner, step: Step, units: list[Unit]) -> None:
     """Make binned maps that are not kept again, if a step that reads them has anything to do."""
     if not all(step.is_current(run.config, arguments) for _, arguments in units):
-        restore_binned_maps(run)
+        ensure_binned_maps(run)
 
 
 def _plan(plan: Plan) -> Sequence[Planned]:
-    """The stage, and its figures, which are drawn beside the stages that follow."""
+    """The stage, and its figures, which are drawn in the background of the stages that follow."""
     config, usable = plan.config, plan.usable
-    fed = foreseen(config.model_copy(update={"coadd": config.coadd.model_copy(update={"mosaics": "original"})}), plan.reports)
+    fed = foreseen_mosaics(config, plan.reports)
     if not fed:
         raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
     images = len(images_of(config, usable))
-    steps, copied = 3 * images + 1, len({(p.image, i.root) for p in fed for i in p.inputs})
-    to_do, to_draw = _steps_to_do(config) if plan.is_fresh("tiles") else (steps, images)
-    to_copy = copied if to_do else sum(not COPY.is_current(config, {"plan": c}) for c in copies.plan_copies(config))
-    seconds = (to_do + to_copy) * SECONDS_PER_STEP
+    steps, written = 3 * images + 1, len({(p.image, i.root) for p in fed for i in p.inputs})
+    to_do, to_draw = _steps_to_do(config) if plan.is_fresh(TILES) else (steps, images)
+    to_write = written if to_do else sum(not COPY.is_current(config, {"plan": p}) for p in plan_matched(config))
+    seconds = (to_do + to_write) * SECONDS_PER_STEP
     seconds += sum(len(r.detectors) for r in usable) * SECONDS_PER_DETECTOR if to_do else 0.0
     fed_detectors = Counter(root for root, _ in {(i.root, i.extname) for p in fed for i in p.inputs})
-    disk = sum(fed_detectors[r.root] / len(r.detectors) * copies_size(config, config.match.output, r) for r in usable)
+    disk = sum(fed_detectors[r.root] / len(r.detectors) * MATCHED.size(config, r) for r in usable)
     to_draw = images if to_do else to_draw
     return [
-        Planned("match", "steps", steps + copied, to_do + to_copy, Cost(seconds, disk if to_copy else 0.0)),
+        Planned("match", "steps", steps + written, to_do + to_write, Cost(seconds, disk if to_write else 0.0)),
         Planned("figures", "images", images, to_draw, Cost(to_draw * SECONDS_PER_FIGURES)),
     ]
 
 
 def _steps_to_do(config: FieldConfig) -> tuple[int, int]:
-    """Steps without the copies, and images whose figures, are missing or out of date."""
+    """Steps (matched detectors apart) and images whose figures are missing or out of date."""
     plans, tiles = plan_matching(config), tile_names(config)
     units: list[tuple[Step, dict[str, Any]]] = [(step, {"plan": p}) for p in plans for step in (MEASURE, SOLVE)]
     units += [(LOOK, {"plan": p, "tiles": tiles}) for p in plans]
@@ -161,14 +248,14 @@ def _steps_to_do(config: FieldConfig) -> tuple[int, int]:
     return sum(not step.is_current(config, arguments) for step, arguments in units), drawn.count(False)
 
 
-def _cost(config: FieldConfig, usable: Sequence[ExposureReport], grid: BinnedGrid | None) -> Cost:
+def _cost(config: FieldConfig, usable: Sequence[ExposureReport]) -> Cost:
     images = len(images_of(config, usable))
     seconds = sum(len(r.detectors) for r in usable) * SECONDS_PER_DETECTOR + images * SECONDS_PER_FIGURES
-    return Cost(seconds, images * sum(copies_size(config, config.match.output, r) for r in usable))
+    return Cost(seconds, images * sum(MATCHED.size(config, r) for r in usable))
 
 
 def _products(config: FieldConfig) -> Iterator[Path]:
-    """Tables, quick looks, figures and copies."""
+    """Tables, quick looks, figures and matched detectors."""
     paths = FieldPaths.of(config)
     yield from (paths.overlap_table, paths.background_table, paths.matching_table)
     if not paths.background_table.is_file():
@@ -179,14 +266,16 @@ def _products(config: FieldConfig) -> Iterator[Path]:
         yield from (paths.quick_look(image, tile) for tile in ("", *tiles))
         yield from (paths.comparison_figure(image, tile) for tile in ("", *compared_tiles(config, tiles)))
     if config.match.output != "none":
-        plain = config.match.output == "plain"
-        for planned in copies.plan_copies(config):
-            yield from (paths.matched_detector(planned.root, name, plain, planned.image) for name, _ in planned.backgrounds)
+        yield from MATCHED.files(config, plan_matched(config))
 
 
-def _finish(config: FieldConfig) -> None:
+def _remove_binned_maps(config: FieldConfig) -> None:
+    """Remove the binned maps of the field when no stage needs them any more, unless they are to be kept."""
     if not config.stamps.keep:
-        matching.remove_binned_maps(config)
+        for path in FieldPaths.of(config).binned.glob("*.stamps.fits"):
+            path.unlink()
 
 
-STAGE = Stage("match", run=_run, plan=_plan, products=_products, cost=_cost, place="DECam_PREP", heavy=True, finish=_finish)
+STAGE = Stage(
+    "match", run=_run, plan=_plan, products=_products, cost=_cost, place="DECam_PREP", heavy=True, finish=_remove_binned_maps
+)

@@ -1,8 +1,7 @@
-"""The stage match: overlaps of a whole field, the backgrounds that follow, and what people look at first.
+"""Matching one image of a field: its overlaps, the backgrounds that follow, and what people look at first.
 
-Its unit is an image, because the detectors of an image are matched with one
-another and with nobody else. Each of its steps ends in files, so that another
-solution does not measure again, and another figure does not solve again.
+The unit is an image, because the detectors of an image are matched with one another and with nobody else. Each of these
+functions ends in files, so that another solution does not measure again, and another figure does not solve again.
 """
 
 from __future__ import annotations
@@ -12,58 +11,41 @@ import json
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
 
-from .. import binned, match, survey
-from ..binned import BinnedGrid, BinnedMap
+from .. import binned, figures, match, survey
+from ..background import Background
+from ..binned import BinnedGrid, BinnedMap, quicklook
 from ..config import FieldConfig
 from ..errors import InputError
 from ..match import Pairs
-from ..match.image import Skies, explain, fixed_backgrounds, match_image
+from ..match.image import Skies, fixed_backgrounds, match_image
 from ..products import FieldPaths, read_record, tables, write_record
-from ..survey import tiling
-from .mosaics import joined_detectors, other_fields
-
-__all__ = [
-    "MEASURED_FROM",
-    "SOLVED_FROM",
-    "MatchPlan",
-    "PlannedMaps",
-    "background_rows",
-    "binned_sources",
-    "explain_matching",
-    "look_record",
-    "measure_overlaps",
-    "plan_matching",
-    "read_skies",
-    "remove_binned_maps",
-    "solve_backgrounds",
-    "solved_files",
-    "tabulate_matching",
-]
+from ..survey import Tile, tiling
+from .tiles import joined_detectors, other_fields, wanted_tiles
+from .work import Manifest
 
 log = logging.getLogger(__name__)
 
 CORNERS = tuple(f"COR{i}{axis}1" for i in (1, 2, 3, 4) for axis in ("RA", "DEC"))
 SOLVED_FROM = ("Field", "Root", "EXTNAME", "NAXIS1", "NAXIS2", "SUB_BACK")  # what the solution needs beside the overlaps
 MEASURED_FROM = ("Field", "Root", "EXTNAME", "NAXIS1", "NAXIS2", *CORNERS)  # what the measuring needs beside the binned maps
+WORST = 10  # pairs that are shown
+JUMPS = ("Jump_bef", "Jump_aft", "Seam_off")  # columns of the table of the matching
+CUTOUT_CELLS = 400  # larger overlaps are shown in part
 
 
 @dataclass(frozen=True, eq=False)
 class MatchPlan:
     """One image to match.
 
-    Attributes
-    ----------
-    image : str
-    detectors : `~astropy.table.Table`
-        All detectors of the field (and of the fields that are solved together with it) that feed the image, sorted by Root and
-        EXTNAME: columns of `kred_core.products.tables.TILE`, and HistMode.
+    Its detectors are all of the field (and of the fields that are solved together with it) that feed the image, sorted by Root and
+    EXTNAME: columns of `kred_core.products.tables.TILE`, and HistMode.
     """
 
     image: str
@@ -80,7 +62,7 @@ def _plain(value: Any) -> str | float:
 
 
 def plan_matching(config: FieldConfig) -> list[MatchPlan]:
-    """The images to match, each with all its detectors, from the tables: those of the whole field, whatever tiles are asked for."""
+    """Return the images to match, each with all detectors of the whole field, whatever tiles are asked for, from the tables."""
     images = survey.images(config.field, config.survey)
     detectors = tiling.stack([joined_detectors(config, FieldPaths.of(config)), *_others(config)])
     selection = tiling.select_all(detectors, config.field, images, config.tiling)
@@ -103,17 +85,17 @@ def _others(config: FieldConfig) -> list[Table]:
 
 
 def binned_sources(config: FieldConfig, plan: MatchPlan) -> list[Path]:
-    """What the binned maps of a plan are made from. They follow from it, so whoever has used them need not keep them."""
+    """Return what the binned maps of a plan are made from; they follow from it, so whoever has used them need not keep them."""
     exposures = dict.fromkeys((str(row["Field"]), str(row["Root"]), str(row["File"])) for row in plan.detectors)
     found: list[Path] = []
     for field, root, file in exposures:
         paths = FieldPaths(config.root, field)
         exposure = paths.exposure(file)
-        found += [exposure, *filter(None, [paths.mask_of(exposure)]), paths.record("summarize", root)]
+        found += [exposure, *filter(None, [paths.mask_of(exposure)]), paths.measurements(root)]
     return found
 
 
-class PlannedMaps:
+class _Maps:
     """The binned maps of an image by number of the detector; remembers what they were made with."""
 
     def __init__(self, config: FieldConfig, plan: MatchPlan):
@@ -149,16 +131,10 @@ def _one_grid(files: Iterable[Path]) -> BinnedGrid:
     return grid
 
 
-def measure_overlaps(config: FieldConfig, plan: MatchPlan) -> list[Path]:
-    """Measure how the overlapping detectors of an image differ.
-
-    Returns
-    -------
-    list of `~pathlib.Path`
-        The measured pairs, and the record of the binned maps' own levels.
-    """
+def measure_overlaps(config: FieldConfig, plan: MatchPlan) -> Manifest:
+    """Measure how the overlapping detectors of an image differ: the pairs, and the record of the binned maps' own levels."""
     paths = FieldPaths.of(config)
-    maps = PlannedMaps(config, plan)
+    maps = _Maps(config, plan)
     level, area, area_terms = maps.level, maps.area, np.zeros((len(plan.detectors), 5))
 
     def load(i: int) -> BinnedMap:
@@ -179,10 +155,11 @@ def measure_overlaps(config: FieldConfig, plan: MatchPlan) -> list[Path]:
     record = paths.record("match", f"{plan.image}.skies")
     skies = Skies(level, area, maps.has_map, maps.grid.cell, area_terms)
     write_record(record, {name: np.asarray(value).tolist() for name, value in vars(skies).items()})
-    return [paths.pairs(plan.image), record]
+    return Manifest.of([paths.pairs(plan.image), record])
 
 
 def read_skies(paths: FieldPaths, image: str) -> Skies:
+    """Return the binned maps' own levels, as `measure_overlaps` kept them."""
     record = read_record(paths.record("match", f"{image}.skies"))
     if record is None:
         raise InputError(f"the overlaps of {image} have not been measured; run the stage 'match' again (--from match)")
@@ -191,19 +168,13 @@ def read_skies(paths: FieldPaths, image: str) -> Skies:
 
 
 def solved_files(paths: FieldPaths, image: str) -> list[Path]:
-    """What the solution of one image wrote, of which the tables of the field are put together: overlaps, backgrounds, numbers."""
+    """Return the files of the solution of one image: tables of overlaps and of backgrounds, and the record of its numbers."""
     table = [paths.memory / "match" / f"{image}.{kind}.ecsv" for kind in ("overlaps", "backgrounds")]
     return [*table, paths.record("match", f"{image}.numbers")]
 
 
-def solve_backgrounds(config: FieldConfig, plan: MatchPlan) -> list[Path]:
-    """Find the backgrounds of an image from its measured match.
-
-    Returns
-    -------
-    list of `~pathlib.Path`
-        Tables of backgrounds and of overlaps of this image, and the record of its numbers.
-    """
+def solve_backgrounds(config: FieldConfig, plan: MatchPlan) -> Manifest:
+    """Find the backgrounds of an image from its measured overlaps, and keep them: see `solved_files`."""
     paths = FieldPaths.of(config)
     pairs, skies = Pairs.read(paths.pairs(plan.image)), read_skies(paths, plan.image)
     fixed = fixed_backgrounds(config.match.fixed)
@@ -212,22 +183,11 @@ def solve_backgrounds(config: FieldConfig, plan: MatchPlan) -> list[Path]:
     tables.write(matched.overlaps, pair_table, f"Overlaps of {config.field}")
     tables.write(matched.backgrounds, background_table, f"Backgrounds of {config.field}")
     write_record(record, matched.numbers)
-    return [pair_table, background_table, record]
+    return Manifest.of([pair_table, background_table, record])
 
 
-def tabulate_matching(config: FieldConfig, images: list[str]) -> list[Path]:
-    """Put the tables of the images together: overlaps, backgrounds, and the numbers of the matching.
-
-    Returns
-    -------
-    list of `~pathlib.Path`
-        The three tables of the field.
-
-    Raises
-    ------
-    InputError
-        There is nothing to put into them: no image was matched.
-    """
+def tabulate_matching(config: FieldConfig, images: list[str]) -> Manifest:
+    """Put the tables of the images together: overlaps, backgrounds, and the numbers of the matching of the field."""
     paths = FieldPaths.of(config)
     if not images:
         raise InputError(f"field {config.field}: none of its images could be matched")
@@ -236,69 +196,129 @@ def tabulate_matching(config: FieldConfig, images: list[str]) -> list[Path]:
     tables.concatenate([background for _, background, _ in solved], paths.background_table)
     rows = [_numbers(paths, image) for image in images]
     tables.write(tables.make(rows, tables.MATCHING), paths.matching_table, f"Matching of {config.field}")
-    return [paths.overlap_table, paths.background_table, paths.matching_table]
+    return Manifest.of([paths.overlap_table, paths.background_table, paths.matching_table])
 
 
-def look_record(paths: FieldPaths, image: str) -> Path:
-    """The jumps of blocks and the removed seams of the quick look of one image."""
+def quick_look_record(paths: FieldPaths, image: str) -> Path:
+    """Return the record of the jumps of blocks and of the removed seams in the quick look of one image."""
     return paths.record("match", f"{image}.look")
 
 
 def _numbers(paths: FieldPaths, image: str) -> dict:
-    solved, look = read_record(solved_files(paths, image)[-1]), read_record(look_record(paths, image))
+    solved, look = read_record(solved_files(paths, image)[-1]), read_record(quick_look_record(paths, image))
     if solved is None:
         raise InputError(f"the numbers of {image} cannot be read; run the stage 'match' again (--from match)")
     row = {"Jump_bef": None, "Jump_aft": None, "Seam_off": None} | (look or {}) | solved
     return {name: math.nan if value is None else value for name, value in row.items()}
 
 
-def explain_matching(config: FieldConfig) -> list[str]:
-    """How much better each image got, a line for each."""
-    return [explain(row) for row in tables.read(FieldPaths.of(config).matching_table, tables.MATCHING, "match")]
+def make_quick_looks(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Manifest:
+    """Make mosaics of the binned maps of one image, before and after: of the whole field and of tiles."""
+    paths = FieldPaths.of(config)
+    skies = read_skies(paths, plan.image)
+    maps = _Maps(config, plan)
+    used = np.flatnonzero(maps.has_map)
+    look = quicklook.quick_look(
+        maps.boxes[used],
+        lambda i: maps.load(int(used[i])),
+        {name: values[used] for name, values in _subtracted(plan, skies, _backgrounds(paths, plan)).items()},
+        float(np.median(skies.area[used])),
+    )
+    record = quick_look_record(paths, plan.image)
+    write_record(record, dict(zip(JUMPS, quicklook.jumps(look), strict=True)))
+    made = [record]
+    parts = {"": look} | {t.name: quicklook.cut(look, maps.grid, t) for t in wanted_tiles(config) if t.name in tiles}
+    digest = plan.digest(SOLVED_FROM)
+    for name, part in parts.items():
+        made.append(paths.quick_look(plan.image, name))
+        quicklook.write(made[-1], part, maps.grid, config.field, plan.image, name, digest)
+    return Manifest.of(made)
 
 
-def background_rows(config: FieldConfig) -> list[dict]:
-    """The matched backgrounds, a row for each exposure in each image, with what stands out among its detectors.
-
-    Returns
-    -------
-    list of dict
-        Image, Root; N_det; SUB_BACK; Lowest, Median and Highest of its detectors' b - SUB_BACK, and their median b_err
-        (all in counts28 per native pixel); N_reject, the overlaps that contradict the solution; Remarks.
-    """
-    table = tables.read(FieldPaths.of(config).background_table, tables.BACKGROUNDS, "match")
-    found: dict[tuple[str, str], list[int]] = {}
-    for i, exposure in enumerate(zip(table["Image"], table["Root"], strict=True)):
-        found.setdefault(exposure, []).append(i)
-    return [{"Image": image, "Root": root} | _of_exposure(table[rows]) for (image, root), rows in found.items()]
-
-
-def _of_exposure(detectors: Table) -> dict:
-    above = np.asarray(detectors["b"] - detectors["SUB_BACK"])
-    errors = np.asarray(detectors["b_err"])
-    known = errors[np.isfinite(errors)]
-    remarks: dict[str, list[str]] = {}
-    for name, remark in zip(detectors["EXTNAME"], detectors["Remark"], strict=True):
-        if remark:
-            remarks.setdefault(str(remark), []).append(str(name))
-    numbers = {
-        "SUB_BACK": detectors["SUB_BACK"][0],
-        "Lowest": above.min(),
-        "Median": np.median(above),
-        "Highest": above.max(),
-        "b_err": np.median(known) if len(known) else math.nan,
-    }
-    return {
-        "N_det": len(detectors),
-        **{name: float(f"{value:.4g}") for name, value in numbers.items()},
-        "N_reject": int(np.sum(detectors["n_rejected"])),
-        "Remarks": "; ".join(f"{remark}: {', '.join(names)}" for remark, names in remarks.items()),
-    }
+def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Manifest:
+    """Draw one image: its overlaps, its backgrounds, the worst pairs, and the quick looks before and after."""
+    paths = FieldPaths.of(config)
+    pairs, skies = Pairs.read(paths.pairs(plan.image)), read_skies(paths, plan.image)
+    backgrounds = _backgrounds(paths, plan)
+    pair_table = tables.read(solved_files(paths, plan.image)[0], tables.OVERLAPS, "match")
+    shown = survey.images(config.field, config.survey).title(plan.image)
+    title = f"{config.field} {shown}"
+    made = [paths.matching_figure(plan.image, kind) for kind in ("overlaps", "backgrounds", "pairs")]
+    exptimes = {f"{row['Root']}_{row['EXTNAME']}": float(row["EXPTIME"]) for row in plan.detectors}
+    figures.overlap_figure(pair_table, exptimes, title, made[0])
+    figures.background_figure(backgrounds, plan.detectors, title, made[1])
+    after = _subtracted(plan, skies, backgrounds)["after"]
+    figures.pair_figure(_worst(pairs, pair_table, _Maps(config, plan), after), title, made[2])
+    for name in ["", *compared_tiles(config, tiles)]:
+        grid, look = quicklook.read(paths.quick_look(plan.image, name))
+        versions = [quicklook.reduced(look, grid, version, config.evaluate.figure_pixels) for version in ("before", "after")]
+        outlines = () if name else _outlines(wanted_tiles(config), tiles)
+        made.append(paths.comparison_figure(plan.image, name))
+        known = {} if name else read_record(quick_look_record(paths, plan.image)) or {}  # the field's, as in the table
+        jumps = tuple(known[key] for key in JUMPS) if known.keys() >= set(JUMPS) else quicklook.jumps(look)
+        subject = " ".join(filter(None, (config.field, name, shown)))
+        figures.comparison_figure(versions[0], versions[1], jumps, subject, made[-1], outlines)
+    return Manifest.of_figures(made)
 
 
-def remove_binned_maps(config: FieldConfig) -> int:
-    """Remove the binned maps of the field; returns how many files."""
-    files = sorted(FieldPaths.of(config).binned.glob("*.stamps.fits"))
-    for path in files:
-        path.unlink()
-    return len(files)
+def compared_tiles(config: FieldConfig, tiles: list[str]) -> list[str]:
+    """Return the tiles whose quick looks are drawn: none where evaluate draws them better, from mosaics of both kinds."""
+    return [] if config.coadd.mosaics == "both" else tiles
+
+
+def _backgrounds(paths: FieldPaths, plan: MatchPlan) -> Table:
+    return tables.read(solved_files(paths, plan.image)[1], tables.BACKGROUNDS, "match")
+
+
+def _outlines(wanted: Iterable[Tile], names: list[str]) -> list[tuple[str, np.ndarray]]:
+    """Name and corners of the tiles."""
+    return [(tile.name, tile.corners) for tile in wanted if tile.name in names]
+
+
+def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, Background]:
+    """What is to be subtracted from the maps, which are less their own skies, in counts28 per square arcsec and half sides."""
+    sides = (np.asarray(plan.detectors[name], dtype=np.float64) for name in ("NAXIS1", "NAXIS2"))
+    after = Background.from_table(backgrounds).per_half_side(*sides)
+    before = Background(np.asarray(plan.detectors["SUB_BACK"], dtype=np.float64))
+    return {name: replace(b, b=b.b - skies.level) / skies.area for name, b in (("before", before), ("after", after))}
+
+
+def _worst(pairs: Pairs, table: Table, maps: _Maps, subtract: Background) -> list[figures.PairCutout]:
+    """The pairs that agree least, for what is known of them, the worst first, as they look in their overlap."""
+    order = np.lexsort((pairs.second, pairs.first, -np.abs(np.asarray(table["After"])) / np.asarray(table["e_Delta"])))
+    of_detectors = {int(n): maps.load(int(n)) for n in np.unique([pairs.first[order[:WORST]], pairs.second[order[:WORST]]])}
+    cells = {n: match.good_cells(s) for n, s in of_detectors.items()}
+    cutouts = []
+    for k in order[:WORST]:
+        i, j = int(pairs.first[k]), int(pairs.second[k])
+        one, other = of_detectors[i], of_detectors[j]
+        x0, y0 = max(one.x0, other.x0), max(one.y0, other.y0)
+        x1 = min(one.x0 + one.mean.shape[1], other.x0 + other.mean.shape[1])
+        y1 = min(one.y0 + one.mean.shape[0], other.y0 + other.mean.shape[0])
+        x1, y1 = min(x1, x0 + CUTOUT_CELLS), min(y1, y0 + CUTOUT_CELLS)
+        images, good = [], np.ones((y1 - y0, x1 - x0), dtype=bool)
+        for s, n in ((one, i), (other, j)):
+            part = slice(y0 - s.y0, y1 - s.y0), slice(x0 - s.x0, x1 - s.x0)
+            images.append(((s.mean[part] - _model(s, subtract[n])[part]) * s.area).astype(np.float32))
+            good &= cells[n][part]
+        row = table[int(k)]
+        cutouts.append(
+            figures.PairCutout(
+                first=str(row["File1"]),
+                second=str(row["File2"]),
+                image1=images[0],
+                image2=images[1],
+                good=good,
+                after=float(row["After"]),
+                error=float(row["e_Delta"]),
+                rejected=bool(row["Rejected"]),
+            )
+        )
+    return cutouts
+
+
+def _model(s: BinnedMap, background: Background) -> np.ndarray:
+    """A background in each cell of a binned map."""
+    y, x = np.indices(s.mean.shape)
+    u, v = np.tensordot(s.to_detector, np.stack([x + s.x0, y + s.y0, np.ones_like(x)]), axes=1)
+    return background.at(u, v)

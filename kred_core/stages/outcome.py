@@ -1,9 +1,6 @@
 """What a run did: counted by stage, with every refusal and failure in words.
 
-The end of a run is the moment when people look. `Outcome` gathers what
-happened and says it as text for a terminal, the log and the Prefect UI; whether
-the run was a success is decided here from what is on disk, not from what was
-tried.
+The end of a run is the moment when people look. Whether it was a success is decided from what is on disk, not from what was tried.
 """
 
 from __future__ import annotations
@@ -20,8 +17,6 @@ from .. import __version__
 from ..exposures.check import ExposureReport
 from ..products import read_record, write_record
 from ..words import counted, human_size
-
-__all__ = ["Outcome", "StageOutcome", "disk_usage"]
 
 
 @dataclass
@@ -46,14 +41,14 @@ class StageOutcome:
     seconds: float = 0.0
 
     def counts(self) -> str:
-        """How many units, in words."""
+        """Return how many units, in words."""
         parts = [f"{self.done} done"] if self.done else []
         parts += [f"{self.current} up to date"] if self.current else []
         parts += [f"{len(self.failed)} failed"] if self.failed else []
         return ", ".join(parts) or "nothing to do"
 
     def line(self) -> str:
-        """One line for a person."""
+        """Return one line for a person."""
         return f"{self.name:<10} {self.counts():<34} {self.seconds:8.1f} s"
 
 
@@ -111,7 +106,7 @@ class Outcome:
         return not (self.missing or self.stopped or self.unaccounted or any(s.failed for s in self.stages))
 
     def headline(self) -> str:
-        """The result in one sentence."""
+        """Return the result in one sentence."""
         counts = {v: sum(r.verdict == v for r in self.reports) for v in ("good", "usable", "refused")}
         exposures = ", ".join(f"{n} {v}" for v, n in counts.items() if n)
         about = f" ({counted(len(self.reports), 'exposure')}: {exposures})" if self.reports else ""
@@ -126,12 +121,8 @@ class Outcome:
         parts += ["not all of the input is accounted for"] if self.unaccounted else []
         return f"{self.field}: NOT complete{about}: {'; '.join(parts)}"
 
-    def lines(self) -> list[str]:
-        """The whole story, line by line."""
-        return [*(s.line() for s in self.stages), *self.details()]
-
     def details(self) -> list[str]:
-        """What the stages' own lines do not tell: refusals and failures, disk, and the result."""
+        """Return what the stages' own lines do not tell: refusals and failures, disk, and the result."""
         result = [f"  {s.name} {unit} failed: {reason}" for s in self.stages for unit, reason in s.failed.items()]
         result += self.verdicts()
         result += [f"  matched {line}" for line in self.matching]
@@ -146,7 +137,7 @@ class Outcome:
         return [*result, self.headline()]
 
     def verdicts(self) -> list[str]:
-        """The first reason of each refused exposure, and each remark on the others once; the quality table has the rest."""
+        """Return the first reason of each refused exposure, and each remark on the others once; the quality table has the rest."""
         result = [f"  refused {r.root}: {r.refused[0]}" for r in self.reports if r.refused]
         detectors: dict[str, list[str]] = {}
         remarks: dict[str, list[str]] = {}
@@ -164,19 +155,14 @@ class Outcome:
         return [*result, f"  all reasons and remarks: Summary/{self.field}_mef_qual.tab"] if result else []
 
     def disk_words(self) -> str:
-        """How much disk the products take, by directory."""
+        """Return how much disk the products take, by directory."""
         return ", ".join(f"{name} {human_size(size)}" for name, size in self.disk.items())
 
     def remember(self, path: Path, root: Path) -> None:
-        """Keep what the run did for those who look at the field later.
+        """Keep what the run did in a record, with places of products from the data root, for those who look at the field later.
 
-        Parameters
-        ----------
-        path : `~pathlib.Path`
-            The record. A stage that found everything up to date keeps what an earlier run says of it; a run that did
-            nothing and found nothing new leaves the record as it is, and so the page that is made from it.
-        root : `~pathlib.Path`
-            Data root; places of products are told from there.
+        A stage that found everything up to date keeps what an earlier run says of it; a run that did nothing and found nothing new
+        leaves the record as it is, and so the page that is made from it.
         """
         earlier = read_record(path) or {}
         stages, now = dict(earlier.get("stages", {})), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
@@ -198,7 +184,7 @@ class Outcome:
 
 
 def disk_usage(directories: Mapping[str, Path]) -> dict[str, int]:
-    """Bytes of the files below directories; links count nothing."""
+    """Return the bytes of the files below directories; links count nothing."""
     return {name: _size(path) for name, path in directories.items() if path.is_dir()}
 
 

@@ -1,93 +1,110 @@
-"""What a run would do and cost, foreseen from headers and tables without decoding a pixel.
+"""Around a run: what would end it before it begins, what it would do and cost, and whether what was asked for exists.
 
-Used by the dry run, and by a run that might not fit on the disk. Each stage foresees its own part (`Stage.plan`), with the
-functions that select detectors and plan mosaics in the run itself, so that what is foreseen is what then happens. Costs
-are rough, without Prefect's own time; they are meant to tell minutes from days.
+What a run would do is foreseen from headers and tables without decoding a pixel, for the dry run and for a run that might not
+fit on the disk. Each stage foresees its own part (`Stage.plan`), with the functions that select detectors and plan mosaics in
+the run itself, so that what is foreseen is what then happens. Costs are rough, without Prefect's own time; they are meant to
+tell minutes from days.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from .. import survey
-from ..binned import BinnedGrid
-from ..coadd.plan import CoaddPlan
-from ..config import FieldConfig
+from ..config import BackgroundKind, FieldConfig, SurveyConfig, stages
 from ..errors import InputError
-from ..exposures.check import ExposureReport
-from ..products import FieldPaths
-from ..words import counted, human_size, human_time
-from .exposures import binned_grid, judged
-from .stage import Cost, of_run, table
-
-__all__ = ["Plan", "Planned", "dry_run", "plan_run", "require_room"]
+from ..exposures import check
+from ..match.image import fixed_backgrounds
+from ..products import FieldPaths, find_clash, grouped, same_file, table_names
+from ..words import counted, human_size, human_time, some
+from .check import judged
+from .executor import cores
+from .stage import Plan, Stage
 
 SPARE_DISK = 50e6  # bytes: tables, figures, logs, and the file that is being replaced
 
 
-@dataclass(frozen=True)
-class Planned:
-    """One line of a plan: units of a stage that has not begun.
+def table() -> dict[str, Stage]:
+    """Return all stages by name, in the order in which they run."""
+    return {name: import_module(f"kred_core.stages.{name}").STAGE for name in stages.STAGES}
 
-    Attributes
-    ----------
-    name, unit : str
-        Stage (or what else they are), and what its units are.
-    units, to_do : int
-        All of them, and those that are missing or out of date.
-    cost : Cost
-        Of those.
+
+def of_run(config: FieldConfig) -> list[Stage]:
+    """Return the stages that a run is asked for."""
+    return [stage for name, stage in table().items() if name in config.run.stages]
+
+
+def preflight(config: FieldConfig) -> None:
+    """Find what would end a run before it begins.
+
+    Raises
+    ------
+    InputError
+        The data root, the field, a tile or a table is missing or unusable.
+    ToolError
+        SWarp is wanted and not installed.
     """
+    paths = FieldPaths.of(config)
+    if not config.root.is_dir():
+        raise InputError(f"the data root {config.root} is no directory; give the one that holds DECam_MEF with --root")
+    if not os.access(config.root, os.W_OK | os.X_OK):
+        raise InputError(f"the data root {config.root} cannot be written to; products go below it")
+    _stay_inside(config)
+    paths.exposures()
+    check.zero_points(config.check.zero_points)
+    survey.tiles(config.field, config.survey, config.tiles)
+    _require_own_files(config)
+    survey.images(config.field, config.survey)
+    fixed_backgrounds(config.match.fixed)
+    for stage in of_run(config):
+        stage.require(config)
 
-    name: str
-    unit: str
-    units: int
-    to_do: int
-    cost: Cost
+
+def _require_own_files(config: FieldConfig) -> None:
+    """Refuse names that would make one file of two products; those within a tile table were judged with it."""
+    paths, images = FieldPaths.of(config), survey.images(config.field, config.survey).names
+    if same_file(paths.page.parent) == same_file(paths.all_fields_page):
+        raise InputError(f"field {config.field}: {paths.all_fields_page} is the page of all fields; give the field another name")
+    names = tuple(tile.name for tile in survey.tiles(config.field, config.survey))
+    if clash := find_clash(config.field, names, images):
+        owner = " of ".join(f"{kind} {name}" for kind, name in (("image", clash.image), ("tile", clash.tile)) if name)
+        raise InputError(
+            f"{owner} of field {config.field} cannot have this name: {clash.path} would be that of {clash.other} too; "
+            "change the table of images or tiles"
+        )
+    for name in (*names, *table_names()):
+        parts = f"{config.field}_{name}".split("_")
+        for k in range(1, len(parts)):
+            other, rest = FieldPaths(config.root, "_".join(parts[:k])), "_".join(parts[k:])
+            if other.field != config.field and other.mef.parent.is_dir() and _has_table(other, rest):
+                raise InputError(
+                    f"field {config.field}: {paths.tile_table(name)} is a table of field {other.field} too; give the tile "
+                    f"{name if name in names else rest} another name"
+                )
 
 
-@dataclass
-class Plan:
-    """What is foreseen so far; each stage reads what the earlier ones have found.
+def _has_table(other: FieldPaths, name: str) -> bool:
+    """Whether a field has a tile of this name, as far as the survey and its products say, or kred such a table."""
+    with suppress(InputError):
+        if name in {tile.name for tile in survey.tiles(other.field, SurveyConfig())}:
+            return True
+    return name in table_names() or other.prepared_tile(name).is_dir() or other.coadds(name, BackgroundKind.MATCHED).is_dir()
 
-    Attributes
-    ----------
-    config : `~kred_core.config.FieldConfig`
-    reports : list of ExposureReport
-        The verdicts on all exposures; the stage check fills them in.
-    planned : dict
-        Lines by stage.
-    mosaics, made : list of CoaddPlan
-        The mosaics of the stage coadd, and those of them that are up to date.
-    """
 
-    config: FieldConfig
-    reports: list[ExposureReport] = field(default_factory=list)
-    planned: dict[str, Sequence[Planned]] = field(default_factory=dict)
-    mosaics: list[CoaddPlan] = field(default_factory=list)
-    made: list[CoaddPlan] = field(default_factory=list)
-
-    @property
-    def paths(self) -> FieldPaths:
-        return FieldPaths.of(self.config)
-
-    @property
-    def usable(self) -> list[ExposureReport]:
-        """The exposures that can be used."""
-        return [r for r in self.reports if not r.refused]
-
-    @property
-    def grid(self) -> BinnedGrid | None:
-        """The grid of the binned maps; None where no exposure can be used."""
-        return binned_grid(self.config, self.usable) if self.usable else None
-
-    def is_fresh(self, stage: str) -> bool:
-        """Whether a stage has nothing to do, so that what it leaves on disk can be read; else what follows is foreseen."""
-        return self.planned[stage][0].to_do == 0
+def _stay_inside(config: FieldConfig) -> None:
+    """Let no link lead the products to where nobody wants them."""
+    wanted = [Path(directory).expanduser().resolve() for directory in config.run.outside]
+    for link, target in FieldPaths.of(config).ways_out():
+        if not any(target.is_relative_to(directory) for directory in wanted):
+            raise InputError(
+                f"{link} is a link to {target}, outside the data root; products are written there only if you say so, with "
+                f"--outside {target}"
+            )
 
 
 def plan_run(config: FieldConfig) -> Plan:
@@ -98,15 +115,11 @@ def plan_run(config: FieldConfig) -> Plan:
     return plan
 
 
-def _of_run(plan: Plan) -> list[Planned]:
-    return [line for stage in of_run(plan.config) for line in plan.planned[stage.name]]
-
-
 def dry_run(config: FieldConfig) -> str:
     """Return what a run with this configuration would do, for a person to read."""
     plan = plan_run(config)
-    planned = _of_run(plan)
-    workers = config.run.workers or os.cpu_count() or 1
+    planned = [line for stage in of_run(config) for line in plan.planned[stage.name]]
+    workers = config.run.workers or cores()
     lines = [f"{config.field}: what would be done with these options (nothing has been done)", ""]
     lines.append(f"{'stage':<10} {'units':>16} {'to do':>7} {'CPU time':>10} {'disk':>10}")
     for p in planned:
@@ -127,21 +140,12 @@ def dry_run(config: FieldConfig) -> str:
 
 
 def require_room(config: FieldConfig) -> dict[str, float]:
-    """Find out whether there is room on the disk for what a run is going to make, once its exposures have been checked.
+    """Raise `InputError` where the disk has no room for what a run is going to make, once its exposures have been checked.
 
-    Returns
-    -------
-    dict
-        CPU time in s of each stage of the run where nothing has been made yet.
-
-    Raises
-    ------
-    InputError
-        There is not; the message says how much is lacking.
+    Returns the CPU time in s of each stage of the run where nothing has been made yet.
     """
     usable = [r for r in judged(config) if not r.refused]
-    grid = binned_grid(config, usable) if usable else None
-    costs = {stage.name: stage.cost(config, usable, grid) for stage in of_run(config)}
+    costs = {stage.name: stage.cost(config, usable) for stage in of_run(config)}
     if _shortage(config, {name: cost.disk for name, cost in costs.items()}):  # unless some of it is there already
         lacking = _shortage(config, _disk_to_do(plan_run(config)))
         if lacking:
@@ -156,20 +160,13 @@ def _disk_to_do(plan: Plan) -> dict[str, float]:
 
 
 def _shortage(config: FieldConfig, disk: Mapping[str, float]) -> str:
-    """Why products will not fit on their disks, in words, and what can be done; empty where they fit.
-
-    Parameters
-    ----------
-    config : `~kred_core.config.FieldConfig`
-    disk : mapping
-        Bytes by stage.
-    """
-    directories, stages = FieldPaths.of(config).directories, table()
+    """Why products, in bytes by stage, will not fit on their disks, and what can be done; empty where they fit."""
+    directories, of_name = FieldPaths.of(config).directories, table()
     needed: dict[int, list[tuple[float, Path]]] = {}  # by disk: directories may be links to others
     for name, size in disk.items():
-        if not stages[name].place:
+        if not of_name[name].place:
             continue
-        directory = directories[stages[name].place]
+        directory = directories[of_name[name].place]
         place = next(p for p in (directory, *directory.parents) if p.is_dir())
         needed.setdefault(place.stat().st_dev, []).append((size, place))
     lacking = []
@@ -183,6 +180,35 @@ def _shortage(config: FieldConfig, disk: Mapping[str, float]) -> str:
         return ""
     what = ", ".join(f"{stage} {human_size(size)}" for stage, size in disk.items() if size)
     return (
-        f"the products do not fit: {'; '.join(lacking)} ({what}). Make room, or make less: copies of the detectors can be left "
+        f"the products do not fit: {'; '.join(lacking)} ({what}). Make room, or make less: rescaled detectors can be left "
         "out (--prepare.output none --match.output none), or some tiles be made at a time"
     )
+
+
+def missing_products(config: FieldConfig) -> list[Path]:
+    """Return the products of the stages of this run that are not on disk."""
+    wanted = (path for stage in of_run(config) for path in stage.products(config))
+    return [path for path in dict.fromkeys(wanted) if not path.is_file()]
+
+
+def _left_out(config: FieldConfig) -> list[str]:
+    """What ``tiling.leave_out`` did: amplifiers left out, and names of no detector, for other fields perhaps, or misspelt."""
+    if not config.tiling.leave_out:
+        return []
+    names = {name.upper() for r in judged(config) for name in (*r.extnames, *r.taken, *(lost for lost, _ in r.lost))}
+    unknown = [entry for entry in config.tiling.leave_out if entry.upper().partition(".")[0] not in names]
+    halves = sorted(entry for entry in set(config.tiling.leave_out) - set(unknown) if "." in entry)
+    notes = [f"tiling.leave_out: of its detector the amplifier {some(halves)} was left out"] if halves else []
+    return notes + ([f"tiling.leave_out: no exposure of this field has a detector {some(unknown)}"] if unknown else [])
+
+
+def leftovers(config: FieldConfig) -> list[str]:
+    """Return a sentence for each kind of file that was not used: beside the input, and of an earlier run with other options."""
+    paths = FieldPaths.of(config)
+    notes = []
+    if left_out := paths.left_out():
+        notes.append(f"left out in {paths.mef}, only InstCal images and their masks are taken: {'; '.join(grouped(left_out))}")
+    if paths.lacks_masks():
+        notes.append(f"no exposure in {paths.mef} has a mask: bad pixels and cosmic rays stay in them")
+    notes += _left_out(config)
+    return notes + [note for stage in of_run(config) for note in stage.leftovers(config)]

@@ -8,24 +8,14 @@ from it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from importlib import import_module
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ..binned import BinnedGrid
-from ..config import FieldConfig, stages
+from ..coadd.plan import CoaddPlan
+from ..config import FieldConfig
 from ..exposures.check import ExposureReport
-
-if TYPE_CHECKING:
-    from .plan import Plan, Planned
-    from .run import Run
-
-__all__ = ["Cost", "Stage", "of_run", "table"]
-
-
-def _nothing(config: FieldConfig) -> Sequence[str]:
-    return ()
+from ..products import FieldPaths
+from .executor import UnitRunner
 
 
 @dataclass(frozen=True)
@@ -36,8 +26,39 @@ class Cost:
     disk: float = 0.0
 
 
-def _little(config: FieldConfig, usable: Sequence[ExposureReport], grid: BinnedGrid | None) -> Cost:
-    return Cost()
+@dataclass(frozen=True)
+class Planned:
+    """One line of a plan: units of a stage that has not begun."""
+
+    name: str  # the stage, or what else they are
+    unit: str  # what they are called
+    units: int
+    to_do: int  # of the units: missing or out of date
+    cost: Cost  # of those
+
+
+@dataclass
+class Plan:
+    """What is foreseen so far; each stage reads what the earlier ones have found."""
+
+    config: FieldConfig
+    reports: list[ExposureReport] = field(default_factory=list)  # of check; summarize adds what is known of the pixels
+    planned: dict[str, Sequence[Planned]] = field(default_factory=dict)  # by stage
+    mosaics: list[CoaddPlan] = field(default_factory=list)
+    made: list[CoaddPlan] = field(default_factory=list)  # of the mosaics: those that are up to date
+
+    @property
+    def paths(self) -> FieldPaths:
+        return FieldPaths.of(self.config)
+
+    @property
+    def usable(self) -> list[ExposureReport]:
+        """The exposures that can be used."""
+        return [r for r in self.reports if not r.refused]
+
+    def is_fresh(self, stage: Stage) -> bool:
+        """Whether a stage has nothing to do, so that what it leaves on disk can be read; else what follows is foreseen."""
+        return self.planned[stage.name][0].to_do == 0
 
 
 @dataclass(frozen=True)
@@ -48,7 +69,7 @@ class Stage:
     ----------
     name : str
     run : callable
-        Does it: finds the units of each step and hands them to the `Run`, which does what is missing or out of date.
+        Does it: finds the units of each step and hands them to the runner, which does what is missing or out of date.
     plan : callable
         Says what that would be and cost, from headers and tables, without doing it.
     products : callable
@@ -56,7 +77,7 @@ class Stage:
     leftovers : callable
         A sentence for each kind of file of an earlier run with other options.
     cost : callable
-        What it takes where nothing has been made yet, at most and at once: from the usable exposures and the binned maps' grid.
+        What it takes where nothing has been made yet, at most and at once: from the usable exposures.
     place : str
         Directory of the data root that takes them.
     heavy : bool
@@ -68,22 +89,12 @@ class Stage:
     """
 
     name: str
-    run: Callable[[Run], None]
+    run: Callable[[UnitRunner], None]
     plan: Callable[[Plan], Sequence[Planned]]
     products: Callable[[FieldConfig], Iterable[Path]]
-    leftovers: Callable[[FieldConfig], Iterable[str]] = _nothing
-    cost: Callable[[FieldConfig, Sequence[ExposureReport], BinnedGrid | None], Cost] = _little
+    leftovers: Callable[[FieldConfig], Iterable[str]] = lambda config: ()
+    cost: Callable[[FieldConfig, Sequence[ExposureReport]], Cost] = lambda config, usable: Cost()
     place: str = ""
     heavy: bool = False
-    require: Callable[[FieldConfig], object] = _nothing
-    finish: Callable[[FieldConfig], object] = _nothing
-
-
-def table() -> dict[str, Stage]:
-    """Return all stages by name, in the order in which they run."""
-    return {name: import_module(f"kred_core.stages.{name}").STAGE for name in stages.STAGES}
-
-
-def of_run(config: FieldConfig) -> list[Stage]:
-    """Return the stages that a run is asked for."""
-    return [stage for name, stage in table().items() if name in config.run.stages]
+    require: Callable[[FieldConfig], object] = lambda config: None
+    finish: Callable[[FieldConfig], object] = lambda config: None

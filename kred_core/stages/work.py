@@ -3,11 +3,12 @@
 A `Step` is a kind of work with a unit: an exposure, a tile, a mosaic, an image. For one unit it says what the products
 depend on (`Work`): input files, the options of that step alone, and plain facts. Doing it returns a `Manifest` of the
 products, which is kept as JSON under a digest of all that; a unit is done again when no record has that digest, or when a
-product is not on disk any more as its record says. Records lie in the field's own memory (`FieldPaths.memory`) and may be
-deleted at any time, which costs the work again and nothing else. They are data: whoever can write one can make nobody
-execute anything.
+product is not on disk any more as its record says. Files below the data root are told by their paths from there, so a data
+root that is moved, or copied with its times, stays up to date. Records lie in the field's own directory
+(`FieldPaths.memory`) and may be deleted at any time, which costs the work again and nothing else. They are data: whoever can
+write one can make nobody execute anything.
 
-Nothing here knows how units are run side by side: `kred_core.stages.run` does that with threads, tasks and flows with Prefect.
+Nothing here knows how units are run side by side: see `kred_core.stages.executor`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ from ..products import FieldPaths, atomic, discard, identity
 from ..products.locks import alone
 from ..words import some
 
-__all__ = ["LOCK", "REFUSED", "Manifest", "Step", "Unit", "Work", "read_manifest"]
-
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # a name of no file, or a link that leads to itself
 REFUSED = "refused"  # among the values of a manifest: why nobody can go on with this unit
 LOCK = "lock"  # in the directory of a unit; all other files there are records, or hidden ones in the making
@@ -50,7 +49,7 @@ class Work:
     files : iterable of `~pathlib.Path`
         Input files. One that does not exist counts too: the work is done again when it appears.
     options : iterable of `~pydantic.BaseModel`
-        The sections of the configuration that this step reads, and no others.
+        The sections of the configuration that this step reads, and no others; names of files belong among the files.
     facts : dict
         Other plain values that the products depend on.
     """
@@ -60,27 +59,30 @@ class Work:
     options: Iterable[BaseModel] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
 
-    def identities(self) -> list[Identity]:
-        """Return the input files as they are now."""
-        return [_identity(path.absolute()) for path in self.files]
+    def identities(self, root: Path) -> list[Identity]:
+        """Return the input files as they are now, those below the data root by their paths from there."""
+        return [_identity(path, root) for path in self.files]
 
-    def digest(self) -> str:
+    def digest(self, root: Path) -> str:
         """Return a hexadecimal digest of all that the products depend on."""
-        content = [
-            self.identities(),
-            [[type(section).__name__, section.model_dump(mode="json")] for section in self.options],
-            self.facts,
-        ]
+        options = [[type(section).__name__, section.model_dump(mode="json")] for section in self.options]
+        content = [self.identities(root), options, self.facts]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _identity(path: Path) -> Identity:
+def _identity(path: Path, root: Path) -> Identity:
     try:
-        return identity(path)
+        return _from_root(path, root), *identity(path)[1:]
     except OSError as e:
         if e.errno not in NOWHERE:
             raise
-        return str(path), None, None
+        return _from_root(path, root), None, None
+
+
+def _from_root(path: Path, root: Path) -> str:
+    """The path of a file from the data root, where it is below it."""
+    place, top = path.absolute(), root.absolute()
+    return str(place.relative_to(top) if place.is_relative_to(top) else place)
 
 
 class Manifest(BaseModel):
@@ -116,22 +118,25 @@ class Manifest(BaseModel):
 
     def matches_disk(self) -> bool:
         """Whether every product is still the file that the step wrote."""
-        return all(_is_still(*product) for product in self.products)
+        try:
+            return all(identity(Path(path)) == (path, *rest) for path, *rest in self.products)
+        except (OSError, ValueError):  # ValueError: no path at all
+            return False
+
+    def to_record(self, root: Path) -> bytes:
+        """Return it as JSON, with the products' paths from the data root."""
+        products = tuple((_from_root(Path(path), root), *rest) for path, *rest in self.products)
+        return self.model_copy(update={"products": products}).model_dump_json().encode()
 
 
-def _is_still(path: str, size: int, time_ns: int) -> bool:
+def read_manifest(record: Path, root: Path) -> Manifest | None:
+    """Return the manifest in a record of a data root, or None where the file is none or cannot be read."""
     try:
-        return identity(Path(path)) == (path, size, time_ns)
-    except (OSError, ValueError):  # ValueError: no path at all
-        return False
-
-
-def read_manifest(path: Path) -> Manifest | None:
-    """Return the manifest in a record, or None where the file is none or cannot be read."""
-    try:
-        return Manifest.model_validate_json(path.read_bytes())
+        found = Manifest.model_validate_json(record.read_bytes())
     except (OSError, ValidationError):
         return None
+    products = tuple((str(root.absolute() / path), *rest) for path, *rest in found.products)
+    return found.model_copy(update={"products": products})
 
 
 @dataclass(frozen=True)
@@ -156,18 +161,15 @@ class Step:
     function: Callable[..., Manifest]
 
     def record(self, config: FieldConfig, arguments: dict[str, Any]) -> Path:
-        """Return the file that remembers a unit as it would be done now, if any does."""
+        """Return the file that remembers a unit as it would be done now, if any does: results/step/unit/version-digest."""
         work = self.work(config, **arguments)
-        return records_of(config) / self.name / work.unit / f"{self.version}-{work.digest()}"
-
-    def remembered(self, config: FieldConfig, arguments: dict[str, Any]) -> Manifest | None:
-        """Return the manifest of a unit that is complete and up to date; None where it has to be done (again)."""
-        manifest = None if config.run.redo else read_manifest(self.record(config, arguments))
-        return manifest if manifest is not None and manifest.matches_disk() else None
+        unit = (FieldPaths.of(config).memory / "results").absolute() / self.name / work.unit
+        return unit / f"{self.version}-{work.digest(config.root)}"
 
     def is_current(self, config: FieldConfig, arguments: dict[str, Any]) -> bool:
-        """Whether a run would find a unit done, and not do it."""
-        return self.remembered(config, arguments) is not None
+        """Whether a run would find a unit complete and up to date, and not do it."""
+        manifest = None if config.run.redo else read_manifest(self.record(config, arguments), config.root)
+        return manifest is not None and manifest.matches_disk()
 
     def ensure(self, config: FieldConfig, arguments: dict[str, Any]) -> tuple[Manifest, bool]:
         """Do a unit unless it is complete and up to date; two runs at once share the work instead of doing it twice.
@@ -180,32 +182,32 @@ class Step:
         """
         record = self.record(config, arguments)
         with alone(record.with_name(LOCK)):
-            _forget_outdated(record)
-            if not config.run.redo and (manifest := read_manifest(record)):
+            _forget_outdated(record, config.root)
+            if not config.run.redo and (manifest := read_manifest(record, config.root)):
                 return manifest, True
             manifest = self._do(config, arguments)
             with atomic(record) as temporary:
-                temporary.write_bytes(manifest.model_dump_json().encode())
+                temporary.write_bytes(manifest.to_record(config.root))
         return manifest, False
 
     def _do(self, config: FieldConfig, arguments: dict[str, Any]) -> Manifest:
-        """Do a unit, whatever is remembered.
+        """Do a unit, whatever is remembered; what is made while the input changes belongs to no version, and is removed."""
+        before = self.work(config, **arguments).identities(config.root)
 
-        Raises
-        ------
-        InputError
-            The input changed meanwhile: what was made is partly of one version and partly of another, and is removed.
-        Exception
-            What the work itself raises.
-        """
-        before = self.work(config, **arguments).identities()
+        def require_unchanged(error: Exception | None = None) -> None:
+            changed = set(before) ^ set(self.work(config, **arguments).identities(config.root))
+            if changed:  # that may be why it has failed, too
+                names = some({Path(path).name for path, *_ in changed})
+                message = f"changed while it was being read: {names}; when it is whole, run the same command again"
+                raise InputError(message) from error
+
         try:
             manifest = self.function(config, **arguments)
         except (KredError, OSError, MemoryError) as e:
-            _require_unchanged(before, self.work(config, **arguments), e)
+            require_unchanged(e)
             raise
         try:
-            _require_unchanged(before, self.work(config, **arguments))
+            require_unchanged()
         except InputError:
             for path in manifest.paths:
                 path.unlink(missing_ok=True)
@@ -213,25 +215,12 @@ class Step:
         return manifest
 
 
-def records_of(config: FieldConfig) -> Path:
-    """Return the directory of a field's records: step/unit/version-digest."""
-    return (FieldPaths.of(config).memory / "results").absolute()
-
-
-def _forget_outdated(wanted: Path) -> None:
+def _forget_outdated(wanted: Path, root: Path) -> None:
     """Remove the records of a unit that speak of other inputs, or of products that are not on disk any more."""
     unit = wanted.parent
     for path in unit.iterdir() if unit.is_dir() else ():
         if path.name == LOCK or path.name.startswith("."):
             continue
-        manifest = read_manifest(path) if path == wanted else None
+        manifest = read_manifest(path, root) if path == wanted else None
         if manifest is None or not manifest.matches_disk():
             discard(path)
-
-
-def _require_unchanged(before: list[Identity], work: Work, error: Exception | None = None) -> None:
-    """Refuse what was made from files that somebody was changing meanwhile; that may be why it has failed, too."""
-    changed = {Path(path).name for path, *_ in set(before) ^ set(work.identities())}
-    if changed:
-        message = f"changed while it was being read: {some(changed)}; when it is whole, run the same command again"
-        raise InputError(message) from error

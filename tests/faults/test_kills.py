@@ -168,7 +168,7 @@ def tell(story: Story, home: Path, seed: int) -> Story:
         runs.kill(run, story.only_the_run)
         found = records(story.root)
         top = FieldPaths(story.root, FIELD).memory / "results"
-        damaged = [name for name in found if read_manifest(top / name) is None]
+        damaged = [name for name in found if read_manifest(top / name, story.root) is None]
         if was_killed:
             when = f"{moment[1]:.2f} s after {moment[0]} units"
             story.kills.append(Kill(when, made(story.root), found, damaged, open_units(story.root)))

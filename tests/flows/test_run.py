@@ -20,10 +20,10 @@ from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import KredError
 from kred_core.products import FieldPaths
 from kred_core.products.locks import held
+from kred_core.stages import table
 from kred_core.stages.executor import Threads
 from kred_core.stages.outcome import Outcome
 from kred_core.stages.run import Run
-from kred_core.stages.stage import table
 from kred_core.stages.work import Manifest, Step, Work
 from tasks.steps import step_task
 
@@ -73,14 +73,14 @@ def release_when(said: threading.Event, release: threading.Event) -> threading.T
 def test_the_second_run_of_a_field_waits_and_says_for_whom(tmp_path, said, caplog):
     with elsewhere([FieldPaths(tmp_path, "LMC_c42").run_lock]) as release:
         thread = release_when(said, release)
-        with run(tmp_path).alone():
+        with run(tmp_path).exclusive():
             assert release.is_set()
         thread.join()
     assert "run.lock: LMC_c41 T07 (process " in caplog.text
 
 
 def test_runs_of_two_fields_do_not_wait_for_each_other(tmp_path, said):
-    with run(tmp_path).alone(), run(tmp_path, "LMC_c41").alone():
+    with run(tmp_path).exclusive(), run(tmp_path, "LMC_c41").exclusive():
         assert not said.is_set()
 
 
@@ -108,7 +108,7 @@ def test_what_a_killed_run_left_is_removed_before_the_next_begins(tmp_path, capl
     left = paths.mosaic("T07", "r").with_name(".LMC_c42_T07.r.fits.abcdefgh.tmp")
     left.parent.mkdir(parents=True)
     left.touch()
-    with caplog.at_level(logging.INFO, "kred_core"), run(tmp_path).alone():
+    with caplog.at_level(logging.INFO, "kred_core"), run(tmp_path).exclusive():
         assert not left.exists()
     assert f"left behind: {left}" in caplog.text
 
@@ -143,12 +143,12 @@ def stages_with_figures(config: FieldConfig) -> Outcome:
     ours = Run(config, PrefectTasks(config))
     ours.begin()
     with ours.stage("match"):
-        ours.beside("figures", make, [(unit, {"unit": unit, "after": "evaluated"}) for unit in ("drawn", "fails")])
+        ours.in_background("figures", make, [(unit, {"unit": unit, "after": "evaluated"}) for unit in ("drawn", "fails")])
     with ours.stage("coadd"):
         assert ours.each(make, [("co-added", {"unit": "co-added", "after": ""})]) == ["co-added"]
     with ours.stage("evaluate"):
         assert ours.each(make, [("evaluated", {"unit": "evaluated", "after": "co-added"})]) == ["evaluated"]
-    ours.finish_besides()
+    ours.finish_background()
     return opaque(ours.outcome)
 
 
@@ -170,8 +170,8 @@ def a_stage_that_none_follows(config: FieldConfig) -> Outcome:
     ours = Run(config, PrefectTasks(config))
     ours.begin()
     with ours.stage("match"):
-        ours.beside("figures", make, [("drawn", {"unit": "drawn", "after": ""})])
-    ours.finish_besides()
+        ours.in_background("figures", make, [("drawn", {"unit": "drawn", "after": ""})])
+    ours.finish_background()
     return opaque(ours.outcome)
 
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from kred_core import config
-from kred_core.config import STAGES, CoaddConfig, FieldConfig, RunConfig, Stage, SurveyConfig, TilingConfig
+from kred_core.config import STAGES, CoaddConfig, FieldConfig, RunConfig, SurveyConfig, TilingConfig
 
 
 def all_sections():
@@ -48,7 +48,7 @@ def test_every_number_has_a_lower_bound_and_is_finite():
 
 
 def test_the_stages_are_named_once_and_for_all_in_their_order():
-    assert STAGES == ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate") == typing.get_args(Stage)
+    assert STAGES == ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate")
     assert set(STAGES) - {"check"} <= set(FieldConfig.model_fields) | {"tiles"}
 
 
@@ -76,32 +76,10 @@ def test_names_of_files_are_accepted(name):
     assert FieldConfig(field=name, tiles=[name]).field == name
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "",
-        " ",
-        ".",
-        "..",
-        "../x",
-        "a/b",
-        "/etc",
-        "a\\b",
-        "a\n",
-        "\na",
-        "a b",
-        "-x",
-        "_x",
-        ".hidden",
-        "~",
-        "a\0",
-        "é",
-        "٣",
-        "x" * 65,
-        "*",
-        "a:b",
-    ],
-)
+ODD_NAMES = ["", " ", ".", "..", "../x", "a/b", "/etc", "a\\b", "a\n", "\na", "a b", "-x", "_x", ".hidden", "~", "a\0", "*", "a:b"]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "é", "٣", "x" * 65])
 def test_names_that_could_lead_outside_the_data_root_are_refused(name):
     for wrong in ({"field": name}, {"field": "LMC_c42", "tiles": [name]}):
         with pytest.raises(ValidationError):
@@ -116,11 +94,8 @@ def test_names_that_could_lead_outside_the_data_root_are_refused(name):
 def test_a_centre_off_the_sky_is_refused(centre):
     with pytest.raises(ValidationError):
         SurveyConfig(centre=centre)
-
-
-def test_the_edges_of_the_sky_are_on_it():
-    for centre in ([0.0, -90.0], [359.999999, 90.0], [0, 0]):
-        assert SurveyConfig(centre=centre).centre == centre
+    for edge in ([0.0, -90.0], [359.999999, 90.0], [0, 0]):
+        assert SurveyConfig(centre=edge).centre == edge
 
 
 def test_own_centre_and_own_tiles_contradict_each_other():
@@ -183,7 +158,6 @@ def test_a_configuration_cannot_change_under_a_run():
 def test_two_configurations_with_the_same_options_are_equal_and_share_no_list():
     first, second = FieldConfig(field="LMC_c42"), FieldConfig(field="LMC_c42")
     assert first == second
-    assert first.coadd.mask_codes == [1, 2, 5]
     assert CoaddConfig().mask_codes is not CoaddConfig().mask_codes
 
 

@@ -213,7 +213,7 @@ def test_an_option_of_an_earlier_version_is_named_with_what_takes_its_place(monk
         ("coadd = 3", "option coadd is a section of options, as [coadd] in kred.toml, not 3"),
         ("tiles = 'T01'", "option tiles: input should be a valid list, not 'T01'"),
         ("[survey]\ncentre = [1, 2, 3]", "option survey.centre: expected at most 2 values, not [1, 2, 3]"),
-        ("[survey]\ncentre = [1]", "option survey: centre needs two numbers, RA and Dec in degrees"),
+        ("[survey]\ncentre = [1]", "option survey.centre: needs two numbers, RA and Dec in degrees, not [1]"),
         ("[summarize]\nuse_masks = false", "option summarize.use_masks is not known any more: coadd.mask_codes takes its place"),
         ("[tiling]\nleave_out = ['S7.upper']", "option tiling: leave_out: a detector has the amplifiers S7.A and S7.B"),
         ("[tiling]\nleave_out = ['../S7']", "option tiling.leave_out: expected a name of letters, digits and _ . + -"),

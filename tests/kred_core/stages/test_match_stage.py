@@ -41,6 +41,10 @@ from kred_core.match import Pairs
 from kred_core.products import FieldPaths, tables
 from kred_core.simulate import Simulation, simulate_field
 from kred_core.sky import celestial_wcs
+from kred_core.stages import matching
+from kred_core.stages.match import MATCHED, link_matched, plan_matched
+from kred_core.stages.match import STAGE as MATCH
+from kred_core.stages.prepare import Rescaling
 
 FIELD = "LMC_c42"
 TILES = ("T06", "T07")  # neighbours, 1.2 x 0.67 deg; a detector has 0.15 x 0.3
@@ -96,17 +100,14 @@ class TestDiffuseEmission:
         assert brightness > 1.5
         assert part == pytest.approx(1, abs=0.02)
 
-    @pytest.mark.parametrize("method", ["svd", "own skies"])
-    def test_would_be_missed_by_methods_that_flatten_the_field(self, wide, method, tmp_path):
-        """Singular values cut, or every detector at its own sky level: so the field is large enough to tell."""
-        flattened = {}
-        for name, reduced in wide.items():
-            other = flattened[name] = reduced.elsewhere(tmp_path / name, match={"method": "svd"}).config
-            found = backgrounds(other) if method == "own skies" else solve(other)
-            if method == "own skies":
-                found["b"] = found["own"]
-                tables.write(found, FieldPaths.of(other).background_table, "Backgrounds")
-            coadd(other, "N708")
+    def test_would_be_missed_if_every_detector_were_on_its_own_sky_level(self, wide, tmp_path):
+        """So the field is large enough to tell."""
+        flattened = {name: reduced.elsewhere(tmp_path / name).config for name, reduced in wide.items()}
+        for config in flattened.values():
+            found = backgrounds(config)
+            found["b"] = found["own"]
+            tables.write(found, FieldPaths.of(config).background_table, "Backgrounds")
+            coadd(config, "N708")
         part, _ = recovered(flattened["plain"], flattened["diffuse"], wide["diffuse"].simulated.config, "N708")
         assert part < 0.9
 
@@ -125,32 +126,11 @@ def shared_sky(config: FieldConfig, other: FieldConfig, tiles: tuple[str, str], 
     return found[np.isfinite(found)]
 
 
-class TestNeighbouringTiles:
-    @pytest.mark.parametrize("band", BANDS)
-    def test_agree_where_they_show_the_same_sky(self, wide, band):
-        config = wide["plain"].config
-        difference = shared_sky(config, config, TILES, band)
-        assert difference.size > 100
-        assert np.sqrt(np.mean(difference**2)) < 0.05
-
-    def test_would_not_if_each_were_matched_for_itself(self, wide, tmp_path):
-        alone = {}
-        for tile in TILES:
-            config = alone[tile] = wide["plain"].elsewhere(tmp_path / tile).config
-            rows = tables.read(FieldPaths.of(config).tile_table(tile), tables.TILE, "tiles")
-            members = {(str(row["Root"]), str(row["EXTNAME"])) for row in rows}
-            (plan,) = (p for p in stages.plan_matching(config) if p.image == "N708")
-            inside = [(str(row["Root"]), str(row["EXTNAME"])) in members for row in plan.detectors]
-            assert 0.4 < np.mean(inside) < 0.8  # most of its detectors feed one tile only
-            plan = replace(plan, detectors=plan.detectors[inside])
-            stages.measure_overlaps(config, plan)
-            stages.solve_backgrounds(config, plan)
-            stages.tabulate_matching(config, ["N708"])
-            config = alone[tile] = config.model_copy(update={"tiles": [tile]})
-            FieldPaths.of(config).tile_table(tile).unlink()
-            tables.write(rows[rows["Image"] == "N708"], FieldPaths.of(config).tile_table(tile), "Detectors")
-            coadd(config, "N708")
-        assert np.sqrt(np.mean(shared_sky(alone["T06"], alone["T07"], TILES, "N708") ** 2)) > 0.05
+@pytest.mark.parametrize("band", BANDS)
+def test_neighbouring_tiles_agree_where_they_show_the_same_sky(wide, band):
+    difference = shared_sky(wide["plain"].config, wide["plain"].config, TILES, band)
+    assert difference.size > 100
+    assert np.sqrt(np.mean(difference**2)) < 0.05
 
 
 class TestBackgrounds:
@@ -167,21 +147,11 @@ class TestBackgrounds:
         assert np.abs(pulls).max() < 5
         assert rms(error_of(found, truth)) < 0.15  # gradients of the exposures: 1 % per degree
 
-    def test_are_many_times_nearer_to_the_truth_than_those_of_exposures(self, wide):
-        found, truth = backgrounds(wide["plain"].config), wide["plain"].simulated.detectors
-        found = found[found["Image"] == "N662"]
-        before = found.copy()
-        before["b"] = before["SUB_BACK"]
-        assert rms(error_of(found, truth)) < rms(error_of(before, truth)) / 20
-
     def test_belong_to_the_whole_field_whatever_tiles_are_asked_for(self, wide):
         config = wide["plain"].config
-        both, one = ([p.digest(p.detectors.colnames) for p in stages.plan_matching(c)] for c in (config, _only(config, "T06")))
+        one = config.model_copy(update={"tiles": ["T06"]})
+        both, one = ([p.digest(p.detectors.colnames) for p in stages.plan_matching(c)] for c in (config, one))
         assert both == one
-
-
-def _only(config: FieldConfig, tile: str) -> FieldConfig:
-    return config.model_copy(update={"tiles": [tile]})
 
 
 class TestShapes:
@@ -199,55 +169,40 @@ class TestShapes:
     def test_planes_of_exposures_help_where_the_skies_have_gradients(self, tmp_path):
         """5 % per degree, scattered between exposures."""
         reduced = simulated(tmp_path, ["T07"], ["N708"], exposures=4, dither=300, gradient=0.05)
-        backgrounds_better, mosaics_better = self.compare(reduced, "N708", 0.0, shape="exposure-plane")
-        assert backgrounds_better > 4
-        assert mosaics_better > 4
+        assert min(self.compare(reduced, "N708", 0.0, shape="exposure-plane")) > 4
 
     def test_steps_help_where_amplifiers_jump(self, tmp_path):
         """By 0.3 DN, which is four times the noise of a cell."""
         reduced = simulated(tmp_path, ["T07"], ["N708:30"], exposures=4, dither=300, gradient=0.0, amplifier_steps=4.0)
-        backgrounds_better, mosaics_better = self.compare(reduced, "N708_s", 0.5, amplifier_steps=True)
-        assert backgrounds_better > 5
-        assert mosaics_better > 3
-        found, truth = backgrounds(reduced.config), reduced.simulated.detectors
-        true = {(str(row["Root"]), str(row["EXTNAME"])): row["STEP_PIX"] for row in truth}
+        assert min(self.compare(reduced, "N708_s", 0.5, amplifier_steps=True)) > 3
+        true = {(str(row["Root"]), str(row["EXTNAME"])): row["STEP_PIX"] for row in reduced.simulated.detectors}
+        found = backgrounds(reduced.config)
         error = np.array([row["step"] - true[str(row["Root"]), str(row["EXTNAME"])] for row in found]) / BINNING**2
         assert rms(error) < 0.1 * rms(np.array(list(true.values())) / BINNING**2)
 
 
-@pytest.fixture(scope="module")
-def neighbours(tmp_path_factory) -> list[Reduced]:
-    """Two fields of one galaxy that share some sky, matched each for itself."""
-    root = tmp_path_factory.mktemp("neighbours")
+def test_fields_of_one_galaxy_agree_if_solved_together_and_have_a_border_between_them_otherwise(tmp_path):
     options = {"exposures": 3, "dither": 200, "n_detectors": 9, "offsets": 40.0, "nebula": 30.0}
-    made = [simulated(root, [tile], ["N662"], field, **options) for field, tile in (("LMC_c42", "T07"), ("LMC_c03", "T10"))]
-    for reduced in made:
-        match(reduced.config)
-        coadd(reduced.config)
-    return made
+    root, fields = tmp_path / "alone", (("LMC_c42", "T07"), ("LMC_c03", "T10"))
+    neighbours = [simulated(root, [tile], ["N662"], field, **options) for field, tile in fields]
 
-
-class TestFieldsOfOneGalaxy:
-    def across(self, configs: list[FieldConfig]) -> np.ndarray:
-        one, other = configs
-        return shared_sky(one, other, (one.tiles[0], other.tiles[0]), "N662")
-
-    def test_have_a_border_between_them_if_matched_each_for_itself(self, neighbours):
-        assert abs(np.median(self.across([n.config for n in neighbours]))) > 0.2
-
-    def test_agree_if_solved_together(self, neighbours, tmp_path):
-        alone = [backgrounds(n.config) for n in neighbours]
-        neighbours[0].elsewhere(tmp_path)  # both of them
-        joint = [configuration(tmp_path, n.config.field, n.config.tiles, match={"joint": True}) for n in neighbours]
-        one, other = (match(config) for config in joint)
-        assert len(one) == len(other) == sum(map(len, alone))
-        assert set(one["Field"]) == {"LMC_c42", "LMC_c03"}
-        for column in ("file", "b", "b_err", "component", "n_pairs"):
-            assert np.array_equal(one[column], other[column]), column  # to the bit
-        assert one["component"].max() == 1
-        for config in joint:
+    def across(configs: list[FieldConfig]) -> np.ndarray:
+        for config in configs:
             coadd(config)
-        assert np.sqrt(np.mean(self.across(joint) ** 2)) < 0.05
+        return shared_sky(*configs, ("T07", "T10"), "N662")
+
+    alone = [match(n.config) for n in neighbours]
+    assert abs(np.median(across([n.config for n in neighbours]))) > 0.2
+
+    neighbours[0].elsewhere(tmp_path / "joint")  # both of them
+    joint = [configuration(tmp_path / "joint", field, [tile], match={"joint": True}) for field, tile in fields]
+    one, other = (match(config) for config in joint)
+    assert len(one) == len(other) == sum(map(len, alone))
+    assert set(one["Field"]) == {"LMC_c42", "LMC_c03"}
+    for column in ("file", "b", "b_err", "component", "n_pairs"):
+        assert np.array_equal(one[column], other[column]), column  # to the bit
+    assert one["component"].max() == 1
+    assert np.sqrt(np.mean(across(joint) ** 2)) < 0.05
 
 
 @pytest.fixture(scope="module")
@@ -429,20 +384,20 @@ def pixels(path: Path, extname: str) -> np.ndarray:
         return hdus[extname].data.astype(np.float64)
 
 
-def copied(config: FieldConfig) -> list[stages.MatchedCopies]:
-    plans = stages.plan_copies(config)
+def written(config: FieldConfig) -> list[Rescaling]:
+    plans = plan_matched(config)
     for plan in plans:
-        stages.copy_matched(config, plan)
-    stages.link_matched(config, plans)
+        MATCHED.write(config, plan)
+    link_matched(config, plans)
     return plans
 
 
-class TestMatchedCopies:
+class TestMatchedDetectors:
     @pytest.mark.parametrize("output", ["compressed", "plain"])
-    def test_are_the_exposures_minus_the_backgrounds(self, small, tmp_path, output):
+    def test_are_the_exposures_minus_the_backgrounds_and_go_when_others_are_wanted(self, small, tmp_path, output):
         config = small.elsewhere(tmp_path, match={"output": output}).config
         paths, found = FieldPaths.of(config), backgrounds(config)
-        (scale,) = {plan.scale for plan in copied(config) if plan.root == found["Root"][0]}
+        (scale,) = {plan.scale for plan in written(config) if plan.root == found["Root"][0]}
         for row in found[found["Root"] == found["Root"][0]]:
             copy = paths.matched_detector(row["Root"], row["EXTNAME"], output == "plain")
             raw = pixels(paths.exposure(f"{row['Root']}.fits.fz"), row["EXTNAME"])
@@ -451,20 +406,12 @@ class TestMatchedCopies:
             link = paths.prepared_tile("T07", BackgroundKind.MATCHED) / copy.name
             assert link.is_symlink()
             assert link.resolve() == copy.resolve()
-        assert (
-            len(list(paths.matched.iterdir()))
-            == len(list(paths.prepared_tile("T07", BackgroundKind.MATCHED).iterdir()))
-            == len(found)
-        )
-
-    def test_go_when_none_are_wanted_any_more(self, small, tmp_path):
-        config = small.elsewhere(tmp_path, match={"output": "plain"}).config
-        copied(config)
-        for output, names in (("compressed", {".fz"}), ("none", set())):
-            config = configuration(tmp_path, FIELD, ["T07"], match={"output": output})
-            copied(config)
-            for directory in (FieldPaths.of(config).matched, FieldPaths.of(config).prepared_tile("T07", BackgroundKind.MATCHED)):
-                assert {path.suffix for path in directory.iterdir()} == names
+        directories = paths.matched, paths.prepared_tile("T07", BackgroundKind.MATCHED)
+        assert [len(list(directory.iterdir())) for directory in directories] == [len(found)] * 2
+        for other, suffixes in (("plain", {".fits"}), ("compressed", {".fz"}), ("none", set())):
+            written(configuration(tmp_path, FIELD, ["T07"], match={"output": other}))
+            for directory in directories:
+                assert {path.suffix for path in directory.iterdir()} == suffixes
 
     def test_of_an_exposure_that_feeds_two_images_are_called_as_these(self, tmp_path):
         (tmp_path / "images.txt").write_text("Image FILTER EXPTIME\nred r 60\nall r 60\nall N708 400\n")
@@ -473,7 +420,7 @@ class TestMatchedCopies:
         config = configuration(tmp_path, FIELD, ["T07"], survey=survey, match={"output": "compressed"})
         summarize(config)
         found = match(config)
-        plans = copied(config)
+        plans = written(config)
         names = {path.name for path in FieldPaths.of(config).prepared_tile("T07", BackgroundKind.MATCHED).iterdir()}
         images = [f".{row['Image']}" if "_r_" in row["Root"] else "" for row in found]
         assert names == {f"{row['file']}{image}.fits.fz" for row, image in zip(found, images, strict=True)}
@@ -489,16 +436,6 @@ class TestRepetition:
         root = config.root
         found = [p for name in ("Summary", "DECam_SWARP", "DECam_BACK", ".kred") for p in (root / name).rglob("*") if p.is_file()]
         return {str(path.relative_to(root)): path.read_bytes() for path in found}
-
-    def test_gives_the_same_bytes(self, small, tmp_path):
-        results = []
-        for name in ("once", "again"):
-            config = small.elsewhere(tmp_path / name).config
-            match(config)
-            coadd(config)
-            results.append(self.products(config))
-        assert results[0] == results[1]
-        assert any(name.endswith("LMC_c42_T07.r.fits") for name in results[0])
 
     def test_in_another_order_of_the_directory_gives_the_same_bytes(self, small, tmp_path):
         source = FieldPaths.of(small.config).mef
@@ -534,24 +471,24 @@ class TestWhatIsNotThere:
     def test_skies_and_images_that_were_not_measured_are_named(self, tmp_path):
         config = FieldConfig(field=FIELD, root=tmp_path)
         with pytest.raises(InputError, match=r"the overlaps of N662 have not been measured; run the stage 'match' again"):
-            stages.matching.read_skies(FieldPaths.of(config), "N662")
+            matching.read_skies(FieldPaths.of(config), "N662")
         with pytest.raises(InputError, match="field LMC_c42: none of its images could be matched"):
             stages.tabulate_matching(config, [])
 
     def test_maps_of_two_grids_or_none_are_refused(self, monkeypatch):
         with pytest.raises(InputError, match="there is no binned map of any detector"):
-            stages.matching._one_grid([])
+            matching._one_grid([])
         grids = {Path("a"): binned.BinnedGrid(80.0, -68.0, 2.0), Path("b"): binned.BinnedGrid(80.0, -68.0, 4.0)}
         monkeypatch.setattr(binned, "grid_of", grids.__getitem__)
-        assert stages.matching._one_grid([Path("b")]) == grids[Path("b")]
+        assert matching._one_grid([Path("b")]) == grids[Path("b")]
         with pytest.raises(InputError, match=r"^b is on the grid .*need the same options"):
-            stages.matching._one_grid(grids)
+            matching._one_grid(grids)
 
-    def test_removed_maps_are_counted(self, tmp_path):
-        config = FieldConfig(field=FIELD, root=tmp_path)
+    def test_stamps_go_when_they_are_not_kept(self, tmp_path):
+        config = FieldConfig(field=FIELD, root=tmp_path, stamps={"keep": False})
         directory = FieldPaths.of(config).binned
         directory.mkdir(parents=True)
         for name in ("a.stamps.fits", "b.stamps.fits", "other.fits"):
             (directory / name).touch()
-        assert stages.remove_binned_maps(config) == 2
+        MATCH.finish(config)
         assert [p.name for p in directory.iterdir()] == ["other.fits"]

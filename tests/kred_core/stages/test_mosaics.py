@@ -17,8 +17,10 @@ from kred_core.exposures import check, summary
 from kred_core.products import FieldPaths, read_record, tables, write_record
 from kred_core.simulate import simulate_field
 from kred_core.stages import table as table_of_stages
-from kred_core.stages.plan import Plan, Planned, plan_run
-from kred_core.stages.stage import Cost
+from kred_core.stages.coadd import mosaic_unit
+from kred_core.stages.plan import plan_run
+from kred_core.stages.stage import Cost, Plan, Planned
+from kred_core.stages.tiles import wanted_tiles
 from kred_core.survey import tiling
 
 SKY = 700.0  # counts28 per pixel that every exposure has on average
@@ -97,26 +99,24 @@ class TestPlans:
         assert [item.matched.b for item in plan.inputs] == [100.0 + k for k in range(6)]
         assert {(item.matched.grad_x, item.matched.grad_y, item.matched.step) for item in plan.inputs} == {(0.01, -0.02, 3.0)}
 
-    @pytest.mark.parametrize("mosaics", ["matched", "both"])
-    def test_without_the_table_of_backgrounds_the_stage_to_run_is_named(self, field, mosaics):
+    def test_without_the_table_of_backgrounds_the_stage_to_run_is_named(self, field):
         with pytest.raises(InputError, match=r"LMC_c42_backgrounds\.tab is missing; run the stage 'match' first \(--from match\)"):
-            stages.plan_coadds(field.config(mosaics))
+            stages.plan_coadds(field.config("both"))
 
-    def test_a_detector_without_a_background_is_named(self, field):
-        field.match(slice(2, None))
-        lost = f"{field.detectors['Root'][0]}_{field.detectors['EXTNAME'][0]}"
-        message = rf"no background of 1 of the 6 detectors of T07 N662: {lost}; it is out of date: run the stage 'match' again"
+    @pytest.mark.parametrize(
+        ("rows", "message"),
+        [
+            (
+                slice(2, None),
+                r"no background of 1 of the 6 detectors of T07 N662: c4d\S+_\w+; it is out of date: run the stage 'match'",
+            ),
+            (slice(0, 0), r"of 6 of the 6 detectors of T07 N662: (c4d\S+, ){4}c4d\S+ and 1 more; it is"),
+            (slice(1, None, 2), "of 6 of the 6 detectors"),  # those of another image do not count
+        ],
+    )
+    def test_detectors_without_a_background_are_named(self, field, rows, message):
+        field.match(rows)
         with pytest.raises(InputError, match=message):
-            stages.plan_coadds(field.config())
-
-    def test_of_many_detectors_without_a_background_some_are_named(self, field):
-        field.match(slice(0, 0))
-        with pytest.raises(InputError, match=r"of 6 of the 6 detectors of T07 N662: (c4d\S+, ){4}c4d\S+ and 1 more; it is"):
-            stages.plan_coadds(field.config())
-
-    def test_a_background_in_another_image_only_does_not_count(self, field):
-        field.match(slice(1, None, 2))
-        with pytest.raises(InputError, match="of 6 of the 6 detectors"):
             stages.plan_coadds(field.config())
 
     def test_no_mosaics_need_nothing(self, field):
@@ -135,9 +135,9 @@ class TestPlans:
             stages.tile_names(field.config())
 
     def test_units_are_named_as_the_products_are(self):
-        assert stages.mosaic_unit("T07", "N662", [BackgroundKind.MATCHED]) == "T07_b.N662"
-        assert stages.mosaic_unit("T07", "N662", [BackgroundKind.ORIGINAL]) == "T07.N662"
-        assert stages.mosaic_unit("T07", "N662", BackgroundKind) == "T07.N662"
+        assert mosaic_unit("T07", "N662", [BackgroundKind.MATCHED]) == "T07_b.N662"
+        assert mosaic_unit("T07", "N662", [BackgroundKind.ORIGINAL]) == "T07.N662"
+        assert mosaic_unit("T07", "N662", BackgroundKind) == "T07.N662"
 
 
 @pytest.mark.parametrize(("mosaics", "n", "sets"), [("original", 1, 1), ("matched", 1, 1), ("both", 1, 2), ("none", 0, 0)])
@@ -160,19 +160,19 @@ def test_a_mosaic_of_a_tile_of_ones_own_is_as_large_as_the_table_or_the_option_s
     planned = plan_run(config)
     (foreseen,) = planned.mosaics
     assert plan.grid.nx == plan.grid.ny == foreseen.grid.nx == foreseen.grid.ny == (n := round(side * 3600 / plan.grid.pixel_scale))
-    assert table_of_stages()["coadd"].cost(config, planned.usable, planned.grid).disk == pytest.approx(n**2 * 4, rel=0.1)
-    (wanted,) = stages.wanted_tiles(config)
+    assert table_of_stages()["coadd"].cost(config, planned.usable).disk == pytest.approx(n**2 * 4, rel=0.1)
+    (wanted,) = wanted_tiles(config)
     assert wanted.size == max(side, 0.05)
 
 
 def made(config):
     """Co-add and evaluate everything; the table of mosaics."""
     for plan in stages.plan_coadds(config):
-        assert all(path.is_file() for path in stages.coadd_mosaic(config, plan))
+        assert all(path.is_file() for path in stages.coadd_mosaic(config, plan).paths)
     for tile, image in stages.mosaic_names(config):
-        assert all(path.is_file() for path in stages.evaluate_mosaic(config, tile, image))
+        assert all(path.is_file() for path in stages.evaluate_mosaic(config, tile, image).paths)
     for (image, background), tiles in stages.evaluated_tiles(config).items():
-        assert stages.draw_field(config, image, background, tiles).is_file()
+        assert stages.draw_field(config, image, background, tiles).matches_disk()
     return Table.read(stages.tabulate_mosaics(config), format="ascii.ecsv")
 
 
@@ -238,8 +238,6 @@ class TestBoth:
         level = {str(row["Background"]): row["Level"] for row in table}
         assert list(level) == ["matched", "original"]
         assert level["matched"] - level["original"] == pytest.approx(SKY - 102.5, abs=4)  # b is 100 to 105
-
-    def test_the_table_has_the_numbers_of_the_mosaics_that_are_wanted_only(self, both):
         for mosaics, rows in (("original", ["original"]), ("both", ["matched", "original"])):
             table = Table.read(stages.tabulate_mosaics(both[0].config(mosaics)), format="ascii.ecsv")
             assert list(table["Background"]) == rows
@@ -314,7 +312,7 @@ def a_plan(*lines: tuple[str, Sequence], reports: Sequence = ()) -> Callable[[Fi
     return lambda config: Plan(config, list(reports), {**empty, **{name: list(planned) for name, planned in lines}})
 
 
-def test_a_plan_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the_way(tmp_path, monkeypatch):
+def test_a_dry_run_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the_way(tmp_path, monkeypatch):
     config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 2})
     planned = (
         ("check", [Planned("check", "exposures", 3, 0, Cost(100.0, 5e9))]),
@@ -330,11 +328,7 @@ def test_a_plan_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the
     assert lines[5].split()[:6] == ["coadd", "2", "mosaics", "1", "4.0", "h"]
     assert lines[7].startswith("about 2.0 h with 2 tasks at once, 3.0 MB of disk (")
     assert lines[8:] == ["refused b: is empty; is old"]
-
-
-def test_a_plan_that_needs_more_disk_than_there_is_warns(tmp_path, monkeypatch):
-    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 1})
     monkeypatch.setattr(stages.plan, "plan_run", a_plan(("coadd", [Planned("coadd", "mosaics", 2, 1, Cost(300.0, 1e18))])))
     text = stages.dry_run(config)
-    assert "about 5.0 min with 1 task at once" in text
-    assert "\nWARNING: " in text
+    assert "about 2.5 min with 2 tasks at once" in text
+    assert "\nWARNING: the products do not fit: 1000000.0 TB and room to work in are needed" in text

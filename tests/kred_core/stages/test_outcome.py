@@ -31,13 +31,10 @@ def test_a_run_is_complete_unless_something_failed_stopped_or_is_missing():
         (Outcome("LMC_c42", reports=[GOOD, GOOD, USABLE, REFUSED]), "LMC_c42: complete (4 exposures: 2 good, 1 usable, 1 refused)"),
         (Outcome("LMC_c42", reports=[GOOD]), "LMC_c42: complete (1 exposure: 1 good)"),
         (
-            Outcome(
-                "LMC_c42", [StageOutcome("coadd", failed={"T07.r": "x", "T08.r": "y"})], missing=[Path("a")], stopped="no tiles"
-            ),
+            Outcome("LMC_c42", [StageOutcome("coadd", failed={"T7": "x", "T8": "y"})], missing=[Path("a")], stopped="no tiles"),
             "LMC_c42: NOT complete: no tiles; 2 failed; 1 product missing",
         ),
         (Outcome("LMC_c42", missing=[Path("a"), Path("b")]), "LMC_c42: NOT complete: 2 products missing"),
-        (Outcome("LMC_c42", reports=[GOOD], n_used=9, n_detectors=9), "LMC_c42: complete (1 exposure: 1 good)"),
         (
             Outcome("LMC_c42", reports=[GOOD, REFUSED], n_used=2, n_detectors=11),
             "LMC_c42: complete, 2 of 11 detectors used (2 exposures: 1 good, 1 refused)",
@@ -55,8 +52,6 @@ def test_a_stage_in_one_line():
         "check 3 done, 60 up to date, 1 failed 12.3 s".split()
     )
     assert StageOutcome("tiles").line().split() == "tiles nothing to do 0.0 s".split()
-    lengths = {len(StageOutcome(name, done=5, seconds=s).line()) for name, s in [("check", 0), ("summarize", 9999)]}
-    assert len(lengths) == 1
 
 
 def test_the_whole_story_names_every_refusal_remark_failure_and_missing_product():
@@ -68,9 +63,7 @@ def test_the_whole_story_names_every_refusal_remark_failure_and_missing_product(
         [Path("DECam_SWARP/x.fits")],
         disk={"DECam_PREP": 1_500_000, "DECam_SWARP": 0},
     )
-    lines = outcome.lines()
-    assert [line.split()[0] for line in lines[:2]] == ["check", "coadd"]
-    assert lines[2:] == [
+    assert outcome.details() == [
         "  coadd T07.r failed: disk full",
         "  refused c: MAGZERO is missing",
         "  refused b S7: all NaN",
@@ -95,11 +88,6 @@ def test_the_disk_holds_files_and_not_links(tmp_path):
     (tmp_path / "PREP" / "T08").symlink_to("data")
     directories = {"prep": tmp_path / "PREP", "swarp": tmp_path / "SWARP", "none": tmp_path / "NONE"}
     assert disk_usage(directories) == {"prep": 1500, "swarp": 7}
-
-
-def test_a_run_that_used_no_disk_says_nothing_of_it():
-    assert Outcome("LMC_c42", [StageOutcome("check", done=3)], []).lines()[-1].startswith("LMC_c42")
-    assert not any(line.startswith("disk") for line in Outcome("LMC_c42", [], []).lines())
 
 
 def test_a_reason_that_many_detectors_share_is_one_line():

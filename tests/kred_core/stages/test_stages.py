@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,9 @@ from kred_core import stages
 from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
-from kred_core.stages.plan import Plan, Planned
-from kred_core.stages.run import Run
-from kred_core.stages.stage import Cost, Stage
+from kred_core.stages.executor import UnitRunner
+from kred_core.stages.outcome import Outcome
+from kred_core.stages.stage import Cost, Plan, Planned, Stage
 from kred_core.stages.work import Manifest, Step, Work
 
 
@@ -37,7 +38,7 @@ def toy() -> Stage:
 
     step = Step("toy", 1, work, write)
 
-    def run(run: Run) -> None:
+    def run(run: UnitRunner) -> None:
         run.each(step, [(run.config.field, {})])
 
     def plan(plan: Plan) -> list[Planned]:
@@ -57,24 +58,24 @@ def with_toy(monkeypatch) -> None:
 
 @pytest.fixture
 def config(tmp_path) -> FieldConfig:
-    simulate_field(tmp_path, tiles=["T07"], binning=32, exposures=2, bands=["N662"], n_detectors=2)
-    return FieldConfig(field="LMC_c42", tiles=["T07"], root=tmp_path, run={"from": "check", "until": "summarize"})
+    root = tmp_path / "data"
+    simulate_field(root, tiles=["T07"], binning=32, exposures=2, bands=["N662"], n_detectors=2)
+    return FieldConfig(field="LMC_c42", tiles=["T07"], root=root, run={"until": "summarize"})
+
+
+def counts(outcome: Outcome) -> list[tuple[str, int, int]]:
+    return [(s.name, s.done, s.current) for s in outcome.stages]
 
 
 @pytest.mark.usefixtures("with_toy")
 def test_a_new_stage_is_one_module_and_one_name(config):
-    assert "toy" in stages.dry_run(config)
     (line,) = (line for line in stages.dry_run(config).splitlines() if line.startswith("toy"))
     assert line.split() == ["toy", "1", "field", "1", "2.0", "min", "-"]
     outcome = stages.reduce(config)
     assert outcome.complete
-    assert [(s.name, s.done, s.current) for s in outcome.stages] == [("check", 2, 0), ("toy", 1, 0), ("summarize", 2, 0)]
+    assert counts(outcome) == [("check", 2, 0), ("toy", 1, 0), ("summarize", 2, 0)]
     assert len(names_file(config).read_text().split()) == 2
-
-    again = stages.reduce(config)
-    assert [(s.name, s.done, s.current) for s in again.stages] == [("check", 0, 2), ("toy", 0, 1), ("summarize", 0, 2)]
-    assert "toy" in stages.dry_run(config)
-
+    assert counts(stages.reduce(config)) == [("check", 0, 2), ("toy", 0, 1), ("summarize", 0, 2)]
     names_file(config).unlink()
     assert stages.missing_products(config) == [names_file(config)]
     assert stages.reduce(config).complete
@@ -83,23 +84,37 @@ def test_a_new_stage_is_one_module_and_one_name(config):
 
 @pytest.mark.parametrize("spelling", ["elsewhere/../data", "link", "up/data"], ids=["dots", "link", "link on the way"])
 def test_a_data_root_is_remembered_however_its_place_is_written(config, tmp_path, monkeypatch, spelling):
-    data = tmp_path / "data"
-    (data / "DECam_MEF").parent.mkdir()
-    (tmp_path / "DECam_MEF").rename(data / "DECam_MEF")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to("data")
     (tmp_path / "up").symlink_to(".")
     monkeypatch.chdir(tmp_path)
-    here = config.model_copy(update={"root": Path(spelling)})
-    assert stages.reduce(here).complete
-    assert [(s.name, s.done, s.current) for s in stages.reduce(here).stages] == [("check", 0, 2), ("summarize", 0, 2)]
+    assert stages.reduce(config.model_copy(update={"root": Path(spelling)})).complete
+    assert counts(stages.reduce(config)) == [("check", 0, 2), ("summarize", 0, 2)]
 
 
 def test_every_name_in_the_table_is_that_of_its_module_and_stage():
     assert [stage.name for stage in stages.table().values()] == list(configuration.STAGES)
 
 
-def test_a_field_is_reduced_without_prefect(config, tmp_path):
+def test_a_data_root_that_was_moved_or_copied_with_its_times_is_not_reduced_again(config, tmp_path):
+    (config.root / "images.txt").write_text("Image FILTER\nHalpha N662\n")
+
+    def here(root: Path) -> FieldConfig:
+        return FieldConfig(field="LMC_c42", tiles=["T07"], root=root, survey={"image_table": str(root / "images.txt")})
+
+    assert stages.reduce(here(config.root)).complete
+    config.root.rename(tmp_path / "moved")
+    shutil.copytree(tmp_path / "moved", tmp_path / "copied", symlinks=True)
+    for name in ("moved", "copied"):
+        lines = stages.dry_run(here(tmp_path / name)).splitlines()
+        assert {line.split()[3] for line in lines[3:11]} == {"0"}
+        outcome = stages.reduce(here(tmp_path / name))
+        assert outcome.complete
+        assert len(outcome.stages) == 8  # with the figures
+        assert {s.done for s in outcome.stages} == {0}
+
+
+def test_a_field_is_reduced_without_prefect(config):
     program = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -109,6 +124,6 @@ def test_a_field_is_reduced_without_prefect(config, tmp_path):
         "print(outcome.headline())\n"
         "print('prefect' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, tmp_path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program, config.root], capture_output=True, text=True)
     assert done.stdout.split("\n")[:3] == ["[]", "LMC_c42: complete (2 exposures: 2 good)", "False"], done.stderr
-    assert FieldPaths(tmp_path, "LMC_c42").mosaic("T07", "N662", BackgroundKind.MATCHED).is_file()
+    assert FieldPaths.of(config).mosaic("T07", "N662", BackgroundKind.MATCHED).is_file()

@@ -10,57 +10,37 @@ from astropy.io import fits
 from astropy.table import Table
 
 from .. import survey
-from ..config import FieldConfig
+from ..config import STAGES, FieldConfig
 from ..errors import InputError
 from ..exposures import check, ledger
 from ..exposures.check import ExposureReport
-from ..exposures.ledger import Entry, Key, Ledger
+from ..exposures.ledger import Entry, Key
 from ..products import FieldPaths, tables
 from ..products.roles import is_fits
 from ..sky import SkyPolygon
 from ..survey import tiling
 from ..words import some
-from .exposures import judged
-from .mosaics import joined_detectors, mosaic_names, tile_inputs, tile_tables, wanted_tiles
+from .check import judged
+from .coadd import STAGE as COADD
+from .coadd import mosaic_names
+from .tiles import STAGE as TILES
+from .tiles import joined_detectors, selection_options, tile_inputs, tile_tables, wanted_tiles
 from .work import Manifest, Step, Work
-
-__all__ = ["ACCOUNT", "account_for_input", "account_inputs"]
 
 Mosaic = tuple[str, str]  # tile, image
 
 
 def _has_chosen(config: FieldConfig) -> bool:
     """Whether this run knows which detectors it wanted: it includes the stage tiles or one behind it."""
-    return not set(config.run.stages).isdisjoint(("tiles", "match", "coadd", "evaluate"))
+    return not set(config.run.stages).isdisjoint(STAGES[STAGES.index(TILES.name) :])
 
 
 def _has_made(config: FieldConfig) -> bool:
-    return "coadd" in config.run.stages and bool(config.coadd.backgrounds)
+    return COADD.name in config.run.stages and bool(config.coadd.backgrounds)
 
 
-def account_inputs(config: FieldConfig) -> list[Path]:
-    """The files that the account depends on."""
-    paths = FieldPaths.of(config)
-    exposures = paths.exposures()
-    files = [*exposures, *(mask for path in exposures if (mask := paths.mask_of(path))), paths.quality_table]
-    files += [paths.record("check", path.name) for path in exposures]
-    files += [paths.exposure(name) for name, _ in paths.left_out() if is_fits(name)]
-    files += [paths.record("summarize", paths.root_of(path)) for path in exposures]
-    if _has_chosen(config):
-        files += [*tile_inputs(config), *(paths.tile_table(tile.name) for tile in wanted_tiles(config))]
-    if _has_made(config):
-        files += _mosaics(config)
-    return files
-
-
-def account_for_input(config: FieldConfig) -> Ledger:
-    """Tell what became of each detector of the input, in the table of the input, and find what does not add up.
-
-    Raises
-    ------
-    InputError
-        A table or a mosaic is missing or cannot be read.
-    """
+def _account(config: FieldConfig) -> Manifest:
+    """Tell what became of each detector of the input, in the table of the input, and find what does not add up."""
     paths = FieldPaths.of(config)
     reports = judged(config)
     chosen, left_out, made, elsewhere, faults = None, None, None, "", list(_changed(paths, reports))
@@ -79,10 +59,16 @@ def account_for_input(config: FieldConfig) -> Ledger:
         if is_fits(name) and (shown := paths.shown(Path(name)))
     ]
     found = ledger.account(map(paths.shown, paths.exposures()), reports, chosen, made, left_out, elsewhere, beside)
-    found = Ledger(found.entries, (*found.faults, *faults))
     rows = tables.make(ledger.input_rows(found), tables.INPUT)
     tables.write(rows, paths.input_table, f"What became of the input of {config.field}")
-    return found
+    return Manifest.of(
+        [paths.input_table],
+        sums=found.explain(),
+        faults=[*found.faults, *faults],
+        n_refused=found.n_refused,
+        n_used=found.n_used,
+        n_detectors=found.n_detectors,
+    )
 
 
 def _changed(paths: FieldPaths, reports: Iterable[ExposureReport]) -> Iterator[str]:
@@ -110,7 +96,7 @@ def _left_out(config: FieldConfig, detectors: Table) -> dict[Key, str]:
 
 def _unmeasured(paths: FieldPaths, reports: Iterable[ExposureReport]) -> dict[Key, str]:
     """Detectors of exposures that the stage summarize could not measure: no later stage knows of them."""
-    lacking = [r for r in reports if not r.refused and not paths.record("summarize", r.root).is_file()]
+    lacking = [r for r in reports if not r.refused and not paths.measurements(r.root).is_file()]
     return {(r.root, extname): "its exposure has not been summarized" for r in lacking for extname in r.extnames}
 
 
@@ -156,29 +142,18 @@ def _inputs(mosaic: Path) -> dict[Key, int]:
 
 
 def _work(config: FieldConfig) -> Work:
-    return Work(
-        config.field,
-        files=account_inputs(config),
-        options=[config.survey, config.tiling],
-        facts={
-            "tiles": list(config.tiles),
-            "stages": list(config.run.stages),
-            "size": config.coadd.size,
-            "mosaics": config.coadd.mosaics,
-        },
-    )
+    paths = FieldPaths.of(config)
+    exposures = paths.exposures()
+    files = [*exposures, *(mask for path in exposures if (mask := paths.mask_of(path))), paths.quality_table]
+    files += [paths.verdict(path.name) for path in exposures]
+    files += [paths.exposure(name) for name, _ in paths.left_out() if is_fits(name)]
+    files += [paths.measurements(paths.root_of(path)) for path in exposures]
+    if _has_chosen(config):
+        files += [*tile_inputs(config), *(paths.tile_table(tile.name) for tile in wanted_tiles(config))]
+    if _has_made(config):
+        files += _mosaics(config)
+    facts = {"tiles": config.tiles, "stages": config.run.stages, "size": config.coadd.size, "mosaics": config.coadd.mosaics}
+    return Work(config.field, files, selection_options(config), facts)
 
 
-def _do(config: FieldConfig) -> Manifest:
-    found = account_for_input(config)
-    return Manifest.of(
-        [FieldPaths.of(config).input_table],
-        sums=found.explain(),
-        faults=list(found.faults),
-        n_refused=found.n_refused,
-        n_used=found.n_used,
-        n_detectors=found.n_detectors,
-    )
-
-
-ACCOUNT = Step("account", 2, _work, _do)
+ACCOUNT = Step("account", 2, _work, _account)
