@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -113,7 +112,7 @@ def server_application() -> FastAPI:
 
 
 class EndedFuture(PrefectWrappedFuture[Any, F], Generic[F]):
-    """A Prefect future that can be told how its task ended, for workers that did not live long enough to tell.
+    """A Prefect future that can be told how its task ended: workers may not live long enough to tell.
 
     Parameters
     ----------
@@ -121,9 +120,6 @@ class EndedFuture(PrefectWrappedFuture[Any, F], Generic[F]):
     wrapped_future : future
         What the runner's library knows of the task.
     """
-
-    def __init__(self, task_run_id: uuid.UUID, wrapped_future: F):
-        super().__init__(task_run_id, wrapped_future)
 
     @property
     def ended(self) -> State | None:
@@ -133,9 +129,6 @@ class EndedFuture(PrefectWrappedFuture[Any, F], Generic[F]):
     @ended.setter
     def ended(self, state: State) -> None:
         self._final_state = state
-
-    def wait(self, timeout: float | None = None) -> None:
-        raise NotImplementedError
 
     def result(self, timeout: float | None = None, raise_on_failure: bool = True) -> Any:
         """Return what the task returned, when it has ended."""

@@ -182,8 +182,13 @@ def test_the_server_is_a_web_application():
     assert asyncio.run(asked()).json() is True
 
 
+class Told(internals.EndedFuture):
+    def wait(self, timeout: float | None = None) -> None:
+        pass
+
+
 def test_a_future_can_be_told_how_its_task_ended():
-    future = internals.EndedFuture("8c26d8c0-9bd4-4c84-9d0f-3f3f6bbf6a43", Future())
+    future = Told("8c26d8c0-9bd4-4c84-9d0f-3f3f6bbf6a43", Future())
     assert future.ended is None
     future.ended = Completed(message="told")
     assert list(as_completed([future])) == [future]
