@@ -1,4 +1,4 @@
-"""kred as a service for tests that need one: real server, real worker, on a data root and a port of its own."""
+"""What runs left on a Prefect server, and kred as a service: real server, real worker, on a data root and a port of its own."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import FlowRun, State
 from runs import PROJECT
 
 from kred_core.products import FieldPaths
+from tasks.publish import key
 
-__all__ = ["LONG", "SERVE", "Service", "wait_for"]
+__all__ = ["LONG", "SERVE", "Service", "exists", "reports", "runs", "wait_for"]
 
 LOOK = """
 import sys
@@ -151,3 +152,20 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> float:
         assert time.monotonic() - began < seconds, "it did not happen in time"
         time.sleep(0.2)
     return time.monotonic() - began
+
+
+def runs(root: Path) -> list[FlowRun]:
+    """Runs that were started for the fields of a data root, the oldest first."""
+    with get_client(sync_client=True) as client:
+        found = client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=["reduce field"])), limit=200)
+    ours = [run for run in found if run.parameters["config"].get("root") == str(root)]
+    return sorted(ours, key=lambda run: run.created)
+
+
+def reports(root: Path, field: str = "LMC_c42") -> list[str]:
+    """What the runs of a data root reported in the Prefect UI, the oldest first; its server may know of other data roots."""
+    ours = {run.id for run in runs(root)}
+    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key(field, "report")]))
+    with get_client(sync_client=True) as client:
+        shown = client.read_artifacts(artifact_filter=wanted)
+    return [artifact.data for artifact in sorted(shown, key=lambda artifact: artifact.created) if artifact.flow_run_id in ours]

@@ -10,12 +10,12 @@ import threading
 from pathlib import Path
 
 import pytest
-from on_server import runs
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Cancelled, Completed, Crashed, Failed
 from runs import PROJECT
+from serving import runs
 
 from flows import deployed
 from flows.discover import discover_fields

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from on_server import reports
 from runs import done, last_log, products
+from serving import reports
 
 from flows.field import main, reduce
 from kred_core import stages, starter

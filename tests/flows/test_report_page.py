@@ -11,8 +11,8 @@ from urllib.parse import unquote, urlparse
 import pytest
 from astropy.coordinates import SkyCoord
 from browsing import chromium, picture
-from on_server import reports
 from runs import last_log
+from serving import reports
 
 from flows.field import reduce
 from kred_core.config import BackgroundKind, FieldConfig

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from serving import wait_for
 
 from kred_core.products import atomic
 from tasks.interruption import Interrupted, interrupted, interruptible
@@ -34,13 +35,6 @@ def write_again_and_again(path: Path, started: threading.Event) -> None:
             with atomic(path) as temporary:
                 temporary.write_bytes(b"whole")
                 started.set()
-
-
-def wait_for(condition, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def test_work_that_is_stopped_anywhere_leaves_nothing(tmp_path):
