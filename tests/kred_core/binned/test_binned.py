@@ -102,16 +102,6 @@ class TestPixelsBecomeCells:
         assert np.array_equal(np.isfinite(made.std), seen)
         assert made.level == 690.0 * 0.3
 
-    def test_places_between_control_points_are_right_to_a_thousandth_of_an_arcsecond(self):
-        """For the detector with the strongest distortion, at pixels all over it."""
-        wcs, (ny, nx) = detector().wcs, (4094, 2046)
-        points = geometry.control_grid(wcs, LMC.wcs, 0, 0, nx, ny, STEP)
-        nodes = tuple(STEP * np.arange(n) for n in points[0].shape)
-        x, y = np.random.default_rng(1).uniform(0, (nx - 1, ny - 1), (20_000, 2)).T
-        exact = LMC.wcs.wcs_world2pix(wcs.wcs_pix2world(np.stack([x, y], axis=-1), 0), 0).T
-        error = [RegularGridInterpolator(nodes, p)((y, x)) - e for p, e in zip(points, exact, strict=True)]
-        assert np.hypot(*error).max() * LMC.cell < 0.001
-
     def test_detector_coordinates_of_cells_are_those_of_the_wcs(self):
         of_camera = detector(binning=8)
         made = bin_detector(np.ones(of_camera.shape, np.float32), None, of_camera.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
@@ -172,28 +162,6 @@ class TestKernels:
 class TestTruth:
     """Proof 8: what is averaged is the sky, on a full-size detector at the edge of the field, to 0.005 ADU."""
 
-    def test_without_noise_each_cell_holds_the_mean_brightness_of_its_pixels(self, noiseless):
-        config, exposure, of_camera, mask, made = noiseless
-        row, column = np.meshgrid(*(np.arange(3, n, 7) for n in made.mean.shape), indexing="ij")
-        centre = LMC.wcs.wcs_pix2world(np.stack([column.ravel() + made.x0, row.ravel() + made.y0], axis=-1), 0)
-        middle = np.rint(of_camera.wcs.wcs_world2pix(centre, 0)).astype(int)
-        around = np.stack(np.meshgrid(np.arange(-6, 7), np.arange(-6, 7)), axis=-1).reshape(-1, 2)
-        x, y = np.moveaxis(middle[:, None, :] + around, -1, 0)
-        sky = of_camera.wcs.wcs_pix2world(np.stack([x.ravel(), y.ravel()], axis=-1), 0)
-        cell = np.floor(LMC.wcs.wcs_world2pix(sky, 0) + 0.5).astype(int).reshape(*x.shape, 2)
-        mine = (cell == np.stack([column.ravel() + made.x0, row.ravel() + made.y0], axis=-1)[:, None, :]).all(axis=-1)
-        on_chip = (x >= 0) & (y >= 0) & (x < 2046) & (y < 4094)
-        mine &= on_chip & (mask[np.where(on_chip, y, 0), np.where(on_chip, x, 0)] == 0)
-        brightness = np.zeros(x.shape)
-        brightness[mine] = sky_brightness(*sky.reshape(*x.shape, 2)[mine].T, "r", config)
-        n = mine.sum(axis=1)
-        used = n > 40
-        error = made.mean[row.ravel(), column.ravel()][used] - brightness.sum(axis=1)[used] / n[used]
-        error *= exposure.factor * made.area  # ADU per pixel
-        assert used.sum() > 2500
-        assert abs(error.mean()) < 0.005
-        assert error.std() < 0.01
-
     def test_noise_adds_no_bias_and_is_what_the_std_of_cells_says(self, noiseless, noisy):
         clean, made = noiseless[-1], noisy[-1]
         assert np.array_equal(clean.count, made.count)
@@ -239,18 +207,6 @@ class TestOneGridForAll:
             whole = s.count > 25
             assert np.abs(s.mean - (100 + 5 * np.sin(x / 9) + 3 * np.cos(y / 7)))[whole].max() < 0.1
 
-    def test_a_point_source_lies_in_the_cell_of_its_position(self):
-        of_camera = detector("N4", 0.01, -75.0, binning=4)
-        grid = BinnedGrid(359.5, -74.5, 5.0)
-        star = SkyCoord(*of_camera.wcs.wcs_pix2world([[100, 200]], 0)[0], unit="deg")
-        pixels = np.zeros(of_camera.shape, np.float32)
-        pixels[200, 100] = 1.0
-        made = bin_detector(pixels, None, of_camera.wcs, grid, 1.0, 0.0, "c4d_1", "N4")
-        row, column = np.unravel_index(np.nanargmax(made.mean), made.mean.shape)
-        place = SkyCoord(*grid.wcs.wcs_pix2world([[column + made.x0, row + made.y0]], 0)[0], unit="deg")
-        assert star.separation(place).arcsec < 5.0 / np.sqrt(2)
-        assert star.separation(SkyCoord(359.5, -74.5, unit="deg")).deg > 0.3
-
     def test_what_cannot_be_averaged_is_refused_with_the_reason(self):
         small, huge = detector(binning=16), detector(binning=16).wcs.deepcopy()
         huge.wcs.cd = huge.wcs.cd * 8
@@ -266,18 +222,6 @@ class TestOneGridForAll:
                 bin_detector(pixels, None, place, grid, 1.0, 0.0, "c4d_1", "S29")
         with pytest.raises(ValueError, match=r"c4d_1 S29: a mask of \(2, 3\) pixels does not fit an image of \(256, 128\)"):
             bin_detector(ones, np.zeros((2, 3), bool), small.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
-
-    def test_the_same_pixels_give_the_same_bits_in_any_thread(self):
-        of_camera = detector(binning=4)
-        pixels = np.random.default_rng(1).normal(0, 1, of_camera.shape).astype(np.float32)
-
-        def once(_):
-            s = bin_detector(pixels, None, of_camera.wcs.deepcopy(), LMC, 1.0, 0.1, "c4d_1", "S29")
-            return b"".join(a.tobytes() for a in (s.mean, s.std, s.count, s.to_detector))
-
-        with ThreadPoolExecutor(4) as pool:
-            assert len(set(pool.map(once, range(8)))) == 1
-
 
 class TestGrid:
     @pytest.mark.parametrize(("pixel_scale", "cell"), [(0.2626, 2.0), (0.06, 0.48), (1.05, 4.2), (4.2, 17.0), (0.5, 2.0)])

@@ -245,22 +245,6 @@ def test_the_file_says_what_it_shows_and_is_read_back(field, tmp_path):
     assert path.stat().st_size < 2 * 3 * look.coverage.size  # bytes
 
 
-def test_the_same_look_has_the_same_bytes(field, tmp_path):
-    maps, offsets = field
-    look = look_at(maps, after=offsets)
-    empty = look_at([binned_map(0, 0, np.full((40, 40), np.nan))])
-    column = look_at([binned_map(0, 0, np.ones((33, 1)))])
-    for i, each in enumerate((look, empty, column)):
-        first, second = tmp_path / f"{i}.fits.fz", tmp_path / f"{i}_again.fits.fz"
-        for path in (first, second):
-            quicklook.write(path, each, GRID, "F", "r")
-        assert first.read_bytes() == second.read_bytes()
-        with warnings.catch_warnings(), fits.open(first, checksum=True) as hdus:
-            warnings.simplefilter("error")
-            np.testing.assert_array_equal(hdus["COVERAGE"].data, each.coverage)
-        assert all("CHECKSUM" in hdu.header for hdu in scan(first))
-
-
 @pytest.mark.parametrize("values", [0.0, 1e-3, 350.25, 1e6], ids=["nothing", "faint", "sky", "bright"])
 def test_a_sky_without_noise_is_kept_to_seven_digits(values, tmp_path):
     mean = np.full((40, 40), values)

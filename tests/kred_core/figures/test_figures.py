@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pytest
-from drawn_figures import BLUE, drawn, look, words  # noqa: F401
+from drawn_figures import BLUE, look, words
 
 from kred_core import figures
 from kred_core.evaluation import MosaicNumbers, ReducedImage
@@ -42,33 +42,30 @@ def quarters():
 
 
 @pytest.fixture
-def draw(drawn, tmp_path):  # noqa: F811
+def draw_sky(draw, tmp_path):
     """Draw a figure of mosaics: it, and the parts of its file that are images of the sky."""
 
-    def draw(function, *arguments, **options):
-        function(*arguments, path=tmp_path / "f.png", **options)
+    def draw_sky(function, *arguments):
+        figure = draw(function, *arguments)
         picture, parts = look(tmp_path / "f.png"), []
         rows, columns = picture.shape[:2]
-        for box in (axes.get_position() for axes in drawn[-1].axes if axes.images):
+        for box in (axes.get_position() for axes in figure.axes if axes.images):
             left, right, top, bottom = box.x0 * columns, box.x1 * columns, (1 - box.y1) * rows, (1 - box.y0) * rows
             parts.append(picture[round(top) : round(bottom), round(left) : round(right)])
-        return drawn[-1], parts
+        return figure, parts
 
-    return draw
-
-
-@pytest.fixture
-def draw_mosaic(draw):
-    def draw_mosaic(image, numbers=NUMBERS, title="F T01 N662", stretch=0.1):
-        return draw(figures.mosaic_figure, image, numbers, title, stretch)
-
-    return draw_mosaic
+    return draw_sky
 
 
 @pytest.fixture
-def draw_field(draw):
+def draw_mosaic(draw_sky):
+    return lambda image, numbers=NUMBERS, title="F T01 N662": draw_sky(figures.mosaic_figure, image, numbers, title, 0.1)
+
+
+@pytest.fixture
+def draw_field(draw_sky):
     def draw_field(*tiles):
-        figure, (sky,) = draw(figures.field_figure, [(f"T{i:02d}", tile) for i, tile in enumerate(tiles, 1)], "F N662")
+        figure, (sky,) = draw_sky(figures.field_figure, [(f"T{i:02d}", tile) for i, tile in enumerate(tiles, 1)], "F N662")
         return figure, figure.axes[0].images[0].get_array(), sky
 
     return draw_field
@@ -86,12 +83,6 @@ class TestMosaic:
         assert near(sky[quarter[0], three_quarters[1]], (128, 128, 128))
         assert near(sky[three_quarters[0], three_quarters[1]], (0, 0, 0))
         assert near(sky[three_quarters[0], quarter[1]], BLUE)
-
-    def test_the_stretch_is_in_standard_deviations(self, draw_mosaic):
-        image = reduced_image(np.full((60, 60), LEVEL + 2.0))  # half way to white with 0.1, a twentieth with 1
-        for stretch, std, grey in ((0.1, STD, 0.75), (1.0, STD, 0.525)):
-            _, (_, sky) = draw_mosaic(image, replace(NUMBERS, std=std), stretch=stretch)
-            assert near(sky[100, 100], [255 * grey] * 3, 5)
 
     def test_one_pixel_of_the_image_is_a_whole_square_of_the_picture(self, draw_mosaic):
         image = np.full((50, 60), -1e6)
@@ -137,11 +128,10 @@ class TestMosaic:
 
 
 ODD = {
-    "no data": np.full((40, 40), np.nan), "one pixel": np.array([[3.0]]),
-    "all negative": -np.geomspace(1, 1e4, 1600).reshape(40, 40),
+    "no data": np.full((40, 40), np.nan), "one pixel": np.array([[3.0]]), "one row": np.arange(50.0)[None],
     "constant": np.full((40, 40), -7.0), "infinite": np.where(np.eye(40) > 0, np.inf, 1.0),
-    "tiny": np.geomspace(1e-30, 1e-28, 1600).reshape(40, 40), "huge": np.geomspace(1e30, 1e37, 1600).reshape(40, 40),
-    "one row": np.arange(50.0)[None], "nearly constant": np.where(np.arange(1600).reshape(40, 40) == 7, 1e6, 0.0),
+    "huge": np.geomspace(1e30, 1e37, 1600).reshape(40, 40),
+    "nearly constant": np.where(np.arange(1600).reshape(40, 40) == 7, 1e6, 0.0),
 }  # fmt: skip
 
 
@@ -157,11 +147,11 @@ def test_odd_mosaics_are_drawn_without_a_warning(draw_mosaic, draw_field, kind):
         assert scale.vmin < scale.vmax
 
 
-def test_coverage_grows_brighter_and_what_is_uncovered_is_blue(draw):
+def test_coverage_grows_brighter_and_what_is_uncovered_is_blue(draw_sky):
     coverage = np.zeros((60, 60))
     coverage[:30, :30], coverage[:30, 30:], coverage[30:, :30] = 1, 6, 12
     image = reduced_image(np.where(coverage > 0, 1.0, np.nan), coverage=coverage)
-    figure, (sky,) = draw(figures.coverage_figure, image, NUMBERS, "F T01 N662")
+    figure, (sky,) = draw_sky(figures.coverage_figure, image, NUMBERS, "F T01 N662")
     south_east, south_west, north_east, north_west = sky[700, 205], sky[700, 705], sky[205, 205], sky[205, 705]
     assert south_east.sum() < south_west.sum() < north_east.sum()
     assert near(north_west, BLUE)
@@ -228,11 +218,6 @@ class TestField:
 
 
 class TestFiles:
-    def test_of_pure_noise_at_the_usual_size_are_below_four_megabytes(self, tmp_path):
-        noise = np.random.default_rng(1).normal(LEVEL, 2.0, (1088, 1088))
-        figures.mosaic_figure(reduced_image(noise), NUMBERS, "F T01 N662", 0.1, tmp_path / "f.png")
-        assert (tmp_path / "f.png").stat().st_size < 4_000_000
-
     def test_are_the_same_whatever_the_settings_of_a_person_which_are_given_back(self, quarters, tmp_path):
         settings = {"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "path.sketch": (1, 100, 2), "savefig.dpi": 30}
 

@@ -197,11 +197,6 @@ class TestThePage:
         assert copy.page.read_bytes() == page.path.read_bytes()
         assert copy.all_fields_page.read_bytes() == FieldPaths(page.path.parents[2], FIELD).all_fields_page.read_bytes()
 
-    def test_keeps_its_time_where_nothing_changed(self, page, reduced):
-        before = page.path.stat().st_mtime_ns
-        write_field_page(FieldPaths(reduced, FIELD))
-        assert page.path.stat().st_mtime_ns == before
-
     def test_depends_on_all_that_it_shows(self, page, reduced):
         """Whatever it leads to, but for what each run writes anew, is among the files whose change makes it anew."""
         paths = FieldPaths(reduced, FIELD)
@@ -294,13 +289,6 @@ class TestPictures:
             assert np.interp(value, after[0], shown) == pytest.approx(30 + place * 225, abs=8)
         nothing = np.full((64, 64), np.nan, np.float32)
         assert pictures.Sky(nothing, nothing, {}, PLACE).greys() == []
-
-    def test_of_noise_do_not_make_a_page_large(self):
-        """Three images of sixteen tiles, all of it noise, which compresses worst."""
-        noise = np.random.default_rng(1).normal(0, 1, (900, 900)).astype(np.float32)
-        sky = pictures.Sky(noise + noise[::-1], noise, {}, PLACE).pictures()
-        tile = pictures.tile_pictures({"T01": ReducedImage(noise[:220, :220], noise[:220, :220], None, 1)}, 220)["T01"]
-        assert 3 * (sum(len(picture.address) for picture in sky.values()) + 16 * len(tile.address)) < 2_500_000
 
     def test_of_a_figure_keep_its_shape_and_take_no_more_than_they_may(self, tmp_path):
         noise = np.random.default_rng(5).integers(0, 256, (900, 1200)).astype(np.uint8)
@@ -510,14 +498,3 @@ def test_own_tiles_that_lie_on_one_another_are_all_seen(tmp_path):
         assert all(-1e-9 <= top <= 1 - side * width / height + 1e-9 for _, top in found)
         assert math.isfinite(side)
         assert side > 0.1
-
-
-def test_the_options_are_those_of_the_saved_file_not_of_the_data_root(copy):
-    config = FieldConfig(
-        field=FIELD, root=copy.root, coadd={"combine": "weighted", "mask_codes": [1]}, tiling={"leave_out": ["S7"]}
-    )
-    write_text(copy.run_config, to_toml(config))
-    text = made(copy).text
-    assert 'coadd.combine = "weighted"' in text
-    assert "coadd.mask_codes = [1]" in text
-    assert 'tiling.leave_out = ["S7"]' in text

@@ -195,14 +195,6 @@ def test_histogram_mode_of_one_value_or_none():
     np.testing.assert_equal(kernels.histogram_mode(np.array([3.0, 5.0], np.float32)), (4.0, 1.2533, 1.0))
 
 
-def test_values_that_are_mostly_the_same_are_known_to_the_distance_of_the_next():
-    for others, distance in (([], 0.0), ([7.0], 2.0), ([2.0], 3.0), ([2.0, 6.0], 1.0), ([4.0, 9.0, 9.0], 1.0)):
-        ordered = np.sort(np.array([5.0] * 60 + others, np.float32))
-        assert kernels.histogram_mode(ordered) == (5.0, distance / math.sqrt(12.0), 0.0)
-    nearly = np.array([5.0] * 29 + [6.0] * 2 + [7.0] * 29, np.float32)  # less than half are the same
-    assert kernels.histogram_mode(nearly)[2] > 0
-
-
 @pytest.mark.parametrize(("different", "step"), [(1, 0.0), (2, 2.0), (3, 2.0), (16, 2.0), (17, 0.0)])
 def test_the_step_of_quantised_values_is_seen_in_up_to_16_of_them(different, step):
     numbers = np.random.default_rng(different).integers(1, 9, different)
