@@ -20,7 +20,7 @@ from ..fits.hdu import Hdu, number, scan, text
 from ..fits.pixels import read_pixels
 from ..products import FieldPaths
 from ..sky import celestial_wcs
-from ..survey import amplifiers
+from ..survey import tiling
 from . import masks
 from .masks import PixelRule
 
@@ -108,7 +108,7 @@ class Detector:
         bad = None if codes is None else masks.flagged(codes, rule.codes)
         if amplifier := rule.amplifiers.get(self.extname.upper()):
             bad = np.zeros(self.shape, np.bool_) if bad is None else bad
-            bad[:, amplifiers.columns(self.header, self.extname, self.shape[1], amplifier)] = True
+            bad[:, tiling.amplifier_columns(self.header, self.extname, self.shape[1], amplifier)] = True
         return bad if bad is not None and bad.any() else None
 
     def ccd(self, mask_codes: Sequence[int] = PixelRule().codes) -> CCDData:

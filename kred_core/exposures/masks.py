@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from ..config import FieldConfig
-from ..survey import amplifiers
+from ..survey import tiling
 
 __all__ = ["CODES", "LARGEST_CODE", "PixelRule", "codes_of", "counts", "flagged", "has_codes"]
 
@@ -39,7 +39,7 @@ class PixelRule:
     @classmethod
     def of(cls, config: FieldConfig) -> PixelRule:
         """What the options say."""
-        return cls(tuple(sorted(set(config.coadd.mask_codes))), amplifiers.left_out(config.tiling.leave_out)[1])
+        return cls(tuple(sorted(set(config.coadd.mask_codes))), tiling.left_out(config.tiling.leave_out)[1])
 
     @property
     def of_sky(self) -> PixelRule:

@@ -6,8 +6,7 @@ Nothing here knows where products lie, or measures what is not shown.
 
 from .backgrounds import background_figure
 from .drawing import UNCOVERED
-from .overlaps import overlap_figure
-from .pairs import PairCutout, pair_figure
+from .overlaps import PairCutout, overlap_figure, pair_figure
 from .sky import comparison_figure, coverage_figure, field_figure, mosaic_figure
 
 __all__ = [

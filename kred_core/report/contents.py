@@ -34,9 +34,8 @@ WORST = 8  # pairs in the table
 THREADS = 4  # images of which pictures are made at the same time; the libraries for that release the interpreter
 FIGURE_WIDTH, FIGURE_BYTES = 380, 26_000
 TILE_SIDE, FEW_TILES_SIDE, FEW = 220, 400, 4  # pixels of a tile's picture
-MATCHING_FIGURES: dict[
-    MatchingFigure, tuple[str, str, int]
-] = {  # what it shows, and from how many of what on there is something to see
+# what it shows, and from how many of what on there is something to see
+MATCHING_FIGURES: dict[MatchingFigure, tuple[str, str, int]] = {
     "overlaps": ("Differences where detectors overlap, before and after", "N_pairs", 2),
     "backgrounds": ("What was subtracted, on the focal plane and on the sky", "N_det", 2),
     "pairs": ("The pairs that agree least", "N_pairs", 1),

@@ -1,4 +1,4 @@
-"""Which detectors feed which tile and image.
+"""Which detectors feed which tile and image; detectors and amplifiers that a user leaves out.
 
 A detector feeds a tile where the true outline of its pixels touches the tile's square on the sky. Everything that is left out is
 counted with its reason, so that no detector disappears without a word.
@@ -6,20 +6,23 @@ counted with its reason, so that no detector disappears without a word.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import Row, Table, vstack
 
 from .. import sky
-from ..config import TilingConfig
+from ..config import AMPLIFIERS, TilingConfig
+from ..errors import ExposureError
+from ..fits.hdu import text
 from ..words import counted
-from . import amplifiers
 from .tables import ImageTable, Tile
 
-__all__ = ["Selection", "mosaic_centre", "select", "select_all", "stack"]
+__all__ = ["Selection", "amplifier_columns", "left_out", "mosaic_centre", "select", "select_all", "stack"]
 
 RIM = 4  # pixels at the edge of a mosaic; nothing that reaches farther in fails to cover a pixel
 
@@ -124,7 +127,7 @@ def _selection(rows: Table, n_elsewhere: int, field: str, images: ImageTable, co
     def leave_out(which: np.ndarray, reason: str | np.ndarray) -> None:
         reasons[:] = np.where((reasons == "") & which, reason, reasons)
 
-    unwanted = amplifiers.left_out(config.leave_out)[0]
+    unwanted = left_out(config.leave_out)[0]
     names = np.array([str(name).upper() for name in rows["EXTNAME"]], dtype=object)
     leave_out(np.isin(names, list(unwanted)), np.array([f"detector {name}" for name in names], dtype=object))
     seeing = np.asarray(rows["SEEING"], dtype=np.float64)
@@ -185,3 +188,57 @@ def _repeated(rows: Table, candidates: np.ndarray, own_field: str) -> np.ndarray
         repeated[i] = key in seen
         seen.add(key)
     return repeated
+
+
+def left_out(entries: Iterable[str]) -> tuple[set[str], dict[str, str]]:
+    """Return what the entries of ``tiling.leave_out`` mean: detectors by EXTNAME, or amplifiers as S7.A, in capitals or not.
+
+    Returns
+    -------
+    whole : set of str
+        Names, in capitals, of the detectors that are left out by their name or with both amplifiers.
+    amplifiers : dict
+        The amplifier that is left out of another detector, by its name in capitals.
+    """
+    parts = {tuple(entry.upper().partition(".")[::2]) for entry in entries}
+    both = {name for name, _ in parts if all((name, amplifier) in parts for amplifier in AMPLIFIERS)}
+    whole = both | {name for name, amplifier in parts if not amplifier}
+    return whole, {name: amplifier for name, amplifier in sorted(parts) if name not in whole}
+
+
+def amplifier_columns(header: fits.Header, extname: str, n_columns: int, amplifier: str) -> slice:
+    """Return the half of the columns that an amplifier reads.
+
+    Parameters
+    ----------
+    header : `~astropy.io.fits.Header`
+        Of the detector. DATASECA and DATASECB, where it has them, say on which side an amplifier is.
+    extname : str
+        Name of the detector. Files of the Community Pipeline lack DATASECA: A reads the lower columns of DECam's N detectors and
+        the upper ones of the S detectors.
+    n_columns : int
+        NAXIS1; the halves meet in its middle, as the edges that the pipeline trims are equal.
+    amplifier : str
+        A or B.
+
+    Raises
+    ------
+    ExposureError
+        Neither header nor name says on which side the amplifier is.
+
+    References
+    ----------
+    DATASECA of DES images: [1:1024,1:4096] of CCDNUM 32 and above (N), [1025:2048,1:4096] below (S).
+    """
+    found = [re.match(r"\[(\d+):", text(header, f"DATASEC{name}").replace(" ", "")) for name in AMPLIFIERS]
+    starts = [int(start[1]) for start in found if start]
+    if len(starts) == 2 and starts[0] != starts[1]:
+        lower = AMPLIFIERS[starts[1] < starts[0]]
+    elif side := re.fullmatch(r"([NS])\d+", extname.upper()):
+        lower = {"N": "A", "S": "B"}[side[1]]
+    else:
+        raise ExposureError(
+            f"which columns its amplifier {amplifier} reads is not known: it has no DATASECA and DATASECB, and no name of DECam's"
+        )
+    middle = n_columns // 2
+    return slice(0, middle) if amplifier == lower else slice(middle, n_columns)

@@ -1,6 +1,5 @@
 """Binned maps say what the sky is: against the simulator's truth, against every pixel's exact place, and through their files."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,6 @@ from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
-from scipy.interpolate import RegularGridInterpolator
 
 from kred_core import binned, stages
 from kred_core import sky as geometry
@@ -20,7 +18,7 @@ from kred_core.errors import ConfigError, ExposureError, InputError
 from kred_core.exposures.check import judge
 from kred_core.fits import checksum
 from kred_core.products import FieldPaths
-from kred_core.simulate import SimulationConfig, simulate_field, sky_brightness
+from kred_core.simulate import SimulationConfig, simulate_field
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
 from kred_core.simulate.exposures import plan
 from kred_core.simulate.pixels import render
@@ -126,19 +124,14 @@ class TestPixelsBecomeCells:
 
 
 def simulated(noise):
-    """A full-size detector at the edge of the field, without stars, its sky known: where it is and what its binned map says."""
+    """A full-size detector at the edge of the field, without stars: its binned map, and counts28 in ADU."""
     nothing = dict.fromkeys(("star_density", "cosmic_rays", "offsets", "gradient", "zero_point_scatter"), 0)
     config = SimulationConfig(field="LMC_c42", detectors=["S29"], bands=["r"], exposures=1, noise=noise, **nothing)
     (exposure,) = plan(config)
     of_camera = exposure.geometry(exposure.ccds[0])
     pixels, mask = render(config, exposure, of_camera, Sky.of(config).stars(81.8, -66.5, 0.1))
-    made = bin_detector(pixels, mask != 0, of_camera.wcs, LMC, 1 / exposure.factor, exposure.sky_adu, exposure.root, "S29")
-    return config, exposure, of_camera, mask, made
-
-
-@pytest.fixture(scope="module")
-def noiseless():
-    return simulated(noise=False)
+    level = 1 / exposure.factor, exposure.sky_adu
+    return bin_detector(pixels, mask != 0, of_camera.wcs, LMC, *level, exposure.root, "S29"), exposure.factor
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +153,13 @@ class TestKernels:
 
 
 class TestTruth:
-    """Proof 8: what is averaged is the sky, on a full-size detector at the edge of the field, to 0.005 ADU."""
+    """On a full-size detector at the edge of the field, to 0.005 ADU."""
 
-    def test_noise_adds_no_bias_and_is_what_the_std_of_cells_says(self, noiseless, noisy):
-        clean, made = noiseless[-1], noisy[-1]
+    def test_noise_adds_no_bias_and_is_what_the_std_of_cells_says(self, noisy):
+        clean, (made, factor) = simulated(noise=False)[0], noisy
         assert np.array_equal(clean.count, made.count)
         error = (made.mean - clean.mean).astype(np.float64)
-        to_adu = noisy[1].factor * made.area
+        to_adu = factor * made.area
         noise = np.nanmedian(made.std) * to_adu / np.sqrt(made.count.sum())
         assert noise < 0.005  # ADU: 8 million pixels average the noise away
         assert abs(np.nansum(made.count * error) / made.count.sum() * to_adu) < 3 * noise
@@ -174,7 +167,7 @@ class TestTruth:
         assert 0.97 < (error[full] / (made.std / np.sqrt(made.count))[full]).std() < 1.05
 
     def test_a_file_keeps_what_was_averaged(self, noisy, tmp_path):
-        made = noisy[-1]
+        made = noisy[0]
         path = tmp_path / "x.stamps.fits"
         binned.write(path, LMC, [made])
         back = binned.read(path, "S29")
@@ -222,6 +215,7 @@ class TestOneGridForAll:
                 bin_detector(pixels, None, place, grid, 1.0, 0.0, "c4d_1", "S29")
         with pytest.raises(ValueError, match=r"c4d_1 S29: a mask of \(2, 3\) pixels does not fit an image of \(256, 128\)"):
             bin_detector(ones, np.zeros((2, 3), bool), small.wcs, LMC, 1.0, 0.0, "c4d_1", "S29")
+
 
 class TestGrid:
     @pytest.mark.parametrize(("pixel_scale", "cell"), [(0.2626, 2.0), (0.06, 0.48), (1.05, 4.2), (4.2, 17.0), (0.5, 2.0)])

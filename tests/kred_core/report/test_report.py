@@ -23,10 +23,9 @@ from PIL import Image
 from kred_core import stages, survey
 from kred_core.binned import BinnedGrid, quicklook
 from kred_core.binned.quicklook import QuickLook
-from kred_core.config import BackgroundKind, FieldConfig, SurveyConfig
+from kred_core.config import BackgroundKind, SurveyConfig
 from kred_core.config.settings import to_toml
 from kred_core.errors import InputError
-from kred_core.evaluation import ReducedImage
 from kred_core.figures import drawing
 from kred_core.figures.drawing import short
 from kred_core.products import FieldPaths, tables, write_record, write_text

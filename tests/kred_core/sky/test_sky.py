@@ -1,10 +1,7 @@
 """Positions of pixels and polygons on the sky, also where RA jumps and at the poles."""
 
-import subprocess
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from shutil import which
 
 import numpy as np
 import pytest
@@ -95,6 +92,8 @@ def test_absurd_pixels_are_noticed_at_the_corners():
     wcs = geometry.celestial_wcs(tan_header_with(CTYPE1="RA---SIN", CTYPE2="DEC--SIN", CD1_1=-10.0, CD2_2=10.0))
     with pytest.raises(ExposureError, match="no position for some of the corner pixels"):
         geometry.corners(wcs, (100, 100))
+    with pytest.raises(ExposureError, match="it gives no position for the central pixel"):
+        geometry.centre(wcs, (900, 900))
 
 
 @pytest.mark.parametrize("pointing", POINTINGS)

@@ -7,6 +7,7 @@ from astropy.table import Table
 
 from kred_core import sky, survey
 from kred_core.config import SurveyConfig, TilingConfig
+from kred_core.errors import ExposureError
 from kred_core.products import tables
 from kred_core.sky import Grid
 from kred_core.survey import ImageTable, Tile, tiling
@@ -222,3 +223,31 @@ def test_an_image_that_only_the_rim_of_the_tile_has_gets_no_mosaic(offset, image
     if "r" not in images:
         assert found.left_out == {("LMC_c42", "b", "S4"): "on the rim of the tile, outside the mosaic"}
         assert "1 (on the rim of the tile, outside the mosaic)" in found.explain()
+
+
+LOWER, UPPER = slice(0, 1023), slice(1023, 2046)
+
+
+@pytest.mark.parametrize(
+    ("extname", "amplifier", "half"), [("N4", "A", LOWER), ("N4", "B", UPPER), ("S7", "A", UPPER), ("s31", "B", LOWER)]
+)
+def test_amplifier_a_reads_lower_columns_of_n_and_upper_ones_of_s_detectors(extname, amplifier, half):
+    """As DATASECA of DES images says; S7.A is what the Legacy Surveys cut off, columns above 1023."""
+    assert tiling.amplifier_columns(fits.Header(), extname, 2046, amplifier) == half
+
+
+def test_the_header_decides_where_it_says_something():
+    header = fits.Header({"DATASECA": "[1025:2048,1:4096]", "DATASECB": "[1:1024,1:4096]"})
+    assert tiling.amplifier_columns(header, "N4", 2046, "A") == tiling.amplifier_columns(header, "CCD1", 2046, "A") == UPPER
+    header["DATASECB"] = header["DATASECA"]
+    assert tiling.amplifier_columns(header, "N4", 2046, "A") == LOWER
+
+
+def test_an_unknown_detector_without_sections_is_refused():
+    with pytest.raises(ExposureError, match="which columns its amplifier A reads is not known"):
+        tiling.amplifier_columns(fits.Header(), "CCD1", 2046, "A")
+
+
+def test_both_amplifiers_are_the_whole_detector():
+    assert tiling.left_out(["S7.A", "n30", "N4.a", "N4.B", "S2", "S2.B"]) == ({"N30", "N4", "S2"}, {"S7": "A"})
+    assert tiling.left_out([]) == (set(), {})
