@@ -42,45 +42,21 @@ READERS = ("check", "summarize", "prepare", "coadd")
 
 @dataclass
 class Answer:
-    """What kred makes of one exposure.
+    """What kred makes of one exposure."""
 
-    Attributes
-    ----------
-    judged, report : ExposureReport
-        The verdict of check, and what it is after summarize.
-    measured : ExposureSummary
-    pixels : dict
-        Of the detectors that can be used, as the co-adder gets them, by EXTNAME.
-    copies : dict
-        Their prepared copies, read again: pixels, or what was said instead.
-    mosaic : str
-        What the co-adder said instead of making one.
-    escaped : str
-        Traceback of whatever was raised and is no `KredError`, or was printed as a warning.
-    """
-
-    judged: ExposureReport | None = None
-    report: ExposureReport | None = None
+    judged: ExposureReport | None = None  # the verdict of check
+    report: ExposureReport | None = None  # and what it is after summarize
     measured: ExposureSummary | None = None
-    pixels: dict[str, np.ndarray] = field(default_factory=dict)
-    copies: dict[str, np.ndarray | str] = field(default_factory=dict)
-    mosaic: str = ""
-    escaped: str = ""
+    pixels: dict[str, np.ndarray] = field(default_factory=dict)  # of usable detectors by EXTNAME, as the co-adder gets them
+    copies: dict[str, np.ndarray | str] = field(default_factory=dict)  # prepared copies, read again; or what was said instead
+    mosaic: str = ""  # what the co-adder said instead of making one
+    escaped: str = ""  # traceback of whatever was raised and is no `KredError`, or was printed as a warning
 
 
-def answer(directory: Path, files: dict[str, bytes], until: str = "coadd", verify_checksums: bool = True) -> Answer:
-    """Hand an exposure to those who read exposures.
+def answer(directory: Path, files: dict[str, bytes], until: str = "coadd") -> Answer:
+    """Hand an exposure, and perhaps its mask, to those who read exposures, up to one of `READERS`.
 
-    Parameters
-    ----------
-    directory : `~pathlib.Path`
-        Each process works in a part of its own.
-    files : dict
-        Contents by name: the exposure, and perhaps its mask.
-    until : str
-        The last one of `READERS`.
-    verify_checksums : bool
-        Whether check does.
+    ``files`` are contents by name; each process works in a part of its own of the directory.
     """
     directory = directory / str(os.getpid())
     directory.mkdir(parents=True, exist_ok=True)
@@ -92,7 +68,7 @@ def answer(directory: Path, files: dict[str, bytes], until: str = "coadd", verif
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(action="error", category=RuntimeWarning):
-            _read(directory / next(iter(files)), READERS.index(until), CheckConfig(verify_checksums=verify_checksums), found)
+            _read(directory / next(iter(files)), READERS.index(until), found)
     except Exception:
         found.escaped = traceback.format_exc()
     finally:
@@ -100,8 +76,8 @@ def answer(directory: Path, files: dict[str, bytes], until: str = "coadd", verif
     return found
 
 
-def _read(path: Path, last: int, config: CheckConfig, found: Answer) -> None:
-    found.judged = found.report = judge(path, config, {})
+def _read(path: Path, last: int, found: Answer) -> None:
+    found.judged = found.report = judge(path, CheckConfig(), {})
     if last >= 1 and not found.report.refused:
         found.measured, _ = summary.summarize(path, found.judged.extnames, SummarizeConfig(), CELLS, SCALE)
         found.report = summary.combine(found.judged, found.measured)
@@ -169,10 +145,7 @@ def require_answer(found: Answer | str, fault: str) -> Answer:
 
 
 def with_cards(raw: bytes, key: str, cards: list[bytes], start: int = 0) -> bytes:
-    """A file in which these cards stand in the place of a keyword, in the header that begins at a byte.
-
-    A keyword that is not there is added at the end.
-    """
+    """A file in which these cards stand in the place of a keyword, or at the end, in the header that begins at a byte."""
     end = next(at for at in range(start, len(raw), 80) if raw[at : at + 80].rstrip() == b"END")
     old = [raw[at : at + 80] for at in range(start, end, 80)]
     where = next((i for i, card in enumerate(old) if card[:8].rstrip() == key.encode()), len(old))
@@ -202,16 +175,7 @@ def as_cfitsio_reads(directory: Path, raw: bytes) -> np.ndarray | str:
 
 
 class Survivors:
-    """Processes that call a function of a module, and are replaced when a call has ended them or never ends.
-
-    Parameters
-    ----------
-    function : callable
-    n : int
-        Processes.
-    patience : float
-        Seconds for a call.
-    """
+    """So many processes that call a function, and are replaced when a call has ended them or takes more than ``patience`` s."""
 
     def __init__(self, function: Callable, n: int = 1, patience: float = PATIENCE):
         self._function, self._n, self._patience = function, n, patience
@@ -226,12 +190,9 @@ class Survivors:
             pool, patience = ProcessPoolExecutor(1, multiprocessing.get_context("spawn")), patience + PATIENCE  # it imports first
         try:
             return pool.submit(self._function, *arguments, **options).result(patience)
-        except BrokenProcessPool:
+        except (BrokenProcessPool, TimeoutError) as e:
             pool = self._ended(pool)
-            return "it ended the process"
-        except TimeoutError:
-            pool = self._ended(pool)
-            return f"it took more than {patience:g} s"
+            return f"it took more than {patience:g} s" if isinstance(e, TimeoutError) else "it ended the process"
         finally:
             self._idle.put(pool)
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from kred_core.config import FieldConfig
+from kred_core.config import STAGES, FieldConfig
 from kred_core.products import FieldPaths, write_record
 from kred_core.report import write_field_page
 from kred_core.simulate import simulate_field
 
-__all__ = ["FIELD", "PROJECT", "Heard", "config", "copy_of", "everything", "heard", "made", "mounted", "page", "small_field"]
-__all__ += ["temporaries", "when"]
-
 FIELD = "LMC_c42"
 PROJECT = Path(__file__).resolve().parents[2]
-TOPS = ("Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP", ".kred")
+TOPS = ("Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP")
+NATIVE = {"coadd": {"mosaics": "original"}, "run": {"only": [name for name in STAGES if name != "match"]}}  # a quick run
+SWARP = NATIVE | {"coadd": {"mosaics": "original", "engine": "swarp"}}
+needs_swarp = pytest.mark.skipif(not (shutil.which("SWarp") or shutil.which("swarp")), reason="SWarp is not installed")
 
 
 def small_field(root: Path, **options) -> Path:
@@ -50,7 +50,7 @@ def made(root: Path) -> dict[str, bytes]:
     SWarp's run files name the exposures; here they do so without the data root.
     """
     found = {}
-    for path in (p for top in ("Summary", "DECam_PREP", "DECam_BACK", "DECam_SWARP") for p in sorted((root / top).rglob("*"))):
+    for path in (p for top in TOPS for p in sorted((root / top).rglob("*"))):
         name = str(path.relative_to(root))
         if "/." in name:
             continue
@@ -71,7 +71,7 @@ def page(root: Path, record: dict) -> bytes:
 def everything(root: Path) -> dict[str, bytes]:
     """`made`, and what kred keeps for itself; of what has times or random names in it, only that it is there."""
     found = made(root)
-    for path in sorted(p for top in TOPS for p in (root / top).rglob("*") if p.is_file() and not p.is_symlink()):
+    for path in sorted(p for top in (*TOPS, ".kred") for p in (root / top).rglob("*") if p.is_file() and not p.is_symlink()):
         name = str(path.relative_to(root))
         if "/results/" in name:
             found[re.sub(r"/(\d+)-[0-9a-f]+$", r"/\1", name)] = b""
@@ -92,9 +92,14 @@ class Heard(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
         self._lines: list[str] = []
+        self.at: tuple[str, Callable[[], object]] | None = None  # what to do once, when a line starts like this
 
     def emit(self, record: logging.LogRecord) -> None:
         self._lines.append(self.format(record))
+        if self.at and record.getMessage().startswith(self.at[0]):
+            _, do = self.at
+            self.at = None
+            do()
 
     def text(self) -> str:
         """What was said since somebody asked last: what a person can mend is never a defect, and has no traceback."""
@@ -115,27 +120,13 @@ def heard() -> Iterator[Heard]:
         logger.removeHandler(listener)
 
 
-class _Listener(logging.Handler):
-    def __init__(self, start: str, do: Callable[[], object]):
-        super().__init__()
-        self.start, self.do, self.heard = start, do, False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not self.heard and record.getMessage().startswith(self.start):
-            self.heard = True
-            self.do()
-
-
 @contextmanager
 def when(start: str, do: Callable[[], object]) -> Iterator[None]:
     """Do something at the moment when a run in this process says something that starts like this: a line of a stage is its end."""
-    listener, logger = _Listener(start, do), logging.getLogger("kred_core")
-    logger.addHandler(listener)
-    try:
+    with heard() as listener:
+        listener.at = start, do
         yield
-    finally:
-        logger.removeHandler(listener)
-    assert listener.heard, f"the run never said {start!r}"
+        assert listener.at is None, f"the run never said {start!r}"
 
 
 @contextmanager

@@ -6,27 +6,20 @@ import ctypes
 import os
 import re
 import select
-import shutil
 import struct
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from fields import FIELD, config, copy_of, made, mounted, temporaries, when
+from fields import FIELD, NATIVE, SWARP, config, copy_of, made, mounted, needs_swarp, temporaries, when
 from tally import tried
 
 from flows.field import reduce
-from kred_core.config import STAGES
 from kred_core.products import FieldPaths
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-QUICK = {"coadd": {"mosaics": "original"}, "run": {"only": [name for name in STAGES if name != "match"]}}
-BY_SWARP = QUICK | {"coadd": {"mosaics": "original", "engine": "swarp"}}
-needs_swarp = pytest.mark.skipif(not (shutil.which("SWarp") or shutil.which("swarp")), reason="SWarp is not installed")
-
 
 # From linux/inotify.h.
 EVENTS = {"modify": 0x2, "attrib": 0x4, "close_write": 0x8, "open": 0x20, "moved_from": 0x40, "moved_to": 0x80}
@@ -35,14 +28,7 @@ CHANGES = sum(bit for name, bit in EVENTS.items() if name != "open")
 
 
 class Watch:
-    """The kernel's own record of what happens to the files in some directories (inotify).
-
-    Parameters
-    ----------
-    directories : iterable of `~pathlib.Path`
-    events : int
-        Which of `EVENTS`.
-    """
+    """The kernel's own record of what happens to the files in some directories (inotify): which of `EVENTS`."""
 
     HEAD = struct.Struct("iIII")
 
@@ -69,58 +55,40 @@ class Watch:
         os.close(self._file)
 
 
-@contextmanager
-def watching(root: Path, events: int = CHANGES) -> Iterator[Watch]:
-    """Watch the input of a data root with all its directories."""
-    top = root / "DECam_MEF"
-    watch = Watch([top, *(p for p in top.rglob("*") if p.is_dir())], events)
-    try:
-        yield watch
-    finally:
-        watch.close()
-
-
 @pytest.fixture(scope="module")
 def undisturbed(simulated, tmp_path_factory) -> dict[str, bytes]:
     """What a quick run makes of `simulated`."""
     root = copy_of(simulated, tmp_path_factory.mktemp("undisturbed"))
-    assert reduce(config(root, **QUICK)) == 0
+    assert reduce(config(root, **NATIVE)) == 0
     return made(root)
 
 
 class TestNobodyWritesToIt:
-    def test_in_any_stage(self, simulated, tmp_path):
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            pytest.param(SWARP, marks=[pytest.mark.long, needs_swarp]),
+            pytest.param({"run": {"runner": "dask", "workers": 2}}, marks=pytest.mark.long),
+        ],
+        ids=["in any stage", "by SWarp", "by worker processes"],
+    )
+    def test_during_a_run(self, simulated, tmp_path, options):
         root = copy_of(simulated, tmp_path)
-        with watching(root) as watch:
-            assert reduce(config(root)) == 0
+        top = root / "DECam_MEF"
+        with closing(Watch([top, *(p for p in top.rglob("*") if p.is_dir())], CHANGES)) as watch:
+            assert reduce(config(root, **options)) == 0
             assert watch.seen() == []
             with open(FieldPaths(root, FIELD).exposures()[0], "r+b"):  # without a byte written
                 pass
             assert [kind for kind, _ in watch.seen()] == ["close_write"]
         tried("input watched during a run")
 
-    @pytest.mark.long
-    @needs_swarp
-    def test_by_swarp(self, simulated, tmp_path):
-        root = copy_of(simulated, tmp_path)
-        with watching(root) as watch:
-            assert reduce(config(root, **BY_SWARP)) == 0
-            assert watch.seen() == []
-        tried("input watched during a run")
-
-    @pytest.mark.long
-    def test_by_worker_processes(self, simulated, tmp_path):
-        root = copy_of(simulated, tmp_path)
-        with watching(root) as watch:
-            assert reduce(config(root, run={"runner": "dask", "workers": 2})) == 0
-            assert watch.seen() == []
-        tried("input watched during a run")
-
     def test_so_it_may_be_read_only(self, simulated, undisturbed, tmp_path):
         with mounted(tmp_path / "DECam_MEF", "--bind", "-o", "ro", str(simulated / "DECam_MEF")) as top:
             with pytest.raises(OSError, match="Read-only"):
                 (top / FIELD / "mef" / "x").touch()
-            assert reduce(config(tmp_path, **QUICK)) == 0
+            assert reduce(config(tmp_path, **NATIVE)) == 0
             assert made(tmp_path) == undisturbed
         tried("read-only input")
 
@@ -141,14 +109,9 @@ def replace(path: Path) -> None:
     other.rename(path)
 
 
-def vanish(path: Path) -> None:
-    path.unlink()
-
-
 @contextmanager
 def disturbed(path: Path, change: Callable[[Path], None], after: str) -> Iterator[None]:
     """Change a file as soon as somebody opens it when a stage has ended."""
-    watch = Watch([path.parent], EVENTS["open"])
     changed, given_up = threading.Event(), threading.Event()
 
     def lie_in_wait() -> None:
@@ -160,75 +123,76 @@ def disturbed(path: Path, change: Callable[[Path], None], after: str) -> Iterato
                 return
 
     thread = threading.Thread(target=lie_in_wait)
-    try:
-        with when(after, thread.start):
-            yield
-    finally:
-        given_up.set()
-        thread.join()
-        watch.close()
+    with closing(Watch([path.parent], EVENTS["open"])) as watch:
+        try:
+            with when(after, thread.start):
+                yield
+        finally:
+            given_up.set()
+            thread.join()
     assert changed.is_set(), f"nobody opened {path}"
 
 
 class TestItChangesMeanwhile:
     """Stage by stage: an exposure that is not what it was any more. The run says so, and the next one makes what is right."""
 
-    def check(self, root, exposure, whole, undisturbed, words, change=cut, **options) -> None:
-        assert re.search(rf"changed (while it was being read|since the stage check): {exposure.name}", words) or (
-            change is vanish and f"gone since the run began: {exposure.name}" in words
-        )
-        assert temporaries(root) == []
-        exposure.write_bytes(whole)
-        assert reduce(config(root, **options)) == 0
-        if options["coadd"].get("engine") != "swarp":
-            assert made(root) == undisturbed
+    @pytest.fixture
+    def tried_with(self, simulated, undisturbed, tmp_path, said):
+        """Reduce a field whose first exposure changes meanwhile, and again when it is what it was."""
+
+        def go(disturb, words, options):
+            root = copy_of(simulated, tmp_path)
+            exposure = FieldPaths(root, FIELD).exposures()[0]
+            whole = exposure.read_bytes()
+            with disturb(exposure):
+                assert reduce(config(root, **options)) == 1
+            assert re.search(rf"{words}: {exposure.name}", said.text())
+            assert temporaries(root) == []
+            exposure.write_bytes(whole)
+            assert reduce(config(root, **options)) == 0
+            if options is not SWARP:
+                assert made(root) == undisturbed
+
+        return go
 
     @pytest.mark.parametrize(
         ("change", "after"),
         [
             (replace, "check"),
             pytest.param(append, "check", marks=pytest.mark.long),
-            pytest.param(vanish, "check", marks=pytest.mark.long),
+            pytest.param(Path.unlink, "check", marks=pytest.mark.long),
             pytest.param(cut, "tiles", marks=pytest.mark.long),
         ],
     )
-    def test_between_two_stages(self, simulated, undisturbed, tmp_path, said, change, after):
-        root = copy_of(simulated, tmp_path)
-        exposure = FieldPaths(root, FIELD).exposures()[0]
-        whole = exposure.read_bytes()
-        with when(f"{after} ", lambda: change(exposure)):
-            assert reduce(config(root, **QUICK)) == 1
-        self.check(root, exposure, whole, undisturbed, said.text(), change, **QUICK)
+    def test_between_two_stages(self, tried_with, change, after):
+        words = "(changed|gone) since the (stage check|run began)"
+        tried_with(lambda exposure: when(f"{after} ", lambda: change(exposure)), words, NATIVE)
         tried("exposure changed between two stages")
 
     @pytest.mark.parametrize(
         ("after", "options"),
         [
-            ("tiles", QUICK),
-            pytest.param("check", QUICK, marks=pytest.mark.long),
-            pytest.param("kred", QUICK, marks=pytest.mark.long),
-            pytest.param("summarize", QUICK, marks=pytest.mark.long),
-            pytest.param("tiles", BY_SWARP, marks=[pytest.mark.long, needs_swarp]),
+            ("tiles", NATIVE),
+            pytest.param("check", NATIVE, marks=pytest.mark.long),
+            pytest.param("kred", NATIVE, marks=pytest.mark.long),
+            pytest.param("summarize", NATIVE, marks=pytest.mark.long),
+            pytest.param("tiles", SWARP, marks=[pytest.mark.long, needs_swarp]),
         ],
         ids=["coadd", "summarize", "check", "prepare", "swarp"],
     )
-    def test_while_a_stage_reads_it(self, simulated, undisturbed, tmp_path, said, after, options):
-        root = copy_of(simulated, tmp_path)
-        exposure = FieldPaths(root, FIELD).exposures()[0]
-        whole = exposure.read_bytes()
-        with disturbed(exposure, cut, f"{after} "):
-            assert reduce(config(root, **options)) == 1
-        self.check(root, exposure, whole, undisturbed, said.text(), **options)
+    def test_while_a_stage_reads_it(self, tried_with, after, options):
+        words = "changed (while it was being read|since the stage check)"
+        tried_with(lambda exposure: disturbed(exposure, cut, f"{after} "), words, options)
         tried("exposure changed while it was read")
 
     @pytest.mark.long
     def test_before_a_run_that_does_not_look_at_it_again(self, simulated, undisturbed, tmp_path, said):
         root = copy_of(simulated, tmp_path)
-        assert reduce(config(root, **QUICK)) == 0
+        assert reduce(config(root, **NATIVE)) == 0
         replace(FieldPaths(root, FIELD).exposures()[0])
         said.text()
-        assert reduce(config(root, coadd=QUICK["coadd"], run={"only": ["coadd"]})) == 1
+        assert reduce(config(root, coadd=NATIVE["coadd"], run={"only": ["coadd"]})) == 1
         assert "changed since the stage check" in said.text()
-        assert reduce(config(root, **QUICK)) == 0
+        assert reduce(config(root, **NATIVE)) == 0
         assert made(root) == undisturbed
         tried("exposure changed between two runs")
