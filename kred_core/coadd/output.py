@@ -231,7 +231,7 @@ def _detector_facts(
     levels = [level for level in stated if level is not None]
     if used and len(levels) == len(used):
         backs = [s.input.background(background).b for s in used]
-        saturated = [(v * s.input.scale - b) * s.flux_scale for v, s, b in zip(stated, used, backs, strict=True)]
+        saturated = [(v * s.input.scale - b) * s.flux_scale for v, s, b in zip(levels, used, backs, strict=True)]
         _add_finite(header, "SATURATE", min(saturated), "[count] Lowest saturation level of the inputs")
 
 
