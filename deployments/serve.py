@@ -37,7 +37,7 @@ from flows import messages, server
 from flows.local_server import DATABASE, HOST, LocalServer
 from kred_core.config import ServiceConfig
 from kred_core.errors import ConfigError, InputError, KredError, ToolError
-from kred_core.products import FieldPaths, service_memory
+from kred_core.products import FieldPaths, service_state
 from kred_core.products.locks import held
 from kred_core.service.served import PLACE, SERVED_ROOT
 
@@ -91,9 +91,9 @@ def serve(service: ServiceConfig, root: Path, arguments: list[str]) -> None:
         The port is taken, or Prefect does not start.
     """
     _require(root)
-    with held([service_memory(root) / "serve.lock"], "kred as a service", _refuse):
+    with held([service_state(root) / "serve.lock"], "kred as a service", _refuse):
         ours = _environment(root, service.port)
-        worker = _Worker(ours, service_memory(root) / "worker.log")
+        worker = _Worker(ours, service_state(root) / "worker.log")
         while True:
             _serve_until_the_server_ends(service, root, arguments, ours, worker)
 
@@ -101,7 +101,7 @@ def serve(service: ServiceConfig, root: Path, arguments: list[str]) -> None:
 def _serve_until_the_server_ends(
     service: ServiceConfig, root: Path, arguments: list[str], ours: Mapping[str, str], worker: _Worker
 ) -> None:
-    logs = service_memory(root)
+    logs = service_state(root)
     with open(logs / "server.log", "w+b") as output, LocalServer(service.port, ours | _proxies(), output) as server:
         try:
             if not worker.started:
@@ -139,7 +139,7 @@ def _environment(root: Path, port: int) -> dict[str, str]:
     given = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
     digest = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     database = PREFECT_HOME.value() / f"kred-{root.name}-{digest}.db"  # on this machine: SQLite and network disks do not agree
-    defaults = {"PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(service_memory(root) / "results")}
+    defaults = {"PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(service_state(root) / "results")}
     if not set(DATABASE) & set(os.environ):
         defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         log.info("history of the runs: %s", database)

@@ -36,7 +36,7 @@ from pydantic import BeforeValidator, ValidationInfo
 from kred_core.config import FieldConfig, ServiceConfig, settings
 from kred_core.config.settings import CONFIG_FILE
 from kred_core.errors import KredError, ToolError
-from kred_core.products import read_record, service_memory, write_record
+from kred_core.products import read_record, service_state, write_record
 from kred_core.service.discovery import RunState
 
 __all__ = [
@@ -189,7 +189,7 @@ def remember_file(root: Path) -> None:
 
 
 def _memory(root: Path) -> Path:
-    return service_memory(root) / "registered.json"
+    return service_state(root) / "registered.json"
 
 
 def _deployed() -> dict[str, Any]:

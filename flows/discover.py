@@ -19,7 +19,7 @@ from prefect.states import Completed, State
 
 from flows import deployed, messages
 from kred_core.config import DiscoverConfig, settings
-from kred_core.products import FieldPaths, discard, locks, read_record, service_memory, unfinished_looks, write_record
+from kred_core.products import FieldPaths, discard, locks, read_record, service_state, unfinished_discovery, write_record
 from kred_core.service import discovery
 from kred_core.service.discovery import Finding
 from tasks.publish import publish_findings, publish_given_up
@@ -52,13 +52,13 @@ def discover_fields(root: Path, config: Options) -> State:
         Completed; the message counts the fields. Where waiting alone can make a field complete, another look is due when it has.
     """
     messages.to_ui()
-    memory = service_memory(root)
-    with locks.held([memory / "discover.lock"], "a look for new fields", lambda holder: log.info("waiting for %s", holder)):
-        for leftover in unfinished_looks(root):
+    state = service_state(root)
+    with locks.held([state / "discover.lock"], "a look for new fields", lambda holder: log.info("waiting for %s", holder)):
+        for leftover in unfinished_discovery(root):
             discard(leftover)
-        now = discovery.clock(memory)
+        now = discovery.clock(state)
         findings = [_look(FieldPaths(root, field), config, now) for field in discovery.fields(root, config.fields)]
-        _publish_news(memory / "findings.json", findings)
+        _publish_news(state / "findings.json", findings)
     if waits := [found.waits for found in findings if found.waits]:
         deployed.look_again(60 * min(waits))
     counts = Counter(f.state for f in findings)

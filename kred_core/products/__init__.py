@@ -3,7 +3,7 @@
 Nobody else joins paths below the data root, and nobody else writes a file there.
 """
 
-from .paths import Clash, FieldPaths, find_clash, grouped, same_file, service_memory, table_names, unfinished_looks
+from .paths import Clash, FieldPaths, find_clash, grouped, same_file, service_state, table_names, unfinished_discovery
 from .writing import atomic, discard, identity, link_all, read_record, scratch, write_record, write_text
 
 __all__ = [
@@ -18,9 +18,9 @@ __all__ = [
     "read_record",
     "same_file",
     "scratch",
-    "service_memory",
+    "service_state",
     "table_names",
-    "unfinished_looks",
+    "unfinished_discovery",
     "write_record",
     "write_text",
 ]

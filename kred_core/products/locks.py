@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["alone", "held", "open_lock", "try_lock"]
+__all__ = ["exclusive", "held", "open_lock", "try_lock"]
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def held(paths: Sequence[Path], title: str, waiting: Callable[[str], None]) -> I
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def exclusive(path: Path) -> Iterator[None]:
     """Hold one lock for a while, of which nobody needs to know who holds it."""
     with open_lock(path) as file:
         while not try_lock(file):

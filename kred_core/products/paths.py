@@ -20,7 +20,7 @@ from ..words import some
 from . import roles
 from .writing import TEMPORARY
 
-__all__ = ["Clash", "FieldPaths", "find_clash", "grouped", "same_file", "service_memory", "table_names", "unfinished_looks"]
+__all__ = ["Clash", "FieldPaths", "find_clash", "grouped", "same_file", "service_state", "table_names", "unfinished_discovery"]
 
 ANY_IMAGE = "image"  # where only the names of tiles are judged
 
@@ -65,10 +65,10 @@ class FieldPaths:
     all_fields_page = _place("DECam_SWARP/index.html", "The page that leads to those of all fields.")
     log = _place("Log/{field}.log", "What was done, when, and by which version.")
     run_config = _place("DECam_SWARP/{field}/kred.toml", "The resolved configuration of the last run.")
-    memory = _place(".kred/{field}", "kred's own records of this field; whoever deletes it makes everything be done again.")
-    look_memory = _place(".kred/{field}/discover/memory.json", "What those remember who look for new fields.")
+    state = _place(".kred/{field}", "kred's own records of this field; whoever deletes it makes everything be done again.")
+    discovery_record = _place(".kred/{field}/discover/memory.json", "What those remember who look for new fields.")
     run_lock = _place(
-        ".kred/_service/{field}.run.lock", "Held by the run that works on this field; who deletes `memory` leaves it."
+        ".kred/_service/{field}.run.lock", "Held by the run that works on this field; who deletes `state` leaves it."
     )
     all_fields_lock = _place(".kred/_service/fields.lock", "Held by who writes the page of all fields.")
 
@@ -161,7 +161,7 @@ class FieldPaths:
 
     def pairs(self, image: str) -> Path:
         """The measured overlaps of one image, for the solution."""
-        return self.memory / "match" / f"{image}.npz"
+        return self.state / "match" / f"{image}.npz"
 
     # mosaics
     def coadds(self, tile: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
@@ -203,7 +203,7 @@ class FieldPaths:
 
     def reduced(self, tile: str, image: str, background: BackgroundKind = BackgroundKind.ORIGINAL) -> Path:
         """A mosaic averaged down, from which the figure of the field is drawn."""
-        return self.memory / "evaluate" / f"{tile}{background.suffix}.{image}.fits"
+        return self.state / "evaluate" / f"{tile}{background.suffix}.{image}.fits"
 
     def with_pages(self) -> list[FieldPaths]:
         """The fields of the data root that have a page, by name."""
@@ -212,13 +212,13 @@ class FieldPaths:
 
     def heavy_locks(self, n: int) -> list[Path]:
         """Places for the runs that need much memory on this machine, of all fields of the data root."""
-        return [service_memory(self.root) / f"heavy.{socket.gethostname()}.{place}.lock" for place in range(1, n + 1)]
+        return [service_state(self.root) / f"heavy.{socket.gethostname()}.{place}.lock" for place in range(1, n + 1)]
 
     def ways_out(self) -> list[tuple[Path, Path]]:
         """Links among the directories and logs of this field's products that lead out of the data root, and where to."""
-        tops = [self.quality_table.parent, self.log.parent, self.memory.parent, *(d.parent for d in self.directories.values())]
-        links = [p for p in (*tops, *self.directories.values(), self.log, self.memory, service_memory(self.root)) if p.is_symlink()]
-        for top in (*self.directories.values(), self.memory):
+        tops = [self.quality_table.parent, self.log.parent, self.state.parent, *(d.parent for d in self.directories.values())]
+        links = [p for p in (*tops, *self.directories.values(), self.log, self.state, service_state(self.root)) if p.is_symlink()]
+        for top in (*self.directories.values(), self.state):
             for directory, directories, _ in os.walk(top):
                 links += [p for p in (Path(directory, name) for name in directories) if p.is_symlink()]
                 if Path(directory) == self.directories["DECam_PREP"]:
@@ -231,8 +231,8 @@ class FieldPaths:
 
         Only while `run_lock` is held can they be told from those of a run that is at work.
         """
-        looks = self.look_memory.parent  # written by those who look for new fields, who do not hold this lock
-        hidden = [p for top in (*self.directories.values(), self.memory) for p in top.rglob(".*") if p.parent != looks]
+        looks = self.discovery_record.parent  # written by those who look for new fields, who do not hold this lock
+        hidden = [p for top in (*self.directories.values(), self.state) for p in top.rglob(".*") if p.parent != looks]
         found = [p for p in hidden if p.name.endswith(TEMPORARY) or (p.name.startswith(f".{self.field}_") and p.is_dir())]
         # The tables of all fields lie in one directory; a field's name may begin with another's.
         ours = re.compile(rf"\.{re.escape(self.field)}_(mef_qual|[^_]+)\.tab\..+{re.escape(TEMPORARY)}")
@@ -241,7 +241,7 @@ class FieldPaths:
 
     def record(self, stage: str, unit: str) -> Path:
         """What a stage found out about one unit (an exposure, a mosaic), for the later stages."""
-        return self.memory / stage / f"{unit}.json"
+        return self.state / stage / f"{unit}.json"
 
     def verdict(self, file: str) -> Path:
         """The record of what the headers of an exposure say, by its file name."""
@@ -260,14 +260,14 @@ def grouped(left_out: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{reason}: {some(names)}" for reason, names in by_reason.items()]
 
 
-def service_memory(root: Path) -> Path:
+def service_state(root: Path) -> Path:
     """What concerns no field but the whole data root; no field has such a name."""
     return root / ".kred" / "_service"
 
 
-def unfinished_looks(root: Path) -> list[Path]:
+def unfinished_discovery(root: Path) -> list[Path]:
     """What looks for new fields that were killed left half written; only one of them is at work at a time."""
-    return [*service_memory(root).glob(".*"), *service_memory(root).parent.glob("*/discover/.*")]
+    return [*service_state(root).glob(".*"), *service_state(root).parent.glob("*/discover/.*")]
 
 
 class Clash(NamedTuple):

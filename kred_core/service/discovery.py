@@ -94,14 +94,14 @@ class DiscoveryRecord(BaseModel):
     def of(cls, paths: FieldPaths) -> DiscoveryRecord:
         """What is remembered of a field; empty where there is nothing that can be read."""
         try:
-            return cls.model_validate(read_record(paths.look_memory) or {})
+            return cls.model_validate(read_record(paths.discovery_record) or {})
         except ValidationError:
             return cls()
 
     def but(self, paths: FieldPaths, **changes) -> DiscoveryRecord:
         """The same with some things changed, and written down."""
         changed = self.model_copy(update=changes)
-        write_record(paths.look_memory, changed.model_dump(mode="json"))
+        write_record(paths.discovery_record, changed.model_dump(mode="json"))
         return changed
 
 

@@ -169,7 +169,7 @@ def read_skies(paths: FieldPaths, image: str) -> Skies:
 
 def solved_files(paths: FieldPaths, image: str) -> list[Path]:
     """Return the files of the solution of one image: tables of overlaps and of backgrounds, and the record of its numbers."""
-    table = [paths.memory / "match" / f"{image}.{kind}.ecsv" for kind in ("overlaps", "backgrounds")]
+    table = [paths.state / "match" / f"{image}.{kind}.ecsv" for kind in ("overlaps", "backgrounds")]
     return [*table, paths.record("match", f"{image}.numbers")]
 
 

@@ -5,7 +5,7 @@ depend on (`Work`): input files, the options of that step alone, and plain facts
 products, which is kept as JSON under a digest of all that; a unit is done again when no record has that digest, or when a
 product is not on disk any more as its record says. Files below the data root are told by their paths from there, so a data
 root that is moved, or copied with its times, stays up to date. Records lie in the field's own directory
-(`FieldPaths.memory`) and may be deleted at any time, which costs the work again and nothing else. They are data: whoever can
+(`FieldPaths.state`) and may be deleted at any time, which costs the work again and nothing else. They are data: whoever can
 write one can make nobody execute anything.
 
 Nothing here knows how units are run side by side: see `kred_core.stages.executor`.
@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from ..config import FieldConfig
 from ..errors import InputError, KredError
 from ..products import FieldPaths, atomic, discard, identity
-from ..products.locks import alone
+from ..products.locks import exclusive
 from ..words import some
 
 NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})  # a name of no file, or a link that leads to itself
@@ -163,7 +163,7 @@ class Step:
     def record(self, config: FieldConfig, arguments: dict[str, Any]) -> Path:
         """Return the file that remembers a unit as it would be done now, if any does: results/step/unit/version-digest."""
         work = self.work(config, **arguments)
-        unit = (FieldPaths.of(config).memory / "results").absolute() / self.name / work.unit
+        unit = (FieldPaths.of(config).state / "results").absolute() / self.name / work.unit
         return unit / f"{self.version}-{work.digest(config.root)}"
 
     def is_current(self, config: FieldConfig, arguments: dict[str, Any]) -> bool:
@@ -181,7 +181,7 @@ class Step:
             Whether there was nothing to do.
         """
         record = self.record(config, arguments)
-        with alone(record.with_name(LOCK)):
+        with exclusive(record.with_name(LOCK)):
             _forget_outdated(record, config.root)
             if not config.run.redo and (manifest := read_manifest(record, config.root)):
                 return manifest, True

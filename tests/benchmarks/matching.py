@@ -266,7 +266,7 @@ def main() -> None:
         numbers[i]["recovered"] = recovered(reduced["plain"], reduced["diffuse"], simulated["diffuse"], i)
     print(_accuracy(numbers))
     paths = FieldPaths.of(config)
-    disk = directory_size([paths.binned, paths.overlap_table, paths.background_table, paths.matching_table, paths.memory / "match"])
+    disk = directory_size([paths.binned, paths.overlap_table, paths.background_table, paths.matching_table, paths.state / "match"])
     print(_cost(clock.seconds, disk, sum(n["detectors"] for n in numbers.values())))
     for line in stages.explain_matching(config):
         print(line)

@@ -40,14 +40,14 @@ PATIENCE = 300.0  # s for a run
 
 def records(root: Path) -> dict[str, os.stat_result]:
     """The records of units of work that are done: stage/unit/record."""
-    top = FieldPaths(root, FIELD).memory / "results"
+    top = FieldPaths(root, FIELD).state / "results"
     found = (path for path in top.glob("*/*/[!.]*") if path.name != "lock")
     return {str(path.relative_to(top)): path.stat() for path in found}
 
 
 def open_units(root: Path) -> set[str]:
     """Units of work that somebody has begun and nobody has done: stage/unit."""
-    top = FieldPaths(root, FIELD).memory / "results"
+    top = FieldPaths(root, FIELD).state / "results"
     begun = {str(lock.parent.relative_to(top)) for lock in top.glob("*/*/lock")}
     return begun - {name.rpartition("/")[0] for name in records(root)}
 
@@ -167,7 +167,7 @@ def tell(story: Story, home: Path, seed: int) -> Story:
         was_killed = wait_for(run, story.root, moment)
         runs.kill(run, story.only_the_run)
         found = records(story.root)
-        top = FieldPaths(story.root, FIELD).memory / "results"
+        top = FieldPaths(story.root, FIELD).state / "results"
         damaged = [name for name in found if read_manifest(top / name, story.root) is None]
         if was_killed:
             when = f"{moment[1]:.2f} s after {moment[0]} units"

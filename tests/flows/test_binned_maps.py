@@ -44,7 +44,7 @@ def test_each_exposure_has_a_file_of_maps_on_one_grid(measured):
 
 def test_maps_that_are_gone_are_made_again_without_measuring(measured):
     before, paths = maps(measured), FieldPaths(measured, "LMC_c42")
-    records = {p: p.stat().st_mtime_ns for p in (paths.memory / "summarize").iterdir()}
+    records = {p: p.stat().st_mtime_ns for p in (paths.state / "summarize").iterdir()}
     next(paths.binned.iterdir()).unlink()
     assert reduce(config(measured)) == 0
     assert done(measured) == {"summarize": 1}

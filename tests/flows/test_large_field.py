@@ -16,7 +16,7 @@ import pytest
 from browsing import chromium, picture
 from serving import Service, wait_for
 
-from kred_core.products import FieldPaths, service_memory
+from kred_core.products import FieldPaths, service_state
 from kred_core.simulate import simulate_field
 
 pytestmark = pytest.mark.large
@@ -128,7 +128,7 @@ def test_no_record_of_a_task_is_lost(service, run):
 
 def test_the_database_was_never_locked(service, run):
     for log in ("server.log", "worker.log"):
-        text = (service_memory(service.root) / log).read_text()
+        text = (service_state(service.root) / log).read_text()
         assert "locked" not in text
         assert "Traceback" not in text
 

@@ -22,9 +22,9 @@ from kred_core.products import (
     link_all,
     read_record,
     scratch,
-    service_memory,
+    service_state,
     table_names,
-    unfinished_looks,
+    unfinished_discovery,
     write_record,
     write_text,
 )
@@ -469,14 +469,14 @@ def test_what_a_killed_run_left_half_written_is_found_and_nothing_else(paths):
 
 def test_what_a_killed_look_for_new_fields_left_is_not_taken_for_that_of_a_run(paths):
     left = [
-        paths.look_memory.with_name(".memory.json.q.tmp"),
-        service_memory(paths.root) / ".clock.q",
-        service_memory(paths.root) / ".findings.json.q.tmp",
+        paths.discovery_record.with_name(".memory.json.q.tmp"),
+        service_state(paths.root) / ".clock.q",
+        service_state(paths.root) / ".findings.json.q.tmp",
     ]
-    for path in [*left, paths.look_memory, paths.run_lock, paths.record("check", "x").with_name(".x.json.q.tmp")]:
+    for path in [*left, paths.discovery_record, paths.run_lock, paths.record("check", "x").with_name(".x.json.q.tmp")]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert sorted(unfinished_looks(paths.root)) == sorted(left)
+    assert sorted(unfinished_discovery(paths.root)) == sorted(left)
     assert set(paths.unfinished()).isdisjoint(left)
 
 

@@ -37,7 +37,7 @@ class Looks:
     def after(self, minutes: float, config: DiscoverConfig = CONFIG):
         """What is found when so many more minutes have passed."""
         self.minutes += minutes
-        return examine(self.paths, config, clock(self.paths.memory) + self.minutes * MINUTE)
+        return examine(self.paths, config, clock(self.paths.state) + self.minutes * MINUTE)
 
     def copy_all(self, arrived: Path) -> None:
         for path in arrived.iterdir():
@@ -190,7 +190,7 @@ class TestContent:
         assert len({complete.key(1), without.key(1), again.key(1), again.key(2)}) == 4
 
     def test_has_one_key_whoever_looks(self, look, complete):
-        shutil.rmtree(look.paths.memory)  # another who looks has no memory
+        shutil.rmtree(look.paths.state)  # another who looks has no memory
         look.after(0)
         assert look.after(6).key(1) == complete.key(1)
 
