@@ -159,7 +159,7 @@ def run(page, service) -> UUID:
     submit(page)
     wait_for(lambda: service.runs("reduce field"))
     run = service.runs("reduce field")[-1]
-    state = service.end_of(run.id)
+    state = service.end_of(run.id, 300)
     assert state.is_completed(), state.message
     return run.id
 
