@@ -56,19 +56,6 @@ def test_the_tables_are_those_of_the_exposures_and_the_command_uses_them(root, c
     assert (tile.ra, tile.dec) == pytest.approx(CENTRE, abs=0.05)
 
 
-def test_an_exposure_counts_once_its_zero_point_is_filled_in(root, capsys):
-    _, out, _ = started(capsys, "LS_T4", "--root", root)
-    table = root / "LS_T4_zero_points.tab"
-    lines = table.read_text().splitlines()
-    table.write_text("\n".join(f"{line}  29.5" if line.startswith("b_ooi_z") else line for line in lines))
-    config = settings.field_config(command(out)[2:])
-    points = check.zero_points(config.check.zero_points)
-    reports = [check.judge(p, config.check, points) for p in sorted((root / "DECam_MEF" / "LS_T4" / "mef").iterdir())]
-    assert [r.magzero for r in reports[:2]] == [30.0, 29.5]
-    assert "MAGZERO 30 from the user's table" not in reports[0].remarks
-    assert reports[2].refused[0].endswith("its row in the table of --check.zero-points is empty")
-
-
 def test_what_a_person_has_filled_in_stays_unless_it_is_asked_for(root, capsys):
     started(capsys, "LS_T4", "--root", root)
     table = root / "LS_T4_zero_points.tab"

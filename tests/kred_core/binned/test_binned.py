@@ -9,7 +9,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from kred_core import binned, stages
+from kred_core import binned
 from kred_core import sky as geometry
 from kred_core.binned import BinnedGrid, BinnedMap, bin_detector, binned_grid
 from kred_core.binned.average import STEP, _accumulate
@@ -17,12 +17,7 @@ from kred_core.config import CheckConfig, FieldConfig, SummarizeConfig
 from kred_core.errors import ConfigError, ExposureError, InputError
 from kred_core.exposures.check import judge
 from kred_core.fits import checksum
-from kred_core.products import FieldPaths
-from kred_core.simulate import SimulationConfig, simulate_field
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
-from kred_core.simulate.exposures import plan
-from kred_core.simulate.pixels import render
-from kred_core.simulate.sky import Sky
 
 LMC = BinnedGrid(81.0, -68.8, 2.0)
 
@@ -123,22 +118,6 @@ class TestPixelsBecomeCells:
         assert areas[0] / areas[1] > 1.01
 
 
-def simulated(noise):
-    """A full-size detector at the edge of the field, without stars: its binned map, and counts28 in ADU."""
-    nothing = dict.fromkeys(("star_density", "cosmic_rays", "offsets", "gradient", "zero_point_scatter"), 0)
-    config = SimulationConfig(field="LMC_c42", detectors=["S29"], bands=["r"], exposures=1, noise=noise, **nothing)
-    (exposure,) = plan(config)
-    of_camera = exposure.geometry(exposure.ccds[0])
-    pixels, mask = render(config, exposure, of_camera, Sky.of(config).stars(81.8, -66.5, 0.1))
-    level = 1 / exposure.factor, exposure.sky_adu
-    return bin_detector(pixels, mask != 0, of_camera.wcs, LMC, *level, exposure.root, "S29"), exposure.factor
-
-
-@pytest.fixture(scope="module")
-def noisy():
-    return simulated(noise=True)
-
-
 class TestKernels:
     """What is compiled, on a few pixels."""
 
@@ -150,36 +129,6 @@ class TestKernels:
         assert counts.tolist() == [[STEP // 2, STEP // 2]]
         assert sums.tolist() == [[4 * STEP // 2, 4 * STEP // 2]]
         assert squares.tolist() == [[16 * STEP // 2, 16 * STEP // 2]]
-
-
-class TestTruth:
-    """On a full-size detector at the edge of the field, to 0.005 ADU."""
-
-    def test_noise_adds_no_bias_and_is_what_the_std_of_cells_says(self, noisy):
-        clean, (made, factor) = simulated(noise=False)[0], noisy
-        assert np.array_equal(clean.count, made.count)
-        error = (made.mean - clean.mean).astype(np.float64)
-        to_adu = factor * made.area
-        noise = np.nanmedian(made.std) * to_adu / np.sqrt(made.count.sum())
-        assert noise < 0.005  # ADU: 8 million pixels average the noise away
-        assert abs(np.nansum(made.count * error) / made.count.sum() * to_adu) < 3 * noise
-        full = made.count > 40
-        assert 0.97 < (error[full] / (made.std / np.sqrt(made.count))[full]).std() < 1.05
-
-    def test_a_file_keeps_what_was_averaged(self, noisy, tmp_path):
-        made = noisy[0]
-        path = tmp_path / "x.stamps.fits"
-        binned.write(path, LMC, [made])
-        back = binned.read(path, "S29")
-        seen = made.count > 0
-        error = (back.mean - made.mean)[seen] / np.median(made.std[seen] / np.sqrt(made.count[seen]))
-        assert abs(error.mean()) < 1e-3
-        assert error.std() < 0.02
-        assert np.array_equal(np.isnan(back.mean), ~seen)
-        assert np.array_equal(np.isnan(back.std), ~seen)
-        assert np.array_equal(back.count, made.count)
-        assert np.abs(back.std - made.std)[seen].max() < 0.04 * np.nanmedian(made.std)
-        assert path.stat().st_size < 450_000
 
 
 class TestOneGridForAll:
@@ -294,6 +243,23 @@ def some_maps(n=3):
 
 
 class TestFiles:
+    def test_rounding_adds_no_bias_and_hardly_any_noise_to_a_full_detector(self, tmp_path):
+        random = np.random.default_rng(7)
+        noise, shape = 15 / np.sqrt(58), (270, 540)
+        made = replace(
+            some_maps(1)[0],
+            mean=random.normal(0, noise, shape).astype(np.float32),
+            std=random.normal(15, 1, shape).astype(np.float32),
+            count=np.full(shape, 58, np.uint16),
+        )
+        binned.write(tmp_path / "x.stamps.fits", LMC, [made])
+        back = binned.read(tmp_path / "x.stamps.fits", "N1")
+        error = (back.mean - made.mean) / noise
+        assert abs(error.mean()) < 1e-3
+        assert error.std() < 0.02
+        assert np.abs(back.std - made.std).max() < 0.04 * 15
+        assert (tmp_path / "x.stamps.fits").stat().st_size < 450_000
+
     @pytest.fixture
     def path(self, tmp_path):
         path = tmp_path / "DECam_BACK" / "c4d_1_ooi_r.stamps.fits"
@@ -393,44 +359,6 @@ class TestFiles:
 )
 def test_the_lowest_saturation_of_a_header_counts(cards, level):
     assert binned.saturation(fits.Header(cards)) == level
-
-
-class TestStage:
-    @pytest.fixture
-    def reports(self, tmp_path):
-        simulate_field(tmp_path, field="LMC_c42", detectors=["N4", "S29"], binning=16, exposures=2, bands=["r"])
-        config = FieldConfig(field="LMC_c42", root=tmp_path)
-        return config, [judge(p, CheckConfig(), {}) for p in FieldPaths.of(config).exposures()]
-
-    def test_maps_lie_beside_the_record_and_can_be_made_again_from_it(self, reports):
-        config, (one, two) = reports
-        paths = FieldPaths.of(config)
-        grid = stages.binned_grid(config, [one, two])
-        assert grid.cell == 17.0
-        assert stages.without_binned_maps(config, [one, two], grid) == []  # nothing is measured yet
-        for report in (one, two):
-            written = stages.summarize_exposure(config, report, grid)
-            assert written.paths == (paths.measurements(report.root),)
-        assert stages.without_binned_maps(config, [one, two], grid) == []
-        assert set(binned.boxes(paths.binned_file(one.root))) == {"N4", "S29"}
-
-        record, before = paths.record("summarize", one.root), paths.binned_file(one.root).read_bytes()
-        measured = record.stat().st_mtime_ns
-        paths.binned_file(one.root).unlink()
-        assert stages.without_binned_maps(config, [one, two], grid) == [one]
-        assert stages.restore_binned_maps(config, one, grid).paths == (paths.binned_file(one.root),)
-        assert paths.binned_file(one.root).read_bytes() == before
-        assert record.stat().st_mtime_ns == measured
-
-        other = BinnedGrid(grid.ra, grid.dec, 20.0)
-        assert stages.without_binned_maps(config, [one, two], other) == [one, two]
-
-    def test_maps_need_measurements_and_a_grid_needs_a_detector(self, reports):
-        config, (one, _) = reports
-        with pytest.raises(InputError, match="has not been summarized"):
-            stages.restore_binned_maps(config, one, LMC)
-        with pytest.raises(InputError, match="none of its detectors can be used"):
-            stages.binned_grid(config, [])
 
 
 def test_maps_of_real_exposures_agree_with_their_statistics(real_decam):

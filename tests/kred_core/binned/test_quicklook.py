@@ -14,6 +14,7 @@ from astropy.wcs import WCS
 from kred_core.background import Background
 from kred_core.binned import BinnedGrid, BinnedMap, quicklook
 from kred_core.errors import InputError
+from kred_core.fits.hdu import scan
 from kred_core.products import FieldPaths
 from kred_core.survey import Tile
 
@@ -212,7 +213,11 @@ def test_the_file_says_what_it_shows_and_is_read_back(field, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         quicklook.write(path, look, GRID, "LMC_c42", "N662", "T07", configuration="abc")
-        with fits.open(path) as hdus:
+        before = path.read_bytes()
+        quicklook.write(path, look, GRID, "LMC_c42", "N662", "T07", configuration="abc")
+        assert path.read_bytes() == before
+        assert all("CHECKSUM" in hdu.header for hdu in scan(path))
+        with fits.open(path, checksum=True) as hdus:
             hdus.verify("exception")
             assert [hdu.name for hdu in hdus] == ["PRIMARY", "BEFORE", "AFTER", "COVERAGE"]
             assert hdus[0].header["OBJECT"] == "LMC_c42_T07"
