@@ -221,7 +221,8 @@ def bin_detector(
     central_area = float(sky.pixel_area_arcsec2(wcs, (nx - 1) / 2, (ny - 1) / 2))
     if surface_brightness:
         area, central_area = np.where(area > 0, 1.0, area), 1.0
-    usable = np.isfinite(u) & np.isfinite(v) & (area > 0) & (np.hypot(u, v) < _farthest(grid))
+    farthest = math.tan(math.radians(FARTHEST)) * math.degrees(3600) / grid.cell  # cells from the tangent point
+    usable = np.isfinite(u) & np.isfinite(v) & (area > 0) & (np.hypot(u, v) < farthest)
     if not usable.any():
         raise ExposureError(
             f"it does not lie within {FARTHEST:g} deg of RA {grid.ra:g}, Dec {grid.dec:g}, the middle of the grid of "
@@ -270,11 +271,6 @@ def bin_detector(
         to_detector=_to_detector(u, v, along_x, along_y),
         area_terms=_area_terms(area / central_area, along_x, along_y),
     )
-
-
-def _farthest(grid: BinnedGrid) -> float:
-    """Distance from the tangent point, in cells, of what is too far away."""
-    return math.tan(math.radians(FARTHEST)) * math.degrees(3600) / grid.cell
 
 
 def _area_terms(relative: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -52,13 +52,7 @@ TABLE = np.dtype([(name, kind) for name, kind, *_ in COLUMNS])
 def write(path: Path, grid: BinnedGrid, maps: Iterable[BinnedMap]) -> None:
     """Write the binned maps of one exposure.
 
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        Appears when it is complete.
-    grid : BinnedGrid
-    maps : iterable of BinnedMap
-        None is allowed: the file then says that there is none.
+    The file appears when it is complete. Of no map at all it says that there is none.
 
     Notes
     -----
@@ -167,12 +161,7 @@ def grid_of(path: Path) -> BinnedGrid:
 
 
 def boxes(path: Path) -> dict[str, tuple[int, int, int, int]]:
-    """Return which cells of the grid the binned maps of a file cover, without decoding them.
-
-    Returns
-    -------
-    dict of str to (int, int, int, int)
-        x0, y0, nx, ny by EXTNAME, in the order of the file.
+    """Return x0, y0, nx, ny of the binned maps of a file in cells of the grid, by EXTNAME, without decoding them.
 
     Raises
     ------

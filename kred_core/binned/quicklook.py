@@ -312,12 +312,9 @@ def cut(look: QuickLook, grid: BinnedGrid, tile: Tile) -> QuickLook:
 def jumps(look: QuickLook) -> tuple[float | None, float | None, float | None]:
     """Return how large the steps between neighbouring blocks are: before, after, and in the difference: the removed seams.
 
-    Returns
-    -------
-    tuple of float or None
-        `~kred_core.evaluation.block_jump` in counts28 per native pixel, with blocks of 8 x 8 cells: with cells of 2 arcsec as
-        large as those of 64 pixels that mosaics are judged by. Structure of the sky counts too, but it is the same before and
-        after. None where there are no two blocks side by side.
+    They are `~kred_core.evaluation.block_jump` in counts28 per native pixel, with blocks of 8 x 8 cells: with cells of 2 arcsec as
+    large as those of 64 pixels that mosaics are judged by. Structure of the sky counts too, but it is the same before and after.
+    None where there are no two blocks side by side.
     """
     before, after = look.images["before"], look.images["after"]
     jumps = [block_jump(block_medians(image, SEAM_BLOCK)) for image in (before, after, before - after)]
@@ -342,16 +339,8 @@ def _wcs_cards(look: QuickLook, grid: BinnedGrid) -> fits.Header:
 def write(path: Path, look: QuickLook, grid: BinnedGrid, field: str, image: str, tile: str = "", configuration: str = "") -> None:
     """Write a quick look as a tile-compressed FITS file: one extension for each version, and COVERAGE.
 
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        `~kred_core.products.FieldPaths.quick_look`; appears only when it is whole.
-    look : `QuickLook`
-    grid : BinnedGrid
-    field, image, tile : str
-        What is shown, for the header; tile '' for the whole field.
-    configuration : str
-        Digest of what it depends on, for the header.
+    It appears only when it is whole. For the header are what it shows, with tile '' the whole field, and the digest of the
+    configuration that it depends on.
 
     Notes
     -----

@@ -266,17 +266,8 @@ def block_side(shape: tuple[int, int]) -> int:
 def block_medians(image: np.ndarray, side: int) -> np.ndarray:
     """Return the medians of square blocks, counted from the first pixel.
 
-    Parameters
-    ----------
-    image : `~numpy.ndarray`
-        Taken as float32, two-dimensional; NaN where not covered.
-    side : int
-        Side of a block in pixels; the last blocks may be cut by the edge.
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        float64, shape (ceil(rows/side), ceil(columns/side)); NaN for a block in which no more than side²/2 pixels are covered.
+    The image is taken as float32, NaN where not covered; the last blocks may be cut by the edge. The medians are float64, of shape
+    (ceil(rows/side), ceil(columns/side)); NaN for a block in which no more than side²/2 pixels are covered.
     """
     image = np.asarray(image, dtype=np.float32)
     shape = tuple(-(-n // side) for n in image.shape)

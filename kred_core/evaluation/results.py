@@ -94,15 +94,8 @@ MOSAICS = (
 def mosaic_table(field: str, rows: Iterable[tuple[str, str, str, MosaicNumbers]]) -> Table:
     """Return the numbers of a field's mosaics as a table with units and descriptions.
 
-    Parameters
-    ----------
-    field : str
-    rows : iterable of (tile, image, background, `MosaicNumbers`)
-
-    Returns
-    -------
-    `~astropy.table.Table`
-        With the columns `MOSAICS`, sorted by image, tile and background; numbers to six digits, NaN where one does not exist.
+    The rows are (tile, image, background, `MosaicNumbers`). The table has the columns `MOSAICS`, sorted by image, tile and
+    background; numbers to six digits, NaN where one does not exist.
     """
     rows = sorted(rows, key=lambda row: (row[1], row[0], row[2]))
     names = [column.name for column in MOSAICS]
@@ -111,10 +104,7 @@ def mosaic_table(field: str, rows: Iterable[tuple[str, str, str, MosaicNumbers]]
 
 
 def _readable(value: int | float | None) -> int | float:
-    """Six digits for people; NaN for a number that does not exist."""
-    if isinstance(value, int):
-        return value
-    return math.nan if value is None else float(f"{value:.6g}")
+    return value if isinstance(value, int) else math.nan if value is None else float(f"{value:.6g}")
 
 
 @dataclass(frozen=True)

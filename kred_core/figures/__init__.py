@@ -1,7 +1,7 @@
 """Pictures for people, who look before they read numbers.
 
-Each function draws one PNG from arrays and tables that other modules have made.
-Nothing here knows where products lie, or measures what is not shown.
+Each function draws one PNG, with a title and into a path that it is given, from arrays and tables that other modules have made.
+Nothing here knows where products lie, or measures what is not shown. Without data a picture has the colour `UNCOVERED`.
 """
 
 from .backgrounds import background_figure

@@ -62,10 +62,6 @@ def background_figure(backgrounds: Table, detectors: Table, title: str, path: Pa
     detectors : `~astropy.table.Table`
         Root, EXTNAME, NAXIS1, NAXIS2 and the corners (as in `kred_core.products.tables.DETECTORS`) of at least these detectors;
         those that are missing here, or have no corners, are left out of the maps of the sky and counted in the subtitle.
-    title : str
-        Field and image.
-    path : `~pathlib.Path`
-        PNG to write.
     """
     found = _joined(backgrounds, detectors)
     on_sky, centre = _plane(found.vertices)

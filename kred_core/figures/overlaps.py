@@ -69,10 +69,6 @@ def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path
         Columns `kred_core.products.tables.OVERLAPS`, the pairs of one image; there may be none.
     exptimes : mapping
         Exposure time in s by detector, <Root>_<EXTNAME>. Pairs with an unknown one are left out of the plot against exposure time.
-    title : str
-        Field and image.
-    path : `~pathlib.Path`
-        PNG to write.
     """
     found = _differences(pairs, exptimes)
     stride = max(1, -(-len(found.before) // MOST_POINTS))
@@ -286,10 +282,6 @@ def pair_figure(cutouts: Sequence[PairCutout], title: str, path: Path) -> None:
     ----------
     cutouts : sequence of `PairCutout`
         The worst first; the first ten are drawn. There may be none.
-    title : str
-        Field and image.
-    path : `~pathlib.Path`
-        PNG to write.
     """
     cutouts = list(cutouts)[:MOST_PAIRS]
     places = [_places(cutout.image1.shape) for cutout in cutouts]

@@ -144,12 +144,8 @@ def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, str
     reduced : `~kred_core.evaluation.ReducedImage`
     numbers : `~kred_core.evaluation.MosaicNumbers`
         Of the mosaic at full resolution.
-    title : str
-        Field, tile, image, and what the reader should know of them.
     stretch : float
         The greys of the flaws span the median of the covered pixels +- this many of their standard deviations.
-    path : `~pathlib.Path`
-        PNG to write. Where there is no data it has the colour `UNCOVERED`.
     """
     values = {"level": numbers.level, "std": numbers.std, "noise": numbers.noise, "block jump": numbers.block_jump}
     summary = "   ".join(f"{name} {short(value)}" for name, value in values.items() if value is not None) + f"  {UNIT}"
@@ -191,10 +187,6 @@ def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Pa
     ----------
     tiles : sequence of (name, `~kred_core.evaluation.ReducedImage`)
         At least one. Where tiles overlap their mean is shown.
-    title : str
-        Field and image.
-    path : `~pathlib.Path`
-        PNG to write. Where there is no data it has the colour `UNCOVERED`.
     """
     tiles = sorted(tiles, key=lambda tile: tile[0])
     image, wcs, scale = _on_one_grid([reduced for _, reduced in tiles])
@@ -260,10 +252,6 @@ def comparison_figure(
         The same pixels of the sky.
     jumps : tuple of float or None
         `~kred_core.evaluation.block_jump` before, after, and of the difference; None where there is none.
-    title : str
-        Field, tile, image.
-    path : `~pathlib.Path`
-        PNG to write. Where there is no data it has the colour `UNCOVERED`.
     outlines : sequence of (name, array_like)
         Polygons to draw with their names, such as the tiles of a field: RA and Dec in degrees of their vertices, shape
         (n, 2), in the order south east, south west, north west, north east.

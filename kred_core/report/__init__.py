@@ -26,12 +26,7 @@ def inputs(paths: FieldPaths) -> list[Path]:
 
 
 def write_field_page(paths: FieldPaths) -> list[Path]:
-    """Make the page of a field from what is on disk.
-
-    Returns
-    -------
-    list of `~pathlib.Path`
-        The page, and what the page of all fields says of this one.
+    """Make the page of a field from what is on disk; returns it, and the record of what the page of all fields says of it.
 
     Raises
     ------

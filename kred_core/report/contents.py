@@ -116,12 +116,9 @@ class Contents:
 
 
 def saved_config(paths: FieldPaths) -> FieldConfig:
-    """The options with which the field was last reduced, from the copy beside its products; the defaults where there is none.
+    """The options with which the field was last reduced; the defaults where no copy lies beside its products.
 
-    Raises
-    ------
-    InputError
-        The copy cannot be used.
+    Raises InputError where the copy cannot be used.
     """
     fixed: dict[str, Any] = {"field": paths.field, "root": paths.root}
     if not paths.run_config.is_file():
@@ -134,13 +131,7 @@ def saved_config(paths: FieldPaths) -> FieldConfig:
 
 
 def gather(paths: FieldPaths) -> Contents:
-    """Everything that the page of a field shows.
-
-    Raises
-    ------
-    InputError
-        Nobody knows where the field and its tiles are.
-    """
+    """Everything that the page of a field shows; InputError where nobody knows where the field and its tiles are."""
     contents = Contents(paths)
     config = contents.tried(lambda path: saved_config(paths), paths.run_config) or FieldConfig(field=paths.field, root=paths.root)
     contents.tiles = survey.tiles(paths.field, config.survey)

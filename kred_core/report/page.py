@@ -193,14 +193,8 @@ def _layout(image: ImageContents) -> dict[str, Any]:
 def tile_places(tiles: Sequence[Tile]) -> tuple[list[tuple[float, float]], float, tuple[float, float]]:
     """Return where the pictures of tiles stand, so that they lie as on the sky: north is up, east left.
 
-    Returns
-    -------
-    places : list of (float, float)
-        Left and top of each picture, as parts of the width and height of the whole.
-    side : float
-        Of each picture, as part of the width: less than a tile, so that neighbours, which overlap, do not hide one another.
-    shape : (float, float)
-        Width and height of the whole in degrees.
+    The result is the left and top of each picture, as parts of the width and height of the whole; its side, as part of the width:
+    less than a tile, so that neighbours, which overlap, do not hide one another; and width and height of the whole in degrees.
     """
     ra, dec = (np.array([getattr(t, name) for t in tiles]) for name in ("ra", "dec"))
     middle = tan_wcs(Grid(*mean_position(ra, dec), 3600.0, 1, 1))  # degrees, west and north

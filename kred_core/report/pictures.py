@@ -78,19 +78,9 @@ class Sky:
 
     @classmethod
     def read(cls, path: Path, tiles: Sequence[Tile]) -> Sky:
-        """Turn the quick look of a field so that north is up at its middle, at the size of a picture.
+        """Turn the quick look of a field, which has the grid of the galaxy, so that north is up, at the size of a picture.
 
-        Parameters
-        ----------
-        path : `~pathlib.Path`
-            `~kred_core.products.FieldPaths.quick_look` of the whole field: its grid is that of the galaxy.
-        tiles : sequence of `~kred_core.survey.Tile`
-            Those whose outlines are wanted; the picture is as large as the data, whatever the tiles are.
-
-        Raises
-        ------
-        ExposureError, InputError
-            The file cannot be read.
+        The picture is as large as the data, whatever the tiles are. Raises ExposureError or InputError where it cannot be read.
         """
         from PIL import Image
 
@@ -153,10 +143,8 @@ class Sky:
     def greys(self) -> list[tuple[float, float]]:
         """Round values of ``after``, counts28 per native pixel, and where they are from black, 0, to white, 1."""
         of = self._stretch
-        return [
-            (value, float(of.place_of(value)))
-            for value in round_values(of.value_at, lambda value: float(of.place_of(value)), VALUES)
-        ]
+        values = round_values(of.value_at, lambda value: float(of.place_of(value)), VALUES)
+        return [(value, float(of.place_of(value))) for value in values]
 
     def tile(self, name: str, side: int) -> Picture | None:
         """A tile cut out of the quick look after matching; None where that knows next to nothing of it."""
@@ -190,10 +178,7 @@ def _shrunk(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _projective(points: np.ndarray, images: np.ndarray) -> tuple[float, ...]:
-    """The eight numbers of Pillow's PERSPECTIVE that lead from four points to others.
-
-    One tangent plane is a projective image of the other, so that four points say all of it.
-    """
+    """The eight numbers of Pillow's PERSPECTIVE from four points to others, which say all of how two tangent planes are related."""
     equations, values = [], []
     for (x, y), (u, v) in zip(points, images, strict=True):
         equations += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
@@ -221,13 +206,7 @@ def card_picture(picture: Picture) -> Picture:
 
 
 def figure_picture(path: Path, width: int, largest: int) -> Picture:
-    """A figure as a small picture that leads to it.
-
-    Raises
-    ------
-    InputError
-        The file is no picture.
-    """
+    """A figure as a small picture that leads to it; InputError where the file is no picture."""
     try:
         return _small_jpeg(path, (width, 4 * width), largest)
     except (OSError, ValueError) as e:

@@ -62,15 +62,7 @@ class SkyPolygon:
 
     @classmethod
     def of_square(cls, ra: float, dec: float, size_deg: float) -> SkyPolygon:
-        """Return a square in the tangent plane at its centre, two sides parallel to north there.
-
-        Parameters
-        ----------
-        ra, dec : float
-            Centre in degrees.
-        size_deg : float
-            Side in degrees, as of a TAN image of size_deg / CDELT pixels.
-        """
+        """Return a square in the tangent plane at its centre, as of a TAN image of size_deg / CDELT pixels, north up; degrees."""
         half = math.radians(size_deg / 2)
         middle, east, north = local_frame(ra, dec)
         vertices = np.array([middle + half * (i * east + j * north) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))])

@@ -20,18 +20,6 @@ from ..errors import ExposureError
 from ..fits.hdu import number, text
 from .sphere import LARGEST_RADIUS, unit_vectors
 
-__all__ = [
-    "Grid",
-    "celestial_wcs",
-    "centre",
-    "control_grid",
-    "corners",
-    "pixel_area_arcsec2",
-    "pixel_scale",
-    "tan_header",
-    "tan_wcs",
-]
-
 ARCSEC = math.radians(1 / 3600)
 INVERSE_TOLERANCE = 1e-3  # pixel, of the way back from the sky
 PROJECTIONS = ("AIT", "ARC", "AZP", "CAR", "CEA", "MER", "SIN", "STG", "TAN", "TPV", "ZEA", "ZPN")  # which SWarp reads alike

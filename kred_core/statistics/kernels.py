@@ -10,17 +10,6 @@ from functools import lru_cache
 import numba as nb
 import numpy as np
 
-__all__ = [
-    "clip",
-    "half_sample_mode",
-    "histogram_mode",
-    "mean_and_std",
-    "median",
-    "select",
-    "skewness_and_kurtosis",
-    "sorting_networks",
-]
-
 FEWEST_FOR_HISTOGRAM = 50  # below, a histogram has no peak to speak of
 KERNEL = 0.5  # width of the smoothing in units of the noise: scatter 2.15/sqrt(n), bias < 0.09 at 20 % contamination
 MANY = 3000  # values; a histogram of fewer is smoothed more, as n^(-1/7)
@@ -135,25 +124,6 @@ def skewness_and_kurtosis(values, mean, std):
 
 
 @nb.njit(nogil=True, cache=True)
-def _rank(ordered, value):
-    """Number of values that are smaller than a value."""
-    low, high = 0, ordered.size
-    while low < high:
-        middle = (low + high) // 2
-        if ordered[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@nb.njit(nogil=True, cache=True)
-def _rank_above(ordered, value):
-    """Number of values that are not larger than a value."""
-    return _rank(ordered, np.nextafter(np.float32(value), np.float32(np.inf)))
-
-
-@nb.njit(nogil=True, cache=True)
 def clip(ordered, sigma):
     """First and last + 1 of the values that clipping leaves."""
     first, last = 0, ordered.size
@@ -161,7 +131,7 @@ def clip(ordered, sigma):
         kept = ordered[first:last]
         middle = median(kept)
         reach = sigma * mean_and_std(kept)[1]
-        new_first = first + _rank(kept, middle - reach)
+        new_first = first + np.searchsorted(kept, middle - reach)
         new_last = last
         while ordered[new_last - 1] > middle + reach:
             new_last -= 1
@@ -244,7 +214,7 @@ def histogram_mode(ordered):
 @nb.njit(nogil=True, cache=True)
 def _distance_to_others(ordered, value):
     """Distance to the nearest value that is different; 0 where there is none."""
-    below, above = _rank(ordered, value), _rank_above(ordered, value)
+    below, above = np.searchsorted(ordered, value), np.searchsorted(ordered, np.float32(value), side="right")
     distance = math.inf
     if below > 0:
         distance = value - ordered[below - 1]
@@ -256,7 +226,7 @@ def _distance_to_others(ordered, value):
 @nb.njit(nogil=True, cache=True)
 def _quantisation_step(ordered, low, high):
     """Mean distance of different values between two limits, or 0 where there are more than a few of them."""
-    i = _rank(ordered, low)
+    i = np.searchsorted(ordered, low)
     first = last = np.float64(ordered[min(i, ordered.size - 1)])
     n_different = 0
     while i < ordered.size and ordered[i] <= high:
@@ -264,7 +234,7 @@ def _quantisation_step(ordered, low, high):
         n_different += 1
         if n_different > 16:
             return 0.0
-        i = _rank_above(ordered, last)
+        i = np.searchsorted(ordered, np.float32(last), side="right")
     return (last - first) / (n_different - 1) if n_different > 1 else 0.0
 
 
@@ -272,9 +242,9 @@ def _quantisation_step(ordered, low, high):
 def _histogram(ordered, start, width):
     """Counts, and the mean of the values in each bin: with its middle instead, quantised values would be shifted."""
     counts, places = np.empty(N_BINS), np.empty(N_BINS)
-    first = _rank(ordered, start)
+    first = np.searchsorted(ordered, start)
     for j in range(N_BINS):
-        last = _rank(ordered, start + (j + 1) * width)
+        last = np.searchsorted(ordered, start + (j + 1) * width)
         middle = start + (j + 0.5) * width
         total = 0.0
         for i in range(first, last):
@@ -354,12 +324,8 @@ def _noise_beside(counts, places, peak, rough, side):
 def sorting_networks(depth: int) -> tuple[np.ndarray, np.ndarray]:
     """Return which of up to ``depth`` values to compare, and exchange where they are in the wrong order, to sort them.
 
-    Returns
-    -------
-    pairs : `~numpy.ndarray`
-        int32 (n, 2): places to compare, the smaller value goes to the first; for 0, 1 .. ``depth`` values one after the other.
-    starts : `~numpy.ndarray`
-        int64 (depth + 2,): the pairs for m values are ``pairs[starts[m]:starts[m + 1]]``.
+    Of the result, pairs and starts, ``pairs[starts[m]:starts[m + 1]]`` are the places to compare, shape (n, 2), for m values; the
+    smaller value goes to the first place.
 
     Notes
     -----

@@ -99,17 +99,8 @@ class ImageTable:
         return f"{image} {LIGHT[name]}" if name in LIGHT and filters == {name} else image
 
     def of_exposure(self, filter: str, exptime: float) -> tuple[str, ...]:
-        """Return the images that an exposure feeds, in the order of the table; () where it belongs to none.
+        """Return the images that an exposure of a filter (its short name) and time in s feeds, in the order of the table.
 
-        Parameters
-        ----------
-        filter : str
-            Short name of the filter.
-        exptime : float
-            Exposure time in s.
-
-        Notes
-        -----
         Real exposure times differ from the requested ones by fractions of a second, so that of the table's values for this
         filter the nearest counts, if it is not more than 0.5 s away. Rows for any exposure time count too, whether or not
         another row fits.

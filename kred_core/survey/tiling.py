@@ -209,17 +209,9 @@ def left_out(entries: Iterable[str]) -> tuple[set[str], dict[str, str]]:
 def amplifier_columns(header: fits.Header, extname: str, n_columns: int, amplifier: str) -> slice:
     """Return the half of the columns that an amplifier reads.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        Of the detector. DATASECA and DATASECB, where it has them, say on which side an amplifier is.
-    extname : str
-        Name of the detector. Files of the Community Pipeline lack DATASECA: A reads the lower columns of DECam's N detectors and
-        the upper ones of the S detectors.
-    n_columns : int
-        NAXIS1; the halves meet in its middle, as the edges that the pipeline trims are equal.
-    amplifier : str
-        A or B.
+    DATASECA and DATASECB say on which side an amplifier is. Files of the Community Pipeline lack them: there A reads the lower
+    columns of DECam's N detectors and the upper ones of the S detectors. The halves meet in the middle of the columns, as the
+    edges that the pipeline trims are equal.
 
     Raises
     ------

@@ -156,44 +156,12 @@ def test_images_are_put_in_the_order_of_the_table(tmp_path):
     assert survey.images("mine", SurveyConfig(centre=[1, 2])).in_order(["z", "g"]) == ["g", "z"]
 
 
-GOOD = {
-    "blanks": HEADER + "A 07 10.5 -20 0.67\n",
-    "csv in another order, from a spreadsheet": "\ufeffsize,TILE,field,dec,Ra,remark\r\n0.67,07,A,-20,10.5,\r\n",
-    "comments": "# my tiles\n" + HEADER + "A 07 10.5 -20 0.67\n# B 07 1 2 3\n",
-    "ECSV with units": "# %ECSV 1.0\n# ---\n# datatype:\n# - {name: Field, datatype: string}\n# - {name: Tile, datatype: string}\n"
-    "# - {name: RA, unit: hourangle, datatype: float64}\n# - {name: Dec, unit: deg, datatype: float64}\n"
-    "# - {name: Size, unit: arcmin, datatype: float64}\n# schema: astropy-2.0\nField Tile RA Dec Size\nA 07 0.7 -20 40.2\n",
-}
-
-
-@pytest.mark.parametrize("name", GOOD)
-def test_own_tile_table_in_the_forms_that_people_write(tmp_path, name):
-    path = tmp_path / "tiles.tab"
-    path.write_bytes(GOOD[name].encode())
-    (tile,) = survey.tiles("A", SurveyConfig(tile_table=str(path)))
-    assert (tile.field, tile.name) == ("A", "07")  # a name stays as it is written, also where it looks like a number
-    assert [tile.ra, tile.dec, tile.size] == pytest.approx([10.5, -20, 0.67], abs=1e-12)
-
-
 BAD = {
-    "empty file": ("\n \n", "is empty"),
-    "no rows": (HEADER, "has no rows"),
-    "no column names": ("A T1 10 20 1\nA T2 10 20 1\n", "must have one column Field, Tile, RA, Dec, Size; found col1"),
-    "column missing": ("Field Tile RA Dec\nA T1 1 2\n", "must have one column Size; found Field, Tile, RA, Dec"),
-    "column twice": ("Field Tile RA ra Dec Size\nA T1 1 1 2 3\n", "must have one column RA"),
-    "short row": (HEADER + "A T1 10 20\n", "is not a table that can be understood"),
-    "binary": (b"\x89PNG\r\n\xff\xfe\x00\x01", "is not a text file"),
-    "zeros": (b"\0" * 5000, "is not a text file"),
     "declination": (HEADER + "A T1 10 20 1\nA T2 10 -91 1\n", "row 2, column Dec: found '-91', expected a number from -90 to 90"),
-    "sexagesimal": (HEADER + "A T1 05:10:00 20 1\n", "row 1, column RA: found '05:10:00', expected a number from 0 to 360"),
     "size in arcmin": (HEADER + "A T1 10 20 40\n", "row 1, column Size: found '40', expected a number from 0.001 to 5"),
-    "hole": ("Field,Tile,RA,Dec,Size\nA,T1,,2,1\n", "row 1, column RA: found nothing"),
-    "nameless": ("Field,Tile,RA,Dec,Size\nA,T1,1,2,1\nA,,1,2,1\n", "row 2, column Tile: found nothing, expected a name"),
-    "path as a name": (HEADER + "A ../T1 10 20 1\n", "row 1, column Tile: found '../T1', expected a name of letters"),
     "name of what is matched": (HEADER + "A T1_b 10 20 1\n", "row 1, column Tile: found 'T1_b', expected another name; _b marks"),
     "name of a directory": (HEADER + "A quick 10 20 1\n", "row 1, column Tile: found 'quick', expected another name; kred has"),
     "name of a table": (HEADER + "A input 10 20 1\n", r"row 1, column Tile: found 'input', .* of this one \(Summary/A_input.tab"),
-    "name of a table in capitals": (HEADER + "A INPUT 10 20 1\n", r"found 'INPUT', .*kred has tables or directories of this one"),
     "name of a page": (HEADER + "A index.html 10 20 1\n", "found 'index.html', expected another name; kred has"),
     "figure of the whole field": (HEADER + "A b 10 20 1\n", "found 'b', expected another name; kred has .*A_b.image.png"),
     "table of a field that is not there": (HEADER + "A my_det 10 20 1\n", "found 'my_det', .* look like one of kred's tables"),
@@ -206,8 +174,6 @@ BAD = {
     "far apart": (HEADER + "A T1 10 0 1\nA T2 130 0 1\n", "lies 60 deg from the middle of field A, at most 15 works"),
     "same tile twice": (HEADER + "A T1 10 20 1\nB T1 1 2 1\nA T1 10 21 1\n", "row 3, column Tile: found 'T1'.* row 1 has the same"),
     "other field": (HEADER + "A_c2 T1 10 20 1\n", "has no tile of field A; there are: A_c2"),
-    "wrong unit": (GOOD["ECSV with units"].replace("hourangle", "s"), "column RA is in 's', expected deg"),
-    "web address": ("http://example.org/tiles.txt", "must have one column Field"),
 }
 
 
@@ -215,7 +181,7 @@ BAD = {
 def test_bad_tile_table_is_explained(tmp_path, name):
     content, message = BAD[name]
     path = tmp_path / "tiles.tab"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    path.write_text(content)
     with pytest.raises(InputError, match=message) as caught:
         survey.tiles("A", SurveyConfig(tile_table=str(path)))
     assert f"tile table {path}" in str(caught.value)
@@ -231,24 +197,9 @@ def test_every_other_name_of_a_tile_is_allowed(tmp_path, name):
         survey.tiles("B", config)
 
 
-def test_missing_table_and_directory_are_explained(tmp_path):
-    with pytest.raises(InputError, match=r"tile table .*none\.txt: cannot be read: No such file"):
-        survey.tiles("A", SurveyConfig(tile_table=str(tmp_path / "none.txt")))
-    with pytest.raises(InputError, match=r"image table .*: cannot be read: Is a directory"):
-        survey.images("LMC_c42", SurveyConfig(image_table=str(tmp_path)))
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ("a/b z 30", "row 1, column Image: found 'a/b'"),
-        ("a z -30", "row 1, column EXPTIME: found '-30', expected a number from 0"),
-        ("a z 30s", "row 1, column EXPTIME: found '30s'"),
-    ],
-)
-def test_bad_image_table_is_explained(tmp_path, row, message):
-    with pytest.raises(InputError, match=message):
-        images_of(tmp_path, f"Image FILTER EXPTIME\n{row}\n")
+def test_a_bad_image_table_is_explained(tmp_path):
+    with pytest.raises(InputError, match=r"image table .*: row 1, column EXPTIME: found '-30', expected a number from 0"):
+        images_of(tmp_path, "Image FILTER EXPTIME\na z -30\n")
 
 
 def test_images_say_what_light_they_are_and_own_names_stay_as_they_are(tmp_path):

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
 
 from kred_core import sky, survey
 from kred_core.config import SurveyConfig, TilingConfig
@@ -182,16 +181,6 @@ def test_an_exposure_that_several_fields_have_is_used_once_from_the_own_field():
     blurred = table_of([one_row(TILE, "a", SEEING=3.0)])
     found = tiling.select(tiling.stack([blurred, first]), TILE, IMAGES, TilingConfig(max_seeing=2.0))
     assert [r for _, r, _ in names(found)] == ["a_v2", "c"]
-
-
-def test_stacked_tables_keep_long_names_and_only_common_columns():
-    one, two = table_of([one_row(TILE, "short")]), table_of([one_row(TILE, "a much longer root than that")])
-    one["Extra"] = [1]
-    both = tiling.stack([one, two])
-    assert both["Root"].tolist() == ["short", "a much longer root than that"]
-    assert "Extra" not in both.colnames
-    assert isinstance(tiling.stack([one]), Table)
-    assert tiling.stack([one]) is not one
 
 
 def test_centre_of_the_mosaics():
