@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import re
 
 import numba as nb
 import numpy as np
@@ -285,7 +286,9 @@ def _by_astropy(cards: Cards, image: np.ndarray, dither: int) -> tuple[bytes, by
     with fits.open(io.BytesIO(stream.getvalue()), disable_image_compression=True) as hdus:
         where = hdus[1].fileinfo()
         table: Cards = {card.keyword: (card.value, card.comment) for card in hdus[1].header.cards}
-    return hdu_bytes(table, stream.getvalue()[where["datLoc"] : where["datLoc"] + where["datSpan"]])
+    raw = stream.getvalue()[where["datLoc"] : where["datLoc"] + where["datSpan"]]
+    # Rows of gzip say when they were packed; the same image shall have the same bytes at any time.
+    return hdu_bytes(table, re.sub(rb"(\x1f\x8b\x08\0).{4}(?=\x02\xff)", rb"\1\0\0\0\0", raw, flags=re.DOTALL))
 
 
 def compressed_mask(cards: Cards, mask: np.ndarray) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ is written beside the data. It is apart from the pipeline: no stage imports it.
 
 from .config import FAULTS, SimulationConfig
 from .field import Simulation, TruthPaths, simulate, simulate_field
-from .sky import diffuse_brightness, sky_brightness
+from .pixels import diffuse_brightness, sky_brightness
 
 __all__ = [
     "FAULTS",

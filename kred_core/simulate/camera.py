@@ -41,10 +41,6 @@ class Ccd:
     bad_columns: tuple[tuple[int, int, int, float], ...]  # native column, first and last native row, and what it adds in ADU
 
 
-def _pair(values: np.ndarray) -> tuple[float, float]:
-    return float(values[0]), float(values[1])
-
-
 @cache
 def _camera() -> tuple[Ccd, ...]:
     """All CCDs, the same in all simulations: the generator of each is seeded by its number alone."""
@@ -60,8 +56,10 @@ def _camera() -> tuple[Ccd, ...]:
             first = int(rng.integers(1, 3500))
             last = min(4094, first + int(rng.integers(300, 4000)))
             columns.append((int(rng.integers(20, 2026)), first, last, float(rng.choice([-1, 1]) * rng.uniform(20, 200))))
-        amplifiers = _pair(gain), _pair(read_noise), _pair(saturation)
-        found.append(Ccd(number, str(row["EXTNAME"]), float(row["CRPIX1"]), float(row["CRPIX2"]), *amplifiers, tuple(columns)))
+        gains, noises, limits = ((float(a), float(b)) for a, b in (gain, read_noise, saturation))
+        found.append(
+            Ccd(number, str(row["EXTNAME"]), float(row["CRPIX1"]), float(row["CRPIX2"]), gains, noises, limits, tuple(columns))
+        )
     return tuple(found)
 
 
@@ -87,7 +85,7 @@ class Pointing:
 class DetectorGeometry:
     """Where the pixels of one CCD lie on the sky in one exposure.
 
-    Unbinned images are 2046x4094, with one edge pixel trimmed on each side as in real files; binned ones use all 2048x4096.
+    Unbinned images are 2046x4094, one edge pixel trimmed on each side as in real files; binned ones use all 2048x4096.
     """
 
     ccd: Ccd

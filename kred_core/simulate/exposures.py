@@ -1,4 +1,4 @@
-"""Which exposures a simulated field has: pointing, time, zero point, sky, seeing, the detectors' offsets, and planted faults.
+"""Which exposures a simulated field has (pointing, time, zero point, sky, seeing, offsets, planted faults), and their headers.
 
 All of it is drawn before any pixel is made, each exposure with a generator of its own, so that the plan is the truth, and so
 that more exposures or other bands leave the existing ones as they are.
@@ -6,6 +6,9 @@ that more exposures or other bands leave the existing ones as they are.
 Faults are those that real archives hand out. Each is an exposure of its own, in addition to the good ones, so that whatever is
 made of the field can be compared with the same field without them. A fault acts at one of four places: on the plan, the
 headers, the pixels or the finished file.
+
+Which keywords real Community Pipeline files have, where, and in which notation was read off 40 of them; keywords of the
+telescope's housekeeping that nobody uses are left out.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from astropy.time import Time
 
 from ..config import SurveyConfig
 from ..constants import ZERO_POINT
@@ -28,8 +32,8 @@ from ..survey import Tile, field_centre, fields, tiles
 from .camera import NATIVE_SCALE, Ccd, DetectorGeometry, Pointing, ccds
 from .config import Band, SimulationConfig, band_and_exptime
 
-__all__ = ["ExposurePlan", "centre_of", "damage_file", "damage_header", "damage_pixels", "damage_primary"]
-__all__ += ["faulty_exposures", "generator", "hit", "offset_and_step", "plan", "tiles_of"]
+__all__ = ["ExposurePlan", "centre_of", "damage_file", "damage_pixels", "faulty_exposures", "generator", "hit", "image_header"]
+__all__ += ["mask_header", "offset_and_step", "plan", "primary_header", "tiles_of"]
 
 FIRST_NIGHT = dt.datetime(2021, 1, 1, 1, 0, 0)
 PER_NIGHT = 24
@@ -39,6 +43,8 @@ SAMPLING = 2.0  # pixels: least FWHM of stars
 ONE_DETECTOR = ("truncated", "flipped-byte", "nan-detector", "constant-detector", "wrong-shape")
 REPROCESSED = "ls9"
 FIRST_NUMBER, NIGHTS_LATER = 500, 30  # beyond those of the good exposures
+EPOCH = dt.datetime(2012, 11, 1)  # EXPNUM counts from DECam's first light
+CORNERS = ["CENRA1", "CENDEC1", *(f"COR{i}{axis}1" for i in range(1, 5) for axis in ("RA", "DEC"))]
 
 
 # Each detector's geometry is asked for by the plan, the pixels, the header and the truth.
@@ -193,15 +199,7 @@ def _chosen(
 
 
 def plan(config: SimulationConfig) -> tuple[ExposurePlan, ...]:
-    """The exposures of a simulated field, without those that carry faults.
-
-    Raises
-    ------
-    ConfigError
-        No detector touches the tiles.
-    InputError
-        Unknown field or tile.
-    """
+    """The exposures of a simulated field, without those that carry faults."""
     wanted = tiles_of(config, config.tiles) if config.tiles else ()
     all_ccds = ccds(config.detectors)
     exposures = []
@@ -212,10 +210,8 @@ def plan(config: SimulationConfig) -> tuple[ExposurePlan, ...]:
             if chosen:
                 exposures.append(replace(exposure, ccds=chosen))
     if not exposures:
-        raise ConfigError(
-            f"field {config.field}: none of the detectors asked for touches {', '.join(config.tiles)}; "
-            "ask for other tiles or detectors, or for a larger dither"
-        )
+        what = f"field {config.field}: none of the detectors asked for touches {', '.join(config.tiles)}"
+        raise ConfigError(f"{what}; ask for other tiles or detectors, or for a larger dither")
     return tuple(exposures)
 
 
@@ -237,17 +233,6 @@ def hit(exposure: ExposurePlan) -> str:
     return exposure.ccds[len(exposure.ccds) // 2].name if exposure.fault in ONE_DETECTOR else ""
 
 
-def damage_primary(exposure: ExposurePlan, header: Cards) -> None:
-    """Change the primary header as the fault demands."""
-    if exposure.fault == "missing-magzero":
-        del header["MAGZERO"], header["MAGZPT"], header["PHOTREF"]
-    elif exposure.fault == "missing-seeing":
-        header.pop("SEEING", None)
-    elif exposure.fault == "unknown-filter":
-        header["FILTER"] = ("X999 DECam c9999 6000.0 100.0", "Unique filter identifier")
-        header["BAND"] = ("X999", "")
-
-
 def damage_pixels(exposure: ExposurePlan, extname: str, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Image and mask as the fault demands."""
     if exposure.fault == "duplicate":
@@ -264,21 +249,6 @@ def damage_pixels(exposure: ExposurePlan, extname: str, image: np.ndarray, mask:
     return image, mask
 
 
-def damage_header(exposure: ExposurePlan, header: Cards) -> None:
-    """Change an extension's header as the fault demands."""
-    corners = ["CENRA1", "CENDEC1", *(f"COR{i}{axis}1" for i in range(1, 5) for axis in ("RA", "DEC"))]
-    if exposure.fault == "missing-corners":
-        for key in [*corners, "RA1", "DEC1"]:
-            del header[key]
-    elif exposure.fault == "wrong-corners":
-        for key in corners:
-            if "DEC" in key:
-                dec, comment = header[key]
-                header[key] = (round(float(dec) - 0.5, 6), comment)
-    elif exposure.fault == "missing-seeing":
-        del header["FWHM"]
-
-
 def damage_file(exposure: ExposurePlan, path: Path, data: dict[str, tuple[int, int]]) -> None:
     """Damage the finished file; ``data``: EXTNAME -> first byte and length of the HDU's data in the file."""
     if exposure.fault not in ("truncated", "flipped-byte"):
@@ -292,3 +262,155 @@ def damage_file(exposure: ExposurePlan, path: Path, data: dict[str, tuple[int, i
         byte = f.read(1)[0]
         f.seek(-1, 1)
         f.write(bytes([byte ^ 0xFF]))
+
+
+def _sexagesimal(ra: float, dec: float) -> tuple[str, str]:
+    def text(value: float, decimals: int) -> str:
+        units = round(value * 3600 * 10**decimals)
+        seconds, fraction = divmod(units, 10**decimals)
+        return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{fraction:0{decimals}d}"
+
+    return text(ra / 15, 2), ("-" if dec < 0 else "") + text(abs(dec), 1)
+
+
+def primary_header(exposure: ExposurePlan, seeing_keyword: bool) -> Cards:
+    """Header of the primary HDU, which holds no data."""
+    start, band = exposure.start, exposure.band
+    end = start + dt.timedelta(seconds=exposure.exptime)
+    readout = start + dt.timedelta(seconds=exposure.exptime + DEPARTURE)
+    processed = start + dt.timedelta(days=2)
+    ra, dec = _sexagesimal(exposure.pointing.ra, exposure.pointing.dec)
+    name = exposure.file_name()
+    per_second = exposure.magzero - 2.5 * np.log10(exposure.exptime)
+    cards: Cards = {
+        "SIMPLE": (True, "file does conform to FITS standard"),
+        "BITPIX": (8, "number of bits per data pixel"),
+        "NAXIS": (0, "number of data axes"),
+        "EXTEND": (True, "FITS dataset may contain extensions"),
+        "DATE": (f"{processed:%Y-%m-%dT%H:%M:%S}", "Date FITS file was generated"),
+        "OBJECT": (exposure.field, "Name of the object observed"),
+        "PROCTYPE": ("InstCal", "Data processing level"),
+        "PRODTYPE": ("image", "Product type"),
+        "PIXSCAL1": (round(0.27 * exposure.binning, 2), "[arcsec/pixel] Pixel scale, axis 1"),
+        "PIXSCAL2": (round(0.27 * exposure.binning, 2), "[arcsec/pixel] Pixel scale, axis 2"),
+        "TELESCOP": ("CTIO 4.0-m telescope", "Telescope name"),
+        "OBSERVAT": ("CTIO", "Observatory name"),
+        "INSTRUME": ("DECam", "Instrument used to obtain these data"),
+        "EXPREQ": (exposure.exptime, "[s] Requested exposure duration"),
+        "EXPTIME": (exposure.exptime, "[s] Exposure duration"),
+        "EXPDUR": (exposure.exptime, "[s] Exposure duration"),
+        "DARKTIME": (exposure.exptime + 1.1, "[s] Dark time"),
+        "OBSID": (exposure.obsid, "Unique Observation ID"),
+        "DATE-OBS": (f"{start:%Y-%m-%dT%H:%M:%S}.000000", "UTC epoch"),
+        "TIME-OBS": (f"{start:%H:%M:%S}.000000", "Time of observation start (UTC)"),
+        "MJD-OBS": (round(float(Time(start).mjd), 8), "MJD of observation start"),
+        "MJD-END": (round(float(Time(end).mjd), 9), "Exposure end"),
+        "TIMESYS": ("UTC", "Time system"),
+        "EXPNUM": (int((start - EPOCH).total_seconds() // 60), "DECam exposure number"),
+        "OBSTYPE": ("object", "Type of observation"),
+        "PROGRAM": ("Simulated exposures of kred", "Observing program"),
+        "OBSERVER": ("kred_core.simulate", "Observer name(s)"),
+        "PROPOSER": ("none", "Proposal Principal Investigator"),
+        "PROPID": ("0000A-0000", "Proposal ID"),
+        "FILTER": (band.filter, "Unique filter identifier"),
+        "TELRA": (ra, "[HH:MM:SS] Telescope RA"),
+        "TELDEC": (dec, "[DD:MM:SS] Telescope DEC"),
+        "AIRMASS": (1.3, "Airmass"),
+        "DIMMSEE": ("NaN", "[arcsec] DIMM Seeing"),  # a text, as in real files
+        "LSKYVAR": ("NaN", "RASICAM local sky standard deviation"),
+        "DTSITE": ("ct", "observatory location"),
+        "DTTELESC": ("ct4m", "telescope identifier"),
+        "DTINSTRU": ("decam", "instrument identifier"),
+        "DTUTC": (f"{readout:%Y-%m-%dT%H:%M:%S}", "post exposure UTC epoch from DTS"),
+        "DTCALDAT": (f"{start - dt.timedelta(hours=16):%Y-%m-%d}", "calendar date from observing schedule"),
+        "DTNSANAM": (name, "file name in archive"),
+        "RADESYS": ("FK5", "World coordinate reference frame"),
+        "EQUINOX": (2000.0, "Mean equinox"),
+        "BAND": (band.name, ""),
+        "NITE": (f"{start - dt.timedelta(hours=16):%Y%m%d}", ""),
+        "RADECSYS": ("ICRS", "Astrometric system"),
+        "SCAMPFLG": (0, "WCS successful"),
+        "PHOTREF": ("SIM", "Photometric ref. catalog"),
+        "MAGZERO": (exposure.magzero, "[mag] Magnitude zero point"),
+        "MAGZPT": (round(float(per_second), 3), "[mag] Magnitude zero point per sec"),
+        "SKYSUB": (round(exposure.sky_adu, 4), ""),
+        "RA": (ra, "[h] RA exposure center"),
+        "DEC": (dec, "[deg] DEC exposure center"),
+        "CENTRA": (float(f"{exposure.pointing.ra:.7g}"), "[deg] RA exposure center"),
+        "CENTDEC": (float(f"{exposure.pointing.dec:.7g}"), "[deg] DEC exposure center"),
+        "NEXTEND": (len(exposure.ccds), ""),
+        "PLVER": ("V4.8.2" if exposure.version == "v1" else "V4.8.2a", ""),
+        "WCSCAL": ("Successful", "Astrometric calibration"),
+    }
+    if seeing_keyword and exposure.fault != "missing-seeing":
+        cards["SEEING"] = (round(exposure.seeing, 3), "[arcsec] FWHM of stars")
+    if exposure.fault == "missing-magzero":
+        del cards["MAGZERO"], cards["MAGZPT"], cards["PHOTREF"]
+    elif exposure.fault == "unknown-filter":
+        cards["FILTER"] = ("X999 DECam c9999 6000.0 100.0", "Unique filter identifier")
+        cards["BAND"] = ("X999", "")
+    return cards
+
+
+def mask_header(exposure: ExposurePlan, geometry: DetectorGeometry) -> Cards:
+    """Header of a mask extension: what the science extension has too, without the keywords that describe its pixels."""
+    ccd, n = geometry.ccd, geometry.binning
+    return {
+        "EXTNAME": (ccd.name, "name of this binary table extension"),
+        "INHERIT": (True, "Inherits global header"),
+        "DATE": (f"{exposure.start + dt.timedelta(days=2):%Y-%m-%dT%H:%M:%S}", "Date FITS file was generated"),
+        "CCDNUM": (ccd.number, "CCD number"),
+        "DETPOS": (ccd.name, "detector position ID"),
+        "GAINA": (ccd.gain[0], "[electrons/adu] Gain for amp A"),
+        "RDNOISEA": (n * ccd.read_noise[0], "[electrons] Read noise for amp A"),
+        "SATURATA": (n**2 * ccd.saturation[0], "[adu] Saturation for amp A"),
+        "GAINB": (ccd.gain[1], "[electrons/adu] Gain for amp B"),
+        "RDNOISEB": (n * ccd.read_noise[1], "[electrons] Read noise for amp B"),
+        "SATURATB": (n**2 * ccd.saturation[1], "[adu] Saturation for amp B"),
+        **geometry.wcs_cards(),
+    }
+
+
+def _corner_cards(geometry: DetectorGeometry, shape: tuple[int, int]) -> Cards:
+    # Real files give seven digits.
+    centre, *corners = [(float(f"{ra:.7g}"), float(f"{dec:.7g}")) for ra, dec in geometry.corners(shape)]
+    ra, dec = _sexagesimal(*centre)
+    cards: Cards = {"RA1": (ra, "[h] RA CCD center"), "DEC1": (dec, "[deg] DEC CCD center")}
+    cards |= {"CENRA1": (centre[0], "[deg] RA CCD center"), "CENDEC1": (centre[1], "[deg] DEC CCD center")}
+    for i, corner in enumerate(corners, 1):
+        cards |= {f"COR{i}RA1": (corner[0], "[deg] RA CCD corner"), f"COR{i}DEC1": (corner[1], "[deg] DEC CCD corner")}
+    return cards
+
+
+def image_header(exposure: ExposurePlan, geometry: DetectorGeometry, image: np.ndarray, mask: np.ndarray) -> Cards:
+    """Header of a science extension, without the keywords that describe its storage."""
+    ccd = geometry.ccd
+    sky = float(np.median(image[::4, ::4]))
+    sky = sky if np.isfinite(sky) else exposure.sky_adu  # a header holds no NaN
+    read = geometry.binning * float(np.mean(ccd.read_noise)) / float(np.mean(ccd.gain))
+    cards: Cards = {
+        **mask_header(exposure, geometry),
+        "FZALGOR": ("RICE_1", ""),
+        "FZQVALUE": (4, ""),
+        "FZQMETHD": ("SUBTRACTIVE_DITHER_1", ""),
+        "NSATPIX": (int(np.count_nonzero(mask == 3)), "Number of saturated pixels"),
+        "NBLEED": (int(np.count_nonzero(mask == 4)), "Number of bleed trail pixels."),
+        "SATURATE": (geometry.binning**2 * max(ccd.saturation), ""),
+        "FWHM": (round(exposure.fwhm, 6), "Median FWHM in pixels"),
+        "ELLIPTIC": (0.0, "Median ELLIPTICITY"),
+        "AVSKY": (round(sky, 4), ""),
+        "AVSIG": (round(float(np.sqrt(max(sky, 0) / np.mean(ccd.gain) + read**2)), 5), ""),
+        "ARAWGAIN": (round(float(np.mean(ccd.gain)) * 1.1, 2), "[e/adu] Average raw gain"),
+        **_corner_cards(geometry, (image.shape[0], image.shape[1])),
+    }
+    match exposure.fault:
+        case "missing-corners":
+            for key in (*CORNERS, "RA1", "DEC1"):
+                del cards[key]
+        case "wrong-corners":
+            for key in (key for key in CORNERS if "DEC" in key):
+                dec, comment = cards[key]
+                cards[key] = (round(float(dec) - 0.5, 6), comment)
+        case "missing-seeing":
+            del cards["FWHM"]
+    return cards

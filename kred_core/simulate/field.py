@@ -36,19 +36,18 @@ from .exposures import (
     ExposurePlan,
     centre_of,
     damage_file,
-    damage_header,
     damage_pixels,
-    damage_primary,
     faulty_exposures,
     generator,
     hit,
+    image_header,
+    mask_header,
     offset_and_step,
     plan,
+    primary_header,
     tiles_of,
 )
-from .headers import image_header, mask_header, primary_header
-from .pixels import render, stars_near
-from .sky import Sky, Stars
+from .pixels import Sky, Stars, render, stars_near
 
 __all__ = ["Simulation", "TruthPaths", "simulate", "simulate_field"]
 
@@ -93,11 +92,11 @@ DETECTORS = (
     Column("BACK_PIX", float, "pix-1", "SKY_PIX + OFFSET_PIX at the centre: the background to subtract"),
 )
 
-FAULT_COLUMNS = (
-    Column("Root", str, "", "Exposure"),
-    Column("EXTNAME", str, "", "Detector; empty: the whole exposure"),
-    Column("Fault", str, "", "Name of the fault"),
-    Column("Description", str, "", "What is wrong"),
+FAULTY: tuple[tuple[Column, Callable[[ExposurePlan], Any]], ...] = (
+    (Column("Root", str, "", "Exposure"), lambda e: e.root),
+    (Column("EXTNAME", str, "", "Detector; empty: the whole exposure"), hit),
+    (Column("Fault", str, "", "Name of the fault"), lambda e: e.fault),
+    (Column("Description", str, "", "What is wrong"), lambda e: FAULTS[e.fault]),
 )
 
 
@@ -157,19 +156,15 @@ def _make_exposure(config: SimulationConfig, exposure: ExposurePlan) -> np.ndarr
     path = directory / exposure.file_name()
     with atomic(path) as science, atomic(directory / exposure.file_name("ood")) as masks:
         with open(science, "wb") as science_file, open(masks, "wb") as mask_file:
-            header = primary_header(exposure, config.seeing_keyword)
-            damage_primary(exposure, header)
-            primary, _ = hdu_bytes(header)
+            primary, _ = hdu_bytes(primary_header(exposure, config.seeing_keyword))
             science_file.write(primary)
             mask_file.write(primary)
             for ccd in exposure.ccds:
                 geometry = exposure.geometry(ccd)
                 image, mask = render(config, exposure, geometry, stars)
                 image, mask = damage_pixels(exposure, ccd.name, image, mask)
-                header = image_header(exposure, geometry, image, mask)
-                damage_header(exposure, header)
                 dither = int(generator(config.seed, exposure, ccd, 3).integers(1, 10001))
-                head, body = compressed_image(header, image, dither)
+                head, body = compressed_image(image_header(exposure, geometry, image, mask), image, dither)
                 data[ccd.name] = (science_file.tell() + len(head), len(body))
                 science_file.write(head + body)
                 mask_file.write(b"".join(compressed_mask(mask_header(exposure, geometry), mask)))
@@ -194,13 +189,8 @@ def _results(config: SimulationConfig, exposures: tuple[ExposurePlan, ...]) -> I
 def simulate(config: SimulationConfig) -> Simulation:
     """Simulate a field in the form in which real data arrive.
 
-    Parameters
-    ----------
-    config : `SimulationConfig`
-
-    Returns
-    -------
-    `Simulation`
+    An existing simulation of the same field is overwritten, file by file; files of another configuration with other names stay.
+    With several processes, a script that calls this needs the usual ``if __name__ == "__main__":``.
 
     Raises
     ------
@@ -208,12 +198,6 @@ def simulate(config: SimulationConfig) -> Simulation:
         Unknown detector, or no detector on the tiles.
     InputError
         Unknown field or tile.
-
-    Notes
-    -----
-    An existing simulation of the same field is overwritten, file by file; files of another
-    configuration with other names stay.
-    With several processes, a script that calls this needs the usual ``if __name__ == "__main__":``.
     """
     good = plan(config)
     exposures = (*good, *faulty_exposures(config, good))
@@ -228,7 +212,7 @@ def simulate(config: SimulationConfig) -> Simulation:
         "exposures": make([{c.name: value(e) for c, value in EXPOSURES} for e in exposures], [c for c, _ in EXPOSURES]),
         "detectors": _detector_table(config, exposures),
         "stars": _star_table(_stars_of(config), np.unique(np.concatenate(seen)), config.band_names),
-        "faults": _fault_table(exposures),
+        "faults": make([{c.name: value(e) for c, value in FAULTY} for e in exposures if e.fault], [c for c, _ in FAULTY]),
     }
     truth = TruthPaths(config.root, config.field)
     for name, table in tables.items():
@@ -284,21 +268,11 @@ def _detector_table(config: SimulationConfig, exposures: Iterable[ExposurePlan])
 def _star_table(stars: Stars, chosen: np.ndarray, bands: Iterable[str]) -> Table:
     """The chosen stars (indices), with their flux in each band in counts28."""
     values = {"RA": stars.ra[chosen], "Dec": stars.dec[chosen], "r_mag": stars.magnitude[chosen]}
-    columns = [
-        Column("RA", float, "deg", "ICRS"),
-        Column("Dec", float, "deg", "ICRS"),
-        Column("r_mag", float, "mag", "Magnitude in r"),
-    ]
+    columns = [Column(name, float, "deg", "ICRS") for name in ("RA", "Dec")] + [Column("r_mag", float, "mag", "Magnitude in r")]
     for name in bands:
         values[f"FLUX_{name}"] = stars.flux(name)[chosen]
         columns.append(Column(f"FLUX_{name}", float, "", f"Flux in {name}, counts28: 10**(0.4 (28 - magnitude))"))
     return from_arrays(values, columns)
-
-
-def _fault_table(exposures: Iterable[ExposurePlan]) -> Table:
-    """One row per planted fault."""
-    faulty = [(e, FAULTS[e.fault]) for e in exposures if e.fault]
-    return make([{"Root": e.root, "EXTNAME": hit(e), "Fault": e.fault, "Description": text} for e, text in faulty], FAULT_COLUMNS)
 
 
 def _sky_image(
@@ -306,8 +280,7 @@ def _sky_image(
 ) -> tuple[np.ndarray, fits.Header]:
     """The noiseless sky, without stars, on a TAN grid; centre and side in degrees, scale in arcsec per pixel.
 
-    Returns images in counts28 per pixel of this grid, shape (bands, n, n), sampled at the pixel's centre, times the pixel's area
-    on the sky; and a header with the WCS.
+    Images in counts28 per pixel of this grid, (bands, n, n): sampled at the pixel's centre, times its area; a header with the WCS.
     """
     n = math.ceil(size * 3600 / scale)
     wcs = WCS(naxis=2)

@@ -27,8 +27,7 @@ from kred_core.simulate import FAULTS, SimulationConfig, diffuse_brightness, sim
 from kred_core.simulate.__main__ import main
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
 from kred_core.simulate.exposures import offset_and_step, plan
-from kred_core.simulate.pixels import _add_tracks, _saturate
-from kred_core.simulate.sky import Sky
+from kred_core.simulate.pixels import Sky, _add_tracks, _saturate
 from kred_core.survey import field_centre, tiles
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "real_decam"
