@@ -1,9 +1,9 @@
 """Simulated fields: what their files say about the sky, against astropy and against truths computed here."""
 
 import filecmp
+import re
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -15,19 +15,17 @@ from astropy.io import fits
 from astropy.stats import mad_std
 from astropy.table import Table
 from astropy.wcs import WCS, FITSFixedWarning
-from pydantic import ValidationError
 
 from kred_core.config import SurveyConfig
-from kred_core.errors import ConfigError, ExposureError, InputError
-from kred_core.exposures.exposure import Exposure
+from kred_core.errors import ConfigError, InputError
 from kred_core.fits.compress import compressed_image
 from kred_core.fits.hdu import scan
 from kred_core.products import FieldPaths
 from kred_core.simulate import FAULTS, SimulationConfig, diffuse_brightness, simulate_field, sky_brightness
 from kred_core.simulate.__main__ import main
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
-from kred_core.simulate.exposures import offset_and_step, plan
-from kred_core.simulate.pixels import Sky, _add_tracks, _saturate
+from kred_core.simulate.exposures import offset_and_step, plan, primary_header
+from kred_core.simulate.pixels import Sky
 from kred_core.survey import field_centre, tiles
 
 REAL = Path(__file__).resolve().parents[3].parent / "shared" / "real_decam"
@@ -89,14 +87,6 @@ def test_files_are_stored_as_the_community_pipeline_stores_them(field):
     assert (mask["ZCMPTYPE"], mask["ZBITPIX"], mask["EXTNAME"]) == ("GZIP_1", 16, image["EXTNAME"])
 
 
-def test_kred_reads_them_as_astropy_does(field):
-    exposure = Exposure.open(field.files[0])
-    with fits.open(field.files[0]) as hdus, fits.open(FieldPaths.mask_of(field.files[0])) as masks:
-        for detector in exposure.detectors:
-            np.testing.assert_array_equal(detector.pixels(), hdus[detector.extname].data)
-            np.testing.assert_array_equal(detector.mask_codes(), masks[detector.extname].data)
-
-
 def test_headers_have_the_keywords_of_a_real_file(field):
     path = REAL / "DECam_MEF" / "LS_T4" / "mef" / "c4d_170316_062107_ooi_z_ls9.fits.fz"
     if not path.exists():
@@ -117,6 +107,9 @@ def test_headers_have_the_keywords_of_a_real_file(field):
     assert set(wanted.split()) <= set(extension)
     assert "SEEING" not in primary
     assert "MAGZERO" not in extension
+    asked = plan(SimulationConfig(**SMALL_FIELD))[0]
+    assert primary_header(asked, True)["SEEING"][0] == pytest.approx(field.exposures["SEEING"][0], abs=1e-3)
+    assert extension["FWHM"] * 32 * 0.262332 == pytest.approx(asked.seeing, abs=1e-3)
 
 
 def test_corner_keywords_describe_the_corner_pixels_in_the_order_of_real_files(field):
@@ -124,26 +117,11 @@ def test_corner_keywords_describe_the_corner_pixels_in_the_order_of_real_files(f
         for hdu in hdus[1:]:
             ny, nx = hdu.data.shape
             x, y = np.array([[1, 1], [nx, 1], [1, ny], [nx, ny], [(nx + 1) / 2, (ny + 1) / 2]]).T
+            assert hdu.header["CD1_2"] > 0 > hdu.header["CD2_1"]  # x runs south and y east
             found = SkyCoord(*wcs_of(hdu.header).all_pix2world(x, y, 1), unit="deg")
             keys = [*(f"COR{i}{{}}1" for i in (1, 2, 3, 4)), "CEN{}1"]
             stated = SkyCoord([hdu.header[k.format("RA")] for k in keys], [hdu.header[k.format("DEC")] for k in keys], unit="deg")
             assert found.separation(stated).max() < 0.2 * u.arcsec  # seven digits, as real files have
-
-
-def test_x_runs_south_and_y_east(field):
-    with fits.open(field.files[0]) as hdus:
-        wcs = wcs_of(hdus[1].header)
-        assert hdus[1].header["CD1_2"] > 0 > hdus[1].header["CD2_1"]
-    origin, along_x, along_y = (SkyCoord(*wcs.all_pix2world(x, y, 1), unit="deg") for x, y in ((50, 50), (51, 50), (50, 51)))
-    assert origin.position_angle(along_x).deg == pytest.approx(180, abs=3)  # meridians converge at -66 degrees
-    assert origin.position_angle(along_y).deg == pytest.approx(90, abs=3)
-
-
-def test_the_seeing_keyword_appears_on_request(tmp_path):
-    made = simulate_field(tmp_path, **ONE, seeing_keyword=True)
-    with fits.open(made.files[0]) as hdus:
-        assert hdus[0].header["SEEING"] == pytest.approx(made.exposures["SEEING"][0], abs=1e-3)
-        assert hdus[1].header["FWHM"] * 16 * 0.262332 == pytest.approx(hdus[0].header["SEEING"], abs=1e-3)
 
 
 def test_distortion_is_that_of_real_files():
@@ -171,16 +149,10 @@ def test_distortion_is_that_of_real_files():
 # --- sky and stars
 
 
-@pytest.mark.parametrize("binning", [1, 8])
-def test_a_detector_shows_the_brightness_of_the_sky_times_the_area_of_its_pixels(tmp_path, binning):
-    made = simulate_field(
-        tmp_path,
-        bands=["N673"],
-        exposures=1,
-        binning=binning,
-        detectors=["S13"],
-        **(NOISELESS | {"nebula": 400, "continuum": 60, "sky": 0}),
-    )
+@pytest.mark.parametrize(("binning", "diffuse"), [(1, 0), (8, 0), (8, 60)])
+def test_a_detector_shows_the_brightness_of_the_sky_times_the_area_of_its_pixels(tmp_path, binning, diffuse):
+    options = NOISELESS | {"nebula": 400, "continuum": 60, "sky": 0, "diffuse": diffuse}
+    made = simulate_field(tmp_path, bands=["N673"], exposures=1, binning=binning, detectors=["S13"], **options)
     image, header = good_pixels(made.files[0], "S13")
     wcs = wcs_of(header)
     ny, nx = image.shape
@@ -193,23 +165,21 @@ def test_a_detector_shows_the_brightness_of_the_sky_times_the_area_of_its_pixels
     np.testing.assert_allclose(counts28[np.isfinite(image)], truth[np.isfinite(image)], rtol=1e-4)
 
 
-def test_nebulosity_differs_from_band_to_band_and_the_broad_band_holds_a_little_of_the_lines():
-    config = SimulationConfig()
+def test_each_band_has_a_sky_of_its_own_that_knows_no_edge():
+    plain, diffuse, other = SimulationConfig(), SimulationConfig(diffuse=30), SimulationConfig(seed=2)
     ra, dec = np.meshgrid(np.linspace(80, 83, 60), np.linspace(-67, -66, 60))
-    sky = {name: sky_brightness(ra, dec, name, config) for name in ("N662", "N673", "N708", "r")}
+    sky = {name: sky_brightness(ra, dec, name, plain) for name in ("N501", "N662", "N673", "N708", "r")}
     halpha, sii = sky["N662"] - sky["N708"], sky["N673"] - sky["N708"]
     assert halpha.min() > 0
     assert np.std(sii / halpha) > 0.05
     np.testing.assert_allclose(sky["r"], sky["N708"] + halpha * 172 / 1480 + sii * 100 / 1480)
     assert 200 < np.percentile(halpha, 99) < 4000
-
-
-def test_the_sky_is_the_same_from_either_side_of_zero_hours_and_over_the_pole():
-    config = SimulationConfig()
-    assert sky_brightness(360.0, -72.0, "N662", config) == pytest.approx(sky_brightness(0.0, -72.0, "N662", config), rel=1e-9)
-    assert sky_brightness(10.0, -90.0, "N662", config) == pytest.approx(sky_brightness(200.0, -90.0, "N662", config), rel=1e-9)
-    other = config.model_copy(update={"seed": 2})
-    assert sky_brightness(10.0, -70.0, "N662", other) != pytest.approx(sky_brightness(10.0, -70.0, "N662", config), rel=1e-3)
+    for name, without in sky.items():
+        added = sky_brightness(ra, dec, name, diffuse) - without
+        np.testing.assert_allclose(added, diffuse_brightness(ra, dec, diffuse), atol=1e-9)
+    for (ra0, dec0), same in (((360.0, -72.0), (0.0, -72.0)), ((10.0, -90.0), (200.0, -90.0))):
+        assert sky_brightness(ra0, dec0, "N662", plain) == pytest.approx(sky_brightness(*same, "N662", plain), rel=1e-9)
+        assert sky_brightness(ra0, dec0, "N662", plain) != pytest.approx(sky_brightness(ra0, dec0, "N662", other), rel=1e-3)
 
 
 @pytest.mark.parametrize("scale", [0.15, 0.5, 3.0])
@@ -232,34 +202,6 @@ def test_diffuse_emission_is_smooth_of_its_wavelength_and_of_the_brightness_aske
     np.testing.assert_allclose(one, other)
 
 
-def test_diffuse_emission_is_added_to_the_sky_of_every_band_alike():
-    plain, diffuse = SimulationConfig(), SimulationConfig(diffuse=30)
-    ra, dec = np.meshgrid(np.linspace(80, 83, 20), np.linspace(-67, -66, 20))
-    for name in ("N501", "N662", "N673", "N708", "r"):
-        added = sky_brightness(ra, dec, name, diffuse) - sky_brightness(ra, dec, name, plain)
-        np.testing.assert_allclose(added, diffuse_brightness(ra, dec, diffuse), atol=1e-9)
-    assert not diffuse_brightness(ra, dec, plain).any()
-
-
-def test_a_field_with_diffuse_emission_differs_from_the_same_field_without_by_just_that(tmp_path):
-    options = ONE | {"n_detectors": 2, "gradient": 0.01}
-    plain = simulate_field(tmp_path / "plain", **options)
-    diffuse = simulate_field(tmp_path / "diffuse", **options, diffuse=60, diffuse_scale=0.4)
-    assert plain.files[0].name == diffuse.files[0].name
-    for table in ("exposures", "detectors", "stars"):
-        assert plain.truth.table(table).read_bytes() == diffuse.truth.table(table).read_bytes()
-    factor = plain.exposures["XFACTOR"][0]
-    for extname in plain.detectors["EXTNAME"]:
-        (before, header), (after, _) = (good_pixels(made.files[0], extname) for made in (plain, diffuse))
-        y, x = (axis.ravel() for axis in np.mgrid[1 : before.shape[0] + 1, 1 : before.shape[1] + 1])
-        wcs = wcs_of(header)
-        added = (diffuse_brightness(*wcs.all_pix2world(x, y, 1), diffuse.config) * pixel_areas(wcs, x, y)).reshape(before.shape)
-        difference = (after - before) * factor - added
-        # The draws of the noise are the same: what is left is that more light has more of it, and the rounding of the storage.
-        assert np.nanstd(added) > 20 * mad_std(difference, ignore_nan=True)
-        assert abs(np.nanmedian(difference)) < 0.01 * np.nanstd(added)
-
-
 @pytest.mark.parametrize("centre", [(82.0, -66.5), (0.1, -73.0), (359.9, 10.0), (120.0, -89.5), (40.0, 90.0)])
 def test_stars_depend_on_the_sky_alone_and_have_the_density_asked_for(centre):
     sky = Sky(seed=3, nebula=0, continuum=0, star_density=3000)
@@ -269,14 +211,9 @@ def test_stars_depend_on_the_sky_alone_and_have_the_density_asked_for(centre):
     assert SkyCoord(narrow.ra, narrow.dec, unit="deg").separation(SkyCoord(*centre, unit="deg")).max() <= 0.7 * u.deg
     expected = 3000 * 2 * np.pi * (1 - np.cos(np.radians(1.5))) * np.degrees(1) ** 2
     assert len(wide) == pytest.approx(expected, abs=5 * np.sqrt(expected))
-
-
-def test_star_counts_rise_by_a_factor_of_two_per_magnitude():
-    magnitude = Sky(seed=3, nebula=0, continuum=0, star_density=20000).stars(82, -66, 1.5).magnitude
-    assert 11 <= magnitude.min()
-    assert magnitude.max() <= 22
-    counts = [np.sum(magnitude < m) for m in (18, 20)]
-    assert np.log10(counts[1] / counts[0]) / 2 == pytest.approx(0.3, abs=0.02)
+    counts = [np.sum(wide.magnitude < m) for m in (18, 20, 22)]
+    assert np.log10(counts[1] / counts[0]) / 2 == pytest.approx(0.3, abs=0.05)  # a factor of two per magnitude
+    assert (wide.magnitude.min() >= 11, counts[2]) == (True, len(wide))
 
 
 def test_stars_are_at_their_positions_with_their_flux_in_every_exposure(tmp_path):
@@ -298,29 +235,13 @@ def test_stars_are_at_their_positions_with_their_flux_in_every_exposure(tmp_path
                 continue
             assert stamp.sum() == pytest.approx(flux, rel=2e-3)
             core = np.hypot(px, py) < 12
+            ring = np.abs(np.hypot(px + cx - x[i], py + cy - y[i]) - header["FWHM"] / 2) < 0.5
+            assert np.median(stamp[ring]) == pytest.approx(stamp.max() / 2, rel=0.35)  # as wide as the header says
             centroid = [np.sum((stamp * p)[core]) / np.sum(stamp[core]) for p in (px, py)]
             assert np.hypot(cx + centroid[0] - x[i], cy + centroid[1] - y[i]) < 0.05
             checked.append((row["Root"], i))
     assert len({root for root, _ in checked}) == 2
     assert len(checked) > len({i for _, i in checked}) >= 5
-
-
-def test_stars_are_as_wide_as_the_header_says(tmp_path):
-    made = simulate_field(
-        tmp_path, bands=["N708"], exposures=1, binning=2, n_detectors=1, seeing=2.0, seed=8, **(NOISELESS | {"star_density": 300})
-    )
-    image, header = good_pixels(made.files[0], made.detectors["EXTNAME"][0])
-    x, y = wcs_of(header).all_world2pix(made.stars["RA"], made.stars["Dec"], 0)
-    near, far = (
-        lambda i, r=r: image[round(y[i]) - r : round(y[i]) + r + 1, round(x[i]) - r : round(x[i]) + r + 1] for r in (8, 20)
-    )
-    best = next(i for i in np.argsort(made.stars["r_mag"]) if not np.isnan(near(i)).any())
-    cut = far(best) - np.nanmedian(image)
-    py, px = np.mgrid[-20:21, -20:21]
-    radius = np.hypot(px + round(x[best]) - x[best], py + round(y[best]) - y[best])
-    half_width = header["FWHM"] / 2
-    ring = np.abs(radius - half_width) < 0.5
-    assert np.nanmax(cut) / 2 == pytest.approx(np.nanmedian(cut[ring]), rel=0.25)
 
 
 @pytest.mark.parametrize("diffuse", [0, 60])
@@ -425,24 +346,7 @@ def test_bad_columns_stay_and_cosmic_rays_change(tmp_path):
     assert np.median(image[hits]) > np.median(image) + 10 * mad_std(image)
 
 
-# --- storage
-
-
-def stored(image, dither):
-    """What astropy reads of an image as kred stores it."""
-    parts = compressed_image({"EXTNAME": ("N1", "")}, image, dither)
-    with fits.HDUList.fromstring(fits.PrimaryHDU().header.tostring().encode() + b"".join(parts)) as hdus:
-        return hdus["N1"].data
-
-
-def test_stored_pixels_differ_from_the_simulated_by_less_than_half_a_step_of_a_quarter_sigma():
-    image = np.random.default_rng(5).normal(250, 8, (300, 2046)).astype(np.float32)
-    image[3, 100:200] = 45000
-    image[7] += np.linspace(0, 5000, 2046, dtype=np.float32)
-    difference = stored(image, 9998).astype(float) - image
-    assert np.abs(difference).max() <= 0.5 * 8 / 4 * 1.2
-    assert difference.std() == pytest.approx(2 / np.sqrt(12), rel=0.05)
-    assert abs(difference.mean()) < 0.005
+# --- plan
 
 
 @pytest.mark.parametrize(
@@ -453,38 +357,10 @@ def test_stored_pixels_differ_from_the_simulated_by_less_than_half_a_step_of_a_q
 def test_images_that_cannot_be_quantised_are_stored_nevertheless(where, value):
     image = np.random.default_rng(5).normal(250, 8, (40, 128)).astype(np.float32)
     image[where] = value
-    np.testing.assert_allclose(stored(image, 1), image, rtol=1e-6, atol=1.3)
-
-
-# --- plan
-
-
-class TestKernels:
-    """What is compiled, on a few pixels."""
-
-    def test_a_surplus_runs_along_the_column_until_it_is_used_up(self):
-        image, mask = np.zeros((9, 2), np.float32), np.zeros((9, 2), np.int16)
-        image[4] = 350  # 250 above one limit, 50 above the other
-        mask[3, 0] = 1
-        _saturate(image, mask, 1, 100.0, 300.0, 10, 3, 4)
-        assert image[:, 0].tolist() == [0, 50, 50, 50, 100, 50, 50, 50, 0]
-        assert image[:, 1].tolist() == [0, 0, 0, 150, 300, 150, 0, 0, 0]
-        assert mask[:, 1].tolist() == [0, 0, 0, 4, 3, 4, 0, 0, 0]
-        assert mask[3, 0] == 1
-
-    def test_a_surplus_ends_at_the_longest_bleed_and_at_the_edge_and_passes_bright_pixels(self):
-        image, mask = np.zeros((6, 1), np.float32), np.zeros((6, 1), np.int16)
-        image[:, 0] = [1e6, 60, 0, 0, 0, 0]
-        _saturate(image, mask, 1, 100.0, 100.0, 3, 3, 4)
-        assert image[:, 0].tolist() == [100, 60, 50, 50, 0, 0]
-        assert mask[:, 0].tolist() == [3, 0, 4, 4, 0, 0]
-
-    def test_a_track_leaves_its_charge_and_a_code_where_there_was_none(self):
-        image, mask = np.zeros((4, 5), np.float32), np.zeros((4, 5), np.int16)
-        mask[1, 3] = 1
-        _add_tracks(np.array([2.0]), np.array([1.0]), np.ones(1), np.zeros(1), np.array([5.0]), np.array([10.0]), image, mask, 5)
-        assert image.tolist() == [[0] * 5, [0, 0, 10, 10, 10], [0] * 5, [0] * 5]  # and what lies beyond the edge is lost
-        assert mask[1].tolist() == [0, 0, 5, 1, 5]
+    head, body = compressed_image({"EXTNAME": ("N1", "")}, image, 1)
+    assert all(body[at.end() :][:4] == bytes(4) for at in re.finditer(rb"\x1f\x8b\x08\0", body))  # no time of packing
+    with fits.HDUList.fromstring(fits.PrimaryHDU().header.tostring().encode() + head + body) as hdus:
+        np.testing.assert_allclose(hdus["N1"].data, image, rtol=1e-6, atol=1.3)
 
 
 def all_files(root):
@@ -526,17 +402,13 @@ def test_exactly_the_detectors_that_touch_the_tile_are_simulated(tmp_path):
     assert 3 < len(found) < 12  # a corner of the round field
 
 
-def test_all_detectors_of_the_camera_are_there_unless_told_otherwise():
+def test_detectors_pointings_and_names_are_those_asked_for():
     whole = plan(SimulationConfig(exposures=1, bands=["r"]))[0]
     assert len({ccd.name for ccd in whole.ccds}) == 62
     assert whole.geometry(whole.ccds[0]).shape == (4094, 2046)
-    assert SimulationConfig(binning=4).binning == 4
+    assert plan(SimulationConfig(binning=4))[0].geometry(whole.ccds[0]).shape == (1024, 512)
     nearest = plan(SimulationConfig(exposures=1, bands=["r"], n_detectors=2, dither=0))[0]
     assert {ccd.name for ccd in nearest.ccds} == {"N4", "S4"}
-    assert whole.geometry(whole.ccds[0]).shape != plan(SimulationConfig(binning=4))[0].geometry(whole.ccds[0]).shape == (1024, 512)
-
-
-def test_pointings_stay_within_the_dither_and_differ():
     exposures = plan(SimulationConfig(exposures=40, bands=["N662", "N662:600"], dither=300, detectors=["N4"]))
     frame = SkyCoord(*field_centre("LMC_c42"), unit="deg").skyoffset_frame()
     offsets = SkyCoord([e.pointing.ra for e in exposures], [e.pointing.dec for e in exposures], unit="deg").transform_to(frame)
@@ -544,7 +416,6 @@ def test_pointings_stay_within_the_dither_and_differ():
     assert extent.max() < 300.1
     assert np.all(extent.max(axis=1) > 250)
     assert len({e.file_name() for e in exposures}) == len({e.obsid for e in exposures}) == 80
-    assert {e.exptime for e in exposures} == {800, 600}
 
 
 @pytest.mark.parametrize(
@@ -559,126 +430,51 @@ def test_every_kind_of_field_can_be_simulated(tmp_path, field, centre, dec):
         assert hdus[1].header["CRVAL2"] == pytest.approx(dec, abs=0.05)
 
 
-# --- faults
-
-
-@pytest.fixture(scope="module")
-def faulty(tmp_path_factory):
-    return simulate_field(tmp_path_factory.mktemp("faulty"), bands=["N662"], exposures=1, binning=32, n_detectors=3, faults=["all"])
-
-
-def broken(made, fault):
-    (row,) = made.faults[made.faults["Fault"] == fault]
-    return FieldPaths(made.config.root, made.config.field).mef / f"{row['Root']}.fits.fz", str(row["EXTNAME"])
-
-
-def test_each_fault_has_an_exposure_and_a_line_in_the_truth(faulty):
+def test_each_fault_has_an_exposure_of_its_own_and_leaves_the_good_ones_as_they_are(tmp_path):
+    """What each fault does is seen where kred finds it, in the tests of the flow."""
+    options = {"bands": ["N662"], "exposures": 1, "binning": 32, "n_detectors": 3}
+    faulty = simulate_field(tmp_path / "faulty", **options, faults=["all"])
+    good = simulate_field(tmp_path / "good", **options)
+    assert filecmp.cmp(good.files[0], faulty.files[0], shallow=False)
     assert faulty.faults["Fault"].tolist() == list(FAULTS)
     assert len(faulty.files) == 1 + len(FAULTS)
     on_disk = Table.read(faulty.truth.table("faults"), format="ascii.ecsv")
-    assert on_disk["Root"].tolist() == faulty.faults["Root"].tolist()
     assert len(set(on_disk["Root"])) == len(FAULTS)
-
-
-def test_faults_leave_the_good_exposures_as_they_are(faulty, tmp_path):
-    good = simulate_field(tmp_path, bands=["N662"], exposures=1, binning=32, n_detectors=3)
-    assert filecmp.cmp(good.files[0], faulty.files[0], shallow=False)
-
-
-def test_a_truncated_file_ends_in_the_named_detector(faulty):
-    path, extname = broken(faulty, "truncated")
-    assert extname
-    with pytest.raises(ExposureError):
-        scan(path)
-    whole = scan(faulty.files[0])
-    wanted = next(h for h in whole if h.header.get("EXTNAME") == extname)
-    assert path.stat().st_size < whole[-1].end
-    assert abs(path.stat().st_size - wanted.data_start) < wanted.data_length
-
-
-def test_a_flipped_byte_is_found_by_the_checksum_of_one_detector(faulty):
-    path, extname = broken(faulty, "flipped-byte")
-    with warnings.catch_warnings(record=True) as caught, fits.open(path, checksum=True, disable_image_compression=True) as hdus:
-        warnings.simplefilter("always")
-        for hdu in hdus:
-            assert hdu.header is not None
-    failed = [str(w.message) for w in caught if "verification failed" in str(w.message)]  # others may be of other tests
-    assert [extname in message for message in failed] == [True, True]  # DATASUM and CHECKSUM
-
-
-def test_keywords_are_missing_where_the_truth_says(faulty):
-    def headers(fault):
-        with fits.open(broken(faulty, fault)[0]) as hdus:
-            return hdus[0].header, [hdu.header for hdu in hdus[1:]]
-
-    primary, _ = headers("missing-magzero")
-    assert "MAGZERO" not in primary
-    assert "EXPTIME" in primary
-    primary, extensions = headers("missing-seeing")
-    assert "SEEING" not in primary
-    assert not any("FWHM" in header for header in extensions)
-    _, extensions = headers("missing-corners")
-    assert not any(key.startswith(("COR", "CEN")) for header in extensions for key in header)
-    primary, _ = headers("unknown-filter")
-    assert primary["FILTER"].split()[0] == "X999"
-    _, extensions = headers("wrong-corners")
-    for header in extensions:
-        centre = SkyCoord(*wcs_of(header).all_pix2world(header["NAXIS1"] / 2, header["NAXIS2"] / 2, 1), unit="deg")
-        assert centre.separation(SkyCoord(header["CENRA1"], header["CENDEC1"], unit="deg")).deg == pytest.approx(0.5, abs=0.01)
-
-
-def test_a_duplicate_has_the_same_photons_under_another_name(faulty):
-    path, _ = broken(faulty, "duplicate")
-    original = faulty.files[0]
-    assert path != original
-    with fits.open(path) as a, fits.open(original) as b:
+    (row,) = faulty.faults[faulty.faults["Fault"] == "duplicate"]
+    with fits.open(faulty.files[0].with_name(f"{row['Root']}.fits.fz")) as a, fits.open(faulty.files[0]) as b:
+        assert a.filename() != b.filename()
         assert a[0].header["OBSID"] == b[0].header["OBSID"]
-        assert [hdu.name for hdu in a] == [hdu.name for hdu in b]
         difference = a[1].data - b[1].data
-        assert mad_std(difference) < 0.2 * mad_std(b[1].data)
+        assert mad_std(difference) < 0.2 * mad_std(b[1].data)  # the same photons
         assert np.median(difference) == pytest.approx(0.05 * b[0].header["SKYSUB"], rel=0.05)
-
-
-@pytest.mark.parametrize("fault", ["nan-detector", "constant-detector", "wrong-shape"])
-def test_one_detector_alone_has_wrong_pixels(faulty, fault):
-    path, wrong = broken(faulty, fault)
-    with fits.open(path) as hdus, fits.open(FieldPaths.mask_of(path)) as masks:
-        for hdu in hdus[1:]:
-            assert hdu.data.shape == masks[hdu.name].data.shape
-            sound = np.isfinite(hdu.data).all() and np.ptp(hdu.data) > 0 and hdu.data.shape == (128, 64)
-            assert sound == (hdu.name != wrong)
-        data = hdus[wrong].data
-    if fault == "nan-detector":
-        assert np.isnan(data).all()
-    elif fault == "constant-detector":
-        assert np.ptp(data) == 0
-    else:
-        assert data.shape == (96, 48)
 
 
 # --- use
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("arguments", "message"),
     [
-        ({"bands": ["X1"]}, "no band X1"),
-        ({"bands": ["N662:0"]}, "exposure time"),
-        ({"bands": ["N662", "N662:800"]}, "twice"),
-        ({"binning": 3}, "1, 2, 4, 8, 16 or 32"),
-        ({"centre": [10.0]}, "two numbers"),
-        ({"centre": [10.0, -95.0]}, "-90"),
-        ({"faults": ["gremlin"]}, "gremlin"),
-        ({"offsets": [1, 2]}, "offsets needs one number, or one for each of the 4 bands, not 2"),
-        ({"exposures": [1, 2, 3]}, "exposures needs one number, or one for each of the 4 bands, not 3"),
-        ({"offsets": -1}, "greater than or equal to 0"),
-        ({"diffuse_scale": 0.1}, "greater than or equal to 0.15"),
-        ({"colour": 1}, "colour"),
+        ("--bands X9", "no band X9"),
+        ("--bands N662:0", "exposure time"),
+        ("--bands N662,N662:800", "twice"),
+        ("--binning 3", "--binning: Input should be 1, 2, 4, 8, 16 or 32"),
+        ("--centre 10", "two numbers"),
+        ("--centre 10,-95", "-90"),
+        ("--faults gremlin", "--faults: no fault gremlin"),
+        ("--offsets 1,2", "offsets needs one number, or one for each of the 4 bands, not 2"),
+        ("--exposures many", "--exposures"),
+        ("--offsets=-1", "greater than or equal to 0"),
+        ("--field LMC_c99", "LMC_c99"),
+        ("--root /dev/null/data --binning 32 --n-detectors 1 --exposures 1", "cannot write"),
     ],
 )
-def test_wrong_options_are_explained(options, message):
-    with pytest.raises(ValidationError, match=message):
-        SimulationConfig(**options)
+def test_mistakes_are_explained_in_one_line(arguments, message, capsys):
+    assert main(arguments.split()) in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("error: ")
+    assert len(error.strip().splitlines()) == 1
 
 
 def test_unknown_places_and_detectors_are_explained(tmp_path):
@@ -712,31 +508,3 @@ def test_the_command_line_simulates_and_shows_its_progress(tmp_path):
     assert "[2/2]" in done.stdout
     assert len(list(tmp_path.rglob("*_ooi_r_*.fits.fz"))) == 2
     assert Table.read(tmp_path / "Truth" / "LMC_c42" / "exposures.ecsv")["EXPTIME"].tolist() == [30, 30]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--binning", "3"], "--binning"),
-        (["--exposures", "many"], "--exposures"),
-        (["--bands", "X9"], "no band X9"),
-        (["--bands", "N662,r", "--offsets", "77,51,10"], "2 bands, not 3"),
-        (["--field", "LMC_c99"], "LMC_c99"),
-        (["--root", "/dev/null/data", "--binning", "32", "--n-detectors", "1", "--exposures", "1"], "cannot write"),
-    ],
-)
-def test_the_command_line_explains_mistakes_in_one_line(arguments, message, capsys):
-    assert main(arguments) in (1, 2)
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.startswith("error: ")
-    assert len(error.strip().splitlines()) == 1
-
-
-def test_a_full_size_detector_takes_less_than_two_cpu_seconds(tmp_path):
-    options = {"bands": ["N662"], "exposures": 1, "detectors": ["N4"]}
-    simulate_field(tmp_path / "warm", **options, binning=16)
-    start = time.process_time()
-    made = simulate_field(tmp_path, **options)
-    assert time.process_time() - start < 2
-    assert scan(made.files[0])[1].shape == (4094, 2046)
