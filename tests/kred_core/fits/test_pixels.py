@@ -18,17 +18,12 @@ def stored(path, data, **options):
 
 
 @pytest.mark.parametrize(
-    ("data", "options"),
-    [
-        (np.zeros((20, 20), np.int16), {"compression_type": "GZIP_2"}),
-        (np.zeros((20, 20), np.int16), {"compression_type": "RICE_1"}),
-        (np.zeros((20, 20), np.uint16), {"compression_type": "GZIP_1"}),  # with BZERO
-        (np.zeros((20, 20), np.float32), {"compression_type": "GZIP_1", "quantize_level": 0}),
-        (np.zeros((20, 20), np.int16), {"compression_type": "GZIP_1", "tile_shape": (10, 10)}),
-    ],
+    ("kind", "options"),
+    [(np.uint16, {}), (np.float32, {"quantize_level": 0}), (np.int16, {"tile_shape": (10, 10)})],  # uint16: with BZERO
 )
-def test_other_forms_are_left_to_astropy(tmp_path, data, options):
-    hdu = stored(tmp_path / "m.fits.fz", data, **options)
+def test_other_forms_are_left_to_astropy(tmp_path, kind, options):
+    data = np.arange(400).reshape(20, 20).astype(kind)
+    hdu = stored(tmp_path / "m.fits.fz", data, compression_type="GZIP_1", **options)
     assert not pixels._is_plain_mask(hdu.header)
     assert np.array_equal(read_pixels(hdu, np.float32), data)
 
