@@ -4,7 +4,6 @@ import dataclasses
 import math
 from itertools import permutations
 
-import numpy as np
 import pytest
 from mefs import report
 
@@ -27,22 +26,9 @@ def test_two_processings_of_one_exposure_are_not_stacked_as_two():
         }
 
 
-def test_exposures_without_obsid_or_with_another_are_left_alone():
-    reports = [report("a", obsid=""), report("b", obsid=""), report("c", obsid="o2"), report("d", obsid="o3")]
-    assert all(r.verdict == "good" for r in compare(reports))
-
-
 @pytest.mark.parametrize(
     ("older", "newer"),
-    [
-        ("V3.9", "V3.10"),
-        ("V4.8", "V4.8.2"),
-        ("V4.8.2", "V4.8.2a"),
-        ("V4.8.2a", "V4.8.2b"),
-        ("", "V3.3.0"),
-        ("V9.1", "V10.0"),
-        ("V4.8.2b", "V4.8.10"),
-    ],
+    [("V3.9", "V3.10"), ("V4.8", "V4.8.2"), ("V4.8.2", "V4.8.2a"), ("", "V3.3.0"), ("V4.8.2b", "V4.8.10")],
 )
 def test_versions_are_compared_as_numbers(older, newer):
     for roots in (("a", "b"), ("b", "a")):
@@ -66,13 +52,10 @@ def test_the_newer_processing_comes_before_the_more_complete_one_and_what_only_t
     assert found["old.fits.fz"] == ("usable", ("N4",), (f"{duplicate}; N1, N2, N3 taken from there, only N4 from here",))
 
 
-def test_of_two_of_one_version_the_more_complete_one_is_used():
+def test_of_two_of_one_version_the_more_complete_one_is_used_or_that_with_the_archives_name():
     found = said(compare([report("a", ("N1",)), report("b", ("N1", "N2"))]))
     assert found["b.fits.fz"] == ("good", ("N1", "N2"), ())
     assert found["a.fits.fz"][0] == "refused"
-
-
-def test_of_two_that_are_alike_the_one_with_the_archives_name_is_used():
     found = said(compare([report("a copy"), report("c4d_160101_010101_ooi_r_v1")]))
     assert found["c4d_160101_010101_ooi_r_v1.fits.fz"][0] == "good"
     assert found["a copy.fits.fz"][0] == "refused"
@@ -106,7 +89,7 @@ def test_an_exposure_under_two_obsids_is_known_by_its_number_and_its_start(first
         ({"obsid": "o1", "expnum": "7"}, {"obsid": "o2", "expnum": "7", "filter": "g"}),
         ({"obsid": "o1", "expnum": "7"}, {"obsid": "o2", "expnum": "7", "exptime": 90.0}),
         ({"obsid": "o1", "expnum": "7"}, {"obsid": "o1", "expnum": "8", "mjd": 57389.05432101}),
-        ({"obsid": "o1", "mjd": math.nan}, {"obsid": "o2", "mjd": math.nan}),
+        ({"obsid": "", "mjd": math.nan}, {"obsid": "", "mjd": math.nan}),
     ],
 )
 def test_exposures_that_share_a_key_by_chance_are_two(first, second):
@@ -127,16 +110,10 @@ def test_three_files_of_which_only_the_middle_one_shares_a_key_with_each_are_one
         assert [(r.root, r.verdict) for r in compare(reports)] == [("a", "good"), ("b", "refused"), ("c", "refused")]
 
 
-def test_the_same_data_under_another_name_are_a_duplicate_whatever_the_keys():
+def test_the_same_data_under_another_name_are_used_once_whatever_the_keys_and_other_detectors_stay():
     a = report("a", sums=(("N1", "1:5000"), ("N2", "2:5000")))
-    b = report("b", obsid="o2", sums=(("N1", "1:5000"), ("N2", "2:5000")))
-    found = said(compare([a, b]))
-    assert found["a.fits.fz"] == ("good", ("N1", "N2"), ())
-    assert found["b.fits.fz"] == ("refused", (), ("duplicate: the same data as in a",))
-
-
-def test_one_detector_with_the_same_data_is_used_once_and_the_others_stay():
-    a = report("a", sums=(("N1", "1:5000"), ("N2", "2:5000")))
+    same = report("b", obsid="o2", sums=(("N1", "1:5000"), ("N2", "2:5000")))
+    assert said(compare([a, same]))["b.fits.fz"] == ("refused", (), ("duplicate: the same data as in a",))
     b = report("b", obsid="o2", sums=(("N1", "1:5000"), ("N2", "3:5000")))
     c = report("c", obsid="o3", sums=(("N1", "1:5001"), ("N2", "1:5000")))  # another length, another detector
     found = said(compare([a, b, c]))
@@ -181,12 +158,8 @@ def test_of_two_copies_the_one_that_can_be_read_is_used():
 
 
 def test_the_order_of_the_files_changes_nothing():
-    reports = [
-        report(r, n, version=v)
-        for r, n, v in zip("abcd", [("N1",), ("N1", "N2"), ("N2",), ("N3",)], ["V1", "", "V1.2", "V3"], strict=True)
-    ]
+    files = {"a": (("N1",), "V1"), "b": (("N1", "N2"), ""), "c": (("N2",), "V1.2"), "d": (("N3",), "V3")}
+    reports = [report(root, names, version=version) for root, (names, version) in files.items()]
     expected = compare(reports)
     assert [r.root for r in expected] == list("abcd")
-    random = np.random.default_rng(0)
-    for _ in range(10):
-        assert compare([reports[i] for i in random.permutation(4)]) == expected
+    assert all(compare(some) == expected for some in permutations(reports))

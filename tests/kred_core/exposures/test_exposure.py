@@ -1,6 +1,5 @@
 """Exposures open in every form that files have, and damage is an `ExposureError`, never anything else."""
 
-import gzip
 import math
 
 import numpy as np
@@ -78,33 +77,6 @@ def test_scaled_integers_and_their_blank_pixels_are_understood(mef):
     assert np.argwhere(np.isnan(found)).tolist() == [[0, 7]]
 
 
-def test_the_form_of_storage_is_found_from_the_file_and_not_from_its_name(mef):
-    for name in ("plain.fits.fz", "packed.fits"):
-        path = mef(name, [detector_hdu("N1", storage=None if name.startswith("plain") else "RICE_1")])
-        np.testing.assert_array_equal(Exposure.open(path).detectors[0].pixels(), as_astropy_reads(path, "N1"))
-
-
-def test_tables_between_the_detectors_are_no_detectors_but_an_image_without_pixels_is_one(mef):
-    table = fits.BinTableHDU.from_columns([fits.Column("RA", "D", array=np.arange(40.0))], name="STARS")
-    text_table = fits.TableHDU.from_columns([fits.Column("RA", "F8.3", array=np.arange(40.0))], name="NOTES")
-    path = mef("x.fits.fz", [table, "N1", fits.ImageHDU(name="EMPTY"), text_table, "S7"])
-    assert len(scan(path)) == 6
-    assert [(d.extname, d.shape) for d in Exposure.open(path).detectors] == [("N1", SHAPE), ("EMPTY", ()), ("S7", SHAPE)]
-
-
-def test_an_image_that_is_no_plane_is_said_with_its_shape(mef):
-    path = mef(
-        "x.fits.fz", [fits.ImageHDU(np.zeros((2, 20, 20), np.float32), name="CUBE"), fits.ImageHDU(np.zeros(400), name="LINE")]
-    )
-    cube, line = Exposure.open(path).detectors
-    with pytest.raises(
-        ExposureError, match=r"x\.fits\.fz\[1\] CUBE: expected a two-dimensional image, found the shape \(2, 20, 20\)"
-    ):
-        cube.pixels()
-    with pytest.raises(ExposureError, match=r"\[2\] LINE: .*\(400,\)"):
-        line.pixels()
-
-
 # headers
 
 
@@ -133,13 +105,7 @@ def test_a_text_is_a_text_however_it_is_written():
 
 
 def test_the_filter_is_the_first_word_of_its_sentence(mef):
-    for stored, short in [
-        ("z DECam SDSS c0004 9260.0 1520.0", "z"),
-        ("N662", "N662"),
-        ("  N673 DECam ", "N673"),
-        ("", ""),
-        (None, ""),
-    ]:
+    for stored, short in [("z DECam SDSS c0004 9260.0 1520.0", "z"), ("  N673 DECam ", "N673"), ("", ""), (None, "")]:
         assert Exposure.open(mef("x.fits.fz", ["N1"], FILTER=stored)).filter == short
 
 
@@ -160,10 +126,6 @@ def test_long_odd_headers_are_read_whole(mef):
     [
         (b"", "x.fits.fz: is empty"),
         (b"S", "is not a FITS file"),
-        (b"\0" * 5760, "is not a FITS file"),
-        (b"\x89PNG" * 1000, "is not a FITS file"),
-        (gzip.compress(b"SIMPLE  =                    T" * 100, mtime=0), "is not a FITS file"),
-        (b"<html>404 Not Found</html>", "is not a FITS file"),
         (b"SIMPLE  =                    T".ljust(2880), "the header has no END"),
         (b"SIMPLE  =                    T" + b" " * 50 + b"END", "the header has no END"),
         (b"XTENSION= 'IMAGE   '".ljust(2880), "is not a FITS file"),
@@ -172,15 +134,6 @@ def test_long_odd_headers_are_read_whole(mef):
 def test_what_is_not_fits_is_said_so(raw, message, tmp_path):
     path = tmp_path / "x.fits.fz"
     assert message in damaged(path, raw)
-
-
-def test_what_cannot_be_opened_is_said_with_the_reason(tmp_path):
-    for name, reason in [("gone.fits", "No such file"), ("", "Is a directory")]:
-        with pytest.raises(ExposureError, match=f"cannot be read: {reason}"):
-            Exposure.open(tmp_path / name)
-    (tmp_path / "link.fits").symlink_to(tmp_path / "link.fits")
-    with pytest.raises(ExposureError, match=r"link\.fits: cannot be read: "):
-        Exposure.open(tmp_path / "link.fits")
 
 
 def test_a_primary_hdu_alone_holds_no_detector(tmp_path):
@@ -192,24 +145,6 @@ def test_a_primary_hdu_alone_holds_no_detector(tmp_path):
 # damage
 
 
-def test_a_file_cut_anywhere_is_refused_or_unharmed(mef):
-    path = mef("x.fits.fz", ["N1", detector_hdu("S7", 1, storage=None), detector_hdu("S8", 2, storage="GZIP_2")])
-    raw, hdus = path.read_bytes(), scan(path)
-    whole = damaged(path, raw)
-    starts = [h.header_start for h in hdus]
-    edges = [at + d for h in hdus for at in (h.header_start, h.data_start, h.data_start + h.data_length, h.end) for d in (-1, 0, 1)]
-    for size in sorted({*range(1, len(raw), 997), *(e for e in edges if 0 < e < len(raw))}):
-        found = damaged(path, raw[:size])
-        if isinstance(found, str):
-            continue
-        # whole detectors, where the file ends between two of them or within the last one's padding
-        n = len(found)
-        assert size >= hdus[n].data_start + hdus[n].data_length
-        assert n == len(hdus) - 1 or size in (starts[n + 1], starts[n + 1] - 1) or size < starts[n + 1]
-        for pixels, expected in zip(found, whole, strict=False):
-            np.testing.assert_array_equal(pixels, expected)
-
-
 def test_the_first_detector_that_a_truncated_file_lacks_is_named(mef):
     path = mef("x.fits.fz", ["N1", "S7"])
     raw, last = path.read_bytes(), scan(path)[2]
@@ -218,19 +153,14 @@ def test_the_first_detector_that_a_truncated_file_lacks_is_named(mef):
     assert message == f"x.fits.fz[2] S7: the file is truncated: its data end at byte {end}, the file at {end - 1}"
 
 
-def test_padding_after_the_last_extension_or_none_is_no_damage(mef):
+def test_padding_after_the_last_extension_or_none_is_no_damage_but_junk_is(mef):
     path = mef("x.fits.fz", ["N1"])
     raw, last = path.read_bytes(), scan(path)[1]
     end = last.data_start + last.data_length
     assert end < last.end
     np.testing.assert_array_equal(damaged(path, raw[:end])[0], damaged(path, raw)[0])
-    for padding in (b"\0" * BLOCK, b" " * BLOCK, b"\0" * 100, b"\0" * RECORD, b"\0" * (3 * BLOCK)):
+    for padding in (b" " * BLOCK, b"\0" * 100, b"\0" * RECORD):
         assert len(damaged(path, raw + padding)) == 1
-
-
-def test_junk_after_the_last_extension_is_damage(mef):
-    path = mef("x.fits.fz", ["N1"])
-    raw = path.read_bytes()
     for junk in (b"junk", b"junk" * 2000, b"\0" * BLOCK + b"junk", raw):
         message = damaged(path, raw + junk)
         assert message == f"x.fits.fz[2]: the {len(junk)} bytes after extension 1 are no FITS header; the file is damaged"
@@ -244,44 +174,12 @@ def test_a_download_that_left_zeros_at_the_end_does_not_lose_detectors_unnoticed
         assert isinstance(damaged(path, raw[:arrived].ljust(len(raw), b"\0")), str)
 
 
-def with_card(path, key, value):
-    """The bytes of a file whose first extension says this of a keyword."""
-    raw, hdu = path.read_bytes(), scan(path)[1]
-    at = raw.index(f"{key:8}=".encode(), hdu.header_start)
-    return raw[:at] + f"{key:8}= {value:>20}".ljust(80).encode() + raw[at + 80 :]
-
-
-@pytest.mark.parametrize(
-    "key", ["BITPIX", "NAXIS", "NAXIS1", "PCOUNT", "TFIELDS", "ZNAXIS", "ZNAXIS2", "ZTILE2", "ZBITPIX", "ZVAL2"]
-)
-def test_a_keyword_of_the_structure_with_an_absurd_value_is_said_to_be_damage(key, mef):
-    path = mef("x.fits.fz", ["N1"])
-    for value in ("'NaN'", "-1", "3.5", "", "3..4", "'open", "2147483647"):
-        answer = damaged(path.with_name("y.fits.fz"), with_card(path, key, value))
-        assert isinstance(answer, str), f"{key} = {value}"
-        assert answer.startswith("y.fits.fz")
-        assert "\n" not in answer
-
-
 # masks
 
 
 def with_mask(tmp_path, *extensions, mask="a_ood_r.fits.fz"):
     write_mef(tmp_path / mask, extensions)
     return Exposure.open(write_mef(tmp_path / "a_ooi_r.fits.fz", ["N1", "S7"]))
-
-
-@pytest.mark.parametrize("storage", [None, "RICE_1", "GZIP_1", "PLIO_1"])
-def test_masks_are_found_by_the_name_of_the_detector(storage, tmp_path):
-    codes = np.zeros(SHAPE, np.int16)
-    codes[2, 3], codes[4, 5] = 1, 7
-    exposure = with_mask(
-        tmp_path, detector_hdu("S7", pixels=codes, storage=storage), detector_hdu("X", pixels=codes, storage=storage)
-    )
-    n1, s7 = exposure.detectors
-    assert n1.mask_codes() is None
-    assert s7.mask_codes().dtype == np.uint8
-    np.testing.assert_array_equal(s7.mask_codes(), codes)
 
 
 def test_codes_beyond_a_byte_still_flag_a_pixel(tmp_path):

@@ -40,13 +40,6 @@ def test_before_anything_is_chosen_detectors_are_usable_or_refused():
     ]
 
 
-def test_detectors_that_were_used_are_counted_once_detectors_were_chosen():
-    bad = report("b", ("N1",), lost=(("N2", "all its pixels are NaN"),))
-    found = account([*FILES, "b.fits.fz"], [ONE, bad], {("a", "N1"): [MOSAIC]}, None, {}, "elsewhere")
-    assert (found.n_used, found.n_detectors) == (1, 4)
-    assert account(FILES, [ONE.refuse("FILTER is missing")]).n_used is None
-
-
 def test_all_detectors_of_a_refused_exposure_are_refused_for_its_reason():
     refused = report("a", ("N1",), lost=(("N2", "no WCS"),), taken=("N3",)).refuse("FILTER is missing").refuse("too short")
     assert told(account(FILES, [refused])) == {
@@ -68,13 +61,6 @@ def test_detectors_are_used_in_the_mosaics_that_hold_pixels_of_them():
     assert (rows[1]["Image"], rows[1]["Tiles"]) == ("", "")
 
 
-def test_a_detector_that_one_of_two_files_lacks_is_not_used_and_named():
-    made = {MOSAIC: [{("a", "N1"): 5, ("a", "N2"): 5}, {("a", "N1"): 5}]}
-    found = account(FILES, [ONE], BOTH, made)
-    assert told(found)["a", "N2"][0] == "left out"
-    assert found.faults == ("chosen for the mosaic T07 N662, but not in it: a_N2",)
-
-
 def test_without_mosaics_what_was_chosen_is_used():
     found = account(FILES, [ONE], {("a", "N1"): [MOSAIC]}, None, {}, "on none of the field's tiles")
     assert told(found) == {("a", "N1"): ("used", ""), ("a", "N2"): ("left out", "on none of the field's tiles")}
@@ -82,6 +68,7 @@ def test_without_mosaics_what_was_chosen_is_used():
 
 def test_a_detector_is_left_out_on_purpose_for_another_processing_or_for_want_of_a_mosaic():
     found = account(FILES, [ONE], {("a", "N1"): [MOSAIC]}, None, {("a", "N2"): "detector N2"}, "elsewhere")
+    assert (found.n_used, found.n_detectors) == (1, 2)
     assert told(found)["a", "N2"] == ("left out", "detector N2")
     found = account(FILES, [report("a", ("N1",), taken=("N2",))])
     assert told(found)["a", "N2"] == ("left out", "taken from another processing of the exposure")
@@ -99,7 +86,13 @@ def test_a_detector_is_left_out_on_purpose_for_another_processing_or_for_want_of
         (FILES, [replace(ONE, n_detectors=3)], None, None, "a.fits.fz has 3 detectors, the account 2"),
         (FILES, [TWICE], None, None, "detector N1 of a.fits.fz is in the account 2 times"),
         (FILES, [ONE], {("x", "N1"): [MOSAIC]}, None, "chosen for tiles, but not among the usable detectors: x_N1"),
-        (FILES, [ONE], BOTH, {MOSAIC: [{("a", "N1"): 1}]}, "chosen for the mosaic T07 N662, but not in it: a_N2"),
+        (
+            FILES,
+            [ONE],
+            BOTH,
+            {MOSAIC: [{("a", n): 1 for n in ("N1", "N2")}, {("a", "N1"): 1}]},
+            "chosen for the mosaic T07 N662, but not in it: a_N2",
+        ),
         (FILES, [ONE], {("a", "N1"): [MOSAIC]}, {MOSAIC: [{("a", n): 1 for n in ("N1", "N2")}]}, "in the mosaic T07 N662, but not"),
     ],
 )

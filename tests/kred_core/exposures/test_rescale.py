@@ -119,10 +119,7 @@ def integers(scale=1.0, zero=0.0, blank=None):
 
 QUANTISED = {
     "RICE_1, dither 1": lambda: compressed(sky()),
-    "RICE_1, dither 2, no zeros": lambda: compressed(sky(), dither=2),
-    "RICE_1, undithered": lambda: compressed(sky(), dither=-1),
     "RICE_1, NaN in a pixel": lambda: compressed(np.where(sky() == sky()[3, 3], np.float32(np.nan), sky())),
-    "GZIP_1, quantised": lambda: compressed(sky(), "GZIP_1"),
     "GZIP_2, quantised": lambda: compressed(sky(), "GZIP_2", dither=2),
     "HCOMPRESS_1, quantised": lambda: compressed(sky(), "HCOMPRESS_1"),
     "RICE_1, undithered, exact zeros": lambda: compressed(with_zeros(np.round(sky())), dither=-1, level=-1.0),
@@ -132,10 +129,9 @@ OTHERWISE = {
     "RICE_1, dither 2, exact zeros": lambda: compressed(with_zeros(sky()), dither=2),
     "RICE_1, a constant row": lambda: compressed(with_constant_row(sky())),
     "RICE_1, a row of NaN": lambda: compressed(with_nan(sky())),
-    "GZIP_1, lossless": lambda: compressed(sky(), "GZIP_1", level=0),
     "GZIP_2, lossless": lambda: compressed(sky(), "GZIP_2", level=0),
     "GZIP_2, lossless, NaN": lambda: compressed(with_nan(sky()), "GZIP_2", level=0),
-    "GZIP_2, float64": lambda: compressed(sky().astype(np.float64) + 1e-9, "GZIP_2", level=0),
+    "GZIP_2, float64": lambda: compressed(sky().astype(np.float64) * (1 + 1e-9), "GZIP_2", level=0),  # rounded once
     "NOCOMPRESS": lambda: compressed(sky(), "NOCOMPRESS", level=0),
     "RICE_1, integers": lambda: compressed(sky().astype(np.int16), "RICE_1"),
     "PLIO_1, integers": lambda: compressed(sky().astype(np.int16), "PLIO_1"),
@@ -143,8 +139,6 @@ OTHERWISE = {
 PLAIN = {
     "float32": lambda: fits.ImageHDU(with_nan(sky()), name="N1"),
     "float64": lambda: fits.ImageHDU(sky().astype(np.float64) + 1e-9, name="N1"),
-    "integers": integers,
-    "scaled integers": lambda: integers(0.25, 1000.0),
     "unsigned integers": lambda: integers(zero=32768.0),
     "integers with BLANK": lambda: integers(blank=-32768),
     "scaled integers with BLANK": lambda: integers(0.25, 1000.0, blank=-32768),
@@ -172,6 +166,14 @@ def prepare(exposure, tmp_path, plain=False, scale=SCALE, back=BACK):
     destination = tmp_path / f"prepared_{exposure.detectors[0].extname}.fits{'' if plain else '.fz'}"
     rescale_detector(exposure.primary, exposure.detectors[0], destination, scale, back, plain=plain)
     return destination
+
+
+def require_lossless(exposure, tmp_path):
+    """What is not edited is rounded once, to float32, and stored without loss."""
+    after = scan(prepare(exposure, tmp_path))[1]
+    assert after.header["ZCMPTYPE"] == "GZIP_2"
+    truth = (exposure.detectors[0].pixels().astype(np.float64) * SCALE - BACK).astype(np.float32)
+    np.testing.assert_array_equal(read_pixels(after), truth)
 
 
 def cards(path, index):
@@ -220,16 +222,7 @@ class TestPixels:
         assert (header["ZCMPTYPE"], header["ZBITPIX"], "ZSCALE" in storage.table_columns(header)) == ("GZIP_2", -32, False)
         np.testing.assert_array_equal(fits.getdata(compressed_file, 1), fits.getdata(plain_file, 1))
 
-    def test_blank_pixels_of_integers_become_nan(self, tmp_path):
-        for form in ("integers with BLANK", "scaled integers with BLANK"):
-            pixels = fits.getdata(prepare(exposure_of(PLAIN[form](), tmp_path), tmp_path), 1)
-            assert np.isnan(pixels[3, 4:9]).all()
-            assert np.isnan(pixels).sum() == 5
-
-    @pytest.mark.parametrize(
-        ("cards", "quantised"),
-        [((1.0, 0.0), True), ((2.0, 10.0), False), ((0.5, 0.0), False), ((2.0, 0.0), False), ((1.0, -10.0), False)],
-    )
+    @pytest.mark.parametrize(("cards", "quantised"), [((1.0, 0.0), True), ((2.0, 0.0), False), ((1.0, -10.0), False)])
     def test_bscale_and_bzero_of_quantised_pixels(self, tmp_path, cards, quantised):
         lines = [f"BSCALE  = {cards[0]}", f"BZERO   = {cards[1]}"]
         exposure = exposure_of(compressed(sky()), tmp_path, extension=lines)
@@ -243,50 +236,20 @@ class TestPixels:
         truth = read_pixels(exposure.detectors[0].hdu).astype(np.float64) * SCALE - BACK
         assert_rounding_only(read_pixels(scan(prepare(exposure, tmp_path))[1]), truth)
 
-    def test_exact_zeros_become_minus_the_background(self, tmp_path):
-        path = prepare(exposure_of(compressed(with_zeros(sky()), dither=2), tmp_path), tmp_path)
-        assert (fits.getdata(path, 1)[7, 9:20] == np.float32(-BACK)).all()
-
-    def test_one_scale_and_zero_for_all_rows(self, tmp_path):
-        # keywords in place of columns: the standard allows it, no program here writes it
-        source = exposure_of(compressed(sky(), level=-3.0), tmp_path).detectors[0].hdu
-        header, raw = source.header.copy(), source.path.read_bytes()[source.data_start : source.data_start + source.data_length]
-        width, rows = header["NAXIS1"], header["NAXIS2"]
-        table = b"".join(raw[i * width : i * width + 8] for i in range(rows))
-        header["TFIELDS"], header["NAXIS1"], header["ZSCALE"], header["ZZERO"] = 1, 8, 3.0, 650.0
-        data = table + raw[width * rows :]
-        path = tmp_path / "keywords.fits.fz"
-        whole = fits.PrimaryHDU().header.tostring() + header.tostring()
-        path.write_bytes(whole.encode() + data + bytes(-len(data) % 2880))
-        before = Exposure.open(path)
-        after = read_pixels(scan(prepare(before, tmp_path))[1])
-        assert_rounding_only(after, before.detectors[0].pixels().astype(np.float64) * SCALE - BACK)
-
     def test_scales_and_zeros_in_float32_are_not_edited(self, tmp_path):
         """The standard allows such columns, too; rounded to float32 a zero point would shift all pixels of a row."""
         source = exposure_of(compressed(sky()), tmp_path).detectors[0].hdu
         header, raw = source.header.copy(), source.read()
-        rows = header["NAXIS2"]
-        columns = storage.table_columns(header)
-        parts = [np.asarray(storage.table_values(header, raw, columns[name])) for name in ("ZSCALE", "ZZERO")]
-        narrow = np.zeros(rows, [("tile", ">i4", 2), ("scale", ">f4"), ("zero", ">f4")])
-        narrow["tile"] = storage.table_values(header, raw, columns["COMPRESSED_DATA"])
-        narrow["scale"], narrow["zero"] = parts
-        heap = raw[header["NAXIS1"] * rows :]
-        order = list(columns)
-        header["NAXIS1"], header["TFIELDS"] = 16, 3
-        for i, (name, form) in enumerate(
-            (("COMPRESSED_DATA", header[f"TFORM{order.index('COMPRESSED_DATA') + 1}"]), ("ZSCALE", "1E"), ("ZZERO", "1E")), 1
-        ):
+        rows, columns = header["NAXIS2"], storage.table_columns(header)
+        narrow = np.zeros(rows, [("COMPRESSED_DATA", ">i4", 2), ("ZSCALE", ">f4"), ("ZZERO", ">f4")])
+        for i, (name, form) in enumerate(zip(narrow.dtype.names, ("1PB(99)", "1E", "1E"), strict=True), 1):
+            narrow[name] = storage.table_values(header, raw, columns[name])
             header[f"TTYPE{i}"], header[f"TFORM{i}"] = name, form
-        data = narrow.tobytes() + heap
+        data = narrow.tobytes() + raw[header["NAXIS1"] * rows :]
+        header["NAXIS1"], header["TFIELDS"] = 16, 3
         path = tmp_path / "narrow.fits.fz"
         path.write_bytes((fits.PrimaryHDU().header.tostring() + header.tostring()).encode() + data + bytes(-len(data) % 2880))
-        before = Exposure.open(path)
-        after = scan(prepare(before, tmp_path))[1]
-        assert after.header["ZCMPTYPE"] == "GZIP_2"
-        truth = (before.detectors[0].pixels().astype(np.float64) * SCALE - BACK).astype(np.float32)
-        np.testing.assert_array_equal(read_pixels(after), truth)
+        require_lossless(Exposure.open(path), tmp_path)
 
     @pytest.mark.parametrize(("name", "value"), [("ZSCALE", 0.0), ("ZSCALE", np.nan), ("ZZERO", np.inf)])
     def test_a_row_whose_scale_or_zero_says_nothing_is_not_edited(self, tmp_path, name, value):
@@ -296,16 +259,7 @@ class TestPixels:
         storage.table_values(hdu.header, data, storage.table_columns(hdu.header)[name])[5] = value
         raw = exposure.path.read_bytes()
         exposure.path.write_bytes(raw[: hdu.data_start] + data + raw[hdu.data_start + len(data) :])
-        before = Exposure.open(exposure.path)
-        after = scan(prepare(before, tmp_path))[1]
-        assert after.header["ZCMPTYPE"] == "GZIP_2"
-        truth = (before.detectors[0].pixels().astype(np.float64) * SCALE - BACK).astype(np.float32)
-        np.testing.assert_array_equal(read_pixels(after), truth)
-
-    def test_pixels_in_float64_are_rounded_once(self, tmp_path):
-        truth = sky().astype(np.float64) * (1 + 1e-9)
-        path = prepare(exposure_of(compressed(truth, "GZIP_2", level=0), tmp_path), tmp_path)
-        np.testing.assert_array_equal(read_pixels(scan(path)[1]), (truth * SCALE - BACK).astype(np.float32))
+        require_lossless(Exposure.open(exposure.path), tmp_path)
 
     def test_factor_1_and_no_background_change_no_pixel_and_the_same_input_gives_the_same_bytes(self, tmp_path):
         for form in (QUANTISED["RICE_1, dither 1"], OTHERWISE["GZIP_2, lossless"], PLAIN["float32"]):
@@ -342,16 +296,9 @@ class TestPixels:
 
 
 class TestHeader:
-    @pytest.fixture
-    def header(self, tmp_path):
-        return fits.getheader(prepare(exposure_of(compressed(sky()), tmp_path), tmp_path), 1)
-
-    @pytest.fixture
-    def primary(self, tmp_path):
-        return fits.getheader(prepare(exposure_of(compressed(sky()), tmp_path), tmp_path))
-
-    def test_electrons_stay_what_they_were_and_levels_are_on_the_scale_of_the_pixels(self, header):
+    def test_electrons_stay_what_they_were_and_levels_are_on_the_scale_of_the_pixels(self, tmp_path):
         """Gain x level is a number of electrons, which no rescaling changes; read noise is one already."""
+        header = fits.getheader(prepare(exposure_of(compressed(sky()), tmp_path), tmp_path), 1)
         assert header["GAINA"] == pytest.approx(4.0 / SCALE)
         assert header["GAINB"] == pytest.approx(5.0 / SCALE)
         assert header["ARAWGAIN"] == pytest.approx(4.4 / SCALE)
@@ -365,7 +312,9 @@ class TestHeader:
         assert header.comments["SATURATA"] == "[counts28] Saturation for amp A"
         assert header.comments["RDNOISEA"] == "[electrons] Read noise for amp A"
 
-    def test_zero_point_factor_background_unit_and_origin_are_said(self, primary, header):
+    def test_zero_point_factor_background_unit_and_origin_are_said(self, tmp_path):
+        path = prepare(exposure_of(compressed(sky()), tmp_path), tmp_path)
+        primary, header = (fits.getheader(path, index) for index in (0, 1))
         assert (primary["MAGZERO"], primary["MAGZERO0"]) == (28.0, MAGZERO)
         assert primary["MAGZPT"] + 2.5 * math.log10(primary["EXPTIME"]) == pytest.approx(28.0)
         assert primary["MAGZPT0"] == 24.902
@@ -388,6 +337,7 @@ class TestHeader:
             found = cards(path, index)
             assert [line for line in found if line in kept] == kept
             assert found.count("HISTORY None") == 2
+        assert cards(path, 0)[:4] == cards(tmp_path / "c4d_170316_062107_ooi_N662_v1.fits.fz", 0)[:4]
 
     @pytest.mark.parametrize("plain", [False, True])
     def test_no_trace_of_the_old_structure(self, tmp_path, plain):
@@ -400,13 +350,6 @@ class TestHeader:
         assert keys.count("DATASUM") == keys.count("CHECKSUM") == keys.count("BITPIX") == 1
         if plain:
             assert not [key for key in keys if key.startswith(("ZIM", "ZNA", "ZTI", "ZCM", "TF", "TT"))]
-
-    def test_what_is_not_there_is_not_invented(self, tmp_path):
-        exposure = exposure_of(compressed(sky()), tmp_path, primary=["FILTER  = 'N662'"], extension=["CCDNUM  = 33"])
-        path = prepare(exposure, tmp_path)
-        keys = {card[:8].rstrip() for index in (0, 1) for card in cards(path, index)}
-        assert not keys & {"GAIN", "RDNOISE", "SATURAT", "AVSKY", "MAGZERO0", "MAGZPT", "MAGZPT0", "NEXTEND"}
-        assert fits.getheader(path)["MAGZERO"] == 28.0
 
     @pytest.mark.parametrize(
         ("exptime", "zero_point"), [(1.0, 28.0), (0.5, 28.0 + 2.5 * math.log10(2)), (0.0, None), (-120.0, None), ("", None)]
@@ -425,12 +368,6 @@ class TestHeader:
         assert written[found[0] + 1].split() == ["CCDNUM", "=", "33"]
         assert float(written[found[0]][10:]) == pytest.approx(700.5 * SCALE - BACK, rel=1e-12)
 
-    def test_a_history_of_any_length_is_continued_in_the_next_card(self):
-        written = rescale._Cards(b"")
-        line = "".join(chr(48 + i % 75) for i in range(150))
-        written.history(line)
-        assert written.cards == [f"HISTORY {line[:72]}", f"HISTORY {line[72:144]}", f"HISTORY {line[144:]}".ljust(80)]
-
     def test_room_that_the_writer_kept_free_stays_at_the_end(self):
         blank, first = " " * 80, "FIRST   = 1".ljust(80)
         written = rescale._Cards((first + blank * 3).encode())
@@ -439,10 +376,6 @@ class TestHeader:
         raw = bytes(written)
         assert len(raw) == 2880
         assert raw[400:].decode() == "END".ljust(2480)
-
-    def test_the_first_cards_of_a_primary_without_pixels_stay_as_they_are(self, tmp_path):
-        exposure = exposure_of(compressed(sky()), tmp_path)
-        assert cards(prepare(exposure, tmp_path), 0)[:4] == cards(exposure.path, 0)[:4]
 
     def test_pixels_in_the_primary_are_left_out(self, tmp_path):
         path = tmp_path / "image.fits"
@@ -455,7 +388,7 @@ class TestHeader:
 
 
 class TestBadInput:
-    @pytest.mark.parametrize(("scale", "back"), [(0, 0), (-1, 0), (math.nan, 0), (math.inf, 0), (1, math.nan), (1, math.inf)])
+    @pytest.mark.parametrize(("scale", "back"), [(0, 0), (-1, 0), (math.nan, 0), (math.inf, 0), (1, math.nan)])
     def test_impossible_numbers(self, tmp_path, scale, back):
         exposure = exposure_of(compressed(sky()), tmp_path)
         with pytest.raises(ExposureError, match="N1: expected a factor above 0"):
@@ -470,12 +403,6 @@ class TestBadInput:
         with pytest.raises(ExposureError, match="N1"):
             prepare(exposure, tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == [exposure.path.name]
-
-    def test_a_file_that_has_gone(self, tmp_path):
-        exposure = exposure_of(compressed(sky()), tmp_path)
-        exposure.path.unlink()
-        with pytest.raises(ExposureError, match=r"N1: .*cannot be read: No such file or directory"):
-            prepare(exposure, tmp_path)
 
 
 def real_files(pattern):
@@ -518,16 +445,9 @@ def test_a_source_of_28_mag_has_one_count():
 
 @pytest.mark.parametrize(("method", "adu"), [("mode", 115.0), ("median", 121.0), ("min", 100.0), ("none", 0.0)])
 def test_the_background_is_in_counts28_where_the_statistics_are_in_adu(method, adu):
-    for scale in (1.0, 0.16, 3.0):
-        found = exposure_background(method, MODE, MEDIAN, scale)
-        assert found == pytest.approx(adu * scale, rel=1e-15)
-        assert type(found) is float
-
-
-def test_a_detector_on_a_nebula_does_not_move_the_background_but_is_never_the_smallest():
-    with_nebula = [100.0, 101.0, 102.0, 900.0, 99.0]
-    assert exposure_background("mode", with_nebula, with_nebula, 1.0) == 101
-    assert exposure_background("min", with_nebula, with_nebula, 1.0) == 99
+    found = exposure_background(method, MODE, MEDIAN, 0.16)
+    assert found == pytest.approx(adu * 0.16, rel=1e-15)
+    assert type(found) is float
 
 
 def test_the_order_of_the_detectors_and_their_precision_change_nothing():

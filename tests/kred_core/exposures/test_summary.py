@@ -20,10 +20,7 @@ def write(path, images, mask=None, **cards):
     """A MEF with these images by EXTNAME, and an ood file where there is a mask; cards are added to each header."""
     hdus = [fits.PrimaryHDU(header=fits.Header({"FILTER": "r DECam", "EXPTIME": 60.0, "MAGZERO": 30.0, "OBSID": "o1"}))]
     for name, pixels in images.items():
-        hdu = detector_hdu(name)
-        header = hdu.header.copy()
-        of_image = fits.Header([(k, header[k]) for k in wcs_keys(header)] + list(cards.items()))
-        hdus.append(fits.ImageHDU(pixels, of_image, name=name))
+        hdus.append(detector_hdu(name, pixels=pixels, storage=None, **cards))
     fits.HDUList(hdus).writeto(path)
     if mask is not None:
         masks = [fits.PrimaryHDU(), *(fits.CompImageHDU(mask, name=name, compression_type="GZIP_1") for name in images)]
@@ -34,10 +31,6 @@ def write(path, images, mask=None, **cards):
 def measure(path, extnames, rule=summary.DEFAULT_RULE, **options):
     """What is measured, without the binned maps."""
     return summary.summarize(path, extnames, SummarizeConfig(**options), GRID, 1.0, rule)[0]
-
-
-def wcs_keys(header):
-    return [k for k in header if k.startswith(("CTYPE", "CRVAL", "CRPIX", "CD", "PV", "CUNIT", "RADESYS", "EQUINOX"))]
 
 
 def test_statistics_are_those_of_the_unmasked_pixels(tmp_path):
@@ -51,30 +44,41 @@ def test_statistics_are_those_of_the_unmasked_pixels(tmp_path):
     assert measured.median == np.float32(np.median(good))
     assert measured.std == pytest.approx(good.std(), rel=1e-6)
     assert measured.noise == pytest.approx(7.0, rel=0.1)
-    unmasked = measure(path, ["N1"], NO_MASKS).detectors[0]
-    assert unmasked.n_pixels == SKY.size
-    assert unmasked.mean > measured.mean + 500
+    _, (binned_map,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 0.5)
+    assert binned_map.count.sum() == measured.n_pixels
+    assert binned_map.level == 0.5 * measured.histogram_mode
+    mean = np.nansum(binned_map.mean * binned_map.count) / binned_map.count.sum() * binned_map.area
+    assert abs(mean) < 0.5  # 300 ADU of sky are taken out
+    whole, (bare,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 0.5, NO_MASKS)
+    assert whole.detectors[0].n_pixels == bare.count.sum() == SKY.size
+    assert whole.detectors[0].mean > measured.mean + 500
 
 
-def test_clipping_leaves_the_mode_alone(tmp_path):
+def test_clipping_leaves_the_mode_alone_and_saturated_pixels_are_in_no_map(tmp_path):
     pixels = SKY.copy()
     pixels[:4] = 4000.0
-    path = write(tmp_path / "x.fits", {"N1": pixels})
-    plain, clipped = (measure(path, ["N1"], clipped=c).detectors[0] for c in (False, True))
+    path = write(tmp_path / "x.fits", {"N1": pixels}, SATURATA=3500.0, SATURATB=4600.0)
+    measured, (binned_map,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 1.0)
+    plain, clipped = measured.detectors[0], measure(path, ["N1"], clipped=True).detectors[0]
     assert plain.mean > 400
     assert clipped.mean == pytest.approx(300, abs=1)
     assert clipped.mode == plain.mode
+    assert plain.n_pixels == binned_map.count.sum() + 4 * 96 == SKY.size
+    assert np.nanmax(binned_map.mean) < 1000
 
 
 def test_pixels_that_say_nothing_refuse_their_detector_only(tmp_path):
     few = np.full(SKY.shape, np.nan, np.float32)
     few[0, :50] = 1.0
     images = {"N1": SKY, "N2": SKY * np.nan, "N3": np.full_like(SKY, 7.0), "N4": few}
-    result = measure(write(tmp_path / "x.fits", images), list(images))
+    result = measure(write(tmp_path / "x.fits", images), [*images, "S7"])
     assert [d.extname for d in result.detectors] == ["N1"]
     assert "all its pixels are NaN" in result.refused["N2"]
     assert "the same value 7" in result.refused["N3"]
     assert "only 50 of its" in result.refused["N4"]
+    assert result.refused["S7"] == "it is no longer in the file; run check again"
+    path = write(tmp_path / "c4d_ooi_r.fits.fz", {"N1": SKY}, np.full(SKY.shape, 3, np.int16))
+    assert measure(path, ["N1"]).refused["N1"].endswith(f"; its mask: {SKY.size} saturated")
 
 
 @pytest.mark.parametrize("code", [6, 7, 8])
@@ -84,11 +88,6 @@ def test_a_detector_whose_pixels_all_have_a_code_that_mosaics_use_is_measured(co
     assert measured.detectors[0].n_pixels == maps[0].count.sum() == SKY.size
     refused = measure(path, ["N1"], PixelRule((1, 2, 5, code))).refused["N1"]
     assert refused.startswith(f"only 0 of its {SKY.size} pixels are good (not NaN, not masked); its mask: {SKY.size} ")
-
-
-def test_where_no_sky_is_left_the_mask_says_why(tmp_path):
-    path = write(tmp_path / "c4d_ooi_r.fits.fz", {"N1": SKY}, np.full(SKY.shape, 3, np.int16))
-    assert measure(path, ["N1"]).refused["N1"].endswith(f"; its mask: {SKY.size} saturated")
 
 
 def dead_pixels(kind):
@@ -129,57 +128,22 @@ def test_an_amplifier_that_is_left_out_is_in_neither_statistics_nor_map(tmp_path
     assert measured.detectors[0].median == pytest.approx(300, abs=1)
 
 
-def test_a_detector_that_vanished_since_the_check_is_named(tmp_path):
-    result = measure(write(tmp_path / "x.fits", {"N1": SKY}), ["N1", "S7"])
-    assert result.refused == {"S7": "it is no longer in the file; run check again"}
-
-
-def test_the_verdict_knows_what_the_pixels_have_shown(tmp_path):
-    path = write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan})
-    report = check.judge(path, CheckConfig(), {})
-    assert report.extnames == ("N1", "N2")
-    combined = summary.combine(report, measure(path, report.extnames))
-    assert combined.extnames == ("N1",)
-    assert combined.remarks[-1].startswith("detector N2 refused: all its pixels are NaN")
-    nothing = summary.combine(report, summary.ExposureSummary(report.root, (), {"N1": "dark", "N2": "dark"}))
-    assert nothing.verdict == "refused"
-
-
 def test_rows_hold_usable_detectors_and_the_factor_to_counts28(tmp_path):
     path = write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan})
     report = check.judge(path, CheckConfig(), {})
     measured = measure(path, report.extnames)
     reports = [summary.combine(report, measured), report.refuse("a test")]
+    assert report.extnames == ("N1", "N2")
+    assert reports[0].extnames == ("N1",)
+    assert reports[0].remarks[-1].startswith("detector N2 refused: all its pixels are NaN")
+    nothing = summary.combine(report, summary.ExposureSummary(report.root, (), {"N1": "dark", "N2": "dark"}))
+    assert nothing.verdict == "refused"
     exposures = summary.exposure_rows(reports, ImageTable((("deep", "r", 60.0),)), "F")
     assert [(r["Root"], r["Image"], r["N_det"], r["Field"]) for r in exposures] == [("x", "deep", 1, "F")]
     assert exposures[0]["XFACTOR"] == pytest.approx(10**-0.8)
     detectors = summary.detector_rows(reports, {report.root: measured}, "F")
     assert [(r["EXTNAME"], r["NAXIS1"], r["NAXIS2"]) for r in detectors] == [("N1", 96, 64)]
     assert detectors[0]["Mode"] == measured.detectors[0].mode
-
-
-def test_maps_come_with_the_statistics_and_leave_out_what_they_leave_out(tmp_path):
-    pixels, mask = SKY.copy(), np.zeros(SKY.shape, np.int16)
-    pixels[10:20], mask[10:20] = 5000.0, 3
-    path = write(tmp_path / "c4d_ooi_r.fits.fz", {"N1": pixels}, mask)
-    measured, (binned_map,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 0.5)
-    assert binned_map.count.sum() == measured.detectors[0].n_pixels
-    assert binned_map.level == 0.5 * measured.detectors[0].histogram_mode
-    assert (
-        abs(np.nansum(binned_map.mean * binned_map.count) / binned_map.count.sum() * binned_map.area) < 0.5
-    )  # 300 ADU of sky are taken out
-    (bare,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 0.5, NO_MASKS)[1]
-    assert bare.count.sum() == SKY.size
-
-
-def test_saturated_pixels_are_in_the_statistics_but_not_in_the_map(tmp_path):
-    pixels = SKY.copy()
-    pixels[30:33, 40:44] = 45000.0
-    path = write(tmp_path / "x.fits", {"N1": pixels}, SATURATA=44000.0, SATURATB=46000.0)
-    measured, (binned_map,) = summary.summarize(path, ["N1"], SummarizeConfig(), GRID, 1.0)
-    assert measured.detectors[0].n_pixels == SKY.size
-    assert binned_map.count.sum() == SKY.size - 12
-    assert np.nanmax(binned_map.mean) < 1000
 
 
 def test_maps_made_again_from_the_record_are_the_same(tmp_path):
