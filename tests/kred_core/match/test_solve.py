@@ -11,11 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from overlap_graphs import GRAPHS, simulate_graph
-from scipy.sparse import csr_array
 
 from kred_core.match.solve import BackgroundModel, component_means, solve, solve_svd
-from kred_core.match.solve.least_squares import conjugate_gradients
-from kred_core.match.solve.uncertainty import BlockInverse
 
 ROOT = Path(__file__).parents[3]
 OUTLIERS = 0.03  # of all pairs, as in a field with bright stars and ghosts
@@ -66,15 +63,6 @@ def rms(values):
     return np.sqrt(np.mean(np.square(values)))
 
 
-def normal_matrix(graph):
-    """Of the differences of a graph, dense."""
-    matrix, weight = np.zeros((graph.n, graph.n)), 1 / graph.error**2
-    for i, j, sign in ((graph.first, graph.first, 1), (graph.second, graph.second, 1), (graph.first, graph.second, -1)):
-        np.add.at(matrix, (i, j), sign * weight)
-    np.add.at(matrix, (graph.second, graph.first), -weight)
-    return matrix
-
-
 def shape_of(graph, plane, **options):
     return BackgroundModel(graph.exposure, graph.blocks, graph.block_errors, graph.block_places, plane, **options)
 
@@ -82,25 +70,12 @@ def shape_of(graph, plane, **options):
 # --- noise-free graphs
 
 
-@pytest.mark.parametrize("robust", [True, False])
-def test_without_noise_backgrounds_are_exact(tile, robust):
-    solution = solve(tile.n, tile.first, tile.second, true_differences(tile), tile.error, robust=robust)
+@pytest.mark.parametrize(("error", "robust"), [(1e-300, True), (1.0, True), (1.0, False), (1e50, True)])
+def test_without_noise_backgrounds_are_exact_whatever_their_errors(tile, error, robust):
+    solution = solve(tile.n, tile.first, tile.second, true_differences(tile), np.full(tile.first.size, error), robust=robust)
     assert np.abs(off(solution.background.b, tile)).max() < 1e-9 * rms(tile.background)
     assert not solution.rejected.any()
     np.testing.assert_array_equal(solution.weight, 1)
-
-
-@pytest.mark.parametrize("error", [1e-300, 1e-9, 1.0, 1e50])
-def test_without_noise_the_size_of_the_errors_does_not_matter(tile, error):
-    solution = solve(tile.n, tile.first, tile.second, true_differences(tile), np.full(tile.first.size, error))
-    assert np.abs(off(solution.background.b, tile)).max() < 1e-9 * rms(tile.background)
-    assert not solution.rejected.any()
-
-
-def test_the_difference_is_that_of_the_second_minus_that_of_the_first():
-    solution = solve(2, [0], [1], [3.0], [0.1], own=[10.0, 11.0])
-    np.testing.assert_allclose(solution.background.b, [9.0, 12.0])
-    np.testing.assert_allclose(solution.error, [0.05, 0.05])
 
 
 def test_any_order_of_images_and_pairs_gives_the_same_bits(graph_of):
@@ -212,17 +187,6 @@ def test_no_large_scale_pattern_is_attenuated(fields, fraction, options):
     np.testing.assert_allclose(np.linalg.lstsq(patterns, found, rcond=None)[0], 3.0, rtol=0.01)
 
 
-def test_singular_values_attenuate_large_scale_patterns(graph_of):
-    graph = graph_of("tile 60", detectors=30)
-    pattern = graph.place[:, 1] - graph.place[:, 1].mean()
-
-    def found(g):
-        return solve_svd(g.n, g.first, g.second, g.difference, g.n_cells, np.full(g.n, 1e3))
-
-    kept = (found(graph.with_background(pattern)) - found(graph)) @ pattern / (pattern @ pattern)
-    assert kept < 0.5  # the reason why `solve` cuts none
-
-
 @pytest.mark.parametrize("changes", [{}, {"outliers": OUTLIERS}, {"outliers": OUTLIERS, "one_sided": True}], ids=str)
 def test_stated_errors_are_right(changes):
     pulls = []
@@ -231,12 +195,6 @@ def test_stated_errors_are_right(changes):
         solution = solved(graph, own_error=72.0)
         pulls.append(off(solution.background.b, graph) / solution.error)
     assert 0.9 <= rms(pulls) <= 1.1
-
-
-def test_errors_are_those_of_the_dense_normal_matrix(tile):
-    solution = solved(tile, robust=False)
-    covariance = np.linalg.pinv(normal_matrix(tile))
-    np.testing.assert_allclose(solution.error, solution.scale * np.sqrt(covariance.diagonal()), rtol=1e-9)
 
 
 @pytest.mark.parametrize(("fraction", "size"), [(0.03, 1e6), (0.1, 100.0), (0.2, 1e9)])
@@ -326,15 +284,6 @@ def test_an_exposure_through_clouds_moves_no_other(tile):
     assert rms(off(solution.background.b, tile)[ill] / solution.error[ill]) < 2
 
 
-def test_a_detector_with_a_sky_of_its_own_contradicts_nobody(tile):
-    """A wrong level is what a background is for, however wrong it is."""
-    wrong = np.where(np.arange(tile.n) == 100, 1e4, 0.0)
-    solution = solved(tile.with_background(wrong))
-    np.testing.assert_allclose(
-        off(solution.background.b, tile), off(solved(tile).background.b, tile) + wrong - wrong.mean(), atol=2e-3
-    )
-
-
 def test_halves_that_contradict_each_other_stay_together():
     n, rng = 40, np.random.default_rng(6)
     pairs = [pair for half in (range(20), range(20, 40)) for pair in combinations(half, 2) if rng.random() < 0.3]
@@ -407,8 +356,6 @@ def test_fixed_backgrounds_are_kept_and_define_the_zero_point(tile):
     np.testing.assert_array_equal(solution.background.b[~free], fixed[~free])
     np.testing.assert_array_equal(solution.error[~free], 0)
     assert rms(solution.background.b - tile.background - 250.0) < 0.8
-    covariance = np.linalg.inv(normal_matrix(tile)[np.ix_(free, free)])
-    np.testing.assert_allclose(solution.error[free], solution.scale * np.sqrt(covariance.diagonal()), rtol=1e-9)
 
 
 def test_fixed_backgrounds_hold_for_their_component_alone():
@@ -441,22 +388,6 @@ def test_slopes_of_exposures_are_found_in_the_parts_of_the_overlaps(graph_of):
     assert rms(sloped.residual[~sloped.rejected] / graph.error[~sloped.rejected]) < 1.2
 
 
-def test_slopes_of_detectors_are_found_as_far_as_the_overlaps_show_them(graph_of):
-    graph = graph_of("tile 300", exposures=20, detectors=20, slope=1.0, detector_slope=1.0)
-    solution = solved(graph, shape=shape_of(graph, "detector-plane", detector_slope=1.0))
-    slopes = slopes_of(solution) - graph.gradient
-    assert rms(slopes - slopes.mean(axis=0)) < 0.4
-    assert 0.85 < rms(without_plane(off(solution.background.b, graph), graph) / solution.error) < 1.15
-
-
-def test_steps_between_amplifiers_are_found(graph_of):
-    graph = graph_of("tile 300", exposures=20, detectors=20, step=5.0)
-    solution = solved(graph, shape=shape_of(graph, "constant", amplifier_steps=True, amplifier_step=5.0))
-    assert rms(solution.background.step - graph.step) < 0.6
-    assert rms(off(solution.background.b, graph)) < 0.5 * rms(off(solved(graph).background.b, graph))
-    assert (slopes_of(solution) == 0).all()
-
-
 def test_one_amplifier_that_jumps_is_not_held_back_by_the_others(graph_of):
     graph = graph_of("tile 300", exposures=20, detectors=20)
     jump = np.where(np.arange(graph.n) == 100, 60.0, 0.0)
@@ -474,14 +405,6 @@ def test_without_noise_planes_and_steps_are_exact(graph_of):
     solution = solved(graph, shape=shape)
     assert rms(without_plane(off(solution.background.b, graph), graph)) < 0.01
     assert rms(solution.background.step - graph.step) < 0.05
-
-
-def test_pairs_without_parts_still_count_where_backgrounds_have_planes(tile):
-    blocks = np.full_like(tile.blocks, np.nan)
-    shape = BackgroundModel(tile.exposure, blocks, blocks, np.full_like(tile.block_places, np.nan), "exposure-plane")
-    solution = solved(tile, shape=shape)
-    assert (slopes_of(solution) == 0).all()
-    assert rms(off(solution.background.b, tile)) < 1.0
 
 
 def test_fixed_backgrounds_hold_with_planes_too(graph_of):
@@ -519,45 +442,3 @@ def test_the_svd_solution_follows_its_description():
     np.testing.assert_allclose(solve_svd(n, first, second, delta, cells, np.zeros(n)), expected, atol=1e-9)
     best = np.linalg.lstsq(np.eye(n)[second] - np.eye(n)[first], delta, rcond=None)[0]
     np.testing.assert_array_equal(solve_svd(n, first, second, delta, cells, best), best)  # a better start is kept
-
-
-# --- any graph
-
-
-# --- the algebra below, and the simulator
-
-
-def test_levels_give_the_diagonal_of_the_inverse_of_any_sparse_matrix():
-    rng = np.random.default_rng(8)
-    matrix = np.diag(rng.uniform(3, 9, 300))
-    for i in range(299):  # a chain, a few long links, and parts of their own
-        for j in [i + 1] + ([int(rng.integers(300))] if i % 30 == 0 else []):
-            if i // 100 == j // 100 and i != j:
-                matrix[i, j] = matrix[j, i] = -rng.uniform(0, 1)
-    shuffled = rng.permutation(300)
-    matrix = matrix[shuffled][:, shuffled]
-    levels = BlockInverse(csr_array(matrix))
-    np.testing.assert_allclose(levels.diagonal(), np.linalg.inv(matrix).diagonal(), rtol=1e-12)
-    right = rng.normal(size=(300, 3))
-    np.testing.assert_allclose(levels.solve(right), np.linalg.solve(matrix, right), rtol=1e-10)
-
-
-def test_a_badly_scaled_system_does_not_stop_the_others():
-    tiny, large = 1e-12 * np.array([[2.0, -1.0], [-1.0, 2.0]]), 1e12 * np.array([[2.0, -1.0], [-1.0, 2.0]])
-    matrix = csr_array(np.block([[tiny, np.zeros((2, 2))], [np.zeros((2, 2)), large]]))
-    found = conjugate_gradients(matrix, np.array([1e-12, 0.0, 1e12, 0.0]), np.array([0, 0, 1, 1]), 1e-12)
-    np.testing.assert_allclose(found, [2 / 3, 1 / 3, 2 / 3, 1 / 3])
-
-
-def test_simulated_differences_scatter_as_their_errors_say(graph_of):
-    graph = graph_of("tile 300", slope=1.0, step=1.0)
-    assert 0.95 < rms((graph.difference - true_differences(graph)) / graph.error) < 2  # slopes add to it
-    terms = np.concatenate([graph.gradient, graph.step[:, None] / 2], axis=1)
-    expected = (
-        true_differences(graph)[:, None]
-        + (graph.block_places[:, :, 1] * terms[graph.second][:, None]).sum(axis=-1)
-        - (graph.block_places[:, :, 0] * terms[graph.first][:, None]).sum(axis=-1)
-    )
-    pulls = (graph.blocks - expected) / graph.block_errors
-    assert 0.97 < rms(pulls[np.isfinite(pulls)]) < 1.03
-    assert (graph.exposure[graph.first] != graph.exposure[graph.second]).all()

@@ -1,12 +1,13 @@
 """The parts of the solution for backgrounds, number by number, against dense matrices: few detectors, quick without compilation."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 from overlap_graphs import GraphConfig, simulate_graph
 
-from kred_core.match.solve import BackgroundModel, component_means, components, uncertainty
+from kred_core.match.solve import BackgroundModel, uncertainty
 from kred_core.match.solve.least_squares import LeastSquares
 from kred_core.match.solve.model import System, canonical
 
@@ -23,55 +24,17 @@ def shape_of(graph, plane="constant", **options):
     return BackgroundModel(graph.exposure, graph.blocks, graph.block_errors, graph.block_places, plane, **options)
 
 
-def pairs_of(n, triples, error=1.0):
-    """Used pairs from (first, second, difference)."""
-    first, second, difference = (np.array(column) for column in zip(*triples, strict=True))
-    return canonical(n, first, second, difference.astype(float), np.full(first.size, error), np.arange(n))
+def problem_of(n, couples):
+    """Detectors that agree with each other, some of them couples."""
+    first, second = np.array(couples).T
+    pairs = canonical(n, first, second, np.zeros(first.size), np.ones(first.size), np.arange(n))
+    return problem(pairs, None, np.arange(n))
 
 
-def problem_of(n, triples, own=None, fixed=None, own_error=np.inf, error=1.0, shape=None):
-    pairs = pairs_of(n, triples, error)
-    own = np.zeros(n) if own is None else np.array(own, dtype=float)
-    fixed = np.full(n, np.nan) if fixed is None else np.array(fixed, dtype=float)
-    return LeastSquares(pairs, System.of(pairs, shape, np.arange(n)), own, fixed, own_error)
-
-
-# ---- algebra
-
-
-# ---- pairs and components
-
-
-def test_components_are_numbered_by_their_first_detectors():
-    first, second = np.array([5, 1, 6]), np.array([2, 4, 5])
-    assert components(7, first, second).tolist() == [1, 2, 3, 4, 2, 3, 3]
-    assert components(2, np.zeros(0, int), np.zeros(0, int)).tolist() == [1, 2]
-    means = component_means(np.array([9.0, 1.0, np.nan, np.inf, 3.0, 5.0, 7.0]), np.array([0, 2, 3, 4, 2, 3, 3]))
-    assert means.tolist() == [9.0, 2.0, 6.0, 0.0, 2.0, 6.0, 6.0]
-    assert component_means(np.zeros(0), np.zeros(0, int)).size == 0
-
-
-def test_pairs_are_sorted_and_turned_and_those_that_say_nothing_left_out():
-    first, second = np.array([2, 0, 1, 0, 2, 1, 0, 3, 0, 0]), np.array([0, 1, 0, 2, 2, 2, 3, 0, 3, 1])
-    difference = np.array([5.0, 1.0, -1.5, -4.0, 9.0, np.nan, 1e100, -2.0, 0.5, 1.0])
-    error = np.array([1.0, 2.0, 3.0, 4.0, 1.0, 1.0, 1.0, 1.0, 0.0, 1.0])
-    rank = np.array([3, 1, 0, 2])  # detector 2 comes first
-    pairs = canonical(4, first, second, difference, error, rank)
-    assert pairs.first.tolist() == [0, 0, 1, 1, 1, 2]
-    assert pairs.second.tolist() == [3, 3, 3, 3, 3, 3]
-    by_source = dict(zip(pairs.source.tolist(), zip(pairs.difference, pairs.error, pairs.sign, strict=True), strict=True))
-    assert by_source == {
-        0: (5.0, 1.0, 1.0),
-        3: (4.0, 4.0, -1.0),
-        1: (-1.0, 2.0, -1.0),
-        2: (-1.5, 3.0, 1.0),
-        9: (-1.0, 1.0, -1.0),
-        7: (-2.0, 1.0, 1.0),
-    }
-    assert pairs.source.tolist() == [3, 0, 2, 9, 1, 7]  # by detectors, then difference, then error
-    assert pairs.count().tolist() == [2, 3, 1, 6]
-    assert pairs.count(np.array([True, False, False, True, False, False])).tolist() == [1, 1, 0, 2]
-    assert pairs.component.tolist() == [1, 1, 1, 1]
+def problem(pairs, shape, key, own=None, fixed=None, own_error=np.inf):
+    own = np.zeros(pairs.n) if own is None else own
+    fixed = np.full(pairs.n, np.nan) if fixed is None else fixed
+    return LeastSquares(pairs, System.of(pairs, shape, key), own, fixed, own_error)
 
 
 # ---- the linear model
@@ -202,39 +165,26 @@ def dense_solution(problem, own_error, weight=None, scale=1.0):
 def star(n_good, n_bad):
     """Detector 0 with so many pairs that are left and so many that are rejected; all others agree with each other."""
     n = 6 + n_good + n_bad
-    triples = [(0, k, 0.0) for k in range(1, n_good + n_bad + 1)] + [(i, j, 0.0) for i in range(1, n) for j in range(i + 1, n)]
-    problem = problem_of(n, triples)
-    return problem, (problem.pairs.first == 0) & (problem.pairs.second > n_good)
+    star = problem_of(n, [*((0, k) for k in range(1, n_good + n_bad + 1)), *combinations(range(1, n), 2)])
+    return star, (star.pairs.first == 0) & (star.pairs.second > n_good)
 
 
 @pytest.mark.parametrize(
     ("n_good", "n_bad", "contradicts"),
-    [
-        (2, 1, False),
-        (1, 1, True),
-        (0, 1, True),
-        (2, 3, True),
-        (3, 3, False),
-        (4, 5, True),
-        (9, 10, True),
-        (10, 10, False),
-        (1, 0, False),
-    ],
+    [(2, 1, False), (1, 1, True), (0, 1, True), (2, 3, True), (9, 10, True), (10, 10, False), (1, 0, False)],
 )
 def test_a_detector_that_agrees_with_one_other_or_contradicts_most_is_not_believed(n_good, n_bad, contradicts):
-    problem, rejected = star(n_good, n_bad)
-    found = problem._contradicting(rejected)
+    fit, rejected = star(n_good, n_bad)
+    found = fit._contradicting(rejected)
     assert found.tolist() == [contradicts] + [False] * (found.size - 1)
 
 
 def test_pairs_of_a_detector_that_is_not_believed_have_errors_as_large_as_their_scatter():
-    n = 8
-    triples = [(i, j, 0.0) for i in range(n) for j in range(i + 1, n)]
-    problem = problem_of(n, triples)
-    mine = problem.pairs.first == 0
+    fit = problem_of(8, list(combinations(range(8), 2)))
+    mine = fit.pairs.first == 0
     scaled = np.where(mine, np.arange(mine.size) ** 2 * 10.0 + 8, 0.5)
     scaled[-1] = 3.0
-    weight, rejected, inflation = problem._with_rejection(scaled, scaled > 5)
+    weight, rejected, inflation = fit._with_rejection(scaled, scaled > 5)
     spread = MAD * np.median(scaled[mine])
     np.testing.assert_array_equal(rejected, mine)
     np.testing.assert_allclose(inflation, np.where(mine, spread, 1.0))
@@ -243,49 +193,30 @@ def test_pairs_of_a_detector_that_is_not_believed_have_errors_as_large_as_their_
     assert 0.1 < weight[mine].min() * spread**2 < 0.9
 
 
-def halves(size=5):
-    """Two groups that agree within, and are joined by three pairs that do not agree."""
-    triples = [(i, j, 0.0) for half in (range(size), range(size, 2 * size)) for i in half for j in half if i < j]
-    return problem_of(2 * size, [*triples, (0, size, 30.0), (1, size + 1, 60.0), (2, size + 2, 90.0)])
-
-
-def test_rejected_pairs_that_alone_connect_two_parts_keep_a_weight():
-    problem = halves()
-    across = (problem.pairs.first < 5) & (problem.pairs.second >= 5)
-    scaled = np.where(across, problem.pairs.difference, 0.2)
-    weight, rejected, inflation = problem._with_rejection(scaled, scaled > 5)
-    np.testing.assert_array_equal(rejected, across)
-    np.testing.assert_allclose(weight, np.where(across, 1.345 / scaled.clip(1.345), 1.0))
-    np.testing.assert_allclose(inflation, np.where(across, scaled, 1.0))
-    fit = problem.robust()
-    assert fit.rejected[across].tolist() == [True, False, True]
-    shift = fit.unknowns[5:].mean() - fit.unknowns[:5].mean()
-    assert shift == pytest.approx(60.0, abs=1.0)  # the middle one of the three
-
-
-@pytest.mark.parametrize("options", [None, {"plane": "exposure-plane"}, SHAPES[3]], ids=str)
-@pytest.mark.parametrize("own_error", [6.0, np.inf])
+@pytest.mark.parametrize(
+    ("options", "own_error"), [(None, 6.0), (None, np.inf), ({"plane": "exposure-plane"}, 6.0), (SHAPES[3], np.inf)], ids=str
+)
 def test_what_a_robust_fit_ends_with_belongs_together(graph, options, own_error):
     """Its weights are those of its residuals, and its unknowns those of the dense equations with these weights."""
     key, pairs = named(graph)
     shape = None if options is None else shape_of(graph, **options)
     own = graph.background[np.argsort(key)] + np.random.default_rng(7).normal(0, 2, graph.n)
-    problem = LeastSquares(pairs, System.of(pairs, shape, key), own, np.full(graph.n, np.nan), own_error)
-    fit = problem.robust()
+    posed = problem(pairs, shape, key, own, own_error=own_error)
+    fit = posed.robust()
     assert 0 < np.count_nonzero(fit.rejected) < 0.4 * fit.rejected.size
     scaled = np.abs(fit.residual) / fit.scale
     kept = ~fit.rejected
     assert (scaled[kept] <= 5.01).all()
     assert scaled[fit.rejected].max() > 5
-    n_rejected = pairs.count(np.unique(problem.system.pair[fit.rejected]))
-    believed = (n_rejected < 0.5 * pairs.count())[np.stack([pairs.first, pairs.second])].all(axis=0)[problem.system.pair]
+    n_rejected = pairs.count(np.unique(posed.system.pair[fit.rejected]))
+    believed = (n_rejected < 0.5 * pairs.count())[np.stack([pairs.first, pairs.second])].all(axis=0)[posed.system.pair]
     assert (scaled[fit.rejected & believed] >= 4.99).all()
     np.testing.assert_allclose(fit.weight[kept], np.minimum(1, 1.345 / scaled[kept]), atol=5e-3)
-    assert fit.scale == pytest.approx(problem._scale(fit.residual, fit.rejected), rel=2e-3)
-    expected = dense_solution(problem, max(own_error, problem._scatter_of_own(fit.unknowns[problem.free])), fit.weight, fit.scale)
-    difference = (problem.system.design @ (fit.unknowns - expected)) / problem.system.error
+    assert fit.scale == pytest.approx(posed._scale(fit.residual, fit.rejected), rel=2e-3)
+    expected = dense_solution(posed, max(own_error, posed._scatter_of_own(fit.unknowns[posed.free])), fit.weight, fit.scale)
+    difference = (posed.system.design @ (fit.unknowns - expected)) / posed.system.error
     assert np.abs(difference).max() < 1e-3
-    np.testing.assert_allclose(problem._residual(fit.unknowns[problem.free]), fit.residual, atol=1e-12)
+    np.testing.assert_allclose(posed._residual(fit.unknowns[posed.free]), fit.residual, atol=1e-12)
 
 
 # ---- what it is worth
@@ -336,20 +267,19 @@ def errors_as_written(problem, fit):
     return result
 
 
+@pytest.mark.parametrize(("robust", "with_fixed"), [(False, True), (True, False)])
 @pytest.mark.parametrize("options", [None, *SHAPES], ids=str)
-@pytest.mark.parametrize("with_fixed", [False, True])
-@pytest.mark.parametrize("robust", [False, True])
 def test_errors_are_those_that_are_written_down(graph, options, with_fixed, robust):
     key, pairs = named(graph)
     shape = None if options is None else shape_of(graph, **options)
     fixed = np.full(graph.n, np.nan)
     if with_fixed:
         fixed[[2, 9]] = [3.0, 4.0]
-    problem = LeastSquares(pairs, System.of(pairs, shape, key), np.zeros(graph.n), fixed, np.inf)
-    fit = problem.robust() if robust else problem.plain()
-    np.testing.assert_allclose(uncertainty._information(problem, fit), information_as_written(problem, fit), rtol=1e-12)
-    found = uncertainty.standard_errors(problem, fit)
-    expected = errors_as_written(problem, fit)
+    posed = problem(pairs, shape, key, fixed=fixed)
+    fit = posed.robust() if robust else posed.plain()
+    np.testing.assert_allclose(uncertainty._information(posed, fit), information_as_written(posed, fit), rtol=1e-12)
+    found = uncertainty.standard_errors(posed, fit)
+    expected = errors_as_written(posed, fit)
     expected[np.isfinite(fixed)] = 0.0
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -362,8 +292,6 @@ def test_errors_are_right_where_only_the_slopes_of_exposures_connect_two_groups(
     halves = replace(graph, **{name: getattr(graph, name)[inside] for name in per_pair})
     key, pairs = named(halves)
     assert (np.bincount(pairs.component) > 3).sum() == 2
-    problem = LeastSquares(
-        pairs, System.of(pairs, shape_of(halves, "exposure-plane"), key), np.zeros(graph.n), np.full(graph.n, np.nan), np.inf
-    )
-    fit = problem.plain()
-    np.testing.assert_allclose(uncertainty.standard_errors(problem, fit), errors_as_written(problem, fit), rtol=1e-5)
+    posed = problem(pairs, shape_of(halves, "exposure-plane"), key)
+    fit = posed.plain()
+    np.testing.assert_allclose(uncertainty.standard_errors(posed, fit), errors_as_written(posed, fit), rtol=1e-5)
