@@ -21,9 +21,8 @@ from pydantic import BaseModel, Field, ValidationError
 from .. import __version__
 from ..errors import ConfigError
 from ..words import program
+from . import FieldConfig, Name, ServiceConfig
 from .command_line import Command, as_list, is_list, meant, option_paths, parse, section_of, typed
-from .runs import FieldConfig, ServiceConfig
-from .stages import Name
 
 __all__ = ["CONFIG_FILE", "answer", "field_config", "service_config", "survey_configs", "to_toml"]
 

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from .. import survey
-from ..config import BackgroundKind, FieldConfig, SurveyConfig, stages
+from ..config import STAGES, BackgroundKind, FieldConfig, SurveyConfig
 from ..errors import InputError
 from ..exposures import check
 from ..match.image import fixed_backgrounds
@@ -31,7 +31,7 @@ SPARE_DISK = 50e6  # bytes: tables, figures, logs, and the file that is being re
 
 def table() -> dict[str, Stage]:
     """Return all stages by name, in the order in which they run."""
-    return {name: import_module(f"kred_core.stages.{name}").STAGE for name in stages.STAGES}
+    return {name: import_module(f"kred_core.stages.{name}").STAGE for name in STAGES}
 
 
 def of_run(config: FieldConfig) -> list[Stage]:

@@ -53,7 +53,8 @@ def with_toy(monkeypatch) -> None:
     module = ModuleType("kred_core.stages.toy")
     module.STAGE = toy()
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(configuration.stages, "STAGES", ("check", "toy", *configuration.STAGES[1:]))
+    for room in (configuration, stages.plan):
+        monkeypatch.setattr(room, "STAGES", ("check", "toy", *configuration.STAGES[1:]))
 
 
 @pytest.fixture
