@@ -121,3 +121,10 @@ class TestPages:
 
     def test_the_citation_is_of_this_version(self):
         assert f"\nversion: {kred_core.__version__}\n" in (PROJECT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_every_place_in_the_code_that_a_page_names_exists():
+    named = re.compile(r"`((?:kred_core|flows|tasks|deployments|tests)/[\w./-]*)`")
+    pages = {page: named.findall(page.read_text(encoding="utf-8")) for page in (*PAGES, *ROOT_PAGES)}
+    assert sum(map(len, pages.values())) > 30
+    assert {(page.name, place) for page, places in pages.items() for place in places if not (PROJECT / place).exists()} == set()

@@ -67,9 +67,7 @@ class FieldPaths:
     run_config = _place("DECam_SWARP/{field}/kred.toml", "The resolved configuration of the last run.")
     state = _place(".kred/{field}", "kred's own records of this field; whoever deletes it makes everything be done again.")
     discovery_record = _place(".kred/{field}/discover/memory.json", "What those remember who look for new fields.")
-    run_lock = _place(
-        ".kred/_service/{field}.run.lock", "Held by the run that works on this field; who deletes `state` leaves it."
-    )
+    run_lock = _place(".kred/_service/{field}.run.lock", "Held by the run that works on this field; who deletes `state` leaves it.")
     all_fields_lock = _place(".kred/_service/fields.lock", "Held by who writes the page of all fields.")
 
     # input, never written to
