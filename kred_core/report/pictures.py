@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..binned import BinnedGrid
+from ..binned import quicklook
 from ..errors import InputError
 from ..evaluation import ReducedImage
 from ..figures.drawing import Stretch, round_values
-from ..fits.hdu import scan
-from ..fits.pixels import read_pixels
 from ..sky import Grid, mean_position, tan_wcs
 from ..survey import Tile
 
@@ -80,19 +78,17 @@ class Sky:
     def read(cls, path: Path, tiles: Sequence[Tile]) -> Sky:
         """Turn the quick look of a field, which has the grid of the galaxy, so that north is up, at the size of a picture.
 
-        The picture is as large as the data, whatever the tiles are. Raises ExposureError or InputError where it cannot be read.
+        The picture is as large as the data, whatever the tiles are. Raises InputError where it cannot be read.
         """
         from PIL import Image
 
-        hdus = {hdu.extname: hdu for hdu in scan(path)}
-        if not {"BEFORE", "AFTER"} <= hdus.keys():
+        grid, look = quicklook.read(path)
+        if not {"before", "after"} <= look.images.keys():
             raise InputError(f"{path} has no images BEFORE and AFTER; delete it and run the stage 'match' again")
-        header, shape = hdus["AFTER"].header, hdus["AFTER"].shape
-        grid = BinnedGrid(float(header["CRVAL1"]), float(header["CRVAL2"]), float(header["CELL"]))
-        first = np.array([0.5 - header["CRPIX1"], 0.5 - header["CRPIX2"]])  # edge of the quick look in cells of the grid
+        first = np.array([look.x0, look.y0]) - 0.5  # edge of the quick look in cells of the grid
         along, ones, zeros = np.linspace(0, 1, 9), np.ones(9), np.zeros(9)
         edge = np.stack([np.concatenate([along, ones, along, zeros]), np.concatenate([zeros, along, ones, along])], axis=1)
-        sky = grid.wcs.wcs_pix2world(edge * shape[::-1] + first, 0)
+        sky = grid.wcs.wcs_pix2world(edge * look.shape[::-1] + first, 0)
         ra, dec = mean_position(*sky.T)
         plane = tan_wcs(Grid(ra, dec, 1.0, 1, 1)).wcs_world2pix(sky, 0)  # arcsec, west and north
         low, high = plane.min(axis=0), plane.max(axis=0)
@@ -112,7 +108,7 @@ class Sky:
             small = image.reduce(factor)
             return small.transform((columns, rows), Image.Transform.PERSPECTIVE, turn, Image.Resampling.BILINEAR)
 
-        before, after = (_averaged(read_pixels(hdus[name]), turned, 0.5) for name in ("BEFORE", "AFTER"))
+        before, after = (_averaged(look.images[name], turned, 0.5) for name in ("before", "after"))
         window = _covered(after)
         cut = np.array([window[1].start or 0, window[0].start or 0])
         outlines = {}
