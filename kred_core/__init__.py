@@ -11,8 +11,7 @@ from . import kernel_cache
 
 if TYPE_CHECKING:
     from .api.backgrounds import BackgroundMatch, match_backgrounds, solve_backgrounds
-    from .api.images import open_exposure, rescale
-    from .api.mosaic import coadd_images
+    from .api.images import coadd_images, open_exposure, rescale
     from .config import FieldConfig
     from .errors import KredError
     from .exposures.exposure import Exposure
@@ -48,8 +47,7 @@ __all__ = [
 # Where each name comes from, as above.
 _FRONT = {
     "api.backgrounds": ("BackgroundMatch", "match_backgrounds", "solve_backgrounds"),
-    "api.images": ("open_exposure", "rescale"),
-    "api.mosaic": ("coadd_images",),
+    "api.images": ("coadd_images", "open_exposure", "rescale"),
     "config": ("FieldConfig",),
     "errors": ("KredError",),
     "exposures.exposure": ("Exposure",),

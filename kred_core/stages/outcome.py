@@ -21,24 +21,13 @@ from ..words import counted, human_size
 
 @dataclass
 class StageOutcome:
-    """One stage of a run.
-
-    Attributes
-    ----------
-    name : str
-    done, current : int
-        Units that were made, and units that were complete and up to date already.
-    failed : dict
-        Reason by unit.
-    seconds : float
-        Wall time.
-    """
+    """One stage of a run."""
 
     name: str
-    done: int = 0
-    current: int = 0
-    failed: dict[str, str] = dataclasses.field(default_factory=dict)
-    seconds: float = 0.0
+    done: int = 0  # units that were made
+    current: int = 0  # units that were complete and up to date already
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)  # reason by unit
+    seconds: float = 0.0  # wall time
 
     def counts(self) -> str:
         """Return how many units, in words."""
@@ -54,51 +43,22 @@ class StageOutcome:
 
 @dataclass
 class Outcome:
-    """One run of a field.
-
-    Attributes
-    ----------
-    field : str
-    stages : list of StageOutcome
-        In the order in which they ran.
-    reports : list of ExposureReport
-        The verdict on each exposure, where the run came to know it.
-    notes : list of str
-        What a user should know beside the verdicts.
-    missing : list of `~pathlib.Path`
-        Products that were asked for and are not there.
-    stopped : str
-        Why the run ended before its last stage; empty if it did not.
-    disk : dict
-        Bytes by directory below the data root.
-    matching : list of str
-        How much better each image got by matching the backgrounds.
-    page : `~pathlib.Path` or None
-        The page of the field, for people who only want to look.
-    input : list of str
-        What became of the detectors of the input: the sums, and why some were left out.
-    unaccounted : list of str
-        What of the input is not accounted for.
-    n_refused : int
-        Detectors that cannot be used, and exposures of which not even the detectors are known.
-    n_used, n_detectors : int or None, int
-        Detectors that went into the result, and all of the input; None: the run did not come to choose any.
-    """
+    """One run of a field."""
 
     field: str
-    stages: list[StageOutcome] = dataclasses.field(default_factory=list)
-    reports: list[ExposureReport] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    missing: list[Path] = dataclasses.field(default_factory=list)
-    stopped: str = ""
-    disk: dict[str, int] = dataclasses.field(default_factory=dict)
-    matching: list[str] = dataclasses.field(default_factory=list)
-    page: Path | None = None
-    input: list[str] = dataclasses.field(default_factory=list)
-    unaccounted: list[str] = dataclasses.field(default_factory=list)
-    n_refused: int = 0
-    n_used: int | None = None
-    n_detectors: int = 0
+    stages: list[StageOutcome] = dataclasses.field(default_factory=list)  # in the order in which they ran
+    reports: list[ExposureReport] = dataclasses.field(default_factory=list)  # on each exposure, where the run came to know it
+    notes: list[str] = dataclasses.field(default_factory=list)  # what a user should know beside the verdicts
+    missing: list[Path] = dataclasses.field(default_factory=list)  # products that were asked for and are not there
+    stopped: str = ""  # why the run ended before its last stage, if it did
+    disk: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes by directory below the data root
+    matching: list[str] = dataclasses.field(default_factory=list)  # how much better each image got
+    page: Path | None = None  # of the field, for people who only want to look
+    input: list[str] = dataclasses.field(default_factory=list)  # what became of its detectors: sums, and why some were left out
+    unaccounted: list[str] = dataclasses.field(default_factory=list)  # what of the input is not accounted for
+    n_refused: int = 0  # detectors that cannot be used, and exposures of which not even the detectors are known
+    n_used: int | None = None  # detectors that went into the result; None: the run did not come to choose any
+    n_detectors: int = 0  # all of the input
 
     @property
     def complete(self) -> bool:

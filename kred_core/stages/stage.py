@@ -63,38 +63,22 @@ class Plan:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
-
-    Parameters
-    ----------
-    name : str
-    run : callable
-        Does it: finds the units of each step and hands them to the runner, which does what is missing or out of date.
-    plan : callable
-        Says what that would be and cost, from headers and tables, without doing it.
-    products : callable
-        Files that the present tables call for when the stage is complete.
-    leftovers : callable
-        A sentence for each kind of file of an earlier run with other options.
-    cost : callable
-        What it takes where nothing has been made yet, at most and at once: from the usable exposures.
-    place : str
-        Directory of the data root that takes them.
-    heavy : bool
-        Whether it needs much memory, so that few runs of a machine may be in it at once.
-    require : callable
-        Raises what would keep the stage from running (a program that is missing), before a run begins.
-    finish : callable
-        Called when the run has ended: to remove what only later stages needed.
-    """
+    """One stage."""
 
     name: str
+    # Does it: finds the units of each step and hands them to the runner, which does what is missing or out of date.
     run: Callable[[UnitRunner], None]
+    # Says what that would be and cost, from headers and tables, without doing it.
     plan: Callable[[Plan], Sequence[Planned]]
+    # Files that the present tables call for when the stage is complete, and the directory of the data root that takes them.
     products: Callable[[FieldConfig], Iterable[Path]]
-    leftovers: Callable[[FieldConfig], Iterable[str]] = lambda config: ()
-    cost: Callable[[FieldConfig, Sequence[ExposureReport]], Cost] = lambda config, usable: Cost()
     place: str = ""
-    heavy: bool = False
+    # A sentence for each kind of file of an earlier run with other options.
+    leftovers: Callable[[FieldConfig], Iterable[str]] = lambda config: ()
+    # What it takes where nothing has been made yet, at most and at once: from the usable exposures.
+    cost: Callable[[FieldConfig, Sequence[ExposureReport]], Cost] = lambda config, usable: Cost()
+    heavy: bool = False  # needs much memory, so that few runs of a machine may be in it at once
+    # Raises what would keep the stage from running (a program that is missing), before a run begins.
     require: Callable[[FieldConfig], object] = lambda config: None
+    # Called when the run has ended: to remove what only later stages needed.
     finish: Callable[[FieldConfig], object] = lambda config: None

@@ -40,24 +40,12 @@ Unit = tuple[str, dict[str, Any]]  # name, for people, and the arguments of the 
 
 @dataclass(frozen=True)
 class Work:
-    """What one call of a step works on, and everything its products depend on.
+    """What one call of a step works on, and everything its products depend on."""
 
-    Parameters
-    ----------
-    unit : str
-        Exposure, tile or mosaic. No two calls of a step in one field share it.
-    files : iterable of `~pathlib.Path`
-        Input files. One that does not exist counts too: the work is done again when it appears.
-    options : iterable of `~pydantic.BaseModel`
-        The sections of the configuration that this step reads, and no others; names of files belong among the files.
-    facts : dict
-        Other plain values that the products depend on.
-    """
-
-    unit: str
-    files: Iterable[Path] = ()
-    options: Iterable[BaseModel] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    unit: str  # exposure, tile or mosaic; no two calls of a step in one field share it
+    files: Iterable[Path] = ()  # one that does not exist counts too: the work is done again when it appears
+    options: Iterable[BaseModel] = ()  # the sections that this step reads, and no others, without names of files
+    facts: Mapping[str, Any] = field(default_factory=dict)  # other plain values that the products depend on
 
     def identities(self, root: Path) -> list[Identity]:
         """Return the input files as they are now, those below the data root by their paths from there."""
@@ -86,18 +74,11 @@ def _from_root(path: Path, root: Path) -> str:
 
 
 class Manifest(BaseModel):
-    """What a step made: its files as they were when it ended, and small facts for later stages.
-
-    Attributes
-    ----------
-    products : tuple of (path, size in bytes, time of modification in ns)
-    values : dict
-        Plain JSON values only.
-    """
+    """What a step made: its files as they were when it ended, and small facts for later stages."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    products: tuple[tuple[str, int, int], ...] = ()
+    products: tuple[tuple[str, int, int], ...] = ()  # path, size in bytes, time of modification in ns
     values: dict[str, JsonValue] = {}
 
     @classmethod
@@ -141,24 +122,12 @@ def read_manifest(record: Path, root: Path) -> Manifest | None:
 
 @dataclass(frozen=True)
 class Step:
-    """A kind of work that is done unit by unit.
+    """A kind of work that is done unit by unit."""
 
-    Parameters
-    ----------
-    name : str
-        Of its tasks and of its records.
-    version : int
-        Increase it when the step computes something else than before from the same inputs.
-    work : callable
-        Called with the configuration and the arguments of a unit; returns the `Work` that they mean.
-    function : callable
-        Called in the same way; does the work and returns its `Manifest`.
-    """
-
-    name: str
-    version: int
-    work: Callable[..., Work]
-    function: Callable[..., Manifest]
+    name: str  # of its tasks and of its records
+    version: int  # increase it when the step computes something else than before from the same inputs
+    work: Callable[..., Work]  # called with the configuration and the arguments of a unit: what they mean
+    function: Callable[..., Manifest]  # called in the same way: does the work
 
     def record(self, config: FieldConfig, arguments: dict[str, Any]) -> Path:
         """Return the file that remembers a unit as it would be done now, if any does: results/step/unit/version-digest."""
@@ -172,13 +141,9 @@ class Step:
         return manifest is not None and manifest.matches_disk()
 
     def ensure(self, config: FieldConfig, arguments: dict[str, Any]) -> tuple[Manifest, bool]:
-        """Do a unit unless it is complete and up to date; two runs at once share the work instead of doing it twice.
+        """Do a unit unless it is complete and up to date; return its manifest and whether there was nothing to do.
 
-        Returns
-        -------
-        manifest : Manifest
-        current : bool
-            Whether there was nothing to do.
+        Two runs at once share the work instead of doing it twice.
         """
         record = self.record(config, arguments)
         with exclusive(record.with_name(LOCK)):

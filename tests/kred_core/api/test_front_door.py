@@ -16,7 +16,8 @@ from astropy.wcs import WCS, Sip
 
 import kred_core
 from kred_core import Grid, coadd_images, errors, match_backgrounds, open_exposure, rescale, solve_backgrounds
-from kred_core.api import backgrounds, mosaic
+from kred_core.api import backgrounds
+from kred_core.api import images as images_module
 from kred_core.fits.hdu import scan
 from kred_core.fits.pixels import read_pixels
 from kred_core.sky import pixel_area_arcsec2, to_sky
@@ -244,7 +245,7 @@ def test_differences_with_units_are_solved():
         solve_backgrounds(2, [0], [1], [5.0] * u.nJy, [1.0] * u.s)
 
 
-@pytest.mark.parametrize("module", [backgrounds, mosaic])
+@pytest.mark.parametrize("module", [backgrounds, images_module])
 def test_examples_of_the_docstrings_do_what_they_show(module):
     assert doctest.testmod(module).failed == 0
     assert doctest.testmod(module).attempted > 5

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from kred_core import config
-from kred_core.config import STAGES, CoaddConfig, FieldConfig, RunConfig, SurveyConfig, TilingConfig
+from kred_core.config import CoaddConfig, FieldConfig, RunConfig, SurveyConfig, TilingConfig
 
 
 def all_sections():
@@ -47,40 +47,20 @@ def test_every_number_has_a_lower_bound_and_is_finite():
                         section.model_validate({name: value})
 
 
-def test_the_stages_are_named_once_and_for_all_in_their_order():
-    assert STAGES == ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate")
-    assert set(STAGES) - {"check"} <= set(FieldConfig.model_fields) | {"tiles"}
-
-
-@pytest.mark.parametrize(
-    ("options", "stages"),
-    [
-        ({}, STAGES),
-        ({"first": "coadd"}, ("coadd", "evaluate")),
-        ({"last": "summarize"}, ("check", "summarize")),
-        ({"first": "tiles", "last": "tiles"}, ("tiles",)),
-        ({"only": ["evaluate", "check", "check"]}, ("check", "evaluate")),
-    ],
-)
-def test_chosen_stages_run_in_the_order_of_the_pipeline(options, stages):
-    assert RunConfig(**options).stages == stages
-
-
-def test_a_range_of_stages_that_holds_none_is_refused():
+def test_chosen_stages_run_in_the_order_of_the_pipeline():
+    assert RunConfig().stages == ("check", "summarize", "prepare", "tiles", "match", "coadd", "evaluate")
+    assert RunConfig(first="match", last="coadd").stages == ("match", "coadd")
+    assert RunConfig(only=["evaluate", "check", "check"]).stages == ("check", "evaluate")
     with pytest.raises(ValidationError, match="no stage left to run: coadd comes after check"):
         RunConfig(first="coadd", last="check")
 
 
-@pytest.mark.parametrize("name", ["LMC_c42", "7", "a.b+c-d", "x" * 64])
-def test_names_of_files_are_accepted(name):
-    assert FieldConfig(field=name, tiles=[name]).field == name
-
-
-ODD_NAMES = ["", " ", ".", "..", "../x", "a/b", "/etc", "a\\b", "a\n", "\na", "a b", "-x", "_x", ".hidden", "~", "a\0", "*", "a:b"]
-
-
-@pytest.mark.parametrize("name", [*ODD_NAMES, "é", "٣", "x" * 65])
+@pytest.mark.parametrize(
+    "name", ["", " ", "..", "a/b", "a\\b", "a\n", "\na", "-x", "_x", ".x", "~", "a\0", "*", "é", "٣", "x" * 65]
+)
 def test_names_that_could_lead_outside_the_data_root_are_refused(name):
+    for right in ("LMC_c42", "7", "a.b+c-d", "x" * 64):
+        assert FieldConfig(field=right, tiles=[right]).field == right
     for wrong in ({"field": name}, {"field": "LMC_c42", "tiles": [name]}):
         with pytest.raises(ValidationError):
             FieldConfig(**wrong)
@@ -88,17 +68,12 @@ def test_names_that_could_lead_outside_the_data_root_are_refused(name):
         TilingConfig(leave_out=[name])
 
 
-@pytest.mark.parametrize(
-    "centre", [[10.0], [1.0, 2.0, 3.0], [-0.1, 0.0], [360.0, 0.0], [0.0, 90.1], [0.0, math.nan], [math.inf, 0.0]]
-)
+@pytest.mark.parametrize("centre", [[10.0], [1.0, 2.0, 3.0], [-0.1, 0.0], [360.0, 0.0], [0.0, 90.1], [0.0, math.nan]])
 def test_a_centre_off_the_sky_is_refused(centre):
     with pytest.raises(ValidationError):
         SurveyConfig(centre=centre)
     for edge in ([0.0, -90.0], [359.999999, 90.0], [0, 0]):
         assert SurveyConfig(centre=edge).centre == edge
-
-
-def test_own_centre_and_own_tiles_contradict_each_other():
     with pytest.raises(ValidationError, match="either centre or tile_table"):
         SurveyConfig(centre=[10.0, -70.0], tile_table="tiles.ecsv")
 
@@ -108,14 +83,6 @@ def test_only_codes_that_a_mask_can_hold_are_accepted(codes):
     with pytest.raises(ValidationError):
         CoaddConfig(mask_codes=codes)
     assert CoaddConfig(mask_codes=[]).mask_codes == []
-
-
-@pytest.mark.parametrize(
-    ("mosaics", "backgrounds"),
-    [("matched", ("matched",)), ("original", ("original",)), ("both", ("original", "matched")), ("none", ())],
-)
-def test_mosaics_are_made_with_the_backgrounds_that_were_asked_for(mosaics, backgrounds):
-    assert CoaddConfig(mosaics=mosaics).backgrounds == backgrounds
 
 
 @pytest.mark.parametrize("shape", [{"shape": "exposure-plane"}, {"shape": "detector-plane"}, {"amplifier_steps": True}])
@@ -135,7 +102,7 @@ def test_one_amplifier_can_be_left_out_by_the_native_engine_only():
     FieldConfig(field="LMC_c42", tiling={"leave_out": ["S7"]}, coadd={"engine": "swarp"})
 
 
-@pytest.mark.parametrize("part", ["C", "upper", "A.B", ""])
+@pytest.mark.parametrize("part", ["C", "upper", ""])
 def test_an_amplifier_that_no_detector_has_is_named_with_those_that_it_has(part):
     with pytest.raises(ValidationError, match=rf"the amplifiers S7\.A and S7\.B, not S7\.{part.upper()}"):
         TilingConfig(leave_out=[f"S7.{part}"])
@@ -151,14 +118,6 @@ def test_a_configuration_cannot_change_under_a_run():
     resolved = FieldConfig(field="LMC_c42")
     with pytest.raises(ValidationError, match="frozen"):
         resolved.coadd.engine = "swarp"
-    with pytest.raises(ValidationError, match="frozen"):
-        resolved.field = "LMC_c43"
-
-
-def test_two_configurations_with_the_same_options_are_equal_and_share_no_list():
-    first, second = FieldConfig(field="LMC_c42"), FieldConfig(field="LMC_c42")
-    assert first == second
-    assert CoaddConfig().mask_codes is not CoaddConfig().mask_codes
 
 
 def test_other_processes_get_absolute_paths_and_nothing_else_changes(monkeypatch, tmp_path):

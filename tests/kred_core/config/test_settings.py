@@ -7,7 +7,6 @@ import os
 import re
 
 import pytest
-from pydantic import BaseModel
 
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.config.settings import FIELD, answer, field_config, service_config, survey_configs, to_toml
@@ -25,15 +24,6 @@ def _no_options_from_outside(monkeypatch, tmp_path):
 @pytest.fixture
 def toml(tmp_path):
     return lambda text: (tmp_path / "kred.toml").write_text(text, encoding="utf-8")
-
-
-def option_paths(model=FieldConfig, prefix=""):
-    """(section.option, its description), for every option there is."""
-    for name, info in model.model_fields.items():
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            yield from option_paths(info.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, info.description
 
 
 def help_text(command):
@@ -113,13 +103,10 @@ def test_lists_of_one_and_of_numbers(monkeypatch):
     "line", ["LMC_c42 T07 T08 --redo", "LMC_c42 --redo T07 T08", "LMC_c42 T07 --redo T08", "LMC_c42 T07,T08 --redo"]
 )
 def test_tiles_may_stand_before_and_after_options(line):
+    with pytest.raises(ConfigError, match="option tiles: expected a name"):  # and not all tiles
+        field_config(["LMC_c42", ""])
     resolved = field_config(line.split())
     assert (resolved.field, resolved.tiles, resolved.run.redo) == ("LMC_c42", ["T07", "T08"], True)
-
-
-def test_an_empty_tile_is_not_taken_for_all_tiles():
-    with pytest.raises(ConfigError, match="option tiles: expected a name"):
-        field_config(["LMC_c42", ""])
 
 
 # options of a run: typed without the name of their section
@@ -136,17 +123,6 @@ def test_from_and_until_have_these_names_in_the_command_the_environment_the_file
     assert {"from", "until"} < set(RunConfig.model_json_schema()["properties"])
     assert RunConfig.model_validate(typed.model_dump(mode="json")) == typed
     assert typed.model_dump()["from"] == "prepare"
-
-
-def test_what_people_type_daily_needs_no_name_of_a_section():
-    run = field_config(["X", "--only", "tiles,check", "--redo", "--dry-run"]).run
-    assert (run.only, run.redo, run.dry_run, run.stages) == (["tiles", "check"], True, True, ("check", "tiles"))
-
-
-def test_who_asks_for_processes_is_told_of_dask(tmp_path):
-    (tmp_path / "kred.toml").write_text('[run]\nrunner = "processes"\n')
-    with pytest.raises(ConfigError, match=r"option run\.runner.*: the runner processes is now dask"):
-        field_config(["X", "--root", str(tmp_path)])
 
 
 def test_a_wrong_value_of_a_shortcut_is_named_as_it_is_typed():
@@ -201,21 +177,17 @@ def test_an_option_of_an_earlier_version_is_named_with_what_takes_its_place(monk
     ("text", "message"),
     [
         ("[coadd]\nengin = 'swarp'", "option coadd.engin is not known; did you mean coadd.engine?"),
-        ("[coad]\nengine = 'swarp'", "option coad is not known; did you mean coadd?"),
         ("engine = 'swarp'", "option engine is not known; did you mean coadd.engine?"),
         ("[coadd]\nmask-codes = [1]", "option coadd.mask-codes is not known; did you mean coadd.mask_codes?"),
-        ("[run]\nform = 'coadd'", "option run.form is not known; did you mean run.from?"),
         ("[run]\nfrom = 'coad'", "option run.from (--from): input should be 'check', "),
-        ("[run]\ndry-run = true", "option run.dry-run is not known; did you mean run.dry_run?"),
-        ("[coadd]\nengine = 'swrap'", "option coadd.engine: input should be 'native' or 'swarp', not 'swrap'"),
-        ("[coadd]\nsize = nan", "option coadd.size: input should be a finite number, not nan"),
+        ('[run]\nrunner = "processes"\n', "option run.runner (--runner): the runner processes is now dask"),
+        ("root = '/elsewhere'", "kred.toml: remove the line 'root'"),
+        ("[coadd", "kred.toml cannot be read: "),
         ("[coadd]\nsize = -1", "option coadd.size: input should be greater than or equal to 0, not -1"),
         ("coadd = 3", "option coadd is a section of options, as [coadd] in kred.toml, not 3"),
         ("tiles = 'T01'", "option tiles: input should be a valid list, not 'T01'"),
         ("[survey]\ncentre = [1, 2, 3]", "option survey.centre: expected at most 2 values, not [1, 2, 3]"),
-        ("[survey]\ncentre = [1]", "option survey.centre: needs two numbers, RA and Dec in degrees, not [1]"),
         ("[summarize]\nuse_masks = false", "option summarize.use_masks is not known any more: coadd.mask_codes takes its place"),
-        ("[tiling]\nleave_out = ['S7.upper']", "option tiling: leave_out: a detector has the amplifiers S7.A and S7.B"),
         ("[tiling]\nleave_out = ['../S7']", "option tiling.leave_out: expected a name of letters, digits and _ . + -"),
     ],
 )
@@ -224,20 +196,8 @@ def test_a_mistake_in_the_file_is_explained_in_one_line(text, message, toml):
     with pytest.raises(ConfigError) as error:
         field_config(["LMC_c42"])
     assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
-
-
-def test_every_mistake_is_told_at_once(toml):
     toml("[coadd]\nengin = 'swarp'\nsize = -1\n[run]\nredo = 'maybe'\n")
-    with pytest.raises(ConfigError) as error:
-        field_config(["LMC_c42"])
-    assert len(str(error.value).splitlines()) == 3
-
-
-@pytest.mark.parametrize("raw", [b"[coadd", b"\xff\xfe\x00", b"[coadd]\nsize=1\nsize=2\n"])
-def test_a_file_that_is_no_toml_is_named(raw, tmp_path):
-    (tmp_path / "kred.toml").write_bytes(raw)
-    with pytest.raises(ConfigError, match=r"kred\.toml cannot be read: "):
+    with pytest.raises(ConfigError, match=r"\A(.+\n){2}.+\Z"):  # one line for each
         field_config(["LMC_c42"])
 
 
@@ -265,12 +225,6 @@ def test_what_starts_programs_or_leads_elsewhere_is_not_taken_from_a_file_that_o
     assert value in getattr(load([]), name)
 
 
-def test_the_file_cannot_move_the_data_root_it_lies_in(toml):
-    toml("root = '/elsewhere'")
-    with pytest.raises(ConfigError, match="remove the line 'root'"):
-        field_config(["LMC_c42"])
-
-
 @pytest.mark.parametrize("name", ["../x", "a/b", "..", "a\nb", "x" * 65])
 def test_names_that_could_lead_outside_are_refused_from_every_source(name, monkeypatch, toml):
     for arguments in ([name], ["X", name], ["X", "--tiling.leave-out", name]):
@@ -287,12 +241,6 @@ def test_names_that_could_lead_outside_are_refused_from_every_source(name, monke
         field_config(["X"])
 
 
-@pytest.mark.parametrize("value", ["10.5,nan", "{", "[10"])
-def test_a_list_that_is_none_is_explained(value):
-    with pytest.raises(ConfigError, match=r"^option survey[.centre]*: "):
-        field_config(["X", "--survey.centre", value])
-
-
 # help
 
 
@@ -301,15 +249,17 @@ def test_the_help_mentions_every_option_with_its_description(command, monkeypatc
     monkeypatch.setenv("COLUMNS", "not a number")
     text = help_text(command)
     words = " ".join(text.split())
-    for path, description in option_paths():
-        if path == "field" and command is survey_configs:
-            continue
-        plain = {"run.first": "from", "run.last": "until", "field": "FIELD", "tiles": "TILES"}.get(path, path.removeprefix("run."))
-        shown = (
-            plain if plain == "FIELD" or (plain == "TILES" and command is field_config) else f"--{plain.lower().replace('_', '-')}"
-        )
-        assert f" {shown} " in words or f" {shown}, " in words, f"{shown} is not in the help"
-        assert description in words.replace("- ", "-") or description in words, f"{path}: its description is not in the help"
+    fields = FieldConfig.model_fields.items()
+    sections = {f"{name}.": info.annotation for name, info in fields if hasattr(info.annotation, "model_fields")}
+    for section, model in {"": FieldConfig, **sections}.items():
+        for name, info in model.model_fields.items():
+            if f"{name}." in sections or (name == "field" and command is survey_configs):
+                continue
+            flag = f"--{section.removeprefix('run.')}{info.alias or name}".replace("_", "-")
+            shown = name.upper() if command is field_config and name in ("field", "tiles") else flag
+            assert f" {shown} " in words or f" {shown}, " in words, f"{shown} is not in the help"
+            description = info.description
+            assert description in words.replace("- ", "-") or description in words, f"{flag}: its description is not in the help"
     assert max(map(len, text.splitlines())) <= 110
 
 
@@ -341,13 +291,6 @@ def test_the_examples_in_the_help_are_right():
     assert len(found) == 5
     for line in found:
         assert field_config(line.split()).field == "LMC_c42"
-    assert [c.field for c in survey_configs(["LMC_c41", "LMC_c42", "--root", "DIR"])] == ["LMC_c41", "LMC_c42"]
-
-
-# several fields
-
-
-def test_several_fields_share_every_option():
     configs = survey_configs(["LMC_c41", "LMC_c42", "LMC_c41", "--tiles", "T01,T02", "--until", "prepare"])
     assert configs == [field_config([field, "T01", "T02", "--until", "prepare"]) for field in ("LMC_c41", "LMC_c42")]
 

@@ -1,7 +1,6 @@
 """From the tables of a field to its mosaics, figures and numbers, with the backgrounds that were asked for."""
 
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +16,7 @@ from kred_core.exposures import check, summary
 from kred_core.products import FieldPaths, read_record, tables, write_record
 from kred_core.simulate import simulate_field
 from kred_core.stages import table as table_of_stages
-from kred_core.stages.coadd import mosaic_unit
 from kred_core.stages.plan import plan_run
-from kred_core.stages.stage import Cost, Plan, Planned
 from kred_core.stages.tiles import wanted_tiles
 from kred_core.survey import tiling
 
@@ -103,27 +100,13 @@ class TestPlans:
         with pytest.raises(InputError, match=r"LMC_c42_backgrounds\.tab is missing; run the stage 'match' first \(--from match\)"):
             stages.plan_coadds(field.config("both"))
 
-    @pytest.mark.parametrize(
-        ("rows", "message"),
-        [
-            (
-                slice(2, None),
-                r"no background of 1 of the 6 detectors of T07 N662: c4d\S+_\w+; it is out of date: run the stage 'match'",
-            ),
-            (slice(0, 0), r"of 6 of the 6 detectors of T07 N662: (c4d\S+, ){4}c4d\S+ and 1 more; it is"),
-            (slice(1, None, 2), "of 6 of the 6 detectors"),  # those of another image do not count
-        ],
-    )
-    def test_detectors_without_a_background_are_named(self, field, rows, message):
-        field.match(rows)
-        with pytest.raises(InputError, match=message):
+    def test_detectors_without_a_background_are_named(self, field):
+        field.match(slice(2, None))
+        with pytest.raises(InputError, match=r"of 1 of the 6 detectors of T07 N662: c4d\S+_\w+; it is out of date: run the stage"):
             stages.plan_coadds(field.config())
-
-    def test_no_mosaics_need_nothing(self, field):
-        config = field.config("none")
-        assert stages.plan_coadds(config) == stages.mosaic_names(config) == []
-        assert stages.evaluated_tiles(config) == {}
-        assert stages.missing_products(field.config("none", only=["tiles", "coadd", "evaluate"])) == []
+        field.match(slice(1, None, 2))  # those of another image do not count
+        with pytest.raises(InputError, match=r"of 6 of the 6 detectors of T07 N662: (c4d\S+, ){4}c4d\S+ and 1 more; it is"):
+            stages.plan_coadds(field.config())
 
     def test_tiles_without_a_table_are_left_out_unless_they_were_asked_for(self, field):
         assert stages.tile_names(field.config()) == ["T07"]
@@ -133,11 +116,6 @@ class TestPlans:
         field.paths.tile_table("T07").unlink()
         with pytest.raises(InputError, match=r"no tile table in .*; run the stage 'tiles' first"):
             stages.tile_names(field.config())
-
-    def test_units_are_named_as_the_products_are(self):
-        assert mosaic_unit("T07", "N662", [BackgroundKind.MATCHED]) == "T07_b.N662"
-        assert mosaic_unit("T07", "N662", [BackgroundKind.ORIGINAL]) == "T07.N662"
-        assert mosaic_unit("T07", "N662", BackgroundKind) == "T07.N662"
 
 
 @pytest.mark.parametrize(("mosaics", "n", "sets"), [("original", 1, 1), ("matched", 1, 1), ("both", 1, 2), ("none", 0, 0)])
@@ -270,65 +248,3 @@ class TestBoth:
         nearest = np.abs((matched - original)[coverage == 1][:, None] - expected)
         assert nearest.min(axis=1).max() < 0.01  # of values up to 60000, in 32 bits
         assert set(nearest.argmin(axis=1)) == set(range(6))
-
-
-# --- before and after a run
-
-
-def test_a_data_root_that_is_not_there_ends_a_run_before_it_begins(tmp_path):
-    with pytest.raises(InputError, match="absent is no directory; give the one that holds DECam_MEF with --root"):
-        stages.preflight(FieldConfig(field="LMC_c42", root=tmp_path / "absent"))
-
-
-def test_products_go_outside_the_data_root_only_where_that_was_said(simulated, tmp_path):
-    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
-    root.mkdir()
-    elsewhere.mkdir()
-    (root / "DECam_MEF").symlink_to(simulated[0] / "DECam_MEF")
-    (root / "DECam_SWARP").symlink_to(elsewhere)
-    outside = [str(simulated[0]), str(tmp_path)]
-    stages.preflight(FieldConfig(field="LMC_c42", root=root, run={"outside": outside}))
-    with pytest.raises(InputError, match=f"DECam_SWARP is a link to {elsewhere}, outside the data root.*--outside {elsewhere}"):
-        stages.preflight(FieldConfig(field="LMC_c42", root=root, run={"outside": outside[:1]}))
-
-
-def test_what_lies_beside_the_exposures_is_named_but_not_all_of_it(tmp_path):
-    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"only": ["check"]})
-    directory = FieldPaths.of(config).mef
-    directory.mkdir(parents=True)
-    for i in range(7):
-        (directory / f"notes{i}.txt").touch()
-    (note,) = stages.leftovers(config)
-    names = "notes0.txt, notes1.txt, notes2.txt, notes3.txt, notes4.txt and 2 more"
-    where = f"left out in {directory}, only InstCal images and their masks are taken"
-    assert note == f"{where}: no *.fits.fz or *.fits: {names}"
-
-
-# --- what a run would take
-
-
-def a_plan(*lines: tuple[str, Sequence], reports: Sequence = ()) -> Callable[[FieldConfig], Plan]:
-    empty = {name: [] for name in table_of_stages()}
-    return lambda config: Plan(config, list(reports), {**empty, **{name: list(planned) for name, planned in lines}})
-
-
-def test_a_dry_run_says_what_would_be_done_how_long_it_takes_and_what_stands_in_the_way(tmp_path, monkeypatch):
-    config = FieldConfig(field="LMC_c42", root=tmp_path, run={"workers": 2})
-    planned = (
-        ("check", [Planned("check", "exposures", 3, 0, Cost(100.0, 5e9))]),
-        ("summarize", [Planned("summarize", "exposures", 3, 3, Cost(90.0, 2e6))]),
-        ("coadd", [Planned("coadd", "mosaics", 2, 1, Cost(4 * 3600.0, 1e6))]),
-    )
-    found = [check.ExposureReport("a", "a.fits.fz"), check.ExposureReport("b", "b.fits.fz", refused=("is empty", "is old"))]
-    monkeypatch.setattr(stages.plan, "plan_run", a_plan(*planned, reports=found))
-    lines = stages.dry_run(config).splitlines()
-    assert lines[0] == "LMC_c42: what would be done with these options (nothing has been done)"
-    assert lines[3].split() == ["check", "3", "exposures", "0", "-", "-"]
-    assert lines[4].split()[:6] == ["summarize", "3", "exposures", "3", "90", "s"]
-    assert lines[5].split()[:6] == ["coadd", "2", "mosaics", "1", "4.0", "h"]
-    assert lines[7].startswith("about 2.0 h with 2 tasks at once, 3.0 MB of disk (")
-    assert lines[8:] == ["refused b: is empty; is old"]
-    monkeypatch.setattr(stages.plan, "plan_run", a_plan(("coadd", [Planned("coadd", "mosaics", 2, 1, Cost(300.0, 1e18))])))
-    text = stages.dry_run(config)
-    assert "about 2.5 min with 2 tasks at once" in text
-    assert "\nWARNING: the products do not fit: 1000000.0 TB and room to work in are needed" in text

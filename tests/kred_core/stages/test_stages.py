@@ -93,10 +93,6 @@ def test_a_data_root_is_remembered_however_its_place_is_written(config, tmp_path
     assert counts(stages.reduce(config)) == [("check", 0, 2), ("summarize", 0, 2)]
 
 
-def test_every_name_in_the_table_is_that_of_its_module_and_stage():
-    assert [stage.name for stage in stages.table().values()] == list(configuration.STAGES)
-
-
 def test_a_data_root_that_was_moved_or_copied_with_its_times_is_not_reduced_again(config, tmp_path):
     (config.root / "images.txt").write_text("Image FILTER\nHalpha N662\n")
 
