@@ -35,19 +35,11 @@ LARGEST_LEVEL = 1e30  # ADU; no detector counts so far
 
 @dataclass(frozen=True)
 class BinnedGrid:
-    """The common grid: a tangent plane (TAN), north up, east to the left.
+    """The common grid: a tangent plane (TAN), north up, east to the left."""
 
-    Attributes
-    ----------
-    ra, dec : float
-        Tangent point in degrees (ICRS); cell (0, 0) is centred on it.
-    cell : float
-        Side of a cell in arcsec.
-    """
-
-    ra: float
+    ra: float  # of the tangent point in degrees (ICRS), on which cell (0, 0) is centred
     dec: float
-    cell: float
+    cell: float  # side in arcsec
 
     @cached_property
     def wcs(self) -> WCS:
@@ -58,11 +50,7 @@ class BinnedGrid:
 def binned_grid(config: FieldConfig, pixel_scale: float) -> BinnedGrid:
     """Return the grid of a field's galaxy.
 
-    Parameters
-    ----------
-    config : `~kred_core.config.FieldConfig`
-    pixel_scale : float
-        Of the field's detectors, in arcsec.
+    The pixel scale is that of the field's detectors, in arcsec.
 
     Raises
     ------
@@ -119,43 +107,23 @@ def _tenths(position: tuple[float, float]) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class BinnedMap:
-    """One detector on the grid: for each cell what its good pixels say.
+    """One detector on the grid: for each cell what its good pixels say; arrays of shape (ny, nx).
 
-    Attributes
-    ----------
-    root, extname : str
-        Exposure and detector.
-    x0, y0 : int
-        Cell of the grid that ``mean[0, 0]`` is.
-    mean : `~numpy.ndarray`
-        float32 (ny, nx): mean surface brightness of the good pixels in counts28 per square arcsec, ``level`` subtracted;
-        NaN where there is none.
-    std : `~numpy.ndarray`
-        float32 (ny, nx): standard deviation of these pixels (divided by their number), same unit; NaN where there is none.
-    count : `~numpy.ndarray`
-        uint16 (ny, nx): good pixels whose centre lies in the cell.
-    level : float
-        The detector's own sky level in counts28 per native pixel, subtracted from each pixel before averaging.
-    area : float
-        Solid angle of the detector's central pixel in square arcsec.
-    to_detector : `~numpy.ndarray`
-        float64 (2, 3): ``u, v = to_detector @ (x, y, 1)`` for the cell x, y of the grid; u along NAXIS1 and v along NAXIS2 run
-        from -1 to 1 over the detector and are 0 in its middle.
-    area_terms : `~numpy.ndarray`
-        float64 (5,): a pixel at u, v has ``area * (1 + area_terms @ (u, v, u**2, u * v, v**2))`` square arcsec.
+    For the cell x, y of the grid ``u, v = to_detector @ (x, y, 1)``; u along NAXIS1 and v along NAXIS2 run from -1 to 1 over the
+    detector and are 0 in its middle. A pixel there has ``area * (1 + area_terms @ (u, v, u**2, u * v, v**2))`` square arcsec.
     """
 
-    root: str
+    root: str  # of the exposure
     extname: str
-    x0: int
+    x0: int  # cell of the grid that mean[0, 0] is
     y0: int
-    mean: np.ndarray
-    std: np.ndarray
-    count: np.ndarray
-    level: float
-    area: float
-    to_detector: np.ndarray
-    area_terms: np.ndarray = field(default_factory=lambda: np.zeros(5))
+    mean: np.ndarray  # float32: surface brightness of the good pixels, counts28 per square arcsec, less level; NaN without any
+    std: np.ndarray  # float32: standard deviation of these pixels (divided by their number), same unit; NaN without any
+    count: np.ndarray  # uint16: good pixels whose centre lies in the cell
+    level: float  # the detector's own sky, counts28 per native pixel, subtracted from each pixel before averaging
+    area: float  # of the detector's central pixel in square arcsec
+    to_detector: np.ndarray  # float64 (2, 3)
+    area_terms: np.ndarray = field(default_factory=lambda: np.zeros(5))  # float64 (5,)
 
 
 def bin_detector(

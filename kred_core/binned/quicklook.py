@@ -48,26 +48,13 @@ _variation = nb.njit(variation)
 
 @dataclass(frozen=True, eq=False)
 class QuickLook:
-    """A rectangle of the grid of binned maps, in one or several versions.
+    """A rectangle of the grid of binned maps, in one or several versions; arrays of shape (ny, nx)."""
 
-    Attributes
-    ----------
-    x0, y0 : int
-        Cell of the grid that element [0, 0] of the arrays is.
-    images : dict of str to `~numpy.ndarray`
-        float32 (ny, nx) for each version, such as before and after: surface brightness times ``pixel_area``, that is counts28
-        per native pixel; NaN without data.
-    coverage : `~numpy.ndarray`
-        int16 (ny, nx): detectors of which a cell is the median.
-    pixel_area : float
-        Solid angle of a native pixel in square arcsec that the values are for.
-    """
-
-    x0: int
+    x0: int  # cell of the grid that element [0, 0] of the arrays is
     y0: int
-    images: dict[str, np.ndarray]
-    coverage: np.ndarray
-    pixel_area: float
+    images: dict[str, np.ndarray]  # float32, by version, such as before and after: counts28 per native pixel; NaN without data
+    coverage: np.ndarray  # int16: detectors of which a cell is the median
+    pixel_area: float  # of the native pixel that the values are for, square arcsec
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -31,18 +31,9 @@ SIGN, NOTHING = 1 << 31, 0xFFFFFFFF
 def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[MosaicNumbers, ReducedImage]:
     """Measure a mosaic and average it down for figures.
 
-    Parameters
-    ----------
-    mosaic : `~pathlib.Path`
-        FITS image in the primary HDU, not compressed, counts28 per pixel, with a celestial WCS.
-    coverage : `~pathlib.Path`
-        Number of detectors in each of its pixels; the first HDU with an image.
-    figure_pixels : int
-        Largest side of the reduced image. Its pixels are blocks of as few mosaic pixels as that allows.
-
-    Returns
-    -------
-    `MosaicNumbers`, `ReducedImage`
+    The mosaic is the FITS image in the primary HDU, not compressed, counts28 per pixel, with a celestial WCS; the first HDU with
+    an image of the coverage has the number of detectors in each of its pixels. The reduced image has at most ``figure_pixels`` along a
+    side: its pixels are blocks of as few mosaic pixels as that allows.
 
     Raises
     ------

@@ -28,44 +28,23 @@ COUNTS28 = "counts28/pix"
 class MosaicNumbers:
     """What one mosaic is like, as plain values that JSON can hold.
 
-    Every statistic is over the covered pixels: coverage > 0 and a finite value.
-
-    Attributes
-    ----------
-    n_covered : int
-        Number of covered pixels.
-    covered_fraction : float
-        n_covered over the number of pixels of the mosaic.
-    coverage_median, coverage_max : float, int
-        Median and largest number of detectors in a covered pixel.
-    level, mean, std : float
-        Median, mean and standard deviation, counts28 per pixel; stars and nebulae count in full.
-    noise : float or None
-        1.4826 / sqrt(2) times the median of |difference| of neighbours in a row, counts28 per pixel:
-        blind to nebulae, and to stars unless they crowd. Resampling correlates neighbours, so it is
-        lower than the noise that a single pixel has (by 5 % for LANCZOS3 at the survey's scale).
-        None where no two neighbours are covered.
-    block_jump : float or None
-        99th percentile of |difference| of the medians of adjacent blocks (see `block_jump`), counts28 per pixel:
-        seams, and nebulae in full. None where no two adjacent blocks are covered.
-    low_pass_rms : float or None
-        rms of the block medians about their median, counts28 per pixel: nebulae and left-over backgrounds.
-        None where no block is covered by more than a half.
-    block : int
-        Side of these blocks in pixels (see `block_side`).
+    Every statistic is over the covered pixels: coverage > 0 and a finite value. Stars and nebulae count in full, but in the noise:
+    1.4826 / sqrt(2) times the median of |difference| of neighbours in a row, which is blind to nebulae, and to stars unless they
+    crowd. Resampling correlates neighbours, so it is lower than the noise that a single pixel has (by 5 % for LANCZOS3 at the
+    survey's scale). Where there is nothing to measure a number is None.
     """
 
     n_covered: int
-    covered_fraction: float
-    coverage_median: float
+    covered_fraction: float  # n_covered over the number of pixels of the mosaic
+    coverage_median: float  # of the detectors in a covered pixel
     coverage_max: int
-    level: float
+    level: float  # median, counts28 per pixel as all that follow
     mean: float
     std: float
     noise: float | None
-    block_jump: float | None
-    low_pass_rms: float | None
-    block: int
+    block_jump: float | None  # 99th percentile of |difference| of the medians of adjacent blocks: seams, and nebulae
+    low_pass_rms: float | None  # of the block medians about their median: nebulae and left-over backgrounds
+    block: int  # side of these blocks in pixels (see `block_side`)
 
     def to_dict(self) -> dict[str, int | float | None]:
         """Return the plain values, of which ``MosaicNumbers(**values)`` makes the numbers again."""
@@ -109,24 +88,12 @@ def _readable(value: int | float | None) -> int | float:
 
 @dataclass(frozen=True)
 class ReducedImage:
-    """A mosaic averaged over square blocks of pixels.
+    """A mosaic averaged over square blocks of pixels; arrays of shape (rows, columns)."""
 
-    Attributes
-    ----------
-    image : `~numpy.ndarray`
-        float32, shape (rows, columns): mean of the covered pixels of a block, counts28 per mosaic pixel; NaN where none is.
-    coverage : `~numpy.ndarray`
-        float32, same shape: mean number of detectors over all pixels of a block; 0 where none.
-    wcs : `~astropy.wcs.WCS`
-        Celestial WCS of the reduced pixels.
-    factor : int
-        Side of a block in pixels of the mosaic. Blocks at the upper and right edge may be cut.
-    """
-
-    image: np.ndarray
-    coverage: np.ndarray
-    wcs: WCS
-    factor: int
+    image: np.ndarray  # float32: mean of the covered pixels of a block, counts28 per mosaic pixel; NaN where none is
+    coverage: np.ndarray  # float32: mean number of detectors over all pixels of a block; 0 where none
+    wcs: WCS  # celestial, of the reduced pixels
+    factor: int  # side of a block in pixels of the mosaic; blocks at the upper and right edge may be cut
 
     def shrink(self, factor: int) -> ReducedImage:
         """Average over blocks of ``factor`` x ``factor`` reduced pixels, those without coverage left out."""

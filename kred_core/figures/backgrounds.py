@@ -55,13 +55,9 @@ _Detectors = namedtuple("_Detectors", "root extname excess error component remar
 def background_figure(backgrounds: Table, detectors: Table, title: str, path: Path) -> None:
     """Draw the solved backgrounds as maps.
 
-    Parameters
-    ----------
-    backgrounds : `~astropy.table.Table`
-        Columns `kred_core.products.tables.BACKGROUNDS`, the detectors of one image.
-    detectors : `~astropy.table.Table`
-        Root, EXTNAME, NAXIS1, NAXIS2 and the corners (as in `kred_core.products.tables.DETECTORS`) of at least these detectors;
-        those that are missing here, or have no corners, are left out of the maps of the sky and counted in the subtitle.
+    The tables have the columns `kred_core.products.tables.BACKGROUNDS`, for the detectors of one image, and Root, EXTNAME, NAXIS1,
+    NAXIS2 and the corners (as in `kred_core.products.tables.DETECTORS`) of at least these detectors; those that are missing there,
+    or have no corners, are left out of the maps of the sky and counted in the subtitle.
     """
     found = _joined(backgrounds, detectors)
     on_sky, centre = _plane(found.vertices)

@@ -52,10 +52,7 @@ def own_style() -> Iterator[None]:
 
     Settings belong to the whole process, so that figures are drawn one after the other; on threads they would not be done sooner.
 
-    Raises
-    ------
-    ToolError
-        matplotlib cannot be imported, as with a matplotlibrc that it cannot read.
+    Raises ToolError where matplotlib cannot be imported, as with a matplotlibrc that it cannot read.
     """
     try:
         import matplotlib

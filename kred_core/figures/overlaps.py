@@ -63,12 +63,8 @@ _Differences = namedtuple("_Differences", "before after error rejected separatio
 def overlap_figure(pairs: Table, exptimes: Mapping[str, float], title: str, path: Path) -> None:
     """Draw how the differences of overlapping detectors got smaller.
 
-    Parameters
-    ----------
-    pairs : `~astropy.table.Table`
-        Columns `kred_core.products.tables.OVERLAPS`, the pairs of one image; there may be none.
-    exptimes : mapping
-        Exposure time in s by detector, <Root>_<EXTNAME>. Pairs with an unknown one are left out of the plot against exposure time.
+    The table has the columns `kred_core.products.tables.OVERLAPS`, the pairs of one image; there may be none. Exposure times in s
+    are by detector, <Root>_<EXTNAME>. Pairs with an unknown one are left out of the plot against exposure time.
     """
     found = _differences(pairs, exptimes)
     stride = max(1, -(-len(found.before) // MOST_POINTS))
@@ -278,10 +274,7 @@ class PairCutout:
 def pair_figure(cutouts: Sequence[PairCutout], title: str, path: Path) -> None:
     """Draw the pairs that agree least: both detectors, and their difference in the cells that were compared.
 
-    Parameters
-    ----------
-    cutouts : sequence of `PairCutout`
-        The worst first; the first ten are drawn. There may be none.
+    The worst come first, and the first ten are drawn. There may be none.
     """
     cutouts = list(cutouts)[:MOST_PAIRS]
     places = [_places(cutout.image1.shape) for cutout in cutouts]

@@ -139,13 +139,8 @@ class Panels:
 def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, stretch: float, path: Path) -> None:
     """Draw a mosaic twice: as the sky, nebulae from faint to bright, and beside it so that its flaws are seen.
 
-    Parameters
-    ----------
-    reduced : `~kred_core.evaluation.ReducedImage`
-    numbers : `~kred_core.evaluation.MosaicNumbers`
-        Of the mosaic at full resolution.
-    stretch : float
-        The greys of the flaws span the median of the covered pixels +- this many of their standard deviations.
+    The numbers are those at full resolution. The greys of the flaws span the median of the covered pixels +- ``stretch`` of their
+    standard deviations.
     """
     values = {"level": numbers.level, "std": numbers.std, "noise": numbers.noise, "block jump": numbers.block_jump}
     summary = "   ".join(f"{name} {short(value)}" for name, value in values.items() if value is not None) + f"  {UNIT}"
@@ -163,7 +158,7 @@ def mosaic_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, str
 
 @drawing.own_style()
 def coverage_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, path: Path) -> None:
-    """Draw how many detectors each part of a mosaic comes from; for the parameters see `mosaic_figure`."""
+    """Draw how many detectors each part of a mosaic comes from."""
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
     from matplotlib.ticker import MaxNLocator
@@ -183,10 +178,7 @@ def coverage_figure(reduced: ReducedImage, numbers: MosaicNumbers, title: str, p
 def field_figure(tiles: Sequence[tuple[str, ReducedImage]], title: str, path: Path) -> None:
     """Draw all tiles of one image of a field where they lie on the sky, so that the sky is seen, from faint to bright.
 
-    Parameters
-    ----------
-    tiles : sequence of (name, `~kred_core.evaluation.ReducedImage`)
-        At least one. Where tiles overlap their mean is shown.
+    The tiles are at least one name and `~kred_core.evaluation.ReducedImage`. Where they overlap their mean is shown.
     """
     tiles = sorted(tiles, key=lambda tile: tile[0])
     image, wcs, scale = _on_one_grid([reduced for _, reduced in tiles])

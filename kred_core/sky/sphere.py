@@ -104,17 +104,8 @@ class SkyPolygon:
 def outlines(corner_positions: ArrayLike, naxis1: ArrayLike, naxis2: ArrayLike) -> np.ndarray:
     """Return the outlines of many detectors from the centres of their corner pixels.
 
-    Parameters
-    ----------
-    corner_positions : array_like
-        Shape (n, 4, 2): RA and Dec in degrees, in the order of `corners`.
-    naxis1, naxis2 : array_like
-        Size in pixels, shape (n,).
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        Unit vectors, shape (n, 4, 3), in cyclic order, of the outer corners of the corner pixels.
+    The corners, shape (n, 4, 2), are RA and Dec in degrees, in the order of `corners`; the sizes in pixels have the shape (n,). The
+    outlines are unit vectors, shape (n, 4, 3), in cyclic order, of the outer corners of the corner pixels.
 
     Notes
     -----
@@ -136,16 +127,8 @@ def outlines(corner_positions: ArrayLike, naxis1: ArrayLike, naxis2: ArrayLike) 
 def touching(polygon: SkyPolygon, others: np.ndarray) -> np.ndarray:
     """Tell which of many polygons have a point in common with one.
 
-    Parameters
-    ----------
-    polygon : `SkyPolygon`
-    others : `~numpy.ndarray`
-        Unit vectors, shape (n, m, 3): n polygons of m vertices in cyclic order.
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        bool, shape (n,). Polygons that only touch count; a polygon with a NaN touches nothing.
+    The others are unit vectors, shape (n, m, 3): n polygons of m vertices in cyclic order. The result is bool, shape (n,). Polygons
+    that only touch count; a polygon with a NaN touches nothing.
 
     Raises
     ------

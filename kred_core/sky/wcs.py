@@ -204,13 +204,7 @@ def _vectors(wcs: WCS, x: ArrayLike, y: ArrayLike) -> np.ndarray:
 
 
 def corners(wcs: WCS, shape: tuple[int, int]) -> np.ndarray:
-    """Return the positions of the four corner pixels' centres, in the order of the keywords COR1RA1..COR4DEC1.
-
-    Parameters
-    ----------
-    wcs : `~astropy.wcs.WCS`
-    shape : (int, int)
-        NAXIS2, NAXIS1.
+    """Return the positions of the corner pixels' centres of an image of shape (NAXIS2, NAXIS1), in the order COR1RA1..COR4DEC1.
 
     Returns
     -------
@@ -242,19 +236,10 @@ def centre(wcs: WCS, shape: tuple[int, int]) -> tuple[float, float]:
 
 
 def pixel_area_arcsec2(wcs: WCS, x: ArrayLike, y: ArrayLike) -> np.ndarray:
-    """Return the solid angle of pixels.
+    """Return the solid angle, in square arcsec, of pixels at coordinates from 0, which are broadcast against each other.
 
-    Parameters
-    ----------
-    wcs : `~astropy.wcs.WCS`
-    x, y : array_like
-        Pixel coordinates, from 0; broadcast against each other.
-
-    Returns
-    -------
-    `~numpy.ndarray`
-        Square arcsec, of the shape of x and y. It is the parallelogram spanned by the lines that join the middles of opposite
-        sides of the pixel, right to 1e-7 of itself for any smooth WCS.
+    It is the parallelogram spanned by the lines that join the middles of opposite sides of the pixel, right to 1e-7 of itself for
+    any smooth WCS.
     """
     x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
     along_x = _vectors(wcs, x + 0.5, y) - _vectors(wcs, x - 0.5, y)
@@ -291,15 +276,7 @@ def tan_wcs(grid: Grid) -> WCS:
 def control_grid(wcs_from: WCS, wcs_to: WCS, x0: float, y0: float, nx: int, ny: int, step: int) -> tuple[np.ndarray, np.ndarray]:
     """Return where a region of one image lies in another, at points so close that bilinear interpolation does the rest.
 
-    Parameters
-    ----------
-    wcs_from, wcs_to : `~astropy.wcs.WCS`
-    x0, y0 : float
-        First pixel of the region in ``wcs_from``, from 0.
-    nx, ny : int
-        Size of the region in pixels.
-    step : int
-        Distance of the points in pixels.
+    The region begins at the pixel x0, y0 (from 0) of ``wcs_from`` and has nx x ny pixels; the points are ``step`` pixels apart.
 
     Returns
     -------

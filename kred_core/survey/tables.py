@@ -41,25 +41,14 @@ MATCHED = "_b"  # at the end of names
 
 @dataclass(frozen=True)
 class Tile:
-    """A square of sky that becomes one mosaic per image.
-
-    Attributes
-    ----------
-    field, name : str
-    ra, dec : float
-        Centre (ICRS) in degrees, 0 <= ra < 360.
-    size : float
-        Side in degrees of the square, north up, whose detectors feed the tile.
-    mosaic : float
-        Side in degrees of its mosaics: the standard one for the survey's tiles, ``size`` for those of a user's table.
-    """
+    """A square of sky, north up, that becomes one mosaic per image."""
 
     field: str
     name: str
-    ra: float
+    ra: float  # of the centre (ICRS) in degrees, 0 <= ra < 360
     dec: float
-    size: float
-    mosaic: float = MOSAIC_SIZE
+    size: float  # side in degrees of the square whose detectors feed the tile
+    mosaic: float = MOSAIC_SIZE  # side in degrees of its mosaics: the survey's standard one, or size for tiles of a user's table
 
     @cached_property
     def corners(self) -> np.ndarray:
@@ -70,18 +59,10 @@ class Tile:
 
 @dataclass(frozen=True)
 class ImageTable:
-    """Which exposures are co-added into which image.
+    """Which exposures are co-added into which image."""
 
-    Attributes
-    ----------
-    rows : tuple of (str, str, float)
-        Image, FILTER (short name) and EXPTIME in s (NaN: any), in the order of the table.
-    by_filter : bool
-        There is no table: each filter is an image, whatever the exposure time.
-    """
-
-    rows: tuple[tuple[str, str, float], ...]
-    by_filter: bool = False
+    rows: tuple[tuple[str, str, float], ...]  # image, FILTER (short name) and EXPTIME in s (NaN: any), in the order of the table
+    by_filter: bool = False  # there is no table: each filter is an image, whatever the exposure time
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -146,13 +127,10 @@ def field_centre(field: str) -> tuple[float, float]:
 def galaxy(field: str, config: SurveyConfig) -> list[tuple[float, float]]:
     """Return where the galaxy of a field is: the places of the fields whose names begin alike, up to the first ``_``.
 
-    Returns
-    -------
-    list of (float, float)
-        RA and Dec in degrees: of the tiles in the tile table; of the own centre; or of the survey's pointings (of its tiles,
-        where no field of this name has a pointing). Empty for a name that is not in the survey. In a tile table names may be
-        alike by chance: only the fields count that lead to this one in steps of at most 15 deg, and only the field itself
-        where they reach farther than 15 deg from their middle.
+    They are RA and Dec in degrees: of the tiles in the tile table; of the own centre; or of the survey's pointings (of its tiles,
+    where no field of this name has a pointing). There are none for a name that is not in the survey. In a tile table names may be
+    alike by chance: only the fields count that lead to this one in steps of at most 15 deg, and only the field itself where they
+    reach farther than 15 deg from their middle.
 
     Raises
     ------
@@ -202,13 +180,8 @@ def focal_plane() -> Table:
 def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[Tile, ...]:
     """Return the tiles of a field, in the order of the table or grid.
 
-    Parameters
-    ----------
-    field : str
-    config : `~kred_core.config.SurveyConfig`
-        Its tile table, or the grid around its centre, comes before the survey's own tiles.
-    names : sequence of str
-        Only these tiles; all where empty.
+    The tile table of the options, or the grid around their centre, comes before the survey's own tiles. Given names of tiles, only
+    these are returned.
 
     Raises
     ------

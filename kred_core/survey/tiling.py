@@ -31,26 +31,15 @@ RIM = 4  # pixels at the edge of a mosaic; nothing that reaches farther in fails
 class Selection:
     """The detectors of a tile, and what was left out.
 
-    Attributes
-    ----------
-    detectors : `~astropy.table.Table`
-        Rows of the detector table that feed the tile, one for each image that they go into, with
-        the additional column Image; sorted by Image, Root, EXTNAME.
-    n_on_tile : int
-        Detectors that touch the tile, used or not.
-    n_elsewhere : int
-        Detectors that do not.
-    left_out : mapping
-        Why detectors on the tile are not used, by Field, Root and EXTNAME.
-    n_unknown_seeing : int
-        Detectors that are used although a largest seeing is set, because theirs is not known.
+    The rows of the detector table that feed the tile stand once for each image that they go into, with the additional column Image,
+    sorted by Image, Root, EXTNAME.
     """
 
     detectors: Table
-    n_on_tile: int
+    n_on_tile: int  # detectors that touch the tile, used or not
     n_elsewhere: int
-    left_out: Mapping[tuple[str, str, str], str]
-    n_unknown_seeing: int = 0
+    left_out: Mapping[tuple[str, str, str], str]  # why detectors on the tile are not used, by Field, Root and EXTNAME
+    n_unknown_seeing: int = 0  # detectors that are used although a largest seeing is set, because theirs is not known
 
     def explain(self) -> str:
         """What feeds the tile and what does not, in one line."""
@@ -75,14 +64,8 @@ def stack(parts: Sequence[Table]) -> Table:
 def select(detectors: Table, tile: Tile, images: ImageTable, config: TilingConfig) -> Selection:
     """Find the detectors that feed a tile.
 
-    Parameters
-    ----------
-    detectors : `~astropy.table.Table`
-        One row for each detector, of one field or of several (see `stack`): Field, Root, EXTNAME, OBSID, FILTER, EXPTIME [s],
-        SEEING [arcsec], NAXIS1, NAXIS2 and COR1RA1..COR4DEC1 [deg], the centres of the corner pixels from the WCS.
-    tile : Tile
-    images : ImageTable
-    config : `~kred_core.config.TilingConfig`
+    The table has one row for each detector, of one field or of several (see `stack`): Field, Root, EXTNAME, OBSID, FILTER,
+    EXPTIME [s], SEEING [arcsec], NAXIS1, NAXIS2 and COR1RA1..COR4DEC1 [deg], the centres of the corner pixels from the WCS.
 
     Notes
     -----
@@ -193,12 +176,8 @@ def _repeated(rows: Table, candidates: np.ndarray, own_field: str) -> np.ndarray
 def left_out(entries: Iterable[str]) -> tuple[set[str], dict[str, str]]:
     """Return what the entries of ``tiling.leave_out`` mean: detectors by EXTNAME, or amplifiers as S7.A, in capitals or not.
 
-    Returns
-    -------
-    whole : set of str
-        Names, in capitals, of the detectors that are left out by their name or with both amplifiers.
-    amplifiers : dict
-        The amplifier that is left out of another detector, by its name in capitals.
+    The set has the names, in capitals, of the detectors that are left out by their name or with both amplifiers; the dictionary the
+    amplifier that is left out of another detector, by its name in capitals.
     """
     parts = {tuple(entry.upper().partition(".")[::2]) for entry in entries}
     both = {name for name, _ in parts if all((name, amplifier) in parts for amplifier in AMPLIFIERS)}

@@ -2,11 +2,9 @@
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pytest
 from drawn_figures import BLUE, look, words
@@ -215,20 +213,6 @@ class TestField:
         _, image, _ = draw_field(reduced_image(low), reduced_image(high))
         assert image[20, 20] == 3
         assert image[5, 20] == 2
-
-
-class TestFiles:
-    def test_are_the_same_whatever_the_settings_of_a_person_which_are_given_back(self, quarters, tmp_path):
-        settings = {"text.usetex": True, "font.size": 30, "axes.facecolor": "red", "path.sketch": (1, 100, 2), "savefig.dpi": 30}
-
-        def draw(name):
-            figures.mosaic_figure(quarters, NUMBERS, "LMC_c42 T07 N662", stretch=0.1, path=tmp_path / name)
-            return (tmp_path / name).read_bytes()
-
-        expected = draw("a")
-        with matplotlib.rc_context(settings), ThreadPoolExecutor(4) as pool:
-            assert set(pool.map(draw, map(str, range(8)))) == {expected}
-            assert {name: matplotlib.rcParams[name] for name in settings} == settings
 
 
 def test_a_matplotlibrc_that_cannot_be_read_is_said(tmp_path):
