@@ -82,7 +82,8 @@ def quick_look(
     Parameters
     ----------
     boxes : array_like
-        int (n, 4): x0, y0, nx, ny of each binned map in cells of the grid. Those of no size are passed over.
+        int (n, 4): x0, y0, nx, ny of each binned map in cells of the grid. Those of no size are passed over. The quick look is
+        the smallest rectangle that holds all of them.
     load : callable
         Gives binned map number 0 .. n - 1; called once for each.
     subtract : mapping of str to array_like or `~kred_core.background.Background`
@@ -90,13 +91,7 @@ def quick_look(
         in counts28 per square arcsec: shape (n,), a constant for each detector; or their backgrounds, with x and y in half
         sides (see `BinnedMap.to_detector`).
     pixel_area : float
-        Solid angle of a native pixel in square arcsec. The surface brightnesses are given for it, because counts28 per native
-        pixel are what people know.
-
-    Returns
-    -------
-    `QuickLook`
-        The smallest rectangle that holds all boxes.
+        Solid angle in square arcsec of a native pixel, which the values are given for: people know counts28 per native pixel.
 
     Raises
     ------

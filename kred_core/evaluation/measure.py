@@ -32,8 +32,8 @@ def measure_mosaic(mosaic: Path, coverage: Path, figure_pixels: int) -> tuple[Mo
     """Measure a mosaic and average it down for figures.
 
     The mosaic is the FITS image in the primary HDU, not compressed, counts28 per pixel, with a celestial WCS; the first HDU with
-    an image of the coverage has the number of detectors in each of its pixels. The reduced image has at most ``figure_pixels`` along a
-    side: its pixels are blocks of as few mosaic pixels as that allows.
+    an image of the coverage has the number of detectors in each of its pixels. The reduced image has at most ``figure_pixels``
+    along a side: its pixels are blocks of as few mosaic pixels as that allows.
 
     Raises
     ------

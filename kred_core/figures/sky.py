@@ -238,15 +238,9 @@ def comparison_figure(
 
     What differs between the two halves is what matching did, and what is the same is the sky; their difference is the seams alone.
 
-    Parameters
-    ----------
-    before, after : `~kred_core.evaluation.ReducedImage`
-        The same pixels of the sky.
-    jumps : tuple of float or None
-        `~kred_core.evaluation.block_jump` before, after, and of the difference; None where there is none.
-    outlines : sequence of (name, array_like)
-        Polygons to draw with their names, such as the tiles of a field: RA and Dec in degrees of their vertices, shape
-        (n, 2), in the order south east, south west, north west, north east.
+    Both are of the same pixels of the sky. The jumps are `~kred_core.evaluation.block_jump` before, after, and of the difference;
+    None where there is none. Outlines are polygons to draw with their names, such as the tiles of a field: RA and Dec in degrees of
+    their vertices, shape (n, 2), in the order south east, south west, north west, north east.
 
     Raises
     ------

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from .. import evaluation, survey
 from ..config import BackgroundKind, FieldConfig
@@ -210,14 +210,10 @@ def _worst(path: Path) -> dict[str, list[Row]]:
 
 def _changed(config: FieldConfig) -> dict[str, str]:
     """Options that are not the default, as they stand in kred.toml."""
-    default, found = FieldConfig(field=config.field), {}
-    for section in sorted(type(config).model_fields):
-        own, usual = getattr(config, section), getattr(default, section)
-        if section != "run" and isinstance(own, BaseModel):
-            for option in type(own).model_fields:
-                if (value := getattr(own, option)) != getattr(usual, option):
-                    found[f"{section}.{option}"] = json.dumps(value, ensure_ascii=False, default=str)
-    return found
+    own, usual = (model.model_dump(mode="json", exclude={"run"}) for model in (config, FieldConfig(field=config.field)))
+    sections = [(name, section) for name, section in sorted(own.items()) if isinstance(section, dict)]
+    changed = {f"{name}.{key}": value for name, section in sections for key, value in section.items() if value != usual[name][key]}
+    return {option: json.dumps(value, ensure_ascii=False) for option, value in changed.items()}
 
 
 def _tile(contents: Contents, tile: Tile, image: str, measured: Iterable[Row]) -> TileContents:

@@ -49,18 +49,10 @@ class Grid:
 
 
 def celestial_wcs(header: fits.Header) -> WCS:
-    """Return the WCS of an image, from nothing but the cards that define it.
+    """Return the WCS of an image, or of the binary table that holds a compressed one, from nothing but the cards that define it.
 
-    Parameters
-    ----------
-    header : `~astropy.io.fits.Header`
-        Of an image, or of the binary table that holds a compressed one.
-
-    Returns
-    -------
-    `~astropy.wcs.WCS`
-        Set up, and used by nobody else. Its ``wcs_pix2world`` and ``wcs_world2pix`` contain the TPV distortion (wcslib
-        inverts it to 1e-8 pixel).
+    It is set up, and used by nobody else. Its ``wcs_pix2world`` and ``wcs_world2pix`` contain the TPV distortion (wcslib inverts it
+    to 1e-8 pixel).
 
     Raises
     ------

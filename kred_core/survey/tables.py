@@ -216,10 +216,7 @@ def tiles(field: str, config: SurveyConfig, names: Sequence[str] = ()) -> tuple[
 def images(field: str, config: SurveyConfig) -> ImageTable:
     """Return the images of a field: of the user's table; of the survey; elsewhere one for each filter.
 
-    Raises
-    ------
-    InputError
-        The user's table cannot be used.
+    Raises InputError where the user's table cannot be used.
     """
     if config.image_table:
         return _read_images(config.image_table)
