@@ -36,14 +36,8 @@ def compiled(installation: Path, **places: str) -> tuple[list[str], str]:
     """Level, text and NUMBA_CACHE_DIR of what the self-check says, and the standard error, with these environment variables."""
     unset = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in unset} | places
-    run = subprocess.run(
-        [sys.executable, "-c", "import sys" + SCRIPT],
-        cwd=installation,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", SCRIPT]
+    run = subprocess.run(command, cwd=installation, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip().split("|"), run.stderr
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import multiprocessing
-import os
 import subprocess
 import sys
 import threading
@@ -38,13 +37,6 @@ def test_one_waits_for_the_other_and_is_told_for_whom(tmp_path):
         assert other.wait() == -9
     assert len(said) == 1
     assert said[0].startswith(f"LMC_c42 T07 (process {other.pid} on ")
-
-
-def test_a_free_lock_is_taken_at_once(tmp_path):
-    for _ in range(2):
-        with held([tmp_path / "run.lock"], "mine", pytest.fail):
-            assert (tmp_path / "run.lock").read_text().startswith(f"mine (process {os.getpid()} on ")
-        assert (tmp_path / "run.lock").read_text() == ""
 
 
 def test_threads_of_one_process_exclude_each_other(tmp_path):
@@ -88,13 +80,6 @@ def test_a_child_process_does_not_keep_the_lock(tmp_path):
         pass
     child.communicate()
     pool.join()
-
-
-def test_an_error_inside_ends_the_lock(tmp_path):
-    with pytest.raises(ZeroDivisionError), held([tmp_path / "lock"], "mine", pytest.fail):
-        raise ZeroDivisionError
-    with open(tmp_path / "lock", "ab") as file:
-        assert try_lock(file)
 
 
 def test_a_full_disk_keeps_nobody_from_a_lock():

@@ -43,12 +43,6 @@ def test_a_table_comes_back_as_it_was(rows, tmp_path):
     assert not any(hasattr(c, "mask") for c in again.itercols())
 
 
-def test_a_table_is_made_of_the_named_columns_in_their_order_whatever_else_the_rows_hold():
-    rows = [{"Extra": 1, **dict(reversed(ROWS[0].items()))}]
-    assert tables.make(rows, COLUMNS).colnames == [c.name for c in COLUMNS]
-    assert tables.make(iter(rows), iter(COLUMNS)).colnames == [c.name for c in COLUMNS]
-
-
 def test_the_same_content_gives_the_same_bytes_and_keeps_its_time(tmp_path):
     path = tmp_path / "x.tab"
     tables.write(tables.make(ROWS, COLUMNS), path, "Test")
@@ -77,9 +71,7 @@ def test_every_column_has_one_name_a_meaning_and_a_unit_that_fits_use(columns):
         assert c.type in (str, int, float, np.float32)
         u.Unit(c.unit)
         assert not (c.type is str and c.unit)
-    assert [c.unit for c in columns if c.name.startswith(("COR", "CEN"))] == ["deg"] * sum(
-        c.name.startswith(("COR", "CEN")) for c in columns
-    )
+        assert c.unit == "deg" or not c.name.startswith(("COR", "CEN"))
 
 
 def test_columns_have_the_names_that_older_scripts_look_for():
@@ -100,11 +92,6 @@ def test_numbers_that_somebody_took_out_of_a_table_are_unknown(tmp_path):
     assert np.isnan(row["Mode"])
 
 
-def test_a_table_that_is_not_there_yet_names_the_stage_that_makes_it(tmp_path):
-    with pytest.raises(InputError, match=r"x\.tab is missing; run the stage 'summarize' first \(--from summarize\)"):
-        tables.read(tmp_path / "x.tab", COLUMNS, "summarize")
-
-
 @pytest.mark.parametrize(
     "damage", [lambda raw: b"", lambda raw: raw[: len(raw) // 2], lambda raw: raw + b"one more\n", lambda raw: b"\0" * 100]
 )
@@ -114,9 +101,6 @@ def test_a_damaged_table_says_what_to_do(damage, tmp_path):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError, match=r"x\.tab .*delete it and run the stage 'summarize' again"):
         tables.read(path, COLUMNS, "summarize")
-
-
-def test_a_directory_in_the_place_of_a_table_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         tables.read(tmp_path, COLUMNS, "summarize")
 
@@ -139,5 +123,5 @@ def test_a_table_that_was_read_before_is_read_again_when_it_has_changed_and_neve
     tables.write(tables.make(rows[::-1], columns), path, "title")  # of the same size
     assert list(tables.read(path, columns, "x")["Root"]) == ["b", "a"]
     path.unlink()
-    with pytest.raises(InputError, match="is missing"):
+    with pytest.raises(InputError, match=r"t\.tab is missing; run the stage 'x' first \(--from x\)"):
         tables.read(path, columns, "x")

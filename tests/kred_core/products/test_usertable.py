@@ -38,14 +38,12 @@ def fault(table, raw):
 @pytest.mark.parametrize(
     "raw",
     [
-        "Root MAGZERO\n07 30\nS7 29.5\n",
         "  root   MagZero\n  07     30.0\n  S7     29.5\n",
         "Root,MAGZERO\n07,30\nS7,29.5\n",
         "Root\tMAGZERO\n07\t30\nS7\t29.5",
         "Root|MAGZERO\n07|30\nS7|29.5\n",
         "MAGZERO,note,Root\n30,'a, b',07\n29.5,,S7\n",
         "# of last night\nRoot MAGZERO\n# the first\n07 30\n\nS7 29.5\n",
-        "Root MAGZERO\r\n07 30\r\nS7 29.5\r\n",
         "Root MAGZERO\n---- -------\n07   3e1\nS7   2.95e1\n",
         b"\xef\xbb\xbfRoot,MAGZERO\r\n07,30\r\nS7,29.5\r\n",
         '"Root","MAGZERO"\n"07","30"\n"S7","29.5"\n',
@@ -68,29 +66,22 @@ def test_a_table_that_astropy_wrote_is_read_in_its_unit(tmp_path):
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ("", "is empty"),
         (" \n\n", "is empty"),
         ("Root MAGZERO\n", "has no rows"),
-        ("Root,MAGZERO\n", "has no rows"),
         ("07 30\nS7 29.5\n", "must have one column Root, MAGZERO; found col1, col2"),
-        ("Root\n07\n", "must have one column MAGZERO; found Root."),
         ("Root;MAGZERO\n07;30\n", "must have one column Root, MAGZERO; found Root;MAGZERO."),
         ("Root MAGZERO magzero\n07 30 31\n", "must have one column MAGZERO; found Root, MAGZERO, magzero."),
         ("MAGZERO Root\n07\n30 S7\n", "is not a table that can be understood; expected one line of column names"),
-        ("Root MAGZERO\n07 30 good\n", "is not a table that can be understood"),
+        ("Root MAGZERO\n" + "a" * 200_000 + " 30\n", "is not a table that can be understood"),
         ("Root MAGZERO\n07 bright\n", "row 1, column MAGZERO: found 'bright', expected a number from 1 to 60 (mag)"),
         ("Root MAGZERO\n07 30\nS7 nan\n", "row 2, column MAGZERO: found 'nan', expected a number from 1 to 60 (mag)"),
-        ("Root MAGZERO\n07 inf\n", "row 1, column MAGZERO: found 'inf'"),
-        ("Root MAGZERO\n07 -30\n", "row 1, column MAGZERO: found '-30'"),
         ("Root MAGZERO\n07 60.001\n", "row 1, column MAGZERO: found '60.001'"),
         ("Root MAGZERO\n07 30,5\n", "row 1, column MAGZERO: found '30,5'"),
         ("Root,MAGZERO\n07,\n", "row 1, column MAGZERO: found nothing, expected a number"),
         ("Root,MAGZERO\n07,30\n,29\n", "row 2, column Root: found nothing, expected a name"),
         ("Root,MAGZERO\n../x,30\n", "row 1, column Root: found '../x', expected a name of letters, digits and _ . + -"),
-        ("Root,MAGZERO\n/etc/x,30\n", "row 1, column Root: found '/etc/x'"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is not a text file; expected ECSV, CSV or columns separated by blanks"),
         (b"Root MAGZERO\n\xe9 30\n", "is not a text file"),
-        (b"SIMPLE  =                    T".ljust(2880) + b"\0" * 2880, "is not a text file"),
         (b"a" * (LARGEST_TABLE + 1), "is larger than 10 MB; that cannot be the right file"),
         ("http://127.0.0.1:9/table.txt", "must have one column Root, MAGZERO; found http://127.0.0.1:9/table.txt"),
     ],
@@ -123,19 +114,16 @@ def test_a_table_below_the_home_directory_may_be_written_with_a_tilde(tmp_path, 
 
 FORMS_WITH_AN_OPEN_CELL = {
     "nothing there": "Image FILTER EXPTIME\ndeep z\ns N662 30\n",
-    "nothing there in any row": "Image FILTER EXPTIME\ndeep z\n",
     "quoted cells": 'Image FILTER EXPTIME\ndeep "z DECam SDSS c0004"\n',
-    "aligned columns": "  Image  FILTER  EXPTIME  \n  deep   z               \n  s      N662    30\n",
     "underlined names": "Image FILTER EXPTIME\n----- ------ -------\ndeep  z\ns     N662   30\n",
     "comments": "# mine\nImage FILTER EXPTIME\n# a b\ndeep z\n",
     "tabs": "Image\tFILTER\tEXPTIME\ndeep\tz\t\n",
     "tabs, short": "Image\tFILTER\tEXPTIME\ndeep\tz\ns\tN662\t30\n",
     "csv": "Image,FILTER,EXPTIME\ndeep,z,\n",
-    "csv, short": "Image,FILTER,EXPTIME\ndeep,z\ns,N662,30\n",
     "csv in another order": "EXPTIME,Image,FILTER\n,deep,z\n30,s,N662\n",
     "bars, short": "Image|FILTER|EXPTIME\ndeep|z\ns|N662|30\n",
     "empty quotes": 'Image FILTER EXPTIME\ndeep z ""\n',
-    **{f"written {word}": f"Image FILTER EXPTIME\ndeep z {word}\n" for word in ("*", "any", "Any", "all", "nan", "NaN", "-", "--")},
+    **{f"written {word}": f"Image FILTER EXPTIME\ndeep z {word}\n" for word in ("*", "Any", "all", "NaN", "-", "--")},
 }
 
 
@@ -161,7 +149,3 @@ def test_only_the_open_column_may_be_left_open(tmp_path):
     for raw in ("Image FILTER EXPTIME\ndeep *z* 30s\n", "Image FILTER EXPTIME\ndeep\n", "Image,FILTER,EXPTIME\n,z,30\n"):
         with pytest.raises(InputError, match=r"^image table .*images\.tab: "):
             read(raw)
-
-
-def test_a_cell_longer_than_any_reader_takes_is_a_mistake_like_others(table):
-    assert fault(table, "Root MAGZERO\n" + "a" * 200_000 + " 30\n").startswith("is not a table that can be understood")

