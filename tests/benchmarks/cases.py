@@ -23,8 +23,6 @@ from kred_core.config import STAGES
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
 
-__all__ = ["FIELD", "PROJECT", "Case", "CaseRun", "Phase", "environment", "inputs", "make", "reduce"]
-
 PROJECT = Path(__file__).resolve().parents[2]
 FIELD = "LMC_c42"
 STAGE_LINE = re.compile(rf"^(\S+ \S+) INFO +({'|'.join(STAGES)}) +(.*) +[\d.]+ s$", re.MULTILINE)

@@ -1,7 +1,7 @@
 """The floor: what no reduction can do without, by other people's programs, on the same files and machine.
 
-Reading the bytes, decoding each detector once with fitsio (cfitsio), writing as many bytes as the products have; and SWarp
-co-adding prepared images. Each runs in processes of its own, and counts as the cheapest of some repeats.
+Reading the bytes, decoding each detector once with fitsio (cfitsio), writing as many bytes as the products have. Each runs in
+processes of its own, and counts as the cheapest of some repeats.
 """
 
 from __future__ import annotations
@@ -13,37 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import cases
 import processes
-from astropy.io import fits
-from astropy.table import Table
 from cases import PROJECT
 from processes import Cost
 
-from kred_core.exposures import rescale
-from kred_core.exposures.exposure import Exposure
-
-__all__ = ["decode", "read", "swarp", "write"]
-
 REPEATS = 3
-
-SWARP = {  # the survey's settings; the images are free of sky
-    "IMAGEOUT_NAME": "mosaic.fits",
-    "WEIGHTOUT_NAME": "weight.fits",
-    "WEIGHT_TYPE": "NONE",
-    "CELESTIAL_TYPE": "NATIVE",
-    "PROJECTION_TYPE": "TAN",
-    "CENTER_TYPE": "MANUAL",
-    "PIXELSCALE_TYPE": "MANUAL",
-    "RESAMPLING_TYPE": "LANCZOS3",
-    "COMBINE_TYPE": "MEDIAN",
-    "FSCALASTRO_TYPE": "FIXED",
-    "FSCALE_KEYWORD": "NONE",
-    "SUBTRACT_BACK": "N",
-    "DELETE_TMPFILES": "Y",
-    "WRITE_XML": "N",
-    "VERBOSE_TYPE": "QUIET",
-}
 
 _READ = """
 import sys
@@ -107,50 +81,6 @@ def write(sizes: Sequence[int], directory: Path) -> Cost:
         shutil.rmtree(place)
 
 
-def swarp(data: Path, directory: Path) -> list[Cost] | None:
-    """Let SWarp make the mosaics that a run has made, from prepared plain images of the same detectors, one after the other.
-
-    The mosaics in ``data``, the data root of the run, tell which detectors they were made of, and where they lie. SWarp works in
-    ``directory``; what it leaves is removed. Returns the cost of each mosaic; None where SWarp is not installed.
-    """
-    program = shutil.which("SWarp") or shutil.which("swarp")
-    if program is None:
-        return None
-    mosaics = [p for p in (data / "DECam_SWARP").rglob("*.fits") if p.parent.name.startswith("T")]
-    place = directory / "swarp"
-    costs = []
-    for mosaic in sorted(mosaics):
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        _prepare(mosaic, data, place)
-        costs.append(_run([program, "@list", "-c", "configuration"], place))
-    shutil.rmtree(place, ignore_errors=True)
-    return costs
-
-
-def _prepare(mosaic: Path, data: Path, place: Path) -> None:
-    """Plain images of the detectors of a mosaic as the older scripts gave them to SWarp, the list and the configuration."""
-    with fits.open(mosaic) as hdus:
-        header, inputs = hdus[0].header, Table(hdus["INPUTS"].data)
-    names = []
-    for path in (p for p in cases.inputs(data) if "_ooi_" in p.name):
-        exposure = Exposure.open(path)
-        for detector in exposure.detectors:
-            for row in inputs[(inputs["ROOT"] == exposure.root) & (inputs["EXTNAME"] == detector.extname)]:
-                names.append(f"{detector.name}.fits")
-                rescale.rescale_detector(exposure.primary, detector, place / names[-1], row["SCALE"], row["BACK"], plain=True)
-    if len(names) != len(inputs):
-        raise SystemExit(f"{mosaic} was made of {len(inputs)} detectors, {len(names)} of them are in {data}")
-    (place / "list").write_text("\n".join(names) + "\n")
-    settings = SWARP | {
-        "CENTER": f"{header['CRVAL1']!r},{header['CRVAL2']!r}",
-        "IMAGE_SIZE": f"{header['NAXIS1']},{header['NAXIS2']}",
-        "PIXEL_SCALE": f"{3600 * abs(header['CD2_2']):.6f}",
-        "NTHREADS": str(os.cpu_count()),
-    }
-    (place / "configuration").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
-
-
 def _cheapest(command: Sequence[str], empty: Sequence[str]) -> Cost:
     """The least that a command cost in some runs, without what it costs where it has nothing to do."""
     some, none = ([_run(c) for _ in range(REPEATS)] for c in (command, empty))
@@ -165,8 +95,8 @@ def _bytes(paths: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in paths)
 
 
-def _run(command: Sequence[str], directory: Path = PROJECT) -> Cost:
-    measured = processes.run(command, os.environ, directory)
+def _run(command: Sequence[str]) -> Cost:
+    measured = processes.run(command, os.environ, PROJECT)
     if measured.status != 0:
         raise SystemExit(f"{command[0]} failed:\n{measured.output}")
     return measured.whole

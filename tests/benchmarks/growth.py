@@ -18,8 +18,6 @@ from report import megabytes, seconds
 
 from kred_core.config import STAGES
 
-__all__ = ["exponents", "nothing_to_do", "sizes"]
-
 SIZES = (1, 4, 16)
 # One of average coverage, then a quarter of the field: corner, edges and middle, as the whole has them.
 SOME_TILES = {1: ("T02",), 4: ("T01", "T02", "T05", "T06"), 16: tuple(f"T{n:02d}" for n in range(1, 17))}
@@ -42,11 +40,8 @@ def sizes(root: Path, checkout: Path, options: Sequence[str]) -> None:
         "series": series,
     }
     stem = root / "results" / "sizes"
-    report.write_json(stem.with_suffix(".json"), result)
-    text = "\n\n".join(_size_table(what, found) for what, found in series.items())
-    stem.with_suffix(".md").write_text(text + "\n")
     report.sizes_chart(result, stem.with_suffix(".png"))
-    print(f"{text}\n\n{stem}.md, .png, .json")
+    report.keep(stem, result, "\n\n".join(_size_table(what, found) for what, found in series.items()))
 
 
 def _series(runs: Sequence[CaseRun]) -> dict[str, Any]:
@@ -65,19 +60,7 @@ def _series(runs: Sequence[CaseRun]) -> dict[str, Any]:
 
 
 def exponents(sizes: Sequence[float], values: Sequence[float]) -> dict[str, float]:
-    """Exponents p of values proportional to size**p.
-
-    Parameters
-    ----------
-    sizes, values : sequence of float
-        In the order of sizes.
-
-    Returns
-    -------
-    dict
-        ``fit``: least squares through the logarithms of all; ``last``: between the last two, where what does not
-        depend on the size counts least.
-    """
+    """Exponents p of values proportional to size**p: ``fit`` of all, ``last`` of the two largest, where start-up counts least."""
     x, y = np.log(sizes), np.log(values)
     return {"fit": float(np.polyfit(x, y, 1)[0]), "last": float((y[-1] - y[-2]) / (x[-1] - x[-2]))}
 
@@ -115,7 +98,4 @@ def nothing_to_do(root: Path, checkout: Path, options: Sequence[str]) -> None:
         if again:
             raise SystemExit(f"the second run of {case.name} has done {', '.join(again)} again")
     text = report.table(["second run: wall / CPU, s", "start", "stages", "end", "all", "wanted wall"], rows)
-    stem = root / "results" / "nothing-to-do"
-    report.write_json(stem.with_suffix(".json"), {"machine": report.machine(checkout), "runs": kept})
-    stem.with_suffix(".md").write_text(text + "\n")
-    print(f"{text}\n\n{stem}.md, .json")
+    report.keep(root / "results" / "nothing-to-do", {"machine": report.machine(checkout), "runs": kept}, text)

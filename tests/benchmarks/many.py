@@ -22,8 +22,6 @@ import report
 from cases import PROJECT, Case
 from report import megabytes, seconds
 
-__all__ = ["main"]
-
 EXPOSURES = (250, 1000)
 INTERVAL = 0.5  # s between two looks
 
@@ -41,9 +39,9 @@ def main(arguments: Sequence[str]) -> None:
     rows = [_row(root, n) for n in EXPOSURES]
     head = ["exposures", "tasks", "wall s", "CPU s", "ms of CPU a task", "memory MB", "most open files", "in the last third"]
     head += ["most threads", "in the last third", "database grew by MB"]
-    text = report.table(head, rows, n_text=0)
-    (root / "results" / "many.md").write_text(text + "\n")
-    print(text)
+    report.keep(
+        root / "results" / "many", {"machine": report.machine(PROJECT), "head": head, "rows": rows}, report.table(head, rows, 0)
+    )
 
 
 def _row(root: Path, n: int) -> list[str]:

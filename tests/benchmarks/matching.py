@@ -13,16 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
+import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
+from report import table
 from scipy.ndimage import map_coordinates
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kred_core"))
+
+import matched_fields
+from matched_fields import without_plane
 
 from kred_core import evaluation, stages
 from kred_core.background import Background
@@ -80,35 +86,11 @@ def configuration(root: Path, shape: str) -> FieldConfig:
 
 
 def reduce(config: FieldConfig, clock: Clock) -> None:
-    """The whole chain, unit by unit."""
-    paths = FieldPaths.of(config)
-    for path in paths.exposures():
-        clock.measure("check", stages.check_exposure, config, path, None)
-    reports = [r for r in stages.check_field(config) if not r.refused]
-    grid = stages.binned_grid(config, reports)
-    for report in reports:
-        clock.measure("statistics and binned maps", stages.summarize_exposure, config, report, grid)
-    clock.measure("tables", stages.summarize_field, config)
-    clock.measure("tables", stages.tiles_field, config)
-    plans = stages.plan_matching(config)
-    for plan in plans:
-        clock.measure("pairs", stages.measure_overlaps, config, plan)
-        clock.measure("solution", stages.solve_backgrounds, config, plan)
-        clock.measure("quick look and figures", stages.make_quick_looks, config, plan, [TILE])
-        clock.measure("quick look and figures", stages.draw_matching, config, plan, [TILE])
-    clock.measure("solution", stages.tabulate_matching, config, [p.image for p in plans])
-    for plan in stages.plan_coadds(config):
-        clock.measure("co-adds", stages.coadd_mosaic, config, plan)
-
-
-def directory_size(paths: Iterable[Path]) -> int:
-    found = (f for p in paths for f in ([p] if p.is_file() else p.rglob("*")))
-    return sum(f.stat().st_size for f in found if f.is_file())
-
-
-def without_plane(x: np.ndarray, y: np.ndarray, values: np.ndarray) -> np.ndarray:
-    basis = np.stack([np.ones_like(x), x - x.mean(), y - y.mean()], axis=1)
-    return values - basis @ np.linalg.lstsq(basis, values, rcond=None)[0]
+    """The whole chain."""
+    clock.measure("statistics and binned maps", matched_fields.summarize, config)
+    clock.measure("pairs", matched_fields.measure, config)
+    clock.measure("solution", matched_fields.solve, config)
+    clock.measure("co-adds", matched_fields.coadd, config)
 
 
 def offset_errors(config: FieldConfig, truth) -> dict[str, dict]:
@@ -119,10 +101,9 @@ def offset_errors(config: FieldConfig, truth) -> dict[str, dict]:
     for image in dict.fromkeys(map(str, found["Image"])):
         rows = found[found["Image"] == image]
         facts = [true[str(row["Root"]), str(row["EXTNAME"])] for row in rows]
-        x = np.array([f["RA"] for f in facts]) * np.cos(np.radians(facts[0]["Dec"]))
-        y = np.array([f["Dec"] for f in facts])
+        ra, dec = (np.array([fact[axis] for fact in facts]) for axis in ("RA", "Dec"))
         error = np.asarray(rows["b"]) - np.array([f["BACK_PIX"] for f in facts])
-        left = without_plane(x, y, error)
+        left = without_plane(ra, dec, error)
         pulls = (error - error.mean()) / np.asarray(rows["b_err"])
         result[image] = {
             "detectors": len(rows),
@@ -151,9 +132,13 @@ def _on_mosaic(header: fits.Header, shape: tuple[int, int], brightness: Callable
 
 def _mosaic(config: FieldConfig, image: str, background: BackgroundKind) -> tuple[np.ndarray, fits.Header]:
     paths = FieldPaths.of(config)
-    with fits.open(paths.mosaic(TILE, image, background), memmap=False) as f:
+    return _read(paths.mosaic(TILE, image, background), paths.coverage(TILE, image, background))
+
+
+def _read(mosaic: Path, coverage: Path) -> tuple[np.ndarray, fits.Header]:
+    with fits.open(mosaic, memmap=False) as f:
         values, header = f[0].data.astype(np.float32), f[0].header
-    values[fits.getdata(paths.coverage(TILE, image, background)) == 0] = np.nan
+    values[fits.getdata(coverage) == 0] = np.nan
     return values, header
 
 
@@ -177,12 +162,10 @@ def _other_mosaic(config: FieldConfig, image: str, backgrounds: dict[tuple[str, 
     """The mosaic with other backgrounds, by Root and EXTNAME."""
     plan = next(p for p in stages.plan_coadds(config) if p.image == image)
     inputs = tuple(replace(i, matched=Background(backgrounds[i.root, i.extname])) for i in plan.inputs)
-    plan = replace(plan, inputs=inputs, backgrounds=("matched",))
-    products = {"matched": (config.root / f"{name}.fits", config.root / f"{name}.coverage.fits.fz")}
-    native.coadd(plan, config.coadd, products)
-    values = fits.getdata(products["matched"][0]).astype(np.float32)
-    values[fits.getdata(products["matched"][1]) == 0] = np.nan
-    return values
+    products = config.root / f"{name}.fits", config.root / f"{name}.coverage.fits.fz"
+    plan = replace(plan, inputs=inputs, backgrounds=(BackgroundKind.MATCHED,))
+    native.coadd(plan, config.coadd, {BackgroundKind.MATCHED: products})
+    return _read(*products)[0]
 
 
 def _scripts_backgrounds(config: FieldConfig, image: str) -> dict[tuple[str, str], float]:
@@ -202,7 +185,7 @@ def mosaic_errors(config: FieldConfig, simulated: SimulationConfig, image: str, 
     sky = _on_mosaic(header, matched.shape, lambda ra, dec: sky_brightness(ra, dec, image, simulated))
     floor = _other_mosaic(config, image, true, "floor")
     mosaics = {
-        "before": _mosaic(config, image, False)[0],
+        "before": _mosaic(config, image, BackgroundKind.ORIGINAL)[0],
         "solution of the scripts": _other_mosaic(config, image, _scripts_backgrounds(config, image), "scripts"),
         "matched": matched,
         "true backgrounds": floor,
@@ -265,24 +248,18 @@ def main() -> None:
     for i in images:
         numbers[i]["recovered"] = recovered(reduced["plain"], reduced["diffuse"], simulated["diffuse"], i)
     print(_accuracy(numbers))
-    paths = FieldPaths.of(config)
-    disk = directory_size([paths.binned, paths.overlap_table, paths.background_table, paths.matching_table, paths.state / "match"])
-    print(_cost(clock.seconds, disk, sum(n["detectors"] for n in numbers.values())))
+    print(_cost(clock.seconds, sum(n["detectors"] for n in numbers.values())))
     for line in stages.explain_matching(config):
         print(line)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"images": numbers, "CPU s": clock.seconds, "disk": disk}, indent=1) + "\n")
+        arguments.json.write_text(json.dumps({"images": numbers, "CPU s": clock.seconds}, indent=1) + "\n")
 
 
 def _accuracy(numbers: dict[str, dict]) -> str:
-    lines = [
-        "",
-        "| | " + " | ".join(numbers) + " |",
-        "|---|" + "---|" * len(numbers),
-    ]
+    rows: list[list[str]] = []
 
     def row(words: str, value: Callable[[str], str]) -> None:
-        lines.append(f"| {words} | " + " | ".join(value(i) for i in numbers) + " |")
+        rows.append([words, *map(value, numbers)])
 
     row("detectors solved", lambda i: f"{numbers[i]['solved']} of {numbers[i]['detectors']}")
     row("injected offsets, rms", lambda i: f"{numbers[i]['injected']:.2f}")
@@ -297,17 +274,15 @@ def _accuracy(numbers: dict[str, dict]) -> str:
             key = f"{what}, {name}, alone"
             row(f"{what} that wrong backgrounds alone add, {name}", lambda i, key=key: f"{numbers[i][key]:.4f}")
     row("diffuse emission recovered", lambda i: f"{100 * numbers[i]['recovered']:.2f} %")
-    return "\n".join(lines)
+    return table(["", *numbers], rows)
 
 
-def _cost(seconds: dict[str, float], disk: int, n: int) -> str:
-    lines = ["", "| part of the work | CPU s |", "|---|---|"]
-    lines += [f"| {part} | {value:.1f} |" for part, value in seconds.items()]
-    matching = sum(seconds[part] for part in ("statistics and binned maps", "pairs", "solution"))
-    what = f"matching in all: statistics, binned maps, pairs, solution ({n} detectors)"
-    lines.append(f"| {what} | {matching:.1f} (scripts {SCRIPTS_CPU:.0f}) |")
-    lines.append(f"\ndisk of binned maps, pairs and tables: {disk / 1e6:.1f} MB; {os.cpu_count()} cores\n")
-    return "\n".join(lines)
+def _cost(seconds: dict[str, float], n: int) -> str:
+    rows = [[part, f"{value:.1f}"] for part, value in seconds.items()]
+    rows.append(
+        [f"all but co-adds ({n} detectors)", f"{sum(seconds.values()) - seconds['co-adds']:.1f} (scripts {SCRIPTS_CPU:.0f})"]
+    )
+    return table(["part of the work", "CPU s"], rows)
 
 
 if __name__ == "__main__":

@@ -22,8 +22,6 @@ from overlap_graphs import GRAPHS, Graph, simulate_graph
 
 from kred_core.match.solve import BackgroundModel, solve, solve_svd
 
-__all__ = ["METHODS", "Method", "compare"]
-
 ROOT = Path(__file__).resolve().parents[2]
 MANY = 3000  # images
 SLOPES = {"slope": 1.0, "detector_slope": 0.3}  # rms, DN per half detector

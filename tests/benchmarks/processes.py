@@ -18,8 +18,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-__all__ = ["Cost", "Measured", "run"]
-
 INTERVAL = 0.1  # s between two looks
 SERVER = "server_process.py"  # in the command line of kred's Prefect server
 COUNTED = ("cpu", "server", "swarp", "read", "written")  # what only grows

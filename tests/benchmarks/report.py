@@ -18,8 +18,6 @@ import numpy as np
 
 from kred_core.config import STAGES
 
-__all__ = ["chain_chart", "compare", "machine", "megabytes", "read_json", "seconds", "sizes_chart", "table", "write_json"]
-
 mpl.use("agg")
 
 
@@ -48,7 +46,8 @@ def megabytes(value: float) -> str:
 
 def machine(checkout: Path) -> dict[str, Any]:
     """Where and of what something was measured."""
-    model = next((line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=checkout, capture_output=True, text=True, check=False)
     return {
         "processor": model,
@@ -59,24 +58,11 @@ def machine(checkout: Path) -> dict[str, Any]:
     }
 
 
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """For people who look, and for `read_json`."""
-    path.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote; ends the program in words where it cannot be read."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as e:
-        raise SystemExit(f"{path} cannot be compared with: {e}") from None
+def keep(stem: Path, result: Mapping[str, Any], text: str) -> None:
+    """Print what was found, and write it down for people (.md) and for the next benchmark (.json)."""
+    stem.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    stem.with_suffix(".md").write_text(text + "\n")
+    print(f"{text}\n\n{stem}.md, .json")
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -98,7 +84,7 @@ COLOURS = dict(zip(STAGES, cycle(STAGE_COLOURS))) | {"start": "#999999", "end": 
 
 
 def chain_chart(result: Mapping[str, Any], path: Path) -> None:
-    """Draw what a run costs: the whole in decodings of the input, beside SWarp, and each phase."""
+    """Draw what a run costs: the whole in decodings of the input, and each phase."""
     unit, whole, phases = result["floor"]["decode"]["cpu"], result["whole"], result["phases"]
     figure, (above, below) = plt.subplots(2, figsize=(11, 7), height_ratios=(1, 3), layout="constrained")
     figure.suptitle(
@@ -110,8 +96,6 @@ def chain_chart(result: Mapping[str, Any], path: Path) -> None:
     for phase in phases:
         above.barh("kred, all of it", phase["cpu"] / unit, left=left, color=COLOURS[phase["name"]], edgecolor="white")
         left += phase["cpu"] / unit
-    if result["swarp"]:
-        above.barh("SWarp, the co-adds alone", sum(cost["cpu"] for cost in result["swarp"]) / unit, color="#777777")
     above.set_xlabel("CPU, in units of decoding all detectors once")
     for place, phase in enumerate(phases):
         below.barh(place - 0.2, phase["cpu"], 0.38, color=COLOURS[phase["name"]])
