@@ -16,7 +16,7 @@ def directory(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("examples")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def simulated(tmp_path_factory) -> Path:
     """A data root with nothing but the exposures of a small field."""
     return small_field(tmp_path_factory.mktemp("simulated"))

@@ -13,8 +13,6 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
-__all__ = ["main"]
-
 HERE = Path(__file__).resolve().parent
 
 

@@ -22,7 +22,6 @@ from kred_core.fits.hdu import BLOCK, scan
 from kred_core.products import FieldPaths
 
 NAME = "a_ooi_N662.fits.fz"
-WIDTH = 24.0  # counts, of noise; steps of quantised pixels are a quarter of it
 
 
 # cut short

@@ -112,15 +112,7 @@ def faulty(raw: bytes, key: str, fault: Fault, start: int) -> bytes:
 
 
 class Case:
-    """An exposure of two detectors, and the faults of keywords in one of its headers.
-
-    Parameters
-    ----------
-    path : `~pathlib.Path`
-        Where it may be written.
-    number : int
-        Of the HDU whose header has the faults.
-    """
+    """An exposure of two detectors, written at a path, and the faults of keywords in the header of HDU ``number``."""
 
     NAME = "a_ooi_N662.fits.fz"
 
@@ -167,25 +159,18 @@ def right_fact(key: str, fault: Fault, whole: ExposureReport) -> tuple[str, obje
     if fault.right:
         return "verdict", whole.verdict
     seen, positive = fault.number, fault.number if fault.number > 0 else NAN
-    match key:
-        case "EXPTIME":
-            return "exptime", seen
-        case "MAGZERO":
-            return "magzero", seen
-        case "SEEING":
-            return "seeing", positive if positive < 60 else pytest.approx(4.0 * 0.262, abs=1e-3)  # from FWHM
-        case "MJD-OBS":
-            return "mjd", NAN  # none of the numbers is one of our time
-        case "FILTER":
-            return "filter", (fault.text.split() or [""])[0]
-        case "OBSID":
-            return "obsid", "405" if fault.text.strip() in ("", "NaN") else fault.text.strip()  # EXPNUM
-        case "OBJECT":
-            return "target", fault.text.strip()
-        case "PLVER":
-            return "version", fault.text.strip()
-        case _:
-            return "extnames", whole.extnames
+    text = fault.text.strip()
+    facts = {
+        "EXPTIME": ("exptime", seen),
+        "MAGZERO": ("magzero", seen),
+        "SEEING": ("seeing", positive if positive < 60 else pytest.approx(4.0 * 0.262, abs=1e-3)),  # from FWHM
+        "MJD-OBS": ("mjd", NAN),  # none of the numbers is one of our time
+        "FILTER": ("filter", (text.split() or [""])[0]),
+        "OBSID": ("obsid", "405" if text in ("", "NaN") else text),  # EXPNUM
+        "OBJECT": ("target", text),
+        "PLVER": ("version", text),
+    }
+    return facts.get(key, ("extnames", whole.extnames))
 
 
 def must_refuse(key: str, fault: Fault) -> bool:
@@ -269,20 +254,18 @@ def test_a_wcs_is_the_one_that_astropy_reads_or_its_detector_is_lost(form, ask, 
     tried("keyword of a WCS missing, of another type, or absurd", n)
 
 
-def is_number(value: object) -> bool:
-    with contextlib.suppress(TypeError, ValueError):
-        return math.isfinite(float(value))
-    return False
-
-
 def astropys_corners(header: fits.Header) -> np.ndarray:
     """Of 48 x 64 pixels, by nothing but the cards of the WCS; numbers written as texts are numbers, and zeros no distortion."""
     cards = {key: header[key] for key in WCS_KEYS if key in header}
-    cards = {key: value for key, value in cards.items() if not (key.startswith("PV") and is_number(value) and float(value) == 0)}
     if "LONGPOLE" in cards:  # which astropy does not know
         cards.setdefault("LONPOLE", cards.pop("LONGPOLE"))
-    numbers = {key: float(value) for key, value in cards.items() if key not in SYSTEM[:6] and is_number(value)}
-    wcs = WCS(fits.Header(list((cards | numbers).items())), naxis=2)
+    for key in [key for key in cards if key not in SYSTEM[:6]]:
+        with contextlib.suppress(TypeError, ValueError):
+            if math.isfinite(number := float(cards[key])):
+                cards[key] = number
+        if key.startswith("PV") and cards[key] == 0:
+            del cards[key]
+    wcs = WCS(fits.Header(list(cards.items())), naxis=2)
     corners = wcs.all_pix2world([[1, 1], [48, 1], [1, 64], [48, 64]], 1)
     return np.stack([corners[:, 0] % 360, corners[:, 1]], axis=1)
 

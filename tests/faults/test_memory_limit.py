@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from fields import PROJECT
 from tally import tried
 
 from kred_core import memory
@@ -18,7 +19,6 @@ from kred_core.config import BackgroundKind
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
 
-PROJECT = Path(__file__).resolve().parents[2]
 WORKERS = 2
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -36,13 +36,13 @@ class ControlGroup:
         self._limit, self._peak = (self.path / name for name in names)
         self._limit.write_text(str(-(-round(limit) // PAGE) * PAGE))  # the kernel rounds down
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
-        """Run a command in this group: the shell moves itself there and becomes the command."""
-        shell = 'echo $$ > "$0" && exec "$@"'
+    def reduce(self, root: Path) -> subprocess.CompletedProcess:
+        """Reduce a field in this group: the shell moves itself there and becomes the command."""
+        command = [sys.executable, "flows/field.py", "LMC_c42", "T07", "--root", str(root), "--workers", str(WORKERS)]
         return subprocess.run(
-            ["sh", "-c", shell, str(self.path / "cgroup.procs"), *command],
+            ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(self.path / "cgroup.procs"), *command],
             cwd=PROJECT,
-            env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | environment,
+            env={name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"},
             capture_output=True,
             text=True,
             timeout=600,
@@ -83,8 +83,7 @@ def test_full_size_detectors_keep_to_the_stated_memory(full_size, group):
     as long as they can be dropped."""
     bound = memory.needed(WORKERS, False, memory.LEAST)
     limited = group(bound)
-    command = [sys.executable, "flows/field.py", "LMC_c42", "T07", "--root", str(full_size), "--workers", str(WORKERS)]
-    result = limited.run(*command)
+    result = limited.reduce(full_size)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "so that each mosaic in the making gets 0.25 GB and not 1" in result.stdout + result.stderr
     assert FieldPaths(full_size, "LMC_c42").mosaic("T07", "r", BackgroundKind.MATCHED).is_file()
@@ -96,8 +95,7 @@ def test_below_it_a_run_says_so_and_does_not_begin(full_size, group, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     (root / "DECam_MEF").symlink_to(full_size / "DECam_MEF")
-    limited = group(0.9 * memory.needed(WORKERS, False, memory.LEAST))
-    result = limited.run(sys.executable, "flows/field.py", "LMC_c42", "T07", "--root", str(root), "--workers", str(WORKERS))
+    result = group(0.9 * memory.needed(WORKERS, False, memory.LEAST)).reduce(root)
     assert result.returncode == 1
     assert re.search(r"error: 2 tasks at once need 1\.4 GB of memory, and no more than 1\.3 GB .*; use --workers 1", result.stderr)
     assert "Traceback" not in result.stderr

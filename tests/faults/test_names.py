@@ -11,21 +11,22 @@ from pathlib import Path
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from fields import PROJECT, needs_swarp
 from mefs import detector_hdu, write_mef
 from pydantic import ValidationError
 from runs import last_log
 from tally import tried
 
 from flows.field import reduce
-from kred_core.config import BackgroundKind, FieldConfig
+from kred_core.config import BackgroundKind, CheckConfig, FieldConfig
 from kred_core.errors import InputError, KredError
+from kred_core.exposures.check import judge
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
 from kred_core.survey import images, tiles
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-PROJECT = Path(__file__).resolve().parents[2]
 MARK = "executed"
 NAMES = [  # of exposures that are as good as any other
     f"a;touch {MARK};_ooi_r_v1.fits.fz",
@@ -77,10 +78,8 @@ def set_keywords(path: Path, **values: str) -> None:
     path.write_bytes(header.tostring().encode("ascii") + raw[length:])
 
 
-@pytest.mark.parametrize("engine", ["native", "swarp"])
+@pytest.mark.parametrize("engine", ["native", pytest.param("swarp", marks=needs_swarp)])
 def test_odd_names_are_names(odd, tmp_path, monkeypatch, engine):
-    if engine == "swarp" and not (shutil.which("SWarp") or shutil.which("swarp")):
-        pytest.skip("SWarp is not installed")
     root = tmp_path / "data" / "root"
     shutil.copytree(odd, root, symlinks=True)
     monkeypatch.chdir(tmp_path)
@@ -105,9 +104,6 @@ def test_odd_names_are_names(odd, tmp_path, monkeypatch, engine):
 
 @pytest.mark.parametrize("name", ["../N1", "/tmp/N1", "N1/../../x", "N1\nN2", ".N1", "-N1", "N1;x", "N" * 80, " N x", "Ñ1"])
 def test_a_detector_has_a_plain_name_or_is_refused(name, tmp_path):
-    from kred_core.config import CheckConfig
-    from kred_core.exposures.check import judge
-
     hdus = [detector_hdu("N1"), detector_hdu("N2", 1, storage=None)]
     path = write_mef(tmp_path / "a_ooi_r_v1.fits.fz", hdus, checksum=False)
     raw = path.read_bytes()

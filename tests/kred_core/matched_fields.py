@@ -18,25 +18,6 @@ from kred_core.products import FieldPaths, tables
 from kred_core.simulate import SimulationConfig, diffuse_brightness, sky_brightness
 from kred_core.sky import celestial_wcs
 
-__all__ = [
-    "BINNED",
-    "BINNING",
-    "NATIVE",
-    "backgrounds",
-    "block_sky",
-    "coadd",
-    "configuration",
-    "emission_minus_truth",
-    "error_of",
-    "finish",
-    "match",
-    "measure",
-    "mosaic",
-    "recovered",
-    "solve",
-    "summarize",
-]
-
 BINNING = 16  # pixels of 4.2 arcsec, detectors of 128 x 256 of them
 NATIVE = (3600 * 7.287e-5) ** 2  # square arcsec of a native pixel of DECam. A DN is a count28 in it, whatever the binning.
 BINNED = {"binning": BINNING, "cosmic_rays": 0.0, "star_density": 2000.0}

@@ -16,8 +16,6 @@ from kred_core.sky import unit_vectors
 from kred_core.sky.sphere import local_frame, mean_position, position
 from kred_core.survey import field_centre
 
-__all__ = ["GRAPHS", "NX", "NY", "Graph", "GraphConfig", "simulate_graph"]
-
 NX, NY = 2046, 4094
 SAMPLES = 16  # points along each side of the box around an overlap
 TOGETHER = 4096  # pairs whose points are in memory at once
@@ -27,54 +25,23 @@ BROKEN = ("N30", "S30")  # detectors that most real exposures lack
 
 @dataclass(frozen=True)
 class GraphConfig:
-    """What is simulated. Surface brightnesses are in any one unit, here called DN.
+    """What is simulated. Surface brightnesses are in any one unit, here called DN."""
 
-    Attributes
-    ----------
-    centres : tuple of (float, float)
-        Field centres, RA and Dec in degrees.
-    exposures : int
-        At each centre.
-    dither : float
-        Largest offset of a pointing from the centre, in each axis, in arcsec.
-    detectors : int
-        At most this many of each exposure, in the order of CCDNUM.
-    offset : float
-        rms of the backgrounds, in equal parts from exposures and from detectors.
-    white : float
-        Noise of a difference of one cell; that of n cells is less by sqrt(n).
-    floor : float
-        Noise that a part of an overlap has beyond that, however large it is.
-    outliers : float
-        Fraction of pairs that a star, a ghost or a satellite spoils.
-    spoiled : float
-        Mean error of these: exponentially distributed, of either sign.
-    one_sided : bool
-        Spoiled pairs err upwards only.
-    slope, detector_slope, step : float
-        rms of the slopes of exposures, of those that detectors have in addition, and of amplifier steps.
-    cell : float
-        Side of a cell in arcsec.
-    min_cells : int
-        Least overlap that becomes a pair.
-    seed : int
-    """
-
-    centres: tuple[tuple[float, float], ...] = ((81.789, -66.454),)
-    exposures: int = 10
-    dither: float = 300.0
-    detectors: int = 62
-    offset: float = 15.0
-    white: float = 120.0
-    floor: float = 2.0
-    outliers: float = 0.0
-    spoiled: float = 30.0
-    one_sided: bool = False
-    slope: float = 0.0
-    detector_slope: float = 0.0
-    step: float = 0.0
-    cell: float = 2.0
-    min_cells: int = 100
+    centres: tuple[tuple[float, float], ...] = ((81.789, -66.454),)  # of fields, RA and Dec in degrees
+    exposures: int = 10  # at each centre
+    dither: float = 300.0  # largest offset of a pointing from the centre, in each axis, in arcsec
+    detectors: int = 62  # at most this many of each exposure, in the order of CCDNUM
+    offset: float = 15.0  # rms of the backgrounds, in equal parts from exposures and from detectors
+    white: float = 120.0  # noise of a difference of one cell; that of n cells is less by sqrt(n)
+    floor: float = 2.0  # noise that a part of an overlap has beyond that, however large it is
+    outliers: float = 0.0  # fraction of pairs that a star, a ghost or a satellite spoils
+    spoiled: float = 30.0  # mean error of these: exponentially distributed, of either sign
+    one_sided: bool = False  # spoiled pairs err upwards only
+    slope: float = 0.0  # rms of the slopes of exposures,
+    detector_slope: float = 0.0  # of those that detectors have in addition,
+    step: float = 0.0  # and of amplifier steps
+    cell: float = 2.0  # side of a cell in arcsec
+    min_cells: int = 100  # least overlap that becomes a pair
     seed: int = 1
 
 
@@ -91,49 +58,25 @@ GRAPHS = {
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A simulated graph of n detectors and K pairs, and the truth.
-
-    Attributes
-    ----------
-    n : int
-    first, second : (K,) int64
-    difference, error : (K,) float
-    n_cells : (K,) int64
-    blocks, block_errors : (K, 4) float
-    block_places : (K, 4, 2, 3) float
-        As in `kred_core.match.Pairs`.
-    spoiled : (K,) bool
-        The pairs that err.
-    background : (n,) float
-        True background at the centre of each detector; of mean 0.
-    gradient : (n, 2) float
-        True slopes, along NAXIS1 and NAXIS2, per half detector.
-    step : (n,) float
-    exposure : (n,) int64
-    name : (n,) str
-    corners : (n, 4, 2) float
-        RA and Dec of the corner pixels, in the order of COR1..COR4.
-    place : (n, 2) float
-        East and north of the middle of the first exposure, degrees.
-    """
+    """A simulated graph of n detectors and K pairs, and the truth."""
 
     n: int
-    first: np.ndarray
+    first: np.ndarray  # (K,) int64
     second: np.ndarray
-    difference: np.ndarray
+    difference: np.ndarray  # (K,)
     error: np.ndarray
-    n_cells: np.ndarray
-    blocks: np.ndarray
+    n_cells: np.ndarray  # (K,) int64
+    blocks: np.ndarray  # (K, 4), as in `kred_core.match.Pairs`
     block_errors: np.ndarray
-    block_places: np.ndarray
-    spoiled: np.ndarray
-    background: np.ndarray
-    gradient: np.ndarray
-    step: np.ndarray
-    exposure: np.ndarray
-    name: np.ndarray
-    corners: np.ndarray
-    place: np.ndarray
+    block_places: np.ndarray  # (K, 4, 2, 3)
+    spoiled: np.ndarray  # (K,) bool: the pairs that err
+    background: np.ndarray  # (n,): true background at the centre of each detector; of mean 0
+    gradient: np.ndarray  # (n, 2): true slopes, along NAXIS1 and NAXIS2, per half detector
+    step: np.ndarray  # (n,)
+    exposure: np.ndarray  # (n,) int64
+    name: np.ndarray  # (n,) str
+    corners: np.ndarray  # (n, 4, 2): RA and Dec of the corner pixels, in the order of COR1..COR4
+    place: np.ndarray  # (n, 2): east and north of the middle of the first exposure, degrees
 
     def with_background(self, added: np.ndarray) -> Graph:
         """The same noise with other backgrounds: these added to the true ones."""
@@ -147,17 +90,7 @@ class Graph:
 
 
 def simulate_graph(config: GraphConfig) -> Graph:
-    """Draw a graph.
-
-    Parameters
-    ----------
-    config : GraphConfig
-
-    Returns
-    -------
-    Graph
-        The same for the same configuration. Pairs are sorted.
-    """
+    """Draw a graph, the same for the same configuration. Pairs are sorted."""
     rng = np.random.default_rng(np.random.SeedSequence([config.seed, 11]))
     corners, exposure, name = _footprints(config, rng)
     n, n_exposures = len(name), int(exposure.max()) + 1
