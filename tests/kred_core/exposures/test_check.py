@@ -70,24 +70,16 @@ def test_an_exposure_that_cannot_be_opened_is_refused_with_the_reason(mef):
 
 
 def test_what_the_primary_header_lacks_is_said_and_every_fault_at_once(mef):
-    for key, value, reason in (
-        ("MAGZERO", None, NO_MAGZERO),
-        ("MAGZERO", "NaN", NO_MAGZERO),
-        ("MAGZERO", 99.0, "MAGZERO is 99.0 in the primary header, so the counts"),
-        ("EXPTIME", None, "EXPTIME in the primary header is missing; it must be a positive number"),
-        ("EXPTIME", 0.0, "EXPTIME in the primary header is 0.0; it must be a positive number"),
-        ("EXPTIME", "long", "EXPTIME in the primary header is long; it must be"),
-        ("FILTER", None, "FILTER is missing in the primary header"),
-        ("FILTER", "  ", "FILTER is missing in the primary header"),
+    for magzero, exptime, reasons in (
+        ("NaN", None, {NO_MAGZERO, "EXPTIME in the primary header is missing; it must be a positive number"}),
+        (99.0, "long", {"MAGZERO is 99.0 in the primary header", "EXPTIME in the primary header is long; it must be"}),
     ):
-        r = judged(mef("x.fits.fz", [whole_detector("N1")], **{key: value}))
+        r = judged(mef("x.fits.fz", ["N1"], MAGZERO=magzero, EXPTIME=exptime, FILTER=None))
         assert r.verdict == "refused"
-        assert len(r.refused) == 1
-        assert r.refused[0].startswith(reason)
-    r = judged(mef("x.fits.fz", ["N1"], MAGZERO=None, EXPTIME=None, FILTER=None))
-    assert len(r.refused) == 3
-    assert math.isnan(r.magzero)
-    assert math.isnan(r.exptime)
+        for reason in (*reasons, "FILTER is missing in the primary header"):
+            assert any(said.startswith(reason) for said in r.refused)
+        assert len(r.refused) == 3
+        assert math.isnan(r.exptime)
 
 
 @pytest.mark.parametrize("seeing", [None, "NaN", -1.0])
@@ -167,14 +159,6 @@ def test_a_faulty_detector_is_named_and_the_others_are_used(message, mef):
     assert r.remarks == (message,)
 
 
-def test_of_two_detectors_with_one_name_neither_is_used(mef):
-    r = judged(mef("x.fits.fz", [whole_detector("N1"), whole_detector("N2", 1), whole_detector("N1", 2)]))
-    assert r.extnames == ("N2",)
-    why = "2 extensions have this EXTNAME; which of them is it?"
-    assert r.lost == (("N1[1]", why), ("N1[3]", why))
-    assert r.remarks == tuple(f"detector {name} refused: {why}" for name, _ in r.lost)
-
-
 def test_images_that_are_no_planes_or_have_hardly_a_pixel_are_refused(mef):
     cube, line = fits.ImageHDU(np.zeros((2, 20, 20), np.float32), name="CUBE"), fits.ImageHDU(np.zeros((64, 15)), name="LINE")
     r = judged(mef("x.fits.fz", [whole_detector("N1"), cube, line, whole_detector("N2", 1), whole_detector("N3", 2)]))
@@ -189,16 +173,6 @@ def test_cut_outs_may_each_have_their_own_size(mef):
     assert judged(mef("x.fits.fz", detectors)).extnames == ("N1", "N2", "N3")
     assert judged(mef("x.fits.fz", detectors[:1])).extnames == ("N1",)
     assert judged(mef("x.fits.fz", detectors[:2])).extnames == ("N1", "N2")
-
-
-def test_a_compressed_image_whose_header_no_longer_says_so_is_a_detector_that_is_lost(mef):
-    path = mef("x.fits.fz", [whole_detector("N1"), whole_detector("N2", 1)])
-    raw = path.read_bytes()
-    at = raw.rindex(b"ZIMAGE  =")
-    path.write_bytes(raw[:at] + b"Y" + raw[at + 1 :])
-    r = judged(path)
-    assert (r.extnames, r.n_detectors) == (("N1",), 2)
-    assert r.lost[0][1].startswith("it has no pixels, or its header is damaged (XTENSION is BINTABLE")
 
 
 def test_what_is_no_detector_is_remarked(mef):
@@ -281,12 +255,9 @@ def test_the_header_of_a_mask_is_judged_as_that_of_an_image(mef):
     r = judged(path)
     assert r.lost[0][0] == "N1"
     assert r.lost[0][1].startswith("its mask in a_ood_r.fits.fz: its header is damaged: ZCMPTYPE is GZIP_9, expected one of")
-    masks.write_bytes(
-        raw.replace(b"CD2_2   =", b"CD2_3   =").replace(b"ZPCOUNT =                    0", b"ZPCOUNT =                    1")
-    )
-    assert any(
-        remark.startswith("detector N1: its mask in a_ood_r.fits.fz: its header does not agree") for remark in judged(path).remarks
-    )
+    masks.write_bytes(raw.replace(b"ZPCOUNT =                    0", b"ZPCOUNT =                    1"))
+    edited = "detector N1: its mask in a_ood_r.fits.fz: its header does not agree"
+    assert any(remark.startswith(edited) for remark in judged(path).remarks)
 
 
 def test_a_damaged_mask_is_named_with_its_file(mef):
@@ -395,16 +366,3 @@ def test_of_the_real_field_those_are_refused_that_cannot_be_calibrated_or_are_th
     # the crops' corner keywords still describe whole CCDs
     assert reports["170316_062107_ooi_z_ls9"].remarks == ("NEXTEND promises 2 extensions, the file has 1", "wrong corner keywords")
     assert "WCSCAL Failed" in reports["180212_083009_ooi_z_ls9"].remarks
-
-
-def test_with_zero_points_all_of_the_real_field_is_used_each_detector_from_its_newest_processing(real_decam, tmp_path):
-    paths = FieldPaths(real_decam.parent, "LS_T4").exposures()
-    table = tmp_path / "zero.txt"
-    table.write_text("Root MAGZERO\n" + "".join(f"{p.name} 30.0\n" for p in paths))
-    points = zero_points(str(table))
-    reports = {r.root: r for r in compare([judged(p, points) for p in paths])}
-    assert {r.magzero for r in reports.values()} == {30.0}
-    assert not any(r.refused for r in reports.values())
-    new, old = (reports[f"c4d_150411_035242_ooi_z_{version}"] for version in ("ls9", "v1"))
-    assert (new.version, new.extnames, old.version, old.extnames) == ("V4.8.2a", ("N3",), "V3.6.2", ("N10",))
-    assert old.remarks[-1].endswith("(OBSID ct4m20150411t035000); N3 taken from there, only N10 from here")

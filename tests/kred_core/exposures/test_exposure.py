@@ -1,7 +1,5 @@
 """Exposures open in every form that files have, and damage is an `ExposureError`, never anything else."""
 
-import math
-
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -10,7 +8,6 @@ from mefs import SHAPE, detector_hdu, sky_pixels, write_mef
 from kred_core.errors import ExposureError
 from kred_core.exposures.exposure import Exposure
 from kred_core.fits.hdu import BLOCK, RECORD, number, scan, text
-from kred_core.fits.pixels import read_pixels
 from kred_core.fits.storage import require_sound
 
 
@@ -41,27 +38,6 @@ def test_float_pixels_are_read_as_astropy_reads_them(storage, mef):
         assert (pixels.dtype, pixels.shape, pixels.flags.writeable) == (np.dtype("=f4"), SHAPE, True)
         np.testing.assert_array_equal(pixels, as_astropy_reads(path, detector.extname))
         assert np.abs(pixels - sky_pixels(place)).max() < 3  # half a step of the quantisation at most, noise / 4
-
-
-@pytest.mark.parametrize(
-    ("storage", "kind"),
-    [
-        *((storage, kind) for storage in (None, "RICE_1", "GZIP_1", "GZIP_2", "HCOMPRESS_1") for kind in ("u1", "i2", "u2", "i4")),
-        *(("PLIO_1", kind) for kind in ("u1", "i2")),
-    ],
-)
-def test_integer_pixels_are_read_exactly(storage, kind, mef):
-    pixels = np.arange(math.prod(SHAPE)).reshape(SHAPE) % 251
-    if kind == "u2":
-        pixels = pixels + 65000  # stored with BZERO 32768
-    if kind == "i2" and storage != "PLIO_1":
-        pixels = pixels - 300
-    path = mef("x.fits.fz", [detector_hdu("N1", pixels=pixels.astype(kind), storage=storage)])
-    hdu = Exposure.open(path).detectors[0].hdu
-    assert (hdu.header.get("BZERO") == 32768) == (kind == "u2")
-    np.testing.assert_array_equal(read_pixels(hdu), pixels.astype(np.float32))
-    np.testing.assert_array_equal(read_pixels(hdu, np.int32), pixels)
-    assert read_pixels(hdu, np.int32).dtype == np.dtype("=i4")
 
 
 def test_scaled_integers_and_their_blank_pixels_are_understood(mef):

@@ -9,7 +9,6 @@ from astropy.io import fits
 from mefs import SHAPE, detector_hdu, write_mef
 
 from kred_core.config import CheckConfig, CoaddConfig, FieldConfig, TilingConfig
-from kred_core.errors import ExposureError
 from kred_core.exposures import check, masks
 from kred_core.exposures.exposure import Exposure
 from kred_core.exposures.masks import PixelRule
@@ -92,17 +91,6 @@ def test_without_a_version_the_values_of_the_whole_file_decide(tmp_path):
     assert codes(exposure, 3) == [1, 3, 6]
     assert codes(exposure, 2, which=1) == [1, 4]
     assert codes(with_mask(tmp_path, {"N1": a_mask(1, 2, 4), "N2": a_mask(1, 8)}, None, None), 3) == [1, 2, 4]
-
-
-def test_without_a_version_a_damaged_mask_does_not_hide_the_others(tmp_path):
-    exposure = with_mask(tmp_path, {"N1": a_mask(1, 2, 4), "N2": a_mask(1, 64)}, None, None, storage=None)
-    mask = exposure.detectors[0].mask
-    raw = bytearray(mask.path.read_bytes())
-    at = raw.index(b"NAXIS1", mask.header_start)
-    raw[at + 10 : at + 30] = b"30".rjust(20)
-    mask.path.write_bytes(raw)
-    with pytest.raises(ExposureError):
-        Exposure.open(exposure.path).detectors[0].mask_codes()
 
 
 def test_a_missing_version_is_said(tmp_path):

@@ -119,15 +119,6 @@ def test_two_detectors_that_cannot_both_be_right_stay_with_a_remark(tmp_path):
     assert summary.ExposureSummary.from_record(measured.to_record()) == measured
 
 
-def test_an_amplifier_that_is_left_out_is_in_neither_statistics_nor_map(tmp_path):
-    pixels = SKY.copy()
-    pixels[:, 48:] *= 1.2
-    path = write(tmp_path / "x.fits", {"S7": pixels})
-    measured, (binned_map,) = summary.summarize(path, ["S7"], SummarizeConfig(), GRID, 1.0, PixelRule(amplifiers={"S7": "A"}))
-    assert measured.detectors[0].n_pixels == binned_map.count.sum() == SKY.size // 2
-    assert measured.detectors[0].median == pytest.approx(300, abs=1)
-
-
 def test_rows_hold_usable_detectors_and_the_factor_to_counts28(tmp_path):
     path = write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan})
     report = check.judge(path, CheckConfig(), {})
@@ -144,16 +135,6 @@ def test_rows_hold_usable_detectors_and_the_factor_to_counts28(tmp_path):
     detectors = summary.detector_rows(reports, {report.root: measured}, "F")
     assert [(r["EXTNAME"], r["NAXIS1"], r["NAXIS2"]) for r in detectors] == [("N1", 96, 64)]
     assert detectors[0]["Mode"] == measured.detectors[0].mode
-
-
-def test_maps_made_again_from_the_record_are_the_same(tmp_path):
-    path = write(tmp_path / "x.fits", {"N1": SKY, "N2": SKY * np.nan, "N3": SKY + 5})
-    measured, maps = summary.summarize(path, ["N1", "N2", "N3"], SummarizeConfig(), GRID, 0.3)
-    again = summary.bin_exposure(path, measured, GRID, 0.3)
-    assert [s.extname for s in again] == [s.extname for s in maps] == ["N1", "N3"]
-    for a, b in zip(again, maps, strict=True):
-        assert np.array_equal(a.mean, b.mean, equal_nan=True)
-        assert a.level == b.level
 
 
 def test_a_detector_without_a_map_is_measured_all_the_same(tmp_path, caplog):

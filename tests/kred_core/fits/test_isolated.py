@@ -90,15 +90,6 @@ def test_what_happens_to_the_process_is_said_and_touches_no_other_image(tmp_path
     assert process() != before
 
 
-def test_a_process_that_was_ended_between_two_images_is_replaced(tmp_path):
-    hdu = stored(tmp_path / "x.fits.fz")
-    read_pixels(hdu)
-    before = process()
-    os.kill(before, signal.SIGKILL)
-    np.testing.assert_array_equal(read_pixels(hdu, np.int16), MASK)
-    assert process() != before
-
-
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next(tmp_path, monkeypatch):
     """As when a run is cancelled: an exception is raised in the thread that waits."""
     one, other = stored(tmp_path / "1.fits.fz"), stored(tmp_path / "2.fits.fz", MASK + np.int16(1))

@@ -1,8 +1,5 @@
 """Each exposure gets the mask that carries its keys, and what else lies beside the exposures is named."""
 
-import os
-import time
-
 import numpy as np
 import pytest
 from mefs import SHAPE, detector_hdu, sky_pixels, write_mef
@@ -164,20 +161,6 @@ def test_sky_subtracted_files_beside_instcal_ones_are_left_out_and_their_common_
 
 
 # how often files are looked at
-
-
-def test_a_directory_is_looked_at_again_only_when_it_has_changed(field, monkeypatch):
-    bare = field.image("a_ooi_r.fits.fz", FIRST)
-    field.mask("b_ood_r.fits.fz", SECOND)
-    long_ago = time.time() - 60
-    os.utime(field.mef, (long_ago, long_ago))
-    looks, reads = [], []
-    monkeypatch.setattr(roles, "inventory", lambda d, of=roles.inventory: looks.append(d) or of(d))
-    monkeypatch.setattr(roles, "_read", lambda path, of=roles._read: reads.append(path.name) or of(path))
-    assert [mask_of(bare) for _ in range(5)] == [(None, NO_MASK)] * 5
-    assert (len(looks), sorted(reads)) == (1, ["a_ooi_r.fits.fz", "b_ood_r.fits.fz"])
-    mask = field.mask("c.fits.fz", FIRST)
-    assert mask_of(bare) == (mask, "")
 
 
 def test_the_mask_of_the_same_name_is_found_without_a_look_at_the_other_files(field, monkeypatch):

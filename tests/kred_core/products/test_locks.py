@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import multiprocessing
 import subprocess
@@ -88,19 +87,6 @@ def test_a_full_disk_keeps_nobody_from_a_lock():
         assert not try_lock(file)
     with open(full, "ab") as file:
         assert try_lock(file)
-
-
-@pytest.mark.parametrize("reason", ["ENOSYS", "ENOLCK", "EINVAL", "ENOTSUP"])
-def test_a_file_system_without_locks_is_no_obstacle_and_is_told(tmp_path, monkeypatch, reason):
-    with held([tmp_path / "lock"], "mine", pytest.fail) as locked:
-        assert locked
-
-    def no_locks(*_):
-        raise OSError(getattr(errno, reason), "refused")
-
-    monkeypatch.setattr(fcntl, "flock", no_locks)
-    with held([tmp_path / "lock"], "mine", pytest.fail) as locked:
-        assert not locked
 
 
 def test_any_other_error_of_a_lock_is_told(tmp_path, monkeypatch):
