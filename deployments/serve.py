@@ -39,7 +39,7 @@ from kred_core.config import ServiceConfig
 from kred_core.errors import ConfigError, InputError, KredError, ToolError
 from kred_core.products import FieldPaths, service_state
 from kred_core.products.locks import held
-from kred_core.service.served import PLACE, SERVED_ROOT
+from kred_core.service import PLACE, SERVED_ROOT
 
 __all__ = ["main", "serve"]
 

@@ -37,7 +37,7 @@ from kred_core.config import FieldConfig, ServiceConfig, settings
 from kred_core.config.settings import CONFIG_FILE
 from kred_core.errors import KredError, ToolError
 from kred_core.products import read_record, service_state, write_record
-from kred_core.service.discovery import RunState
+from kred_core.service import RunState
 
 __all__ = [
     "DEPLOYMENT",

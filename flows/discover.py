@@ -1,7 +1,7 @@
 """Look for fields that are new or have changed, and start their reduction: what the schedule of the service runs.
 
 Each content of a field is started once, whoever looks and how often. What is complete and what is to be done is decided
-in `kred_core.service.discovery`; this asks Prefect to do it, and tells what was found.
+in `kred_core.service`; this asks Prefect to do it, and tells what was found.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from prefect import flow
 from prefect.states import Completed, State
 
 from flows import deployed, messages
+from kred_core import service
 from kred_core.config import DiscoverConfig, settings
 from kred_core.products import FieldPaths, discard, locks, read_record, service_state, unfinished_discovery, write_record
-from kred_core.service import discovery
-from kred_core.service.discovery import Finding
+from kred_core.service import Finding
 from tasks.publish import publish_findings, publish_given_up
 
 __all__ = ["discover_fields"]
@@ -56,8 +56,8 @@ def discover_fields(root: Path, config: Options) -> State:
     with locks.held([state / "discover.lock"], "a look for new fields", lambda holder: log.info("waiting for %s", holder)):
         for leftover in unfinished_discovery(root):
             discard(leftover)
-        now = discovery.clock(state)
-        findings = [_look(FieldPaths(root, field), config, now) for field in discovery.fields(root, config.fields)]
+        now = service.clock(state)
+        findings = [_look(FieldPaths(root, field), config, now) for field in service.fields(root, config.fields)]
         _publish_news(state / "findings.json", findings)
     if waits := [found.waits for found in findings if found.waits]:
         deployed.look_again(60 * min(waits))
@@ -66,7 +66,7 @@ def discover_fields(root: Path, config: Options) -> State:
 
 
 def _look(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
-    found = discovery.examine(paths, config, now)
+    found = service.examine(paths, config, now)
     if found.state != "complete":
         return found
 
@@ -74,7 +74,7 @@ def _look(paths: FieldPaths, config: DiscoverConfig, now: float) -> Finding:
         options = deployed.options(paths.root, paths.field)
         return deployed.start_field(options, key=f"{options.root} {found.key(attempt)}")
 
-    return discovery.reduce_once(paths, found, config.tries, deployed.state_of, begin)
+    return service.reduce_once(paths, found, config.tries, deployed.state_of, begin)
 
 
 def _publish_news(file: Path, findings: list[Finding]) -> None:

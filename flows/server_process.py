@@ -28,7 +28,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flows.prefect_internals import server_application
-from kred_core.service.served import PLACE, SERVED_ROOT, served_file
+from kred_core.service import PLACE, SERVED_ROOT, served_file
 
 __all__ = ["Pages", "serve", "this_machine_only"]
 

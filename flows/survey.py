@@ -35,9 +35,9 @@ from flows import deployed, messages
 from flows.field import EXIT_COMPLETE, EXIT_NOT_COMPLETE, explained, reduce
 from flows.run import preflight
 from flows.server import server
+from kred_core import service
 from kred_core.config import FieldConfig, SeveralConfig
 from kred_core.errors import KredError, explain
-from kred_core.service import discovery
 from kred_core.stages import dry_run
 
 __all__ = ["main", "reduce_survey"]
@@ -65,7 +65,7 @@ def reduce_survey(config: Annotated[SeveralConfig, deployed.completed(_options)]
         Completed where all runs were started; they are not waited for.
     """
     messages.to_ui()
-    fields = config.fields or discovery.fields(config.root)
+    fields = config.fields or service.fields(config.root)
     for field in fields:
         options = deployed.options(config.root, field)
         deployed.start_field(options.model_copy(update={"tiles": config.tiles, "run": config.run}))

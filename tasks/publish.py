@@ -30,8 +30,7 @@ from kred_core.config import FieldConfig
 from kred_core.exposures.check import ExposureReport
 from kred_core.products import FieldPaths, tables
 from kred_core.report.pictures import figure_picture
-from kred_core.service.discovery import Finding
-from kred_core.service.served import SERVED_ROOT, served_address
+from kred_core.service import SERVED_ROOT, Finding, served_address
 from kred_core.stages.outcome import Outcome
 
 __all__ = ["Progress", "key", "plain", "publish_findings", "publish_given_up", "publish_report", "publish_table", "table"]

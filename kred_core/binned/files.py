@@ -18,7 +18,7 @@ from astropy.io import fits
 from .. import __version__
 from ..errors import ExposureError, InputError
 from ..fits import checksum, rice
-from ..fits.cards import Cards, hdu_bytes
+from ..fits.checksum import Cards, hdu_bytes
 from ..fits.compress import quantised_image
 from ..fits.hdu import BLOCK
 from ..products import atomic

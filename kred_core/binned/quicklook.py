@@ -23,7 +23,7 @@ from ..constants import NORMAL_MAD, ZERO_POINT
 from ..errors import InputError
 from ..evaluation import ReducedImage, block_jump, block_medians
 from ..evaluation.results import explained
-from ..fits.cards import Cards, hdu_bytes
+from ..fits.checksum import Cards, hdu_bytes
 from ..fits.compress import quantised_image
 from ..fits.hdu import scan
 from ..fits.pixels import read_pixels

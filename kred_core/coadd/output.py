@@ -21,8 +21,7 @@ from ..background import Background
 from ..config import BackgroundKind, CoaddConfig
 from ..constants import ZERO_POINT
 from ..exposures.exposure import start_mjd
-from ..fits.cards import UNSEALED, Cards, hdu_bytes, sealed
-from ..fits.checksum import add, datasum
+from ..fits.checksum import UNSEALED, Cards, add, datasum, hdu_bytes, sealed
 from ..fits.compress import CountsHeap
 from ..fits.hdu import BLOCK, CARD, number, text
 from ..sky import centre, corners, tan_header, tan_wcs

@@ -25,7 +25,7 @@ from .. import __version__, products
 from ..constants import ZERO_POINT
 from ..errors import ExposureError
 from ..fits import checksum, rice, storage
-from ..fits.cards import UNSEALED, Value, card, filled, padded, sealed
+from ..fits.checksum import UNSEALED, Value, card, filled, padded, sealed
 from ..fits.hdu import CARD, Hdu, number, walk
 from ..fits.pixels import read_pixels
 from ..fits.storage import STORAGE, require_sound

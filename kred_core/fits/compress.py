@@ -16,7 +16,7 @@ import numba as nb
 import numpy as np
 from astropy.io import fits
 
-from .cards import Cards, hdu_bytes
+from .checksum import Cards, hdu_bytes
 from .rice import BLOCK, RANDOM, RANDOM_LENGTH
 
 __all__ = ["CountsHeap", "compressed_image", "compressed_mask", "quantised_image"]

@@ -15,7 +15,7 @@ from astropy.wcs import WCS
 
 from ..errors import ConfigError
 from ..exposures.detectors import CD, RADIAL
-from ..fits.cards import Cards
+from ..fits.checksum import Cards
 from ..sky import SkyPolygon, corners, outlines
 from ..survey import Tile, focal_plane
 

@@ -26,7 +26,7 @@ from astropy.time import Time
 from ..config import SurveyConfig
 from ..constants import ZERO_POINT
 from ..errors import ConfigError, InputError
-from ..fits.cards import Cards
+from ..fits.checksum import Cards
 from ..sky import unit_vectors
 from ..survey import Tile, field_centre, fields, tiles
 from .camera import NATIVE_SCALE, Ccd, DetectorGeometry, Pointing, ccds

@@ -25,7 +25,7 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from ..fits.cards import hdu_bytes
+from ..fits.checksum import hdu_bytes
 from ..fits.compress import compressed_image, compressed_mask
 from ..products import FieldPaths, atomic, write_text
 from ..products.tables import Column, from_arrays, make, write

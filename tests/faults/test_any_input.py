@@ -26,7 +26,7 @@ from kred_core.config import FieldConfig
 from kred_core.config.settings import field_config, service_config, survey_configs
 from kred_core.errors import ConfigError, ExposureError, InputError
 from kred_core.fits import checksum, storage
-from kred_core.fits.cards import hdu_bytes
+from kred_core.fits.checksum import hdu_bytes
 from kred_core.match.solve import solve
 from kred_core.products.usertable import UserTable
 from kred_core.sky import SkyPolygon

@@ -7,7 +7,7 @@ import pytest
 from astropy.io import fits
 
 from kred_core.fits import checksum
-from kred_core.fits.cards import hdu_bytes
+from kred_core.fits.checksum import hdu_bytes
 from kred_core.fits.hdu import scan
 
 

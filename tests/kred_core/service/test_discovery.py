@@ -11,7 +11,7 @@ import pytest
 from kred_core.config import DiscoverConfig
 from kred_core.errors import InputError
 from kred_core.products import FieldPaths
-from kred_core.service.discovery import clock, examine, fields, reduce_once
+from kred_core.service import clock, examine, fields, reduce_once
 from kred_core.simulate import simulate_field
 
 CONFIG = DiscoverConfig(settle=5, patience=60, tries=3)

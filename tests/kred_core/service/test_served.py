@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kred_core.service.served import served_address, served_file
+from kred_core.service import served_address, served_file
 
 SHOWN = ["DECam_SWARP/index.html", "DECam_SWARP/LMC_c42/eval/a b.png", "Summary/LMC_c42_det.tab", "Log/LMC_c42.log"]
 HIDDEN = [

@@ -1,4 +1,4 @@
-"""Which fields below DECam_MEF are there, complete, and not yet reduced.
+"""What kred as a service knows beside Prefect: which fields are complete and new, and which files of a data root it shows.
 
 Nothing tells when a copy is complete, least of all on a network file system. So a field is looked at again and again: it
 is complete when none of its files has changed for a while and all can be read. What was seen and what was started is kept
@@ -14,19 +14,33 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ..config import NAME, DiscoverConfig
-from ..errors import ExposureError, InputError
-from ..fits import hdu
-from ..products import FieldPaths, read_record, write_record
-from ..products.roles import is_fits, named_kind
-from ..words import counted
+from .config import NAME, DiscoverConfig
+from .errors import ExposureError, InputError
+from .fits import hdu
+from .products import FieldPaths, read_record, write_record
+from .products.roles import is_fits, named_kind
+from .words import counted
 
-__all__ = ["Content", "DiscoveryRecord", "Finding", "RunState", "clock", "examine", "fields", "reduce_once"]
+__all__ = [
+    "PLACE",
+    "SERVED_ROOT",
+    "Content",
+    "DiscoveryRecord",
+    "Finding",
+    "RunState",
+    "clock",
+    "examine",
+    "fields",
+    "reduce_once",
+    "served_address",
+    "served_file",
+]
 
 log = logging.getLogger(__name__)
 
@@ -223,3 +237,52 @@ def reduce_once(
 
 def _given_up(known: DiscoveryRecord) -> str:
     return f"failed {len(known.runs)} times; starts again when its files change, or by hand"
+
+
+# What a browser is shown: what the pages lead to, products, and never the input, what kred remembers, or hidden files.
+
+SERVED_ROOT = "PAGES_OF_KRED"  # the environment variable that names the data root; KRED_... would be an option
+PLACE = "/pages/"  # on the Prefect server
+
+TEXT = "text/plain; charset=utf-8"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".png": "image/png",
+    ".tab": TEXT,
+    ".log": TEXT,
+    ".toml": TEXT,
+    ".fits": "application/fits",
+    ".fz": "application/fits",
+}
+DIRECTORIES = ("DECam_SWARP", "Summary", "Log")
+
+
+def served_file(root: Path, place: str) -> tuple[Path, str] | None:
+    """Find the file that belongs to what follows `PLACE` in an address, decoded.
+
+    Returns
+    -------
+    tuple of (`~pathlib.Path`, str) or None
+        The file, without links, and its type for browsers. None where there is none that may be shown: links below the data root
+        that lead out of it are not followed.
+    """
+    parts = PurePosixPath(place).parts
+    kind = TYPES.get(PurePosixPath(place).suffix)
+    if kind is None or parts[0] not in DIRECTORIES or "\0" in place or any(part.startswith(".") for part in parts):
+        return None
+    try:
+        file = root.joinpath(*parts).resolve(strict=True)
+        own = file.relative_to(root.resolve())
+    except (OSError, ValueError):  # it does not exist, or lies elsewhere
+        return None
+    inside = own.parts[0].startswith("DECam_") or own.parts[0] in DIRECTORIES
+    return (file, kind) if file.is_file() and inside and own.parts[0] != "DECam_MEF" else None
+
+
+def served_address(root: Path, file: Path) -> str | None:
+    """Address of a file on the server that shows the data root, without that server's name; None where it is not shown."""
+    try:
+        place = file.absolute().relative_to(root.absolute()).as_posix()
+    except ValueError:
+        return None
+    return PLACE + quote(place) if served_file(root, place) else None
