@@ -13,7 +13,6 @@ from ..errors import ExposureError
 from .hdu import BLOCK, CARD, Hdu, text
 
 __all__ = [
-    
     "Cards",
     "Value",
     "add",
@@ -27,7 +26,6 @@ __all__ = [
     "hdu_bytes",
     "padded",
     "sealed",
-,
 ]
 
 _FULL = 0xFFFFFFFF
