@@ -20,8 +20,7 @@ from astropy.wcs import WCS, FITSFixedWarning
 
 from .. import sky
 from ..coadd.native import strips
-from ..coadd.plan import CoaddInput, CoaddPlan
-from ..coadd.sources import Source, flux_scale, grid_box
+from ..coadd.plan import CoaddInput, CoaddPlan, Source, flux_scale, grid_box
 from ..config import BackgroundKind, CoaddConfig
 from ..errors import ExposureError, InputError
 from ..exposures.exposure import Detector, Exposure

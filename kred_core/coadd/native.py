@@ -21,13 +21,13 @@ from astropy.wcs import WCS
 from ..config import BackgroundKind, CoaddConfig
 from ..errors import InputError
 from ..exposures.masks import PixelRule
+from ..fits.compress import CountsHeap
 from ..products import atomic, scratch
 from ..sky import tan_wcs
 from .combine import Combiner
-from .output import CoaddResult, CoverageMap, MosaicFile, coverage_header, inputs_table, mosaic_header
-from .plan import CoaddPlan
+from .output import CoaddResult, MosaicFile, inputs_table, mosaic_header, write_coverage
+from .plan import Box, CoaddPlan, Source, open_sources, overlapping, pixel_map, sampling_grid
 from .resample import block_mean, fill_masked, resample
-from .sources import Box, Source, open_sources, overlapping, pixel_map, sampling_grid
 
 __all__ = ["coadd", "strips"]
 
@@ -94,7 +94,7 @@ def coadd(
             coverage, mosaic = (stack.enter_context(atomic(path)) for path in reversed(products[background]))
             draft = mosaic_header(plan, background, config, sources, CoaddResult("native", (1,) * len(sources), 1))
             outputs[background] = stack.enter_context(MosaicFile(mosaic, draft)), coverage
-        counts = CoverageMap(shape)
+        counts = CountsHeap(shape[1])
         for last, images, count in strips(plan, config, sources, mosaic.parent, pixels):
             for background, image in images.items():
                 outputs[background][0].append(image)
@@ -106,7 +106,7 @@ def coadd(
         for background, (output, coverage) in outputs.items():
             header = mosaic_header(plan, background, config, sources, result)
             output.finish(header, inputs_table(background, sources, result))
-            counts.write(coverage, coverage_header(plan, background, config))
+            write_coverage(coverage, plan, background, config, counts)
     return result
 
 
@@ -134,12 +134,21 @@ def strips(
         int16: detectors in each pixel, the same for all backgrounds.
     """
     grid, n_fine = sampling_grid(plan.grid, sources)
-    noise = _noise(plan, config)
     shape = (plan.grid.ny, plan.grid.nx)
-    combiners = {background: _combiner(plan, background, config, sources, noise) for background in plan.backgrounds}
+    flux_scale = np.array([source.flux_scale for source in sources])
+    scale, noise = (np.array([getattr(i, name) for i in plan.inputs]) * flux_scale for name in ("scale", "sky_noise"))
+    if config.combine != "median":
+        _refuse_unknown_noise(plan)
+    combiners = {}
+    for background in plan.backgrounds:
+        back = np.array([item.background(background).b for item in plan.inputs]) * flux_scale
+        combiners[background] = Combiner(config.combine, config.clip_sigma, scale, back, noise)
     fine_wcs = tan_wcs(grid)
     waiting = sorted(overlapping(sources), key=lambda entry: entry[2][1])
-    with _Layers(config.memory * 1e9 - _working_bytes(sources), directory) as layers:
+    # Needed whatever waits: one detector in the making, some rows of the mosaic.
+    largest = max(source.detector.shape[0] * source.detector.shape[1] for source in sources)
+    working = BYTES_PER_PIXEL * largest + 2 * STRIP_BYTES + RESERVE
+    with _Layers(config.memory * 1e9 - working, directory) as layers:
         for first, last in _strips(shape, [box for _, _, box in waiting]):
             while waiting and waiting[0][2][1] < last:
                 number, source, box = waiting.pop(0)
@@ -154,32 +163,13 @@ def strips(
             layers.forget(last)
 
 
-def _combiner(
-    plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig, sources: list[Source], noise: np.ndarray
-) -> Combiner:
-    """What makes raw counts of the layers pixels of the mosaic with a background."""
-    flux_scale = np.array([source.flux_scale for source in sources])
-    scale = np.array([item.scale for item in plan.inputs]) * flux_scale
-    back = np.array([item.background(background).b for item in plan.inputs]) * flux_scale
-    return Combiner(config.combine, config.clip_sigma, scale, back, noise * flux_scale)
-
-
-def _noise(plan: CoaddPlan, config: CoaddConfig) -> np.ndarray:
-    noise = np.array([item.sky_noise for item in plan.inputs])
-    if config.combine != "median":
-        for item in plan.inputs:
-            if not (np.isfinite(item.sky_noise) and item.sky_noise > 0):
-                raise InputError(
-                    f"{item.root}_{item.extname}: its sky noise is {item.sky_noise}, so that it has no weight; "
-                    "use --coadd.combine median or leave it out"
-                )
-    return noise
-
-
-def _working_bytes(sources: list[Source]) -> float:
-    """Memory that is needed whatever waits: one detector in the making, some rows of the mosaic."""
-    largest = max(source.detector.shape[0] * source.detector.shape[1] for source in sources)
-    return BYTES_PER_PIXEL * largest + 2 * STRIP_BYTES + RESERVE
+def _refuse_unknown_noise(plan: CoaddPlan) -> None:
+    for item in plan.inputs:
+        if not (np.isfinite(item.sky_noise) and item.sky_noise > 0):
+            raise InputError(
+                f"{item.root}_{item.extname}: its sky noise is {item.sky_noise}, so that it has no weight; "
+                "use --coadd.combine median or leave it out"
+            )
 
 
 def _strips(shape: tuple[int, int], boxes: list[Box]) -> Iterator[tuple[int, int]]:
@@ -210,9 +200,7 @@ def _resampled(
     if not finite.all():
         bad = ~finite if bad is None else bad | ~finite
     del finite
-    near = None
-    if bad is not None:
-        near = fill_masked(image, bad, source.input.back / source.input.scale)
+    near = None if bad is None else fill_masked(image, bad, source.input.back / source.input.scale)
     where = pixel_map(grid, source.wcs, (box[0] * n, box[1] * n, box[2] * n, box[3] * n))
     shaped = tuple(b for b in backgrounds if not source.input.background(b).is_constant)
     constant = tuple(b for b in backgrounds if b not in shaped)

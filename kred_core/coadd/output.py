@@ -17,7 +17,6 @@ from astropy.io import fits
 from astropy.time import Time
 
 from .. import __version__
-from ..background import Background
 from ..config import BackgroundKind, CoaddConfig
 from ..constants import ZERO_POINT
 from ..exposures.exposure import start_mjd
@@ -25,10 +24,9 @@ from ..fits.checksum import UNSEALED, Cards, add, datasum, hdu_bytes, sealed
 from ..fits.compress import CountsHeap
 from ..fits.hdu import BLOCK, CARD, number, text
 from ..sky import centre, corners, tan_header, tan_wcs
-from .plan import CoaddPlan
-from .sources import Source
+from .plan import CoaddPlan, Source
 
-__all__ = ["CoaddResult", "CoverageMap", "MosaicFile", "coverage_header", "inputs_table", "mosaic_header"]
+__all__ = ["CoaddResult", "MosaicFile", "inputs_table", "mosaic_header", "write_coverage"]
 
 SPARE_CARDS = 10  # blank ones: a few keywords can be added later without moving 300 MB
 SECONDS_PER_DAY = 86400.0
@@ -46,7 +44,7 @@ class MosaicFile:
 
     def __init__(self, path: Path, draft: fits.Header):
         self._path = path
-        self._header_length = -(-(_length(draft) + CARD * (SPARE_CARDS + 3)) // BLOCK) * BLOCK  # 3: two checksums and END
+        self._header_length = -(-(len(_cards(draft)) + CARD * (SPARE_CARDS + 3)) // BLOCK) * BLOCK  # 3: two checksums and END
         self._sum = 0
         self._length = 0
 
@@ -70,41 +68,16 @@ class MosaicFile:
         self._file.write(b"\0" * (-self._length % BLOCK) + extension)
         header["DATASUM"] = (str(self._sum), "Checksum of the pixels")
         header["CHECKSUM"] = (UNSEALED, "Checksum of the HDU")
+        cards = _cards(header)
+        if len(cards) + CARD > self._header_length:
+            raise ValueError(f"a header of {len(cards)} bytes for a place of {self._header_length}")
+        padded = cards.ljust(self._header_length - CARD) + "END".ljust(CARD)
         self._file.seek(0)
-        self._file.write(sealed(self._padded(header), self._sum))
-
-    def _padded(self, header: fits.Header) -> bytes:
-        """The header with blank cards before its END, so that it fills the place kept free for it."""
-        if _length(header) + CARD > self._header_length:
-            raise ValueError(f"a header of {_length(header)} bytes for a place of {self._header_length}")
-        cards = header.tostring(sep="", endcard=False, padding=False)
-        return (cards.ljust(self._header_length - CARD) + "END".ljust(CARD)).encode("ascii")
+        self._file.write(sealed(padded.encode("ascii"), self._sum))
 
 
-def _length(header: fits.Header) -> int:
-    return len(header.tostring(sep="", endcard=False, padding=False))
-
-
-class CoverageMap:
-    """Number of detectors in each pixel; of the rows only their compressed bytes are kept, 0.1 % of the pixels' size.
-
-    `append` all rows, from the first to the last, then `write`.
-    """
-
-    def __init__(self, shape: tuple[int, int]):
-        self._shape = shape
-        self._heap = CountsHeap(shape[1])
-
-    def append(self, counts: np.ndarray) -> None:
-        """Add the next rows: an array of int16, shape (rows, columns)."""
-        self._heap.append(counts)
-
-    def write(self, path: Path, header: fits.Header) -> None:
-        """Write the map as a RICE-compressed image, the first extension of a FITS file."""
-        primary: Cards = {"SIMPLE": (True, "FITS standard"), "BITPIX": (8, ""), "NAXIS": (0, ""), "EXTEND": (True, "")}
-        written = fits.Header.fromstring(header.tostring())  # with the digits that the mosaic's header has
-        cards: Cards = {"EXTNAME": ("COVERAGE", ""), **{key: (written[key], written.comments[key]) for key in written}}
-        path.write_bytes(b"".join([*hdu_bytes(primary), *self._heap.hdu(cards)]))
+def _cards(header: fits.Header) -> str:
+    return header.tostring(sep="", endcard=False, padding=False)
 
 
 @dataclass(frozen=True)
@@ -130,7 +103,12 @@ def mosaic_header(
     used = [source for source, n in zip(sources, result.pixels, strict=True) if n > 0]
     exposures = {source.input.root: source for source in used}
     header = fits.Header()
-    _structure(header, plan)
+    header["SIMPLE"] = (True, "FITS standard")
+    header["BITPIX"] = (-32, "float32")
+    header["NAXIS"] = 2
+    header["NAXIS1"] = plan.grid.nx
+    header["NAXIS2"] = plan.grid.ny
+    header["EXTEND"] = True
     _identity(header, plan, used)
     header["BUNIT"] = ("count", "counts28: a source of 28 mag has 1 count")
     header["MAGZERO"] = (ZERO_POINT, "[mag] Magnitude zero point")
@@ -158,28 +136,22 @@ def mosaic_header(
     return header
 
 
-def coverage_header(plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig) -> fits.Header:
-    """Header of the coverage map: what it belongs to and where it lies."""
+def write_coverage(path: Path, plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig, counts: CountsHeap) -> None:
+    """Write the number of detectors in each pixel as a RICE-compressed image, the first extension of a FITS file."""
     header = fits.Header()
     _identity(header, plan, [])
     header["BUNIT"] = ("", "Number of detectors in each pixel")
     header.update(tan_header(plan.grid))
     _origin(header, plan, background, config)
-    return header
+    header = fits.Header.fromstring(header.tostring())  # with the digits that the mosaic's header has
+    primary: Cards = {"SIMPLE": (True, "FITS standard"), "BITPIX": (8, ""), "NAXIS": (0, ""), "EXTEND": (True, "")}
+    cards: Cards = {"EXTNAME": ("COVERAGE", ""), **{key: (header[key], header.comments[key]) for key in header}}
+    path.write_bytes(b"".join([*hdu_bytes(primary), *counts.hdu(cards)]))
 
 
 def _origin(header: fits.Header, plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig) -> None:
     header["KREDVER"] = (__version__, "Version of kred that made this file")
     header["KREDCONF"] = (plan.digest(config, background), "Digest of plan and configuration")
-
-
-def _structure(header: fits.Header, plan: CoaddPlan) -> None:
-    header["SIMPLE"] = (True, "FITS standard")
-    header["BITPIX"] = (-32, "float32")
-    header["NAXIS"] = 2
-    header["NAXIS1"] = plan.grid.nx
-    header["NAXIS2"] = plan.grid.ny
-    header["EXTEND"] = True
 
 
 def _identity(header: fits.Header, plan: CoaddPlan, sources: list[Source]) -> None:
@@ -272,13 +244,17 @@ def inputs_table(background: BackgroundKind, sources: list[Source], result: Coad
     """
     items = [source.input for source in sources]
     backs = [item.background(background) for item in items]
+    shape = []
+    if not all(b.is_constant for b in backs):
+        for name, unit, term in (("GRADX", "count/pix", "grad_x"), ("GRADY", "count/pix", "grad_y"), ("STEP", "count", "step")):
+            shape.append(fits.Column(name, "D", unit=unit, array=[getattr(b, term) for b in backs]))
     columns = [
         _text_column("ROOT", [item.root for item in items]),
         _text_column("EXTNAME", [item.extname for item in items]),
         fits.Column("EXPTIME", "D", unit="s", array=[i.exptime for i in items]),
         fits.Column("SCALE", "D", array=[i.scale for i in items]),
         fits.Column("BACK", "D", unit="count", array=[b.b for b in backs]),
-        *_shape_columns(backs),
+        *shape,
         fits.Column("NOISE", "D", unit="count", array=[i.sky_noise for i in items]),
         fits.Column("FLXSCALE", "D", array=[source.flux_scale for source in sources]),
         fits.Column("PIXELS", "J", unit="pix", array=list(result.pixels)),
@@ -300,11 +276,3 @@ def inputs_table(background: BackgroundKind, sources: list[Source], result: Coad
     buffer = io.BytesIO()
     fits.HDUList([fits.PrimaryHDU(), table]).writeto(buffer)
     return buffer.getvalue()[BLOCK:]  # without the empty primary HDU
-
-
-def _shape_columns(backs: list[Background]) -> list[fits.Column]:
-    if all(b.is_constant for b in backs):
-        return []
-    units = {"GRADX": "count/pix", "GRADY": "count/pix", "STEP": "count"}
-    values = ([b.grad_x for b in backs], [b.grad_y for b in backs], [b.step for b in backs])
-    return [fits.Column(name, "D", unit=unit, array=v) for (name, unit), v in zip(units.items(), values, strict=True)]

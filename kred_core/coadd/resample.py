@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from .sources import PixelMap
+from .plan import PixelMap
 
 __all__ = ["block_mean", "count_footprint", "fill_masked", "footprint", "lanczos3", "resample"]
 

@@ -27,14 +27,14 @@ from astropy.wcs import WCS
 from .. import __version__
 from ..config import BackgroundKind, CoaddConfig
 from ..errors import ExposureError, InputError, ToolError
+from ..fits.compress import CountsHeap
 from ..products import atomic, scratch, write_text
 from ..sky import celestial_wcs, tan_wcs
 from ..words import counted
 from .combine import CLIP_AMPLITUDE
-from .output import CoaddResult, CoverageMap, MosaicFile, coverage_header, inputs_table, mosaic_header
-from .plan import CoaddPlan
+from .output import CoaddResult, MosaicFile, inputs_table, mosaic_header, write_coverage
+from .plan import Box, CoaddPlan, Source, open_sources, overlapping, pixel_map, sampling_grid
 from .resample import count_footprint, footprint
-from .sources import Box, Source, open_sources, overlapping, pixel_map, sampling_grid
 
 __all__ = ["coadd", "find_swarp"]
 
@@ -111,9 +111,9 @@ def coadd(
         for number, source, box in used:
             x0, y0, x1, y1 = box
             pixels[number] = _count_covered(source, box, fine_wcs, n_fine, counts[y0:y1, x0:x1])
-        coverage_map = CoverageMap(shape)
+        heap = CountsHeap(shape[1])
         for first in range(0, shape[0], ROWS):
-            coverage_map.append(counts[first : first + ROWS])
+            heap.append(counts[first : first + ROWS])
         result = CoaddResult("swarp", tuple(pixels), int(np.count_nonzero(counts)))
         for done, background in enumerate(plan.backgrounds, 1):
             mosaic, coverage = products[background]
@@ -128,7 +128,7 @@ def coadd(
                 output = finished.enter_context(MosaicFile(mosaic_path, header))
                 _copy(_swarp_image(made, plan, files), counts, output, files)
                 output.finish(header, inputs_table(background, sources, result))
-                coverage_map.write(coverage_path, coverage_header(plan, background, config))
+                write_coverage(coverage_path, plan, background, config, heap)
             if progress is not None:
                 progress(done / len(plan.backgrounds))
     return result
@@ -176,13 +176,10 @@ class _Files:
     def __init__(self, mosaic: Path):
         self.directory = mosaic.parent
         self.stem = mosaic.name.removesuffix(".fits")
+        self.log = self.path("log")
 
     def path(self, suffix: str) -> Path:
         return self.directory / f"{self.stem}.{suffix}"
-
-    @property
-    def log(self) -> Path:
-        return self.path("log")
 
     def write(
         self, plan: CoaddPlan, background: BackgroundKind, config: CoaddConfig, sources: list[Source], oversampling: int
@@ -285,14 +282,15 @@ def _run(files: _Files, made: Path, timeout: float) -> None:
             env=environment,
             start_new_session=True,  # so that SWarp, too, can be stopped, not only the shell
         )
+        status = None
         try:
             with cast(IO[bytes], process.stdin):
                 status = _wait(process, timeout)
-        except BaseException:
-            _kill(process)
-            raise
+        finally:
+            if status is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
     if status is None:
-        _kill(process)
         raise ToolError(
             f"SWarp did not finish {files.stem} within {timeout:g} s and was stopped; its log is {files.log}; "
             "a larger --coadd.swarp_timeout gives it more time"
@@ -315,11 +313,6 @@ def _wait(process: subprocess.Popen, timeout: float) -> int | None:
             return None
         time.sleep(min(MOST_PAUSE, 0.001 + elapsed / 20, timeout - elapsed))
     return status
-
-
-def _kill(process: subprocess.Popen) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _telling_line(log: Path) -> str:

@@ -40,18 +40,12 @@ def test_networks_sort():
             assert values == sorted(sequence)
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 16, 33])
+@pytest.mark.parametrize("n", [1, 2, 3, 8, 33])
 def test_median_is_numpys(n):
     values = np.random.default_rng(n).normal(0, 5, (n, 3, 700)).astype(np.float32)
     image, coverage = stack("median", values)
     np.testing.assert_allclose(image, np.median(values, axis=0), rtol=1e-6)
     assert (coverage == n).all()
-
-
-def test_a_value_of_zero_is_not_no_data():
-    image, coverage = one("median", [-1.0, 1.0])
-    assert coverage == 2
-    assert 0 < image < 1e-20
 
 
 def test_layers_cover_parts_of_the_rows():
@@ -80,24 +74,6 @@ def test_clipping_leaves_out_a_cosmic_ray():
     value, coverage = one("clipped", [1.0, -1.0, 0.5, 5000.0], noise=[1, 1, 2, 1])
     assert value == pytest.approx((1 - 1 + 0.5 / 4) / (1 + 1 + 1 / 4))
     assert coverage == 4  # what had data there
-
-
-def test_clipping_keeps_stars_that_differ_by_their_seeing():
-    assert one("clipped", [1000.0, 750.0, 1250.0])[0] == pytest.approx(1000.0)
-
-
-def test_of_two_that_exclude_each_other_the_smaller_stays():
-    assert one("clipped", [3.0, 5000.0]) == (3.0, 2)
-
-
-@pytest.mark.parametrize("method", ["median", "clipped", "weighted"])
-def test_rows_can_be_cut_anywhere(method):
-    rng = np.random.default_rng(5)
-    values = rng.normal(0, 1, (9, 12, 600)).astype(np.float32)
-    values[rng.random(values.shape) < 0.2] = np.nan
-    noise = rng.uniform(1, 2, 9)
-    combiner = calibrated(method, 1.5, noise)
-    whole = combiner.rows((12, 600), [(k, 0, 0, v) for k, v in enumerate(values)])
-    parts = [combiner.rows((3, 600), [(k, 0, 0, v[i : i + 3]) for k, v in enumerate(values)]) for i in range(0, 12, 3)]
-    for i in range(2):
-        assert np.concatenate([part[i] for part in parts]).tobytes() == whole[i].tobytes()
+    assert one("clipped", [1000.0, 750.0, 1250.0])[0] == pytest.approx(1000.0)  # stars differ by their seeing
+    assert one("clipped", [3.0, 5000.0]) == (3.0, 2)  # of two that exclude each other the smaller one
+    assert 0 < one("median", [-1.0, 1.0])[0] < 1e-20  # a value of 0 is not no data

@@ -125,24 +125,6 @@ def test_engines_agree_on_binned_detectors(binned, background, tmp_path):
 
 
 @pytest.mark.usefixtures("swarp_installed")
-def test_what_scamp_calls_tan_makes_the_same_mosaics(binned, tmp_path):
-    """SCAMP used to write the same distortion into headers that say TAN."""
-    plan, field = binned
-    renamed = {}
-    for path in {item.path for item in plan.inputs}:
-        renamed[path] = tmp_path / path.name
-        renamed[path].write_bytes(path.read_bytes().replace(b"RA---TPV", b"RA---TAN").replace(b"DEC--TPV", b"DEC--TAN"))
-    as_tan = replace(plan, inputs=tuple(replace(item, path=renamed[item.path]) for item in plan.inputs))
-    made = {}
-    for name, each in (("TPV", plan), ("TAN", as_tan)):
-        (tmp_path / name).mkdir()
-        made[name] = co_add(each, tmp_path / name)
-    agree(made["TAN"], field.stars, 4)
-    np.testing.assert_array_equal(made["TAN"].native, made["TPV"].native)
-    np.testing.assert_array_equal(made["TAN"].swarp, made["TPV"].swarp)
-
-
-@pytest.mark.usefixtures("swarp_installed")
 def test_engines_agree_on_real_exposures(real_decam, tmp_path):
     # The three z exposures of LS_T4 that have a zero point; 50 by 67 arcsec seen by three CCDs.
     names = ("c4d_150411_035242_ooi_z_v1", "c4d_170316_062107_ooi_z_ls9", "c4d_170419_042827_ooi_z_ls9")

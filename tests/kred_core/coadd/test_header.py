@@ -28,41 +28,27 @@ def mosaic(night):
     return night.mosaic
 
 
-def test_times_and_numbers(mosaic):
-    header = fits.getheader(mosaic)
-    assert (header["NEXP"], header["NDET"]) == (3, 3)
-    assert header["TEXPTIME"] == 1600.0
-    # Columns 17 to 101 have 1200 s; the third exposure, over the edge, has 62 to 119.
-    covered = 75 * (85 + 18)
-    assert header["COVERED"] == covered
-    assert header["EXPTIME"] == pytest.approx((75 * 85 * 1200 + 75 * 58 * 400) / covered, abs=1e-3)
-    assert header["MEANDET"] == pytest.approx((2 * 75 * 85 + 75 * 58) / covered, abs=1e-3)
-
-
-def test_identity(mosaic):
+def test_the_header_says_what_went_in(mosaic):
     header = fits.getheader(mosaic)
     expected = {"OBJECT": "LMC_c42_T07", "FIELD": "LMC_c42", "TILE": "T07", "IMAGE": "N662", "FILTER": "N662", "INSTRUME": "DECam"}
     expected |= {"TELESCOP": "CTIO 4.0-m telescope", "MAGZERO": 28.0, "BUNIT": "count", "COMBINE": "median", "ENGINE": "native"}
     expected |= {"KREDVER": __version__, "BACKGND": "original", "MASKCODE": "1,2,5", "RESAMPLE": "LANCZOS3"}
+    expected |= {"SEEING": 1.2, "SEEINGLO": 0.9, "SEEINGHI": 1.6, "MJD-BEG": 57389.0, "DATE-BEG": "2016-01-02T00:00:00.000"}
+    # Columns 17 to 101 have 1200 s; the third exposure, over the edge, has 62 to 119.
+    once, twice, covered = 75 * 58, 75 * 85, 75 * (85 + 18)
+    expected |= {"NEXP": 3, "NDET": 3, "TEXPTIME": 1600.0, "COVERED": covered}
     assert {key: header[key] for key in expected} == expected
     assert "DATE" not in header
-
-
-def test_observation(mosaic):
-    header = fits.getheader(mosaic)
-    assert (header["SEEING"], header["SEEINGLO"], header["SEEINGHI"]) == (1.2, 0.9, 1.6)
-    assert header["MJD-BEG"] == 57389.0
-    assert header["DATE-BEG"] == "2016-01-02T00:00:00.000"
     assert header["MJD-END"] == pytest.approx(57391 + 400 / 86400, abs=1e-9)
-
-
-def test_gain_and_saturation(mosaic):
-    header = fits.getheader(mosaic)
-    depth = (2 * 75 * 85 + 75 * 58) / (75 * 103)
-    assert depth > 2
-    gain = depth * 3 / (0.5 / 4.2 + 0.5 / 4.2 + 0.4 / 4.2) * 2 / np.pi
-    assert header["GAIN"] == pytest.approx(gain, rel=1e-4)
+    assert header["EXPTIME"] == pytest.approx((twice * 1200 + once * 400) / covered, abs=1e-3)
+    depth = (2 * twice + once) / covered
+    assert header["MEANDET"] == pytest.approx(depth, abs=1e-3)
+    assert header["GAIN"] == pytest.approx(depth * 3 / (0.5 / 4.2 + 0.5 / 4.2 + 0.4 / 4.2) * 2 / np.pi, rel=1e-4)
     assert header["SATURATE"] == pytest.approx(40000 * 0.4 - 400, rel=1e-4)
+    table = fits.getdata(mosaic, "INPUTS")
+    assert list(table["ROOT"]) == [f"c4d_16010{i}_ooi_N662_v1" for i in (1, 2, 3)]
+    listed = [list(table[name]) for name in ("EXTNAME", "EXPTIME", "SCALE", "BACK", "PIXELS")]
+    assert listed == [["N4"] * 3, [600.0, 600.0, 400.0], [0.5, 0.5, 0.4], [500.0, 500.0, 400.0], [twice, twice, once]]
 
 
 def test_place(mosaic):
@@ -77,28 +63,11 @@ def test_place(mosaic):
     assert header["COR2RA1"] < header["COR1RA1"]  # east is left
 
 
-def test_inputs_are_listed(mosaic):
-    with fits.open(mosaic) as hdus:
-        table = hdus["INPUTS"].data
-        assert list(table["ROOT"]) == [f"c4d_16010{i}_ooi_N662_v1" for i in (1, 2, 3)]
-        assert list(table["EXTNAME"]) == ["N4"] * 3
-        assert list(table["EXPTIME"]) == [600.0, 600.0, 400.0]
-        assert list(table["SCALE"]) == [0.5, 0.5, 0.4]
-        assert list(table["BACK"]) == [500.0, 500.0, 400.0]
-        assert list(table["PIXELS"]) == [75 * 85, 75 * 85, 75 * 58]
-
-
-def matched(night):
-    """Header and inputs of the mosaic with matched backgrounds of all exposures."""
-    night.coadd(native, backgrounds=("original", "matched"))
-    with fits.open(night.matched[0]) as hdus:
-        return hdus[0].header, hdus["INPUTS"].data
-
-
 def test_matched_backgrounds_are_named_and_listed(night):
     for b in (501.0, 503.0):
         night.expose(SKY, scale=0.5, back=500.0, matched=(b,), SATURATE=40000.0)
-    header, inputs = matched(night)
+    night.coadd(native, backgrounds=("original", "matched"))
+    header, inputs = fits.getheader(night.matched[0]), fits.getdata(night.matched[0], "INPUTS")
     assert header["BACKGND"] == "matched"
     assert header["SATURATE"] == pytest.approx(40000 * 0.5 - 503)
     assert list(inputs["BACK"]) == [501.0, 503.0]
@@ -130,13 +99,6 @@ def test_checksums_are_right_and_there_is_room_for_keywords(mosaic):
         hdus[0].header["NOTE"] = "added by hand"
     assert mosaic.stat().st_size == size
     assert fits.getheader(mosaic)["NOTE"] == "added by hand"
-
-
-def test_a_damaged_mosaic_is_noticed(mosaic):
-    raw = bytearray(mosaic.read_bytes())
-    raw[20000] ^= 1
-    mosaic.write_bytes(raw)
-    assert "its data are damaged" in damage(scan(mosaic)[0])
 
 
 def test_other_programs_read_both_products(mosaic, night):
