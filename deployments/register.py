@@ -35,13 +35,8 @@ from apprise import Apprise
 from prefect.automations import Automation
 from prefect.blocks.notifications import SlackWebhook
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas import filters
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, SendNotification
 from prefect.events.schemas.automations import EventTrigger, Posture
@@ -152,9 +147,9 @@ def _described(service: ServiceConfig, options: FieldConfig, paused: bool) -> di
 def _look_now(client: SyncPrefectClient) -> None:
     """Have a look made at once, and none that was due with the options of before; the schedule begins with its interval."""
     discover = client.read_deployment_by_name(DISCOVER).id
-    due = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=[discover]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+    due = filters.FlowRunFilter(
+        deployment_id=filters.FlowRunFilterDeploymentId(any_=[discover]),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
     )
     for run in client.read_flow_runs(flow_run_filter=due):
         client.delete_flow_run(run.id)

@@ -1,9 +1,7 @@
 """Tasks on a Dask cluster: in processes of this machine, on other machines, or as jobs of a batch system.
 
-All else is as with threads: kred's messages reach the terminal, the field's log and the UI, a run that is stopped leaves
-nothing half written, and what a worker took with it when it died is done again by another. A cluster that is neither running nor
-one of this machine is described by a small TOML file, which is data: only kinds that are known here can be named in it, and what
-is wrong in it is said before anything is started. deployments/dask has examples.
+What a worker took with it when it died is done again by another. A cluster that is neither running nor one of this machine is
+described by a small TOML file, which is data: only kinds that are known here can be named in it. deployments/dask has examples.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kred_core import __version__
 from kred_core.config import FieldConfig, RunConfig
 from kred_core.errors import ConfigError, ToolError
-from tasks.interruption import PATIENCE, interrupt_run
+from tasks.steps import PATIENCE, interrupt_run
 
 from . import messages
 from .prefect_internals import EndedFuture, finish_events, send_events_to, settings_here, with_settings
@@ -71,17 +69,7 @@ LOCAL: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_
 
 
 class ClusterFile(BaseModel):
-    """Contents of the file.
-
-    Attributes
-    ----------
-    kind : str
-        The class of the cluster.
-    workers : int
-        Worker processes, of all jobs together.
-    arguments : dict
-        Of the class.
-    """
+    """Contents of the file: the class of the cluster, its arguments, and worker processes, of all jobs together."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -226,14 +214,13 @@ def _runner(run: RunConfig, workers: int) -> Iterator[_TaskRunner]:
 @contextmanager
 def _cluster(described: ClusterFile) -> Iterator[SpecCluster]:
     """The cluster, while this block lasts; its workers may still have to wait for their machines."""
-    local = described.kind == LOCAL_CLUSTER
-    given = LOCAL | {"n_workers": described.workers} if local else {}
+    given = LOCAL | {"n_workers": described.workers} if described.kind == LOCAL_CLUSTER else {}
     try:
         cluster = described.cluster_class(**given | described.arguments)
     except Exception as e:  # what the classes of other packages raise is known to nobody
         raise ToolError(f"the Dask cluster ({described.kind}) cannot be started: {e}") from e
     try:
-        if not local:
+        if not given:
             _ask_for(cluster, described)
     except ToolError:
         with suppress(AssertionError):  # Dask fails to close what has not begun
@@ -295,13 +282,7 @@ def _say(event: list[dict[str, Any]], run: str) -> None:
 
 
 class _Worker(distributed.WorkerPlugin):
-    """What a worker needs to know of the run, also one that comes later.
-
-    Parameters
-    ----------
-    server : str
-        URL of the Prefect server that it reports to.
-    """
+    """What a worker needs to know of the run, also one that comes later: the URL of the Prefect server that it reports to."""
 
     name = "kred"
 
@@ -347,7 +328,7 @@ class _TaskRunner(DaskTaskRunner):
 
     @property
     def waiting(self) -> dict[str, distributed.Future]:
-        """The tasks that have not ended, as far as is known here."""
+        """Tasks that have not ended, as far as is known here."""
         return {key: future.wrapped_future for key, future in self._futures.items() if not future.ended}
 
     def submit(self, task: Task, parameters: dict[str, Any], wait_for: Any = None, dependencies: Any = None) -> _Future:

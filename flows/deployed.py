@@ -19,13 +19,7 @@ from uuid import UUID
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterDeploymentId,
-    FlowRunFilterExpectedStartTime,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
+from prefect.client.schemas import filters
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
@@ -109,19 +103,17 @@ def look_again(seconds: float) -> None:
     now = datetime.now(UTC)
     end = now + timedelta(seconds=OVERLAP)
     due = max(end, now + timedelta(seconds=seconds + 1))
-    waiting = FlowRunFilter(
-        deployment_id=FlowRunFilterDeploymentId(any_=[look.deployment_id]),
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-        expected_start_time=FlowRunFilterExpectedStartTime(after_=end, before_=due),
+    waiting = filters.FlowRunFilter(
+        deployment_id=filters.FlowRunFilterDeploymentId(any_=[look.deployment_id]),
+        state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
+        expected_start_time=filters.FlowRunFilterExpectedStartTime(after_=end, before_=due),
     )
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment(look.deployment_id)
-        if deployment.paused or not any(schedule.active for schedule in deployment.schedules):
-            return
-        if client.read_flow_runs(flow_run_filter=waiting, limit=1):
-            return
-        scheduled = Scheduled(scheduled_time=due)
-        client.create_flow_run_from_deployment(deployment.id, parameters=look.parameters, state=scheduled, name=look.name)
+        scheduling = not deployment.paused and any(schedule.active for schedule in deployment.schedules)
+        if scheduling and not client.read_flow_runs(flow_run_filter=waiting, limit=1):
+            scheduled = Scheduled(scheduled_time=due)
+            client.create_flow_run_from_deployment(deployment.id, parameters=look.parameters, state=scheduled, name=look.name)
 
 
 def state_of(run: str) -> RunState:
@@ -149,7 +141,10 @@ def completed(options: Callable[[Path], dict[str, Any]], within: Sequence[str] =
     def complete(typed: Any, info: ValidationInfo) -> Any:
         if not isinstance(typed, dict):  # a complete configuration, of a command or a notebook
             return typed
-        deployed = _deployed()
+        deployed: dict[str, Any] = {}  # the parameters of the deployment for which this run was started, if it was
+        if runtime.deployment.id:
+            with get_client(sync_client=True) as client:
+                deployed = client.read_deployment(UUID(runtime.deployment.id)).parameters
         config = deployed.get("config") or {}
         if typed == config:
             typed = {}  # by the schedule, or by somebody who left all as it was
@@ -190,14 +185,6 @@ def remember_file(root: Path) -> None:
 
 def _memory(root: Path) -> Path:
     return service_state(root) / "registered.json"
-
-
-def _deployed() -> dict[str, Any]:
-    """The parameters of the deployment for which this run was started, if it was."""
-    if not runtime.deployment.id:
-        return {}
-    with get_client(sync_client=True) as client:
-        return client.read_deployment(UUID(runtime.deployment.id)).parameters
 
 
 def _over(upper: dict[str, Any], lower: dict[str, Any]) -> dict[str, Any]:

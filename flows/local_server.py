@@ -1,8 +1,4 @@
-"""A Prefect server in a process of its own, on this machine; nothing here needs Prefect itself.
-
-So a command can start its server before it imports Prefect: both take seconds, and on two cores
-they take them at the same time.
-"""
+"""A Prefect server in a process of its own; nothing here needs Prefect, so that a command can start it before importing that."""
 
 from __future__ import annotations
 
@@ -78,11 +74,20 @@ class LocalServer:
 
     def __init__(self, port: int, environment: Mapping[str, str], output: BinaryIO):
         self._environment, self._output = environment, output
-        with _listen(port) as listening:
+        try:
+            listening = socket.create_server((HOST, port))  # only programs on this machine can connect to it
+        except OSError as e:
+            raise ToolError(
+                f"port {port} of this machine cannot be used: {os.strerror(e.errno or 0)}. Is a Prefect server running already, or "
+                "kred as a service? Stop that, or choose another port"
+            ) from e
+        with listening:
             self.port = listening.getsockname()[1]
+            # No page of another place may speak to the server; Prefect would let all of them.
+            own_pages = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{self.port},http://localhost:{self.port}"}
             self.process = subprocess.Popen(
                 [sys.executable, "-P", SERVER, str(listening.fileno())],
-                env=_own_pages_only(self.port) | environment | {"PREFECT_UI_API_URL": f"http://{HOST}:{self.port}/api"},
+                env=own_pages | environment | {"PREFECT_UI_API_URL": f"http://{HOST}:{self.port}/api"},
                 pass_fds=[listening.fileno()],
                 stdin=subprocess.PIPE,  # nothing is written to it; its end tells the server to stop
                 stdout=output,
@@ -149,22 +154,6 @@ def own_server(wanted: bool) -> Iterator[int | None]:
         if _begun:
             _begun.pop().stop()
         yield None
-
-
-def _listen(port: int) -> socket.socket:
-    """A socket that listens on a port of this machine; only programs on this machine can connect to it."""
-    try:
-        return socket.create_server((HOST, port))
-    except OSError as e:
-        raise ToolError(
-            f"port {port} of this machine cannot be used: {os.strerror(e.errno or 0)}. Is a Prefect server running already, or "
-            "kred as a service? Stop that, or choose another port"
-        ) from e
-
-
-def _own_pages_only(port: int) -> dict[str, str]:
-    """Settings that let no page of another place speak to the server; Prefect would let all of them."""
-    return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{port},http://localhost:{port}"}
 
 
 def _reason(output: BinaryIO) -> str:

@@ -1,6 +1,6 @@
 """Every use of what Prefect does not document: a new version of it may break these, and nothing else of kred.
 
-Each has a test in tests/flows/test_prefect_internals.py that fails when it breaks.
+Each has a test in tests/flows, most in test_prefect_internals.py, that fails when it breaks.
 """
 
 from __future__ import annotations

@@ -31,9 +31,8 @@ from kred_core.errors import ToolError
 from kred_core.stages.executor import Ended
 from kred_core.stages.outcome import Outcome
 from kred_core.stages.work import Step
-from tasks.interruption import interrupted
 from tasks.publish import Progress, publish_table
-from tasks.steps import once_task, step_task
+from tasks.steps import interrupted, once_task, step_task
 
 from .prefect_internals import forget_results, started_by_worker
 

@@ -1,9 +1,7 @@
 """The Prefect server of a command-line run: the one that is configured, or one of its own.
 
-Without a server Prefect starts one in each process, lets them share one database file, and loses
-most of the records when the run ends. So a run without a configured server starts exactly one,
-lets all its processes use it, waits until everything is recorded, and stops it. The history stays
-in the user's own Prefect database, where ``prefect server start`` shows it at any time.
+Prefect alone would start one in each process, and lose most of the records when the run ends. The history stays in the user's
+own Prefect database, where ``prefect server start`` shows it at any time.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,12 +18,8 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_SERVER_API_AUTH_STRING,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_API_AUTH_STRING, temporary_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY as HEARTBEAT
 
 from kred_core.errors import ToolError
 
@@ -62,12 +56,18 @@ def server() -> Iterator[str]:
     with own_server(wanted=not configured) as port:
         if configured:
             with _environment(without_proxy(configured)):
-                _require_answer(configured)
+                with client_of(configured) as client:
+                    if problem := client.api_healthcheck():
+                        raise ToolError(
+                            f"the Prefect server {configured} does not answer: {problem}. Start it (prefect server start) or "
+                            "correct PREFECT_API_URL; where it is not set (prefect config view), kred starts a server for each run."
+                        )
+                    require_admission(client, configured)
                 yield configured
             return
         url = f"http://{HOST}:{port}/api"
         # Nobody listens to heartbeats there, and the end of a run would wait for the next second of their clock.
-        with _used_by_all(url), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+        with _used_by_all(url), temporary_settings({HEARTBEAT: None}):
             log.info("Prefect shows the run at http://%s:%d", HOST, port)
             try:
                 yield url
@@ -91,18 +91,6 @@ def client_of(url: str) -> SyncPrefectClient:
             f"the way to the Prefect server {url} leads through a proxy that cannot be used: {str(e).rstrip('.')}. Look at "
             "HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY in the environment"
         ) from e
-
-
-def _require_answer(url: str) -> None:
-    with client_of(url) as client:
-        problem = client.api_healthcheck()
-        if problem is None:
-            require_admission(client, url)
-    if problem is not None:
-        raise ToolError(
-            f"the Prefect server {url} does not answer: {problem}. Start it (prefect server start) or correct "
-            "PREFECT_API_URL; where it is not set (prefect config view), kred starts a server for each run."
-        )
 
 
 def require_admission(client: SyncPrefectClient, url: str) -> None:
@@ -177,20 +165,15 @@ def _wait_until_recorded() -> None:
     """Wait until the server has recorded all task runs so far: it does so in their order, so one more tells when."""
     mark = _end_of_run(return_state=True).state_details.task_run_id
     deadline = time.monotonic() + RECORDING_TIMEOUT
+    state = None
     try:
         with get_client(sync_client=True) as client:
-            while not _recorded(client, mark):
+            while state is None or not state.is_final():
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"not all within {RECORDING_TIMEOUT} s")
                 time.sleep(0.1)
+                with suppress(ObjectNotFound):
+                    state = client.read_task_run(mark).state
             client.delete_task_run(mark)
     except (httpx.HTTPError, TimeoutError) as e:
         log.warning("Prefect's record of this run may lack some tasks (%s); the products are not affected", e)
-
-
-def _recorded(client, task_run_id) -> bool:
-    try:
-        state = client.read_task_run(task_run_id).state
-    except ObjectNotFound:
-        return False
-    return state is not None and state.is_final()

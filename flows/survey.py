@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ from flows.field import EXIT_COMPLETE, EXIT_NOT_COMPLETE, explained, reduce
 from flows.run import preflight
 from flows.server import server
 from kred_core import service
-from kred_core.config import FieldConfig, SeveralConfig
+from kred_core.config import SeveralConfig
 from kred_core.errors import KredError, explain
 from kred_core.stages import dry_run
 
@@ -80,32 +81,19 @@ def main(arguments: Sequence[str]) -> int:
 
 def _survey(arguments: Sequence[str]) -> int:
     configs = settings.survey_configs(arguments)
-    if configs[0].run.dry_run:
-        return _worst(_each(configs, _show_plan))
-    with server():
-        return _worst(_each(configs, reduce))
-
-
-def _each(configs: Iterable[FieldConfig], do: Callable[[FieldConfig], int]) -> list[int]:
-    """A field that cannot begin does not keep the others from it."""
     statuses = []
-    for config in configs:
-        try:
-            preflight(config)
-            statuses.append(do(config))
-        except (KredError, OSError) as e:
-            print(f"error: {explain(e)}", file=sys.stderr)
-            statuses.append(EXIT_NOT_COMPLETE)
-    return statuses
-
-
-def _worst(statuses: Sequence[int]) -> int:
+    with nullcontext() if configs[0].run.dry_run else server():
+        for config in configs:
+            try:
+                preflight(config)
+                if config.run.dry_run:
+                    print(dry_run(config), end="\n\n")
+                else:
+                    statuses.append(reduce(config))
+            except (KredError, OSError) as e:  # a field that cannot begin does not keep the others from it
+                print(f"error: {explain(e)}", file=sys.stderr)
+                statuses.append(EXIT_NOT_COMPLETE)
     return EXIT_NOT_COMPLETE if EXIT_NOT_COMPLETE in statuses else max(statuses, default=EXIT_COMPLETE)
-
-
-def _show_plan(config: FieldConfig) -> int:
-    print(dry_run(config), end="\n\n")
-    return EXIT_COMPLETE
 
 
 if __name__ == "__main__":

@@ -145,12 +145,12 @@ def exists(process: int) -> bool:
     return state.strip()[:1] not in ("", "Z")
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> float:
+def wait_for(condition: Callable[[], object], seconds: float = 120, pause: float = 0.2) -> float:
     """Wait until something is true; returns the seconds that it took."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, "it did not happen in time"
-        time.sleep(0.2)
+        time.sleep(pause)
     return time.monotonic() - began
 
 

@@ -61,9 +61,7 @@ def test_one_option_of_a_field_leaves_all_others_as_they_are(begun, served):
     assert (config.coadd.combine, config.coadd.memory, config.coadd.engine) == ("weighted", 2.0, "native")
     assert config.tiling.leave_out == ["S7"]
     assert config.run.heavy_at_once == 3
-
-
-def test_a_list_that_is_typed_is_the_whole_list(begun):
+    # a list that is typed is the whole list
     assert begun("reduce field/field", config={"field": "LMC_c42", "tiling": {"leave_out": []}}).tiling.leave_out == []
 
 

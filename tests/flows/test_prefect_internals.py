@@ -1,26 +1,21 @@
-"""What kred uses of Prefect and Prefect does not document: one test for each use, which fails when a new version breaks it."""
+"""What kred uses of Prefect and Prefect does not document: one test for each use that no other test would miss."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
 import pickle
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future
 
-import httpx
 import pytest
 from prefect import flow, runtime, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, TaskRunFilter, TaskRunFilterId
-from prefect.futures import as_completed
 from prefect.logging import get_run_logger
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed
 from runs import PROJECT
 from serving import wait_for
 from websockets.sync.server import serve
@@ -171,25 +166,3 @@ def test_a_result_that_is_forgotten_makes_no_line_in_the_graph(forgotten):
         wait_for(lambda: client.read_task_runs(task_run_filter=wanted), 30)  # the server records a little later
         [found] = client.read_task_runs(task_run_filter=wanted)
     assert len(found.task_inputs["values"]) == (0 if forgotten else 1)
-
-
-def test_the_server_is_a_web_application():
-    async def asked() -> httpx.Response:
-        transport = httpx.ASGITransport(internals.server_application())
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
-            return await client.get("/api/health")
-
-    assert asyncio.run(asked()).json() is True
-
-
-class Told(internals.EndedFuture):
-    def wait(self, timeout: float | None = None) -> None:
-        pass
-
-
-def test_a_future_can_be_told_how_its_task_ended():
-    future = Told("8c26d8c0-9bd4-4c84-9d0f-3f3f6bbf6a43", Future())
-    assert future.ended is None
-    future.ended = Completed(message="told")
-    assert list(as_completed([future])) == [future]
-    assert future.state.message == "told"

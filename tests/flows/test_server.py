@@ -12,10 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.server import server
-from kred_core.errors import ToolError
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -137,16 +135,3 @@ def test_a_configured_server_is_used_and_left_alone(prefect_server):
     with server() as url:
         assert url == prefect_server
     assert answers(prefect_server)
-
-
-def test_a_configured_server_that_does_not_answer_is_named():
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
-    with temporary_settings({PREFECT_API_URL: url}), pytest.raises(ToolError, match=url), server():
-        pass
-
-
-def test_a_server_that_cannot_start_says_why(tmp_path, monkeypatch):
-    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////dev/null/prefect.db")
-    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(ToolError, match="unable to open database"), server():
-        pass

@@ -14,7 +14,7 @@ import pytest
 from serving import wait_for
 
 from kred_core.products import atomic
-from tasks.interruption import Interrupted, interrupted, interruptible
+from tasks.steps import Interrupted, interrupted, interruptible
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -80,26 +80,9 @@ def test_a_program_that_a_thread_waits_for_is_interrupted_too(tmp_path):
             assert isinstance(future.exception(60), Interrupted)
 
 
-def test_afterwards_work_goes_on_as_before():
-    with interrupted(end_process=False):
-        pass
-    with interruptible():
-        pass
-
-
-def test_other_threads_are_left_alone():
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    with interrupted(end_process=False):
-        assert thread.is_alive()
-    done.set()
-    thread.join()
-
-
 def test_a_process_that_does_not_end_by_itself_is_ended(tmp_path):
     code = (
-        "import signal, time, tasks.interruption as i\n"
+        "import signal, time, tasks.steps as i\n"
         "i.PATIENCE = i.LAST_RESORT = 0.5\n"
         "with i.interrupted(end_process=True):\n"
         "    time.sleep(600)\n"
