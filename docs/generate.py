@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from flows.cli import COMMANDS
 from kred_core.config import BackgroundKind, FieldConfig, ServiceConfig
-from kred_core.config.command_line import typed
+from kred_core.config.settings import typed
 from kred_core.evaluation import MOSAICS
 from kred_core.products import FieldPaths, tables
 

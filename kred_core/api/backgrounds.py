@@ -75,13 +75,7 @@ class BackgroundMatch:
     _images: list[SkyImage] = field(repr=False)
 
     def matched_images(self) -> Iterator[CCDData]:
-        """Yield the images with their backgrounds subtracted, one at a time, in the order in which they were given.
-
-        Yields
-        ------
-        `~astropy.nddata.CCDData`
-            In ``unit`` (dimensionless without one), with the image's WCS and mask.
-        """
+        """Yield the images with their backgrounds subtracted, in their order, as `~astropy.nddata.CCDData` in ``unit``."""
         offsets, gradients = u.Quantity(self.offsets).value, u.Quantity(self.gradients).value
         for image, scale, offset, (slope_x, slope_y) in zip(self._images, self.scale, offsets, gradients, strict=True):
             pixels, bad = image.read()

@@ -364,12 +364,11 @@ class FieldConfig(Section):
     def with_absolute_paths(self) -> FieldConfig:
         """Return the same options for processes that may have another current directory."""
 
-        def absolute(section: Section, *options: str) -> Section:
-            given = {option: getattr(section, option) for option in options}
-            return section.model_copy(update={option: place(path) for option, path in given.items() if path})
-
         def place(path: str) -> str:
-            return str(Path(path).expanduser().absolute())
+            return str(Path(path).expanduser().absolute()) if path else ""
+
+        def absolute(section: Section, *options: str) -> Section:
+            return section.model_copy(update={option: place(getattr(section, option)) for option in options})
 
         sections = {
             "root": self.root.absolute(),

@@ -207,8 +207,7 @@ class UnitRunner:
     def in_background(self, name: str, step: Step, units: Iterable[Unit]) -> None:
         """Do a step for units that nothing waits for: in the background of the stages that follow, and counted by themselves.
 
-        For figures above all: the drawing of one keeps the interpreter to itself, and so keeps one core busy, whatever the
-        number of threads; kernels that release it, as those of co-adds, use the others meanwhile.
+        Drawing a figure keeps the interpreter, and so one core, to itself; kernels of co-adds, which release it, use the others.
         """
         self.outcome.stages.append(StageOutcome(name))
         self._waiting.append(_Batch(self.outcome.stages[-1], step, list(units)))

@@ -1,8 +1,7 @@
 """The stage match: pair differences, one background per detector from all of them at once, and a first look at the result.
 
 Overlaps are measured, solved and looked at image by image (`kred_core.stages.matching`), each step from the files that the one
-before it left. Matched detectors are for people who want to look at them; co-adding does not need them. Their unit is an
-exposure, as of the stage prepare: each detector is written once and every tile links to it.
+before it left. The unit of matched detectors is an exposure: each detector is written once and every tile links to it.
 """
 
 from __future__ import annotations
@@ -23,22 +22,8 @@ from ..exposures.check import ExposureReport
 from ..exposures.masks import PixelRule
 from ..match.image import explain
 from ..products import FieldPaths, link_all, tables
+from . import matching
 from .executor import UnitRunner
-from .matching import (
-    MEASURED_FROM,
-    SOLVED_FROM,
-    MatchPlan,
-    binned_sources,
-    compared_tiles,
-    draw_matching,
-    make_quick_looks,
-    measure_overlaps,
-    plan_matching,
-    quick_look_record,
-    solve_backgrounds,
-    solved_files,
-    tabulate_matching,
-)
 from .prepare import Rescaled, Rescaling
 from .stage import Cost, Plan, Planned, Stage
 from .summarize import ensure_binned_maps
@@ -138,55 +123,55 @@ def _of_exposure(detectors: Table) -> dict[str, object]:
     }
 
 
-def _maps_work(config: FieldConfig, plan: MatchPlan, unit: str, files: Iterable[Path] = (), **facts: Any) -> Work:
+def _maps_work(config: FieldConfig, plan: matching.MatchPlan, unit: str, files: Iterable[Path] = (), **facts: Any) -> Work:
     """What is made from the binned maps of an image, and so depends on what these are made from; not on whether they are kept."""
     options = [config.summarize, config.stamps.model_copy(update={"keep": True})]
     pixels = PixelRule.of(config).facts(map(str, plan.detectors["EXTNAME"]))
-    return Work(unit, files=[*binned_sources(config, plan), *files], options=options, facts=facts | pixels)
+    return Work(unit, files=[*matching.binned_sources(config, plan), *files], options=options, facts=facts | pixels)
 
 
-def _measure_work(config: FieldConfig, plan: MatchPlan) -> Work:
+def _measure_work(config: FieldConfig, plan: matching.MatchPlan) -> Work:
     options: dict[str, Any] = {"min_cells": config.match.min_cells, "amplifier_steps": config.match.amplifier_steps}
-    return _maps_work(config, plan, plan.image, detectors=plan.digest((*MEASURED_FROM, "XFACTOR")), **options)
+    return _maps_work(config, plan, plan.image, detectors=plan.digest((*matching.MEASURED_FROM, "XFACTOR")), **options)
 
 
-def _solve_work(config: FieldConfig, plan: MatchPlan) -> Work:
+def _solve_work(config: FieldConfig, plan: matching.MatchPlan) -> Work:
     paths = FieldPaths.of(config)
     files = [paths.pairs(plan.image), paths.record("match", f"{plan.image}.skies")]
     fixed = [Path(config.match.fixed).expanduser()] if config.match.fixed else []
     options = config.match.model_copy(update={"output": "none", "fixed": ""})
-    return Work(plan.image, files=[*files, *fixed], options=[options], facts={"detectors": plan.digest(SOLVED_FROM)})
+    return Work(plan.image, files=[*files, *fixed], options=[options], facts={"detectors": plan.digest(matching.SOLVED_FROM)})
 
 
-def _look_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
+def _look_work(config: FieldConfig, plan: matching.MatchPlan, tiles: list[str]) -> Work:
     places = [[tile.name, tile.ra, tile.dec, tile.size] for tile in wanted_tiles(config) if tile.name in tiles]
-    return _maps_work(config, plan, plan.image, solved_files(FieldPaths.of(config), plan.image), tiles=places)
+    return _maps_work(config, plan, plan.image, matching.solved_files(FieldPaths.of(config), plan.image), tiles=places)
 
 
-def _draw_work(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Work:
-    paths, compared = FieldPaths.of(config), compared_tiles(config, tiles)
-    quick = [quick_look_record(paths, plan.image), *(paths.quick_look(plan.image, tile) for tile in ("", *compared))]
-    files = [*solved_files(paths, plan.image), paths.pairs(plan.image), *quick]
+def _draw_work(config: FieldConfig, plan: matching.MatchPlan, tiles: list[str]) -> Work:
+    paths, compared = FieldPaths.of(config), matching.compared_tiles(config, tiles)
+    quick = [matching.quick_look_record(paths, plan.image), *(paths.quick_look(plan.image, tile) for tile in ("", *compared))]
+    files = [*matching.solved_files(paths, plan.image), paths.pairs(plan.image), *quick]
     facts = {"tiles": tiles, "compared": compared, "pixels": config.evaluate.figure_pixels}
     return _maps_work(config, plan, f"{plan.image}, figures", files, **facts)
 
 
 def _table_work(config: FieldConfig, images: list[str]) -> Work:
     paths = FieldPaths.of(config)
-    files = [path for image in images for path in (*solved_files(paths, image), quick_look_record(paths, image))]
+    files = [path for image in images for path in (*matching.solved_files(paths, image), matching.quick_look_record(paths, image))]
     return Work(config.field, files=files, facts={"images": images})
 
 
-MEASURE = Step("measure", 2, _measure_work, measure_overlaps)
-SOLVE = Step("solve", 2, _solve_work, solve_backgrounds)
-LOOK = Step("look", 3, _look_work, make_quick_looks)
-DRAW = Step("draw", 2, _draw_work, draw_matching)
-TABULATE = Step("tabulate", 2, _table_work, tabulate_matching)
+MEASURE = Step("measure", 2, _measure_work, matching.measure_overlaps)
+SOLVE = Step("solve", 2, _solve_work, matching.solve_backgrounds)
+LOOK = Step("look", 3, _look_work, matching.make_quick_looks)
+DRAW = Step("draw", 2, _draw_work, matching.draw_matching)
+TABULATE = Step("tabulate", 2, _table_work, matching.tabulate_matching)
 COPY = Step("copy", 1, MATCHED.work, MATCHED.write)
 
 
 def _run(run: UnitRunner) -> None:
-    plans = {p.image: p for p in run.once(plan_matching)}
+    plans = {p.image: p for p in run.once(matching.plan_matching)}
     to_measure = [(image, {"plan": plan}) for image, plan in plans.items()]
     _need_maps(run, MEASURE, to_measure)
     measured = run.each(MEASURE, to_measure)
@@ -240,7 +225,7 @@ def _plan(plan: Plan) -> Sequence[Planned]:
 
 def _steps_to_do(config: FieldConfig) -> tuple[int, int]:
     """Steps (matched detectors apart) and images whose figures are missing or out of date."""
-    plans, tiles = plan_matching(config), tile_names(config)
+    plans, tiles = matching.plan_matching(config), tile_names(config)
     units: list[tuple[Step, dict[str, Any]]] = [(step, {"plan": p}) for p in plans for step in (MEASURE, SOLVE)]
     units += [(LOOK, {"plan": p, "tiles": tiles}) for p in plans]
     units.append((TABULATE, {"images": [p.image for p in plans]}))
@@ -264,7 +249,7 @@ def _products(config: FieldConfig) -> Iterator[Path]:
         yield from (paths.matching_figure(image, kind) for kind in ("overlaps", "backgrounds", "pairs"))
         tiles = tile_names(config)
         yield from (paths.quick_look(image, tile) for tile in ("", *tiles))
-        yield from (paths.comparison_figure(image, tile) for tile in ("", *compared_tiles(config, tiles)))
+        yield from (paths.comparison_figure(image, tile) for tile in ("", *matching.compared_tiles(config, tiles)))
     if config.match.output != "none":
         yield from MATCHED.files(config, plan_matched(config))
 

@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..match import Pairs
 from ..match.image import Skies, fixed_backgrounds, match_image
 from ..products import FieldPaths, read_record, tables, write_record
-from ..survey import Tile, tiling
+from ..survey import tiling
 from .tiles import joined_detectors, other_fields, wanted_tiles
 from .work import Manifest
 
@@ -42,23 +42,15 @@ CUTOUT_CELLS = 400  # larger overlaps are shown in part
 
 @dataclass(frozen=True, eq=False)
 class MatchPlan:
-    """One image to match.
-
-    Its detectors are all of the field (and of the fields that are solved together with it) that feed the image, sorted by Root and
-    EXTNAME: columns of `kred_core.products.tables.TILE`, and HistMode.
-    """
+    """One image to match, with all detectors of the field, and of fields that are solved together with it, that feed it."""
 
     image: str
-    detectors: Table
+    detectors: Table  # sorted by Root and EXTNAME: columns of `kred_core.products.tables.TILE`, and HistMode
 
     def digest(self, columns: Iterable[str]) -> str:
         """Hexadecimal digest of some columns."""
-        content = [[_plain(v) for v in self.detectors[name]] for name in columns]
+        content = [[str(v) if isinstance(v, str) else float(v) for v in self.detectors[name]] for name in columns]
         return hashlib.sha256(json.dumps([self.image, content]).encode()).hexdigest()[:16]
-
-
-def _plain(value: Any) -> str | float:
-    return str(value) if isinstance(value, str) else float(value)
 
 
 def plan_matching(config: FieldConfig) -> list[MatchPlan]:
@@ -252,7 +244,7 @@ def draw_matching(config: FieldConfig, plan: MatchPlan, tiles: list[str]) -> Man
     for name in ["", *compared_tiles(config, tiles)]:
         grid, look = quicklook.read(paths.quick_look(plan.image, name))
         versions = [quicklook.reduced(look, grid, version, config.evaluate.figure_pixels) for version in ("before", "after")]
-        outlines = () if name else _outlines(wanted_tiles(config), tiles)
+        outlines = () if name else [(tile.name, tile.corners) for tile in wanted_tiles(config) if tile.name in tiles]
         made.append(paths.comparison_figure(plan.image, name))
         known = {} if name else read_record(quick_look_record(paths, plan.image)) or {}  # the field's, as in the table
         jumps = tuple(known[key] for key in JUMPS) if known.keys() >= set(JUMPS) else quicklook.jumps(look)
@@ -268,11 +260,6 @@ def compared_tiles(config: FieldConfig, tiles: list[str]) -> list[str]:
 
 def _backgrounds(paths: FieldPaths, plan: MatchPlan) -> Table:
     return tables.read(solved_files(paths, plan.image)[1], tables.BACKGROUNDS, "match")
-
-
-def _outlines(wanted: Iterable[Tile], names: list[str]) -> list[tuple[str, np.ndarray]]:
-    """Name and corners of the tiles."""
-    return [(tile.name, tile.corners) for tile in wanted if tile.name in names]
 
 
 def _subtracted(plan: MatchPlan, skies: Skies, backgrounds: Table) -> dict[str, Background]:
@@ -302,18 +289,8 @@ def _worst(pairs: Pairs, table: Table, maps: _Maps, subtract: Background) -> lis
             images.append(((s.mean[part] - _model(s, subtract[n])[part]) * s.area).astype(np.float32))
             good &= cells[n][part]
         row = table[int(k)]
-        cutouts.append(
-            figures.PairCutout(
-                first=str(row["File1"]),
-                second=str(row["File2"]),
-                image1=images[0],
-                image2=images[1],
-                good=good,
-                after=float(row["After"]),
-                error=float(row["e_Delta"]),
-                rejected=bool(row["Rejected"]),
-            )
-        )
+        names, values = (str(row["File1"]), str(row["File2"])), (float(row["After"]), float(row["e_Delta"]))
+        cutouts.append(figures.PairCutout(*names, images[0], images[1], good, *values, bool(row["Rejected"])))
     return cutouts
 
 

@@ -1,6 +1,6 @@
 """What a run did: counted by stage, with every refusal and failure in words.
 
-The end of a run is the moment when people look. Whether it was a success is decided from what is on disk, not from what was tried.
+Whether it was a success is decided from what is on disk, not from what was tried.
 """
 
 from __future__ import annotations
@@ -119,10 +119,9 @@ class Outcome:
         return ", ".join(f"{name} {human_size(size)}" for name, size in self.disk.items())
 
     def remember(self, path: Path, root: Path) -> None:
-        """Keep what the run did in a record, with places of products from the data root, for those who look at the field later.
+        """Keep what the run did in a record, with places of products from the data root, for the page of the field.
 
-        A stage that found everything up to date keeps what an earlier run says of it; a run that did nothing and found nothing new
-        leaves the record as it is, and so the page that is made from it.
+        A stage that found everything up to date keeps what an earlier run says of it; a run that did nothing leaves it as it is.
         """
         earlier = read_record(path) or {}
         stages, now = dict(earlier.get("stages", {})), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())

@@ -1,9 +1,8 @@
 """Around a run: what would end it before it begins, what it would do and cost, and whether what was asked for exists.
 
-What a run would do is foreseen from headers and tables without decoding a pixel, for the dry run and for a run that might not
-fit on the disk. Each stage foresees its own part (`Stage.plan`), with the functions that select detectors and plan mosaics in
-the run itself, so that what is foreseen is what then happens. Costs are rough, without Prefect's own time; they are meant to
-tell minutes from days.
+What a run would do is foreseen from headers and tables without decoding a pixel. Each stage foresees its own part (`Stage.plan`),
+with the functions that select detectors and plan mosaics in the run itself, so that what is foreseen is what then happens.
+Costs are rough, without Prefect's own time; they are meant to tell minutes from days.
 """
 
 from __future__ import annotations
@@ -40,15 +39,7 @@ def of_run(config: FieldConfig) -> list[Stage]:
 
 
 def preflight(config: FieldConfig) -> None:
-    """Find what would end a run before it begins.
-
-    Raises
-    ------
-    InputError
-        The data root, the field, a tile or a table is missing or unusable.
-    ToolError
-        SWarp is wanted and not installed.
-    """
+    """Find what would end a run before it begins: `InputError` for data and tables, `ToolError` where SWarp is not installed."""
     paths = FieldPaths.of(config)
     if not config.root.is_dir():
         raise InputError(f"the data root {config.root} is no directory; give the one that holds DECam_MEF with --root")

@@ -1,8 +1,6 @@
 """A stage of the pipeline: everything that the rest of kred has to know of it, in one place.
 
-Each module of this package that is named in `kred_core.config.STAGES` has one `Stage`, called ``STAGE``. The loop of a run,
-its Prefect tasks, the dry run, the room on disk, the products that are missing and the files that are left over all follow
-from it.
+Each module of this package that is named in `kred_core.config.STAGES` has one `Stage`, called ``STAGE``.
 """
 
 from __future__ import annotations

@@ -1,14 +1,10 @@
 """Do again only what is missing or out of date: units of work, what each depends on, and what is remembered of it.
 
-A `Step` is a kind of work with a unit: an exposure, a tile, a mosaic, an image. For one unit it says what the products
-depend on (`Work`): input files, the options of that step alone, and plain facts. Doing it returns a `Manifest` of the
-products, which is kept as JSON under a digest of all that; a unit is done again when no record has that digest, or when a
-product is not on disk any more as its record says. Files below the data root are told by their paths from there, so a data
-root that is moved, or copied with its times, stays up to date. Records lie in the field's own directory
-(`FieldPaths.state`) and may be deleted at any time, which costs the work again and nothing else. They are data: whoever can
-write one can make nobody execute anything.
-
-Nothing here knows how units are run side by side: see `kred_core.stages.executor`.
+For one unit (an exposure, a tile, a mosaic, an image) a `Step` says what the products depend on (`Work`). Doing it returns a
+`Manifest` of the products, which is kept as JSON under a digest of all that; a unit is done again when no record has that
+digest, or when a product is not on disk any more as its record says. Files below the data root are told by their paths from
+there, so a data root that is moved, or copied with its times, stays up to date. Records may be deleted at any time, which
+costs the work again and nothing else. They are data: whoever can write one can make nobody execute anything.
 """
 
 from __future__ import annotations

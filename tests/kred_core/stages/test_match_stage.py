@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
 from matched_fields import (
     BINNED,
     BINNING,
@@ -30,14 +29,13 @@ from matched_fields import (
     measure,
     mosaic,
     recovered,
-    solve,
     summarize,
 )
 
 from kred_core import binned, evaluation, stages
 from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.errors import InputError
-from kred_core.products import FieldPaths, tables
+from kred_core.products import FieldPaths
 from kred_core.simulate import Simulation, simulate_field
 from kred_core.sky import celestial_wcs
 from kred_core.stages import matching
@@ -195,76 +193,34 @@ def small(tmp_path_factory) -> Reduced:
     return reduced
 
 
-def finished(config: FieldConfig, image: str = "r") -> tuple[Table, str]:
-    """Finish a field from measured overlaps, and see that all is there, with every detector in it.
-
-    Returns the backgrounds, and what is said about the image.
-    """
-    found = finish(config)
-    paths, tiles = FieldPaths.of(config), stages.tile_names(config)
-    for table in (paths.overlap_table, paths.background_table, paths.matching_table):
-        assert table.is_file()
-    figures = [paths.matching_figure(image, kind) for kind in ("overlaps", "backgrounds", "pairs")]
-    for tile in ("", *tiles):
-        figures.append(paths.comparison_figure(image, tile))
-        assert fits.getdata(paths.quick_look(image, tile), "COVERAGE").any()
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
-    selected = set()
-    for tile in tiles:
-        rows = tables.read(paths.tile_table(tile), tables.TILE, "tiles")
-        selected |= {f"{row['Root']}_{row['EXTNAME']}" for row in rows}
-        with fits.open(paths.mosaic(tile, image, BackgroundKind.MATCHED)) as hdus:
-            assert len(hdus["INPUTS"].data) == len(rows)
-            assert hdus["INPUTS"].data["PIXELS"].min() > 0
-            assert np.isfinite(hdus[0].data).all()
-        assert fits.getdata(paths.coverage(tile, image, BackgroundKind.MATCHED), 1).any()
-    assert set(found["file"]) == selected
-    assert np.isfinite(found["b"]).all()
-    (line,) = stages.explain_matching(config)
-    return found, line
-
-
-class TestUnusualInput:
-    """The field is finished, every detector has a row and is in the mosaic, and what was done about it is said."""
-
-    @pytest.mark.parametrize(("n", "count"), [(3, "3 detectors"), (1, "1 detector")])
-    def test_one_exposure_keeps_its_own_skies(self, tmp_path, n, count):
-        config = simulated(tmp_path, ["T07"], ["r"], exposures=1, n_detectors=n).config
-        measure(config)
-        found, line = finished(config)
-        assert len(found) == n
-        assert np.array_equal(found["b"], found["own"])
-        assert np.isnan(found["b_err"]).all()
-        assert set(found["Remark"]) == {"no overlap with another detector: own sky level kept"}
-        assert line.startswith(f"r: {count}, 0 overlaps; ")
-        assert f"{n} of {count} without an overlap, on their own sky levels" in line
-
-    def test_disconnected_halves_are_each_on_their_own_skies(self, tmp_path):
-        config = simulated(tmp_path, ["T05", "T08"], ["r"], exposures=2, n_detectors=4).config
-        measure(config)
-        _, line = finished(config)
-        assert "overlaps connect separate groups of" in line
-        for zero_point, level in (("darkest", lambda above: np.quantile(above, 0.1)), ("mean", np.mean)):
-            found = solve(configuration(tmp_path, FIELD, ["T05", "T08"], match={"zero_point": zero_point}))
-            groups = [found[found["component"] == component] for component in set(found["component"])]
-            assert sum(len(group) > 1 for group in groups) > 1
-            for group in groups:
-                assert level(group["own"] - group["b"]) == pytest.approx(0, abs=0.02 * BINNING**2)
-
-    def test_overlaps_that_are_too_small_are_counted(self, small, tmp_path):
-        config = small.elsewhere(tmp_path, match={"min_cells": 100000}).config
-        found = match(config)
-        assert np.array_equal(found["b"], found["own"])
-        (line,) = stages.explain_matching(config)
-        assert "0 overlaps; 15 of 15 detectors with too few good cells in their overlaps, on their own sky levels" in line
-        assert "overlaps with too few good cells not used" in line
-
-
 MAPS = {
     "NaN": lambda s: replace(s, mean=np.full_like(s.mean, np.nan)),
     "tilted": lambda s: replace(s, mean=(s.mean + np.linspace(-200, 200, s.mean.shape[1])).astype(np.float32)),
     "not there": lambda s: None,
 }
+
+
+@pytest.mark.parametrize(("n", "count"), [(3, "3 detectors"), (1, "1 detector")])
+def test_one_exposure_keeps_its_own_skies_and_is_finished(tmp_path, n, count):
+    config = simulated(tmp_path, ["T07"], ["r"], exposures=1, n_detectors=n).config
+    measure(config)
+    found, paths = finish(config), FieldPaths.of(config)
+    assert len(found) == n
+    assert np.array_equal(found["b"], found["own"])
+    assert np.isnan(found["b_err"]).all()
+    assert set(found["Remark"]) == {"no overlap with another detector: own sky level kept"}
+    (line,) = stages.explain_matching(config)
+    assert line.startswith(f"r: {count}, 0 overlaps; ")
+    assert f"{n} of {count} without an overlap, on their own sky levels" in line
+    figures = [paths.matching_figure("r", kind) for kind in ("overlaps", "backgrounds", "pairs")]
+    for tile in ("", "T07"):
+        figures.append(paths.comparison_figure("r", tile))
+        assert fits.getdata(paths.quick_look("r", tile), "COVERAGE").any()
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in figures)
+    with fits.open(paths.mosaic("T07", "r", BackgroundKind.MATCHED)) as hdus:
+        assert len(hdus["INPUTS"].data) == n
+        assert hdus["INPUTS"].data["PIXELS"].min() > 0
+        assert np.isfinite(hdus[0].data).all()
 
 
 class TestBinnedMaps:

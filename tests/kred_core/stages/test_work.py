@@ -6,12 +6,10 @@ import errno
 import gc
 import json
 import os
-import pickle
-import re
-import threading
 import time
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,13 +50,6 @@ def step(function: Callable[..., Manifest] = _summarize, work: Callable[..., Wor
 SUMMARIZE = step()
 
 
-def reduce(config: FieldConfig, step: Step) -> dict[str, Ended]:
-    """Do the step for each exposure of a field, two at a time; how each ended by name."""
-    with Threads(config) as threads:
-        units = {threads.submit(step, p.name, config, {"exposure": p}): p.name for p in sorted(config.root.glob("*.mef"))}
-        return {units[future]: how for future, how in threads.ended(units)}
-
-
 def word(how: Ended) -> str:
     return "failed" if how.error is not None else "current" if how.current else "done"
 
@@ -75,11 +66,16 @@ class Field:
 
     def run(self, step: Step = SUMMARIZE, **sections) -> dict[str, str]:
         """How the units ended."""
+        self.calls.write_text("")
         return {name: word(how) for name, how in self.ends(step, **sections).items()}
 
     def ends(self, step: Step = SUMMARIZE, **sections) -> dict[str, Ended]:
-        self.calls.write_text("")
-        return reduce(self.config(**{"run": RunConfig(workers=2)} | sections), step)
+        """Do the step for each exposure, two at a time; how each ended by name."""
+        config = self.config(**{"run": RunConfig(workers=2)} | sections)
+        with Threads(config) as threads:
+            exposures = sorted(self.root.glob("*.mef"))
+            units = {threads.submit(step, path.name, config, {"exposure": path}): path.name for path in exposures}
+            return {units[future]: how for future, how in threads.ended(units)}
 
     def worked_on(self) -> list[str]:
         """Exposures that the last run really worked on."""
@@ -103,6 +99,7 @@ def done(field) -> Field:
 
 
 def test_a_second_run_does_nothing_and_knows_what_the_first_one_found(done):
+    done.calls.write_text("")
     ends = done.ends()
     assert set(map(word, ends.values())) == {"current"}
     assert done.worked_on() == []
@@ -142,19 +139,10 @@ def test_only_the_options_of_the_step_itself_count_and_its_version(done):
         assert json.loads(path.read_text())["values"] == {"mode": 1.5}
 
 
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, mark: Path):
-        self.mark = mark
-
-    def __reduce__(self):
-        return Path.touch, (self.mark,)
-
-
 def test_what_is_no_record_is_none_and_executes_nothing(tmp_path):
     record, mark = tmp_path / "record", tmp_path / "executed"
-    for content in (b"", b"null", b"[]", b'{"products": 3}', b"\xff\x00", b"[" * 100_000, pickle.dumps(Trap(mark))):
+    trap = b"cos\nmkdir\n(S'" + bytes(mark) + b"'\ntR."  # a pickle that makes a directory
+    for content in (b"", b"null", b"[]", b'{"products": 3}', b"\xff\x00", b"[" * 100_000, trap):
         record.write_bytes(content)
         assert read_manifest(record, tmp_path) is None
     assert not mark.exists()
@@ -194,9 +182,7 @@ def test_figures_leave_no_garbage():
 
 def test_an_exposure_that_fails_stops_no_other_and_is_not_remembered(field):
     (field.root / "b.mef").write_text("damaged")
-    ends = field.ends()
-    assert {name: word(how) for name, how in ends.items()} == {"a.mef": "done", "b.mef": "failed", "c.mef": "done"}
-    assert isinstance(ends["b.mef"].error, ExposureError)
+    assert field.run() == {"a.mef": "done", "b.mef": "failed", "c.mef": "done"}
     assert field.worked_on() == ["a.mef", "b.mef", "c.mef"]  # once: a damaged file does not get better by trying again
     (field.root / "b.mef").write_text("repaired")
     assert field.run() == {"a.mef": "current", "b.mef": "done", "c.mef": "current"}
@@ -219,62 +205,12 @@ def test_only_what_can_pass_is_tried_again(field, caplog, number, tries):
     assert tries == 1 or f"summarize: [Errno {number}] {os.strerror(number)}; trying again" in caplog.messages
 
 
-def test_an_error_in_the_description_of_the_work_fails_the_unit(field):
-    def undescribable(config: FieldConfig, exposure: Path) -> Work:
-        raise ExposureError("no such table")
-
-    ends = field.ends(step(_summarize, undescribable))
-    assert set(map(word, ends.values())) == {"failed"}
-    assert "no such table" in str(ends["a.mef"].error)
-    assert field.worked_on() == []
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda exposure: exposure.write_text("bb"),
-        lambda exposure: os.utime(exposure, ns=(0, 0)),
-        lambda exposure: exposure.with_suffix(".mask").touch(),
-    ],
-    ids=["longer", "newer", "mask"],
-)
-def test_of_an_exposure_that_changes_meanwhile_nothing_is_made(field, change):
-    def disturbed(config: FieldConfig, exposure: Path) -> Manifest:
-        manifest = _summarize(config, exposure)
-        if exposure.name == "b.mef":
-            change(exposure)
-        return manifest
-
-    ends = field.ends(step(disturbed))
-    assert {name: word(how) for name, how in ends.items()} == {"a.mef": "done", "b.mef": "failed", "c.mef": "done"}
-    assert re.match(r"changed while it was being read: b\.(mef|mask);", str(ends["b.mef"].error))
-    assert not (field.root / "b.summary").exists()
-    assert field.run() == {"a.mef": "current", "b.mef": "done", "c.mef": "current"}
-    assert (field.root / "b.summary").read_text() == (field.root / "b.mef").read_text().upper()
-
-
-def test_an_exposure_that_vanishes_is_met_by_the_step_itself(field):
-    def late(config: FieldConfig, exposure: Path) -> Manifest:
-        exposure.unlink()
-        return _summarize(config, exposure)
-
-    (*_, error) = (how.error for how in field.ends(step(late)).values())
-    assert isinstance(error.__cause__, FileNotFoundError)
-    assert str(error).startswith("changed while it was being read: c.mef")
-
-
 def test_two_runs_at_once_share_the_work(field):
     def slow(config: FieldConfig, exposure: Path) -> Manifest:
         time.sleep(0.3)
         return _summarize(config, exposure)
 
-    task = step(slow, _work)
-    field.calls.write_text("")
-    results = []
-    runs = [threading.Thread(target=lambda: results.append(reduce(field.config(), task))) for _ in "12"]
-    for run in runs:
-        run.start()
-    for run in runs:
-        run.join()
+    with ThreadPoolExecutor(2) as runs:
+        results = list(runs.map(lambda _: field.ends(step(slow)), range(2)))
     assert field.worked_on() == ["a.mef", "b.mef", "c.mef"]
     assert sorted(word(how) for ends in results for how in ends.values()) == ["current"] * 3 + ["done"] * 3
