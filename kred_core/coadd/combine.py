@@ -1,8 +1,7 @@
 """Combination of the values that several detectors give for one pixel: median, clipped mean, weighted mean.
 
-Works on a few rows of a mosaic at a time. Layers (resampled detectors, in raw counts) are
-calibrated and gathered pixel by pixel, then each pixel's values become one. So the same layers can be
-combined with several backgrounds. The result does not depend on how the mosaic is cut into rows.
+Layers (resampled detectors, in raw counts) are calibrated and gathered pixel by pixel, a few rows at a time, so the same layers
+can be combined with several backgrounds. The result does not depend on how the mosaic is cut into rows.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """kred's own co-adder: every detector is decoded and resampled once, rows are combined as soon as they can be.
 
-A mosaic is made from its first row to its last. A detector is opened when the
-first row that it covers is due and forgotten after its last one; its resampled image waits in memory, or,
-where memory is bounded, in a file without a name. It waits in raw counts, so that mosaics with other
-backgrounds can be made of it at the same time. Nothing here runs in parallel, but the
-kernels and decoders release the interpreter lock, so several tiles can be made by threads.
+A detector is opened when the first row that it covers is due and forgotten after its last one; its resampled image waits in
+memory, or beyond a bound in a file without a name, in raw counts, so that mosaics with other backgrounds can be made of it at the
+same time. Nothing here runs in parallel, but kernels and decoders release the interpreter lock, so threads can make several tiles.
 """
 
 from __future__ import annotations
@@ -115,23 +113,9 @@ def strips(
 ) -> Iterator[tuple[int, dict[BackgroundKind, np.ndarray], np.ndarray]]:
     """Make the mosaics of a plan, some rows at a time, from the first row to the last.
 
-    Parameters
-    ----------
-    plan, config, sources
-        See `coadd`; the sources may be images of which there is no file.
-    directory : `~pathlib.Path`
-        Where detectors wait for which there is no memory.
-    pixels : list of int
-        How many pixels each source contributes is written into it.
-
-    Yields
-    ------
-    last : int
-        Row after those that follow.
-    images : dict
-        By background, float32, 0 where there is no data.
-    count : `~numpy.ndarray`
-        int16: detectors in each pixel, the same for all backgrounds.
+    The sources may be images of which there is no file. Detectors for which there is no memory wait in ``directory``. How many
+    pixels each source contributes is written into ``pixels``. Yields the row after those that follow, by background the images
+    (float32, 0 where there is no data), and the number of detectors in each pixel (int16), the same for all backgrounds.
     """
     grid, n_fine = sampling_grid(plan.grid, sources)
     shape = (plan.grid.ny, plan.grid.nx)

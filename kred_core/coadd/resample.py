@@ -1,8 +1,6 @@
 """Resampling of one detector onto the grid of a mosaic: Lanczos-3 through a control grid, with masks.
 
-Knows nothing of files or stacks: arrays go in, one array with NaN for "no data"
-comes out. It is apart because it is the inner loop of co-addition, and because
-the footprint rule here also says what SWarp covers.
+Arrays go in, one array with NaN for "no data" comes out. The footprint rule here also says what SWarp covers.
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from numba.extending import intrinsic
 
 from .plan import PixelMap
 
-__all__ = ["block_mean", "count_footprint", "fill_masked", "footprint", "lanczos3", "resample"]
+__all__ = ["block_mean", "fill_masked", "footprint", "lanczos3", "resample"]
 
 TAPS = 6  # of Lanczos-3, along each axis
 LANES = 8  # of the vector unit that is asked for; the two spare lanes have weight 0
@@ -138,42 +136,31 @@ def _has_taps(x, y, nx, ny):
 
 
 @nb.njit(nogil=True, cache=True)
-def _count_footprint(u, v, step, nx, ny, counts):
-    n = 0
+def _footprint(u, v, step, nx, ny, covered):
     for j in range(u.shape[0] - 1):
         for i in range(u.shape[1] - 1):
             reach = _reach(u, v, j, i, nx, ny)
             if reach == 0:
                 continue
-            for y in range(j * step, min((j + 1) * step, counts.shape[0])):
+            for y in range(j * step, min((j + 1) * step, covered.shape[0])):
                 part = (y - j * step) / step
                 px, dx = _along_row(u, j, i, part, step) if reach == 1 else (np.int64(0), np.int64(0))
                 py, dy = _along_row(v, j, i, part, step) if reach == 1 else (np.int64(0), np.int64(0))
-                for x in range(i * step, min((i + 1) * step, counts.shape[1])):
-                    covered = reach == 2 or _has_taps(px, py, nx, ny)
-                    counts[y, x] += covered
-                    n += covered
+                for x in range(i * step, min((i + 1) * step, covered.shape[1])):
+                    covered[y, x] = reach == 2 or _has_taps(px, py, nx, ny)
                     px += dx
                     py += dy
-    return n
-
-
-def count_footprint(where: PixelMap, shape: tuple[int, int], counts: np.ndarray) -> int:
-    """Add 1 to each pixel of a box that a detector covers, where all 6x6 pixels of the kernel are on it; returns their number.
-
-    So a mosaic ends 2 pixels within the outermost pixel centres, as SWarp's does. ``shape``: rows and columns of the detector;
-    ``counts``: integers of the box's shape, changed in place.
-    """
-    if min(shape) < LANES:
-        return 0
-    return _count_footprint(where.u, where.v, where.step, shape[1], shape[0], counts)
 
 
 def footprint(where: PixelMap, shape: tuple[int, int]) -> np.ndarray:
-    """Which pixels of a box a detector covers; bool, of the box's shape. See `count_footprint`."""
-    counts = np.zeros(where.shape, np.uint8)
-    count_footprint(where, shape, counts)
-    return counts.view(np.bool_)
+    """Which pixels of a box a detector of so many rows and columns covers, all 6x6 pixels of the kernel on it: bool.
+
+    So a mosaic ends 2 pixels within the outermost pixel centres, as SWarp's does.
+    """
+    covered = np.zeros(where.shape, np.bool_)
+    if min(shape) >= LANES:
+        _footprint(where.u, where.v, where.step, shape[1], shape[0], covered)
+    return covered
 
 
 @nb.njit(nogil=True, cache=True)

@@ -1,8 +1,7 @@
 """Co-addition by SWarp: writes its list, configuration and run file, runs it, and judges what it did.
 
-The originals are read as they are: one entry of the list for each detector, with its
-background (BACK_DEFAULT) and factor (FSCALE_DEFAULT) in lists beside it. What a person
-can run by hand is what was run here. The header and the coverage map are kred's own.
+The originals are read as they are: one entry of the list for each detector, its background (BACK_DEFAULT) and factor
+(FSCALE_DEFAULT) in lists beside it. What was run here can be run by hand. The header and the coverage map are kred's own.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from ..words import counted
 from .combine import CLIP_AMPLITUDE
 from .output import CoaddResult, MosaicFile, inputs_table, mosaic_header, write_coverage
 from .plan import Box, CoaddPlan, Source, open_sources, overlapping, pixel_map, sampling_grid
-from .resample import count_footprint, footprint
+from .resample import footprint
 
 __all__ = ["coadd", "find_swarp"]
 
@@ -99,8 +98,13 @@ def coadd(
     sources = open_sources(plan)
     grid, n_fine = sampling_grid(plan.grid, sources)
     used = list(overlapping(sources))
-    for background in plan.backgrounds:
-        _refuse_shapes(plan, background)
+    shaped = [f"{i.root}_{i.extname}" for b in plan.backgrounds for i in plan.inputs if not i.background(b).is_constant]
+    if shaped:
+        which = f"{counted(len(shaped), 'detector')}, {shaped[0]} the first,"
+        raise InputError(
+            f"{plan.field} {plan.tile} {plan.image}: the matched background of {which} has a plane or a step, and SWarp subtracts "
+            "one constant from a detector; use --coadd.engine native, or run the stage match again without (--from match)"
+        )
     with ExitStack() as stack:
         directory = products[plan.backgrounds[0]][0].parent
         directory.mkdir(parents=True, exist_ok=True)
@@ -140,16 +144,6 @@ def _zeros_on_disk(file: BinaryIO, shape: tuple[int, int]) -> np.ndarray:
     while left:
         left -= file.write(zeros[:left])
     return np.asarray(np.memmap(file, np.int16, "r+", shape=shape))
-
-
-def _refuse_shapes(plan: CoaddPlan, background: BackgroundKind) -> None:
-    shaped = [f"{i.root}_{i.extname}" for i in plan.inputs if not i.background(background).is_constant]
-    if shaped:
-        which = f"{counted(len(shaped), 'detector')}, {shaped[0]} the first,"
-        raise InputError(
-            f"{plan.field} {plan.tile} {plan.image}: the matched background of {which} has a plane or a step, and SWarp subtracts "
-            "one constant from a detector; use --coadd.engine native, or run the stage match again without (--from match)"
-        )
 
 
 def find_swarp() -> Path:
@@ -366,9 +360,7 @@ def _copy(image: np.ndarray, counts: np.ndarray, output: MosaicFile, files: _Fil
 def _count_covered(source: Source, box: Box, grid: WCS, n: int, counts: np.ndarray) -> int:
     """Add 1 to each pixel that a detector covers, n x n of the grid making one; returns their number."""
     where = pixel_map(grid, source.wcs, (box[0] * n, box[1] * n, box[2] * n, box[3] * n))
-    if n == 1:
-        return count_footprint(where, source.detector.shape, counts)
     fine = footprint(where, source.detector.shape)
-    covered = np.any(fine.reshape(fine.shape[0] // n, n, fine.shape[1] // n, n), axis=(1, 3))
+    covered = np.any(fine.reshape(fine.shape[0] // n, n, fine.shape[1] // n, n), axis=(1, 3)) if n > 1 else fine
     counts += covered
     return int(np.count_nonzero(covered))

@@ -1,8 +1,8 @@
 """Measure how much the detectors of each overlapping pair differ, and how well that is known.
 
-Binned maps are loaded once each, from south to north, and dropped as soon as no partner is left to compare them with, so
-that thousands of detectors need the memory of those on one strip of the sky. Errors follow from how much the parts of
-all overlaps disagree: skies have gradients and flat-fields have flaws, which noise does not show and no single pair tells.
+Binned maps are loaded once each, from south to north, and dropped as soon as no partner is left, so that thousands of detectors
+need the memory of those on one strip of the sky. Errors follow from how much the parts of all overlaps disagree: skies have
+gradients and flat-fields have flaws, which noise does not show and no single pair tells.
 """
 
 from __future__ import annotations
@@ -20,25 +20,24 @@ from ..sky import unit_vectors
 from ..statistics import kernels
 from . import compare
 from .pairs import N_BLOCKS, Pairs
-from .sky_mask import good_cells
 
-__all__ = ["Disagreement", "Excess", "fit_excess", "measure", "pair_errors", "part_errors"]
+__all__ = ["MEASURED", "Excess", "fit_excess", "measure", "pair_errors", "part_errors"]
 
 CLIP_SIGMA = 3.0
 FEWEST_IN_PART = 25  # cells; and an eighth of what a pair must have
 
 _STATISTICS = ("difference", "mode", "mean", "median", "std", "skew", "kurtosis", "clipped_mean", "clipped_median", "clipped_std")
 # What is measured of one pair. Hundreds of thousands of these must fit into memory.
-_ROW = np.dtype(
+MEASURED = np.dtype(
     [(name, np.float64) for name in _STATISTICS]
     + [
         ("n_cells", np.int64),
-        ("noise", np.float64),
-        ("size", np.float64),
-        ("lever", np.float64),
-        ("spread", np.float64),
+        ("noise", np.float64),  # standard error of the difference from noise alone
+        ("size", np.float64),  # of the values that were subtracted
+        ("lever", np.float64),  # sum over the two detectors of the squared distance of the overlap from their centres, cells^2
+        ("spread", np.float64),  # sum over the parts of their squared distances from their mean place, cells^2
         ("part_cells", np.int64, N_BLOCKS),
-        ("parts", np.float64, N_BLOCKS),
+        ("parts", np.float64, N_BLOCKS),  # their differences; NaN where one is not measured, as in the next two
         ("part_noise", np.float64, N_BLOCKS),
         ("part_places", np.float64, (N_BLOCKS, 2, 3)),
     ]
@@ -69,7 +68,7 @@ class _Sky:
 
     @classmethod
     def of(cls, binned_map: BinnedMap) -> _Sky:
-        good = good_cells(binned_map)
+        good = compare.good_cells(binned_map)
         cells = np.where(good, binned_map.mean, np.float32(np.nan))
         ny, nx = cells.shape
         linear, shift = binned_map.to_detector[:, :2], binned_map.to_detector[:, 2]
@@ -79,14 +78,6 @@ class _Sky:
             centre = np.array([binned_map.x0 + (nx - 1) / 2, binned_map.y0 + (ny - 1) / 2])
         level = kernels.median(np.sort(cells[good])) if good.any() else 0.0
         return cls(binned_map.x0, binned_map.y0, cells, level, np.asarray(binned_map.to_detector, dtype=np.float64), centre)
-
-    @property
-    def x1(self) -> int:
-        return self.x0 + self.cells.shape[1]
-
-    @property
-    def y1(self) -> int:
-        return self.y0 + self.cells.shape[0]
 
     def part(self, x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
         """Cells from (x0, y0) to (x1, y1) of the grid."""
@@ -131,7 +122,7 @@ def measure(
     first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
     boxes = np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
     fewest_in_part = max(FEWEST_IN_PART, config.min_cells / 8)
-    rows = np.zeros(first.size, dtype=_ROW)
+    rows = np.zeros(first.size, dtype=MEASURED)
     for pair, one, other in _sweep(first, second, load, boxes):
         _compare(one, other, config, fewest_in_part, rows[pair])
 
@@ -139,17 +130,8 @@ def measure(
     measured = rows["n_cells"][order] > 0
     kept, small = order[measured], order[~measured]
     rows = rows[kept]
-    overlaps = Disagreement(
-        n_cells=rows["n_cells"],
-        error=rows["noise"],
-        part_cells=rows["part_cells"],
-        parts=rows["parts"],
-        part_noise=rows["part_noise"],
-        spread=rows["spread"],
-        lever=rows["lever"],
-    )
-    excess = fit_excess(overlaps)
-    error = pair_errors(overlaps, excess, rows["size"])
+    excess = fit_excess(rows)
+    error = pair_errors(rows, excess)
     beyond_noise = np.sqrt(np.maximum(error**2 - rows["noise"] ** 2, 0.0))
     return Pairs(
         first=first[kept],
@@ -158,7 +140,7 @@ def measure(
         n_cells=rows["n_cells"].copy(),
         error=error,
         blocks=rows["parts"].copy(),
-        block_errors=part_errors(overlaps, excess),
+        block_errors=part_errors(rows, excess),
         block_places=rows["part_places"].copy(),
         floor=float(np.median(beyond_noise)) if kept.size else 0.0,
         small_first=first[small],
@@ -196,7 +178,8 @@ def _sweep(first: np.ndarray, second: np.ndarray, load: Callable[[int], BinnedMa
 def _compare(first: _Sky, second: _Sky, config: MatchConfig, fewest_in_part: float, row: np.void) -> None:
     """Measure one pair; the row stays as it is if the two have too few good cells in common."""
     x0, y0 = max(first.x0, second.x0), max(first.y0, second.y0)
-    x1, y1 = min(first.x1, second.x1), min(first.y1, second.y1)
+    x1 = min(sky.x0 + sky.cells.shape[1] for sky in (first, second))
+    y1 = min(sky.y0 + sky.cells.shape[0] for sky in (first, second))
     if x1 <= x0 or y1 <= y0:
         return
     values, x, y = compare.differences(first.part(x0, y0, x1, y1), second.part(x0, y0, x1, y1), first.level, second.level)
@@ -210,24 +193,19 @@ def _compare(first: _Sky, second: _Sky, config: MatchConfig, fewest_in_part: flo
     row["part_cells"] = n
     middle = (n[:, None] * np.nan_to_num(middles)).sum(axis=0) / values.size + (x0, y0)
     row["lever"] = sum(((middle - sky.centre) ** 2).sum() for sky in (first, second))
-    _measure_parts(divided, ends, shift, fewest_in_part, row)
+    for k in range(N_BLOCKS):
+        row["parts"][k] = row["part_noise"][k] = np.nan
+        part = divided[ends[k] : ends[k + 1]]
+        if part.size >= fewest_in_part:
+            part.sort()
+            peak, noise, _ = kernels.histogram_mode(part)
+            row["parts"][k], row["part_noise"][k] = shift + peak, noise
     known = np.isfinite(row["parts"])
     row["part_places"] = np.where(known[:, None, None], places, np.nan)
     row["spread"] = ((middles[known] - middles[known].mean(axis=0)) ** 2).sum() if known.any() else 0.0
     divided.sort()
     _measure_whole(divided, shift, row)
     row["size"] = max(abs(first.level), abs(second.level), abs(row["difference"]))
-
-
-def _measure_parts(divided: np.ndarray, ends: np.ndarray, shift: float, fewest: float, row: np.void) -> None:
-    """Differences in the parts of an overlap; NaN for small ones. Sorts the values of each."""
-    for k in range(N_BLOCKS):
-        row["parts"][k] = row["part_noise"][k] = np.nan
-        part = divided[ends[k] : ends[k + 1]]
-        if part.size >= fewest:
-            part.sort()
-            peak, noise, _ = kernels.histogram_mode(part)
-            row["parts"][k], row["part_noise"][k] = shift + peak, noise
 
 
 def _measure_whole(ordered: np.ndarray, shift: float, row: np.void) -> None:
@@ -249,29 +227,6 @@ def _separation(centres: np.ndarray, first: np.ndarray, second: np.ndarray) -> n
     vectors = unit_vectors(centres[:, 0], centres[:, 1])
     chord = np.linalg.norm(vectors[first] - vectors[second], axis=-1)
     return np.degrees(2 * np.arcsin(np.minimum(chord / 2, 1.0))) * 3600
-
-
-@dataclass(frozen=True, eq=False)
-class Disagreement:
-    """What the parts of K overlaps say beside their differences.
-
-    ``n_cells`` (K,) and ``error`` (K,) from noise alone are of the whole overlap; ``part_cells``, ``parts`` and ``part_noise``
-    (K, 4) are cells, differences and noise of the parts, NaN where one is not measured. ``spread`` (K,) is the sum over the parts
-    of their squared distances from their mean place, ``lever`` (K,) that over the two detectors of the squared distance of
-    the overlap from the detector's centre, both in cells^2.
-    """
-
-    n_cells: np.ndarray
-    error: np.ndarray
-    part_cells: np.ndarray
-    parts: np.ndarray
-    part_noise: np.ndarray
-    spread: np.ndarray
-    lever: np.ndarray
-
-    def of(self, pairs: slice) -> Disagreement:
-        """That of some of the overlaps."""
-        return Disagreement(*(values[pairs] for values in vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -297,8 +252,8 @@ class Excess:
         return self.flaw / (1 + n_cells / self.patch)
 
 
-def fit_excess(overlaps: Disagreement) -> Excess:
-    """Find the excess scatter that explains how much the parts of overlaps disagree.
+def fit_excess(overlaps: np.ndarray) -> Excess:
+    """Find the excess scatter that explains how much the parts of K overlaps, of dtype `MEASURED`, disagree.
 
     Notes
     -----
@@ -312,64 +267,58 @@ def fit_excess(overlaps: Disagreement) -> Excess:
     Statistician 58, 30), for several sizes of a patch, of which the likeliest is taken. S/E enters at most
     as 3, and its expectation accounts for that; pairs beyond 9 are left out, and the rest are fitted again.
     """
-    step = max(1, -(-len(overlaps.n_cells) // MOST_PAIRS))
-    sample = overlaps.of(slice(None, None, step))
-    found, freedom, noise = _found(sample)
+    sample = overlaps[:: max(1, -(-len(overlaps) // MOST_PAIRS))]
+    found, freedom, noise, cells = _found(sample)
+    spread = sample["spread"]
     # Without noise and of one value everywhere there is nothing to explain.
     used = (freedom >= 1) & (found + noise > 0)
-    cells = _part_cells(sample)
     excess = Excess()
     for _ in range(ROUNDS):
         if not used.any():
             break
-        excess = _likeliest(found[used], freedom[used], noise[used], cells[used], sample.spread[used])
-        still = used & (found <= OUTLIER * (noise + _flaws(cells, freedom, excess) + 2 * excess.slope * sample.spread))
+        excess = _likeliest(found[used], freedom[used], noise[used], cells[used], spread[used])
+        still = used & (found <= OUTLIER * (noise + _flaws(cells, freedom, excess) + 2 * excess.slope * spread))
         if (still == used).all():
             break
         used = still
     return excess
 
 
-def pair_errors(overlaps: Disagreement, excess: Excess, values: np.ndarray) -> np.ndarray:
+def pair_errors(overlaps: np.ndarray, excess: Excess) -> np.ndarray:
     """Standard errors (K,) of differences: noise, excess scatter, and less trust in pairs that disagree with themselves.
 
     The slopes of two detectors enter by the distances of the overlap from their centres, where the background is defined.
     A pair whose parts disagree more than chance allows once in 1000 gets an error larger by what is beyond that.
-    No error is less than 1 % of the median error, nor than the rounding of float32 numbers as large as ``values`` (K,).
+    No error is less than 1 % of the median error, nor than the rounding of the float32 numbers that were subtracted.
     """
-    variance = overlaps.error**2 + excess.of_area(overlaps.n_cells) + excess.slope * overlaps.lever
-    found, freedom, noise = _found(overlaps)
-    expected = noise + _flaws(_part_cells(overlaps), freedom, excess) + 2 * excess.slope * overlaps.spread
+    variance = overlaps["noise"] ** 2 + excess.of_area(overlaps["n_cells"]) + excess.slope * overlaps["lever"]
+    found, freedom, noise, cells = _found(overlaps)
+    expected = noise + _flaws(cells, freedom, excess) + 2 * excess.slope * overlaps["spread"]
     limit = special.chdtri(np.maximum(freedom, 1), SUSPICIOUS)
     ratio = np.divide(found, expected, out=np.zeros_like(found), where=(expected > 0) & (freedom >= 1))
     error = np.sqrt(variance * np.maximum(1.0, freedom * ratio / limit))
     if error.size == 0:
         return error
-    least = np.maximum(LEAST_SHARE * np.median(error), ROUNDING * values)
+    least = np.maximum(LEAST_SHARE * np.median(error), ROUNDING * overlaps["size"])
     return np.maximum(error, np.maximum(least, np.finfo(np.float32).tiny))
 
 
-def part_errors(overlaps: Disagreement, excess: Excess) -> np.ndarray:
+def part_errors(overlaps: np.ndarray, excess: Excess) -> np.ndarray:
     """Standard errors of parts, (K, 4), noise and flaws; slopes are left to those who compare the parts of an overlap."""
-    return np.sqrt(overlaps.part_noise**2 + excess.of_area(overlaps.part_cells))
+    return np.sqrt(overlaps["part_noise"] ** 2 + excess.of_area(overlaps["part_cells"]))
 
 
-def _found(overlaps: Disagreement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sum of the parts' squared deviations, degrees of freedom, and what noise is expected to contribute to the sum."""
-    measured = np.isfinite(overlaps.parts)
+def _found(overlaps: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Sum of the parts' squared deviations, degrees of freedom, what noise should add to the sum, mean cells of a part."""
+    measured = np.isfinite(overlaps["parts"])
     m = measured.sum(axis=1)
-    values = np.where(measured, overlaps.parts, 0.0)
-    mean = values.sum(axis=1) / np.maximum(m, 1)
-    found = (np.where(measured, overlaps.parts - mean[:, None], 0.0) ** 2).sum(axis=1)
-    noise = (np.where(measured, overlaps.part_noise, 0.0) ** 2).sum(axis=1)
+    at_least_one = np.maximum(m, 1)
+    mean = np.where(measured, overlaps["parts"], 0.0).sum(axis=1) / at_least_one
+    found = (np.where(measured, overlaps["parts"] - mean[:, None], 0.0) ** 2).sum(axis=1)
+    noise = (np.where(measured, overlaps["part_noise"], 0.0) ** 2).sum(axis=1)
+    cells = np.where(measured, overlaps["part_cells"], 0).sum(axis=1) / at_least_one
     freedom = np.maximum(m - 1, 0).astype(np.float64)
-    return found, freedom, noise * freedom / np.maximum(m, 1)
-
-
-def _part_cells(overlaps: Disagreement) -> np.ndarray:
-    """Mean number of cells of the measured parts."""
-    measured = np.isfinite(overlaps.parts)
-    return np.where(measured, overlaps.part_cells, 0).sum(axis=1) / np.maximum(measured.sum(axis=1), 1)
+    return found, freedom, noise * freedom / at_least_one, cells
 
 
 def _flaws(cells: np.ndarray, freedom: np.ndarray, excess: Excess) -> np.ndarray:

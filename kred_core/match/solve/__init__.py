@@ -128,7 +128,13 @@ def solve(
 
     levels = _levels(problem, fit, own_sky, known)[rank]
     error_of_background = standard_errors(problem, fit)
-    weight, rejected = _by_pair(system, fit, pairs.first.size)
+    weight, rejected, residual = (
+        system.pair_means(values, pairs.first.size) for values in (fit.weight, fit.rejected, system.error * fit.residual)
+    )
+    rejected = rejected > 0.5  # of what is known of a pair
+    of_pairs = difference - (levels[second] - levels[first])
+    if system.n_exposures or system.steps:
+        of_pairs = _of_caller(pairs.sign * residual, pairs, of_pairs)
     return Solution(
         background=replace(system.background(fit.unknowns)[rank], b=levels),
         error=error_of_background[rank],
@@ -136,7 +142,7 @@ def solve(
         n_pairs=pairs.count()[rank],
         n_rejected=pairs.count(rejected)[rank],
         weight=_of_caller(weight, pairs, np.zeros(difference.size)),
-        residual=_residuals(pairs, system, fit, difference - (levels[second] - levels[first])),
+        residual=of_pairs,
         rejected=_of_caller(rejected, pairs, np.zeros(difference.size, dtype=bool)),
         scale=fit.scale,
     )
@@ -160,24 +166,6 @@ def _levels(problem: LeastSquares, fit: Fit, own: np.ndarray, known: np.ndarray)
     shift = component_means(np.where(alone, np.nan, own - solved), pairs.component)
     background = np.where(alone, own, np.where(problem.tied, solved, solved + shift))
     return np.where(np.isfinite(known), known, background)
-
-
-def _by_pair(system: System, fit: Fit, n_pairs: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of each pair, and whether more than half of what is known of it is rejected, from those of its parts."""
-    information = 1.0 / system.error**2
-    total = np.bincount(system.pair, weights=information, minlength=n_pairs)
-    weight = np.bincount(system.pair, weights=information * fit.weight, minlength=n_pairs) / total
-    return weight, np.bincount(system.pair, weights=information * fit.rejected, minlength=n_pairs) > 0.5 * total
-
-
-def _residuals(pairs: UsedPairs, system: System, fit: Fit, residual: np.ndarray) -> np.ndarray:
-    """Difference minus the solution (K,), from those of constant backgrounds; with planes or steps the mean over the parts."""
-    if not (system.n_exposures or system.steps):
-        return residual
-    information = 1.0 / system.error**2
-    total = np.bincount(system.pair, weights=information, minlength=pairs.first.size)
-    mean = np.bincount(system.pair, weights=information * system.error * fit.residual, minlength=pairs.first.size) / total
-    return _of_caller(pairs.sign * mean, pairs, residual)
 
 
 def _of_caller(values: np.ndarray, pairs: UsedPairs, others: np.ndarray) -> np.ndarray:

@@ -197,9 +197,8 @@ class LeastSquares:
 
     def _contradicting(self, rejected: np.ndarray) -> np.ndarray:
         """Detectors (n,) hardly any of whose pairs are left: the worst first, as their pairs say nothing about the others."""
-        pairs, information = self.pairs, 1.0 / self.system.error**2
-        total = np.bincount(self.system.pair, weights=information, minlength=pairs.first.size)
-        bad = np.bincount(self.system.pair, weights=information * rejected, minlength=pairs.first.size) > 0.5 * total
+        pairs = self.pairs
+        bad = self.system.pair_means(rejected, pairs.first.size) > 0.5
         considered = np.ones(bad.size, dtype=bool)
         contradicting = np.zeros(pairs.n, dtype=bool)
         while True:

@@ -139,6 +139,12 @@ class System:
             return cls(design, pairs.difference, pairs.error, np.arange(count), *facts, 0, False, False)
         return _shaped(pairs, shape, rank)
 
+    def pair_means(self, values: np.ndarray, n_pairs: int) -> np.ndarray:
+        """Mean of values (R,) over the observations of each pair, weighted with their inverse variances."""
+        information = 1.0 / self.error**2
+        total = np.bincount(self.pair, weights=information, minlength=n_pairs)
+        return np.bincount(self.pair, weights=information * values, minlength=n_pairs) / total
+
     def background(self, unknowns: np.ndarray) -> Background:
         """Backgrounds of the n detectors."""
         n = self.exposure.size

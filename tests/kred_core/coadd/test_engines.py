@@ -147,10 +147,6 @@ def test_engines_agree_on_real_exposures(real_decam, tmp_path):
     changed = counts < both.native_coverage
     assert 0.001 < changed.mean() < 0.2
     assert np.median(np.abs(masked - both.native)[~changed & covered]) < 0.01 * sigma
-    header = fits.getheader(tmp_path / "masked.fits")
-    assert (header["NDET"], header["TEXPTIME"], header["INSTRUME"]) == (3, 430.0, "DECam")
-    assert 3000 < header["SATURATE"] < 6000  # 45000 ADU less the sky
-    assert 0 < header["GAIN"] < 100
 
 
 @pytest.fixture(scope="module")

@@ -6,23 +6,14 @@ import math
 import numpy as np
 import pytest
 from scipy import optimize, stats
+from test_differences import map_of
 
-from kred_core.binned import BinnedMap
 from kred_core.match import compare, good_cells, pairs
-from kred_core.match.measure import Disagreement, Excess
+from kred_core.match.measure import MEASURED, Excess
 
 measuring = importlib.import_module("kred_core.match.measure")  # the package has its function under that name
 
 # ---- which cells are good
-
-
-def map_of(std, mean=None, count=None, x0=0, y0=0, to_detector=None):
-    ny, nx = std.shape
-    mean = np.zeros(std.shape) if mean is None else mean
-    count = np.full(std.shape, 64) if count is None else count
-    if to_detector is None:
-        to_detector = np.array([[2 / nx, 0, -(2 * x0 + nx - 1) / nx], [0, 2 / ny, -(2 * y0 + ny - 1) / ny]])
-    return BinnedMap("e", "N1", x0, y0, np.float32(mean), np.float32(std), np.uint16(count), 40.0, 0.069, to_detector)
 
 
 def good_cells_as_written(binned_map):
@@ -36,12 +27,9 @@ def good_cells_as_written(binned_map):
         block = np.s_[16 * j : 16 * j + 16, 16 * i : 16 * i + 16]
         if filled[block].sum() >= 64:
             usual[j, i] = np.median(std[block][filled[block]])
-    around = np.array(
-        [
-            [np.median(usual[max(j - 1, 0) : j + 2, max(i - 1, 0) : i + 2]) for i in range(usual.shape[1])]
-            for j in range(usual.shape[0])
-        ]
-    )
+    around = np.empty(usual.shape)
+    for j, i in np.ndindex(usual.shape):
+        around[j, i] = np.median(usual[max(j - 1, 0) : j + 2, max(i - 1, 0) : i + 2])
     ratio = np.full(std.shape, np.nan)
     ratio[filled] = (std / np.kron(around, np.ones((16, 16)))[:ny, :nx])[filled]
     ordered = np.sort(ratio[filled])
@@ -59,23 +47,20 @@ def good_cells_as_written(binned_map):
         limit += step
 
 
-def scatter_of(rng, shape, share=0.0, size=8.0):
-    """Scatter within the cells of a sky that is noisier in one corner; a share of the cells holds a star."""
-    y, x = np.indices(shape)
-    std = (1 + 0.01 * x + 0.02 * y) * (1 + 0.1 * rng.normal(size=shape))
-    return std + np.where(rng.random(shape) < share, rng.exponential(size, shape), 0.0)
-
-
 @pytest.mark.parametrize(
     ("shape", "share"), [((37, 52), 0.0), ((37, 52), 0.02), ((32, 48), 0.1), ((50, 20), 0.3), ((7, 9), 0.05), ((146, 150), 0.25)]
 )
 def test_good_cells_are_those_that_are_written_down(shape, share):
     rng = np.random.default_rng(shape[0])
-    std, count = scatter_of(rng, shape, share), rng.integers(20, 65, shape)
+    # Scatter within the cells of a sky that is noisier in one corner; a share of the cells holds a star.
+    y, x = np.indices(shape)
+    std = (1 + 0.01 * x + 0.02 * y) * (1 + 0.1 * rng.normal(size=shape))
+    std += np.where(rng.random(shape) < share, rng.exponential(8.0, shape), 0.0)
+    count = rng.integers(20, 65, shape)
     mean = rng.normal(size=shape)
     mean[2, 3], std[5, 6] = np.nan, np.inf
     count[1, 1:8] = 0
-    for binned_map in (map_of(std, mean), map_of(std, mean, count)):
+    for binned_map in (map_of(mean, std=std), map_of(mean, std=std, count=count)):
         good = good_cells(binned_map)
         np.testing.assert_array_equal(good, good_cells_as_written(binned_map))
         assert 0 < good.sum() < good.size
@@ -189,9 +174,6 @@ def test_outlines_that_touch_but_for_rounding_are_not_separated(gap, apart, turn
         assert (bool(by_one), bool(by_other)) == (apart, apart)
 
 
-# ---- one pair
-
-
 # ---- how well it is known
 
 
@@ -208,13 +190,18 @@ def disagreement(n=400, flaw=3.0, slope=2e-4, patch=10**2.5, seed=7):
     parts = np.where(missing, np.nan, rng.normal(0, np.sqrt(part_noise**2 + beyond)))
     part_noise = np.where(missing, np.nan, part_noise)
     n_cells = part_cells.sum(axis=1)
-    return Disagreement(n_cells, 8 / np.sqrt(n_cells), part_cells, parts, part_noise, spread, rng.uniform(1, 9, n) * n_cells)
+    overlaps = np.zeros(n, MEASURED)
+    values = {"n_cells": n_cells, "noise": 8 / np.sqrt(n_cells), "part_cells": part_cells, "parts": parts, "part_noise": part_noise}
+    values |= {"spread": spread, "lever": rng.uniform(1, 9, n) * n_cells, "size": 100.0}
+    for name, value in values.items():
+        overlaps[name] = value
+    return overlaps
 
 
 def sums_as_written(overlaps):
     """S, m - 1, what noise adds to S, and the cells of a part, of each overlap."""
     rows = []
-    for parts, noise, n_cells in zip(overlaps.parts, overlaps.part_noise, overlaps.part_cells, strict=True):
+    for parts, noise, n_cells in overlaps[["parts", "part_noise", "part_cells"]]:
         known = np.isfinite(parts)
         m = known.sum()
         deviation = parts[known] - parts[known].mean() if m else np.zeros(1)
@@ -245,9 +232,9 @@ def test_the_excess_is_the_likeliest(flaw, slope):
     overlaps = disagreement(flaw=flaw, slope=slope)
     found, freedom, noise, n_cells = sums_as_written(overlaps)
     used = freedom > 0
-    terms = found[used], freedom[used], noise[used], n_cells[used], overlaps.spread[used]
+    terms = found[used], freedom[used], noise[used], n_cells[used], overlaps["spread"][used]
     excess = measuring.fit_excess(overlaps)
-    assert (found <= 9 * np.maximum(expected_sums(excess, freedom, noise, n_cells, overlaps.spread), 1e-9))[used].all()
+    assert (found <= 9 * np.maximum(expected_sums(excess, freedom, noise, n_cells, overlaps["spread"]), 1e-9))[used].all()
     least, parameters, patch = np.inf, None, None
     for size in 10.0 ** np.arange(1.5, 4, 0.5):
         result = optimize.minimize(
@@ -264,55 +251,47 @@ def test_the_excess_is_the_likeliest(flaw, slope):
 
 def test_pairs_that_contradict_themselves_say_nothing_about_the_others():
     clean = disagreement(n=300)
-    ill = (np.arange(300) % 20 == 0) & (np.isfinite(clean.parts).sum(axis=1) > 1) & np.isfinite(clean.parts[:, 0])
-    parts = clean.parts.copy()
-    parts[ill, 0] += 50.0
-    spoilt = Disagreement(**{**vars(clean), "parts": parts})
-    others = ~ill
-    alone = Disagreement(*(values[others] for values in vars(clean).values()))
-    assert measuring.fit_excess(spoilt) == measuring.fit_excess(alone)
+    known = np.isfinite(clean["parts"])
+    ill = (np.arange(300) % 20 == 0) & (known.sum(axis=1) > 1) & known[:, 0]
+    spoilt = clean.copy()
+    spoilt["parts"][ill, 0] += 50.0
+    assert measuring.fit_excess(spoilt) == measuring.fit_excess(clean[~ill])
     assert measuring.fit_excess(spoilt) != measuring.fit_excess(clean)
 
 
 def test_there_is_no_excess_where_nothing_can_show_it():
     overlaps = disagreement(n=3)  # no part, one part, and two
-    none = Disagreement(*(values[:2] for values in vars(overlaps).values()))
-    assert measuring.fit_excess(none) == Excess(1.0, 0.0, 0.0)
-    flat = Disagreement(**{**vars(overlaps), "parts": np.zeros((3, 4)), "part_noise": np.zeros((3, 4))})
-    assert measuring.fit_excess(flat) == Excess()
-    assert measuring.fit_excess(Disagreement(*(values[:0] for values in vars(overlaps).values()))) == Excess()
+    assert measuring.fit_excess(overlaps[:2]) == Excess(1.0, 0.0, 0.0)
+    assert measuring.fit_excess(overlaps[:0]) == Excess()
+    overlaps["parts"] = overlaps["part_noise"] = 0.0
+    assert measuring.fit_excess(overlaps) == Excess()
 
 
 def test_errors_are_those_that_are_written_down():
     overlaps, excess = disagreement(n=60), Excess(80.0, 0.5, 3e-4)
-    parts = overlaps.parts.copy()
-    parts[10:20, 1] += 10.0
-    parts[20:30] *= 0.01
-    overlaps = Disagreement(**{**vars(overlaps), "parts": parts})
-    values = np.full(60, 100.0)
-    values[5] = 1e9
+    overlaps["parts"][10:20, 1] += 10.0
+    overlaps["parts"][20:30] *= 0.01
+    overlaps["size"][5] = 1e9
     found, freedom, noise, n_cells = sums_as_written(overlaps)
-    expected = expected_sums(excess, freedom, noise, n_cells, overlaps.spread)
-    error = np.sqrt(overlaps.error**2 + excess.flaw / (1 + overlaps.n_cells / excess.patch) + excess.slope * overlaps.lever)
+    expected = expected_sums(excess, freedom, noise, n_cells, overlaps["spread"])
+    flaws = excess.flaw / (1 + overlaps["n_cells"] / excess.patch)
+    error = np.sqrt(overlaps["noise"] ** 2 + flaws + excess.slope * overlaps["lever"])
     some = freedom > 0
     beyond = freedom[some] * found[some] / expected[some] / stats.chi2.isf(1e-3, freedom[some])
     assert 5 < np.count_nonzero(beyond > 1) < 20
     error[some] *= np.sqrt(np.maximum(1.0, beyond))
     error[5] = max(error[5], 1e9 * 2.0**-23)
-    np.testing.assert_allclose(measuring.pair_errors(overlaps, excess, values), error, rtol=1e-12)
-    exact = Disagreement(
-        **{**vars(overlaps), "error": np.where(np.arange(60) == 40, 0.0, overlaps.error), "lever": 0 * overlaps.lever}
-    )
-    errors = measuring.pair_errors(exact, Excess(), values)
-    assert errors[40] == pytest.approx(0.01 * np.median(errors))
-    known = np.isfinite(parts)
+    np.testing.assert_allclose(measuring.pair_errors(overlaps, excess), error, rtol=1e-12)
+    known = np.isfinite(overlaps["parts"])
     assert np.isnan(measuring.part_errors(overlaps, excess)[~known]).all()
-    np.testing.assert_allclose(
-        measuring.part_errors(overlaps, excess)[known],
-        np.sqrt(overlaps.part_noise**2 + excess.flaw / (1 + overlaps.part_cells / excess.patch))[known],
-    )
-    nothing = Disagreement(*(values[:0] for values in vars(overlaps).values()))
-    assert measuring.pair_errors(nothing, excess, values[:0]).size == 0
+    expected = np.sqrt(overlaps["part_noise"] ** 2 + excess.flaw / (1 + overlaps["part_cells"] / excess.patch))
+    np.testing.assert_allclose(measuring.part_errors(overlaps, excess)[known], expected[known])
+    overlaps["noise"][40] = 0.0
+    overlaps["lever"] = 0.0
+    errors = measuring.pair_errors(overlaps, Excess())
+    assert errors[40] == pytest.approx(0.01 * np.median(errors))
+    assert measuring.pair_errors(overlaps[:0], excess).size == 0
     # Without noise, of numbers next to 0, an error is still more than that.
-    one = Disagreement(np.array([9]), np.zeros(1), np.zeros((1, 4), int), *np.full((2, 1, 4), np.nan), np.zeros(1), np.zeros(1))
-    assert measuring.pair_errors(one, Excess(), np.zeros(1)).tolist() == [np.finfo(np.float32).tiny]
+    one = np.zeros(1, MEASURED)
+    one["parts"] = np.nan
+    assert measuring.pair_errors(one, Excess()).tolist() == [np.finfo(np.float32).tiny]

@@ -122,23 +122,6 @@ def test_ten_thousand_detectors_take_a_second():
 # ---- what can be compared
 
 
-def sky_of(image, rng=None, noise=NOISE * PIXELS, x0=0, y0=0, bad=None):
-    """A binned map of an image with 8 x 8 pixels in each cell, noise (of a pixel) added."""
-    if rng is not None:
-        image = image + rng.normal(0, 1, image.shape) * noise
-    ny, nx = image.shape[0] // PIXELS, image.shape[1] // PIXELS
-    good = np.ones(image.shape, bool) if bad is None else ~bad
-
-    def by_cell(values):
-        return np.where(good, values, 0.0).reshape(ny, PIXELS, nx, PIXELS).sum(axis=(1, 3))
-
-    n = by_cell(np.ones(image.shape))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = by_cell(image) / n
-        std = np.sqrt(np.maximum(by_cell(image**2) / n - mean**2, 0))
-    return map_of(mean, x0, y0, std=std, count=n)
-
-
 def map_of(mean, x0=0, y0=0, std=None, count=None):
     """A binned map with given cells; without stars unless a scatter is given."""
     ny, nx = mean.shape
@@ -148,26 +131,6 @@ def map_of(mean, x0=0, y0=0, std=None, count=None):
     to_detector = np.array([[2 / nx, 0, -(2 * x0 + nx - 1) / nx], [0, 2 / ny, -(2 * y0 + ny - 1) / ny]])
     mean, std = (a.astype(np.float32) for a in (np.where(count > 0, mean, np.nan), std))
     return BinnedMap("exposure", "N1", x0, y0, mean, std, count.astype(np.uint16), 40.0, 0.069, to_detector)
-
-
-def with_stars(rng, shape, n, flux, fwhm=4.4):
-    """Stars (Gaussian; fwhm in pixels) at random places: the image, and the pixels within one fwhm of a star."""
-    image, near = np.zeros(shape), np.zeros(shape, bool)
-    y, x = rng.uniform(0, shape[0], n), rng.uniform(0, shape[1], n)
-    sigma = fwhm / 2.355
-    for k in range(n):
-        rows = slice(max(0, int(y[k]) - 25), int(y[k]) + 26)
-        columns = slice(max(0, int(x[k]) - 25), int(x[k]) + 26)
-        b, a = np.ogrid[: shape[0], : shape[1]]
-        r2 = (b[rows] - y[k]) ** 2 + (a[:, columns] - x[k]) ** 2
-        image[rows, columns] += flux / (2 * np.pi * sigma**2) * np.exp(-0.5 * r2 / sigma**2)
-        near[rows, columns] |= r2 < fwhm**2
-    return image, near
-
-
-def nebula_of(shape, brightness, scale=300.0):
-    y, x = np.ogrid[: shape[0], : shape[1]]
-    return brightness * (1.2 + np.sin(x / scale + 1) * np.cos(y / scale))
 
 
 def test_maps_without_noise_or_without_cells():
@@ -213,7 +176,8 @@ def field_of(rng, n=70, ny=150, nx=80, size=340, flat=0.0, patch=16, slope=0.0, 
 
 def test_one_pair_is_measured_as_numpy_and_scipy_do():
     rng = np.random.default_rng(6)
-    sky = nebula_of((120, 200), 50.0, 30.0)
+    y, x = np.ogrid[:120, :200]
+    sky = 50.0 * np.sin(x / 30 + 1) * np.cos(y / 30)  # a nebula
     one = map_of(sky[:, :150] + rng.normal(0, NOISE, (120, 150)), 0, 0)
     cells = sky[20:, 50:] + 12.5 + rng.normal(0, NOISE, (100, 150))
     cells[:20, :20] += rng.exponential(30, (20, 20))
@@ -236,19 +200,6 @@ def test_one_pair_is_measured_as_numpy_and_scipy_do():
     assert found.separation[0] == pytest.approx(360.0, rel=1e-9)
 
 
-def test_offsets_are_found_under_stars_nebula_and_different_seeing():
-    rng = np.random.default_rng(7)
-    nebula = nebula_of((1200, 1200), 100.0)
-    stars = [with_stars(np.random.default_rng(8), nebula.shape, 900, 2e4, fwhm)[0] for fwhm in (3.5, 4.5, 5.5)]
-    levels = np.array([0.0, -37.0, 800.0])
-    maps = [sky_of((nebula + image + level)[:, :1200], rng) for image, level in zip(stars, levels, strict=True)]
-    found = compared(maps)
-    missed = found.difference - (levels[found.second] - levels[found.first])
-    assert np.abs(missed).max() < 3.5 * NOISE * np.sqrt(2) * 2.15 / np.sqrt(found.n_cells.min())
-    assert np.abs(missed / found.error).max() < 3.5
-    assert found.n_cells.min() > 0.4 * 150 * 150
-
-
 def test_differences_without_noise_are_exact_and_can_be_weighted():
     rng = np.random.default_rng(9)
     levels = rng.normal(0, 15, 12).astype(np.float32).astype(float)
@@ -258,13 +209,11 @@ def test_differences_without_noise_are_exact_and_can_be_weighted():
     assert len(found) > 10
     for name in ("difference", "mode", "mean", "median", "clipped_mean", "clipped_median"):
         assert np.abs(getattr(found, name) - expected).max() < 1e-12 * np.std(levels), name
-    known = np.isfinite(found.blocks)
-    assert np.abs(found.blocks - expected[:, None])[known].max() < 1e-12 * np.std(levels)
-    assert (found.error > 0).all()
+    assert np.nanmax(np.abs(found.blocks - expected[:, None])) < 1e-12 * np.std(levels)
+    assert found.error.min() > 0
     assert found.error.max() < 1e-5 * np.std(levels)
     assert all(np.isfinite(getattr(found, f.name)).all() for f in fields(Pairs) if "block" not in f.name)
-    assert (found.skew == 0).all()
-    assert (found.kurtosis == 0).all()
+    assert (np.stack([found.skew, found.kurtosis]) == 0).all()
     nothing = compared([map_of(np.zeros((40, 30)), std=np.zeros((40, 30))) for _ in range(2)])
     assert nothing.difference[0] == 0
     assert 0 < nothing.error[0] < 1e-30
@@ -294,21 +243,6 @@ def test_pairs_with_too_little_in_common_are_listed():
     assert none.blocks.shape == (0, N_BLOCKS)
 
 
-def test_a_constant_map_spoils_nothing_but_its_own_pairs():
-    maps, _ = field_of(np.random.default_rng(11), n=30)
-    before = compared(maps)
-    for value in (7.0, 9.0):
-        maps.append(map_of(np.full((150, 80), value), 150, 150, std=np.zeros((150, 80))))
-    after = compared(maps)
-    same = after.second < 30
-    assert np.count_nonzero(~same) > 20
-    assert after.difference[same].tobytes() == before.difference.tobytes()
-    assert after.error[same] == pytest.approx(before.error, rel=0.3)
-    assert np.isfinite(after.error).all()
-    assert after.difference[-1] == 2.0
-    assert after.error[-1] >= 0.01 * np.median(after.error)  # no pair rules all others
-
-
 # ---- the parts of an overlap
 
 
@@ -317,13 +251,9 @@ def test_parts_show_an_amplifier_step_and_a_spoilt_quarter():
     cells = rng.normal(0, NOISE, (4, 120, 160))
     cells[1, :, 80:] += 6.0  # amplifier B
     cells[2, 60:, :80] -= 40.0
-    found = compared([map_of(c) for c in cells])
-    k = [(0, 1), (0, 2), (0, 3)]
-    step, spoilt, good = (found.blocks[list(zip(found.first, found.second, strict=True)).index(pair)] for pair in k)
-    sigma = 2.15 * NOISE * np.sqrt(2 / 4800)
-    assert step == pytest.approx([0, 0, 6, 6], abs=5 * sigma)
-    assert spoilt == pytest.approx([0, -40, 0, 0], abs=5 * sigma)
-    assert good == pytest.approx([0, 0, 0, 0], abs=5 * sigma)
+    found = compared([map_of(c) for c in cells], [0, 0, 0], [1, 2, 3])
+    expected = np.array([[0, 0, 6, 6], [0, -40, 0, 0], [0, 0, 0, 0]])
+    assert np.abs(found.blocks - expected).max() < 5 * 2.15 * NOISE * np.sqrt(2 / 4800)
     assert found.block_places[0, :, 1, 2] == pytest.approx([-1, -1, 1, 1], abs=0.05)
 
 
@@ -332,17 +262,7 @@ def test_parts_show_an_amplifier_step_and_a_spoilt_quarter():
 
 @pytest.mark.parametrize(
     "flaws",
-    [
-        {},
-        {"flat": 0.5},
-        {"flat": 0.5, "patch": 8},
-        {"flat": 0.5, "patch": 30},
-        {"flat": 0.2},
-        {"slope": 0.005},
-        {"slope": 0.02},
-        {"slope": 0.02, "flat": 0.5},
-        {"spoilt": 0.1},
-    ],
+    [{}, {"flat": 0.5}, {"flat": 0.5, "patch": 30}, {"slope": 0.02}, {"slope": 0.02, "flat": 0.5}, {"spoilt": 0.1}],
     ids=str,
 )
 def test_stated_errors_are_those_that_are_made(flaws):
@@ -356,9 +276,8 @@ def test_stated_errors_are_those_that_are_made(flaws):
     if not flaws:
         assert 0.9 < np.sqrt((pull**2).mean()) < 1.1
         assert found.floor < 0.35 * np.median(found.error)
-    small, large = np.array_split(np.argsort(found.n_cells), 2)
-    assert 0.75 < robust(pull[small]) < 1.25
-    assert 0.75 < robust(pull[large]) < 1.25
+    for half in np.array_split(np.argsort(found.n_cells), 2):  # the small ones, and the large ones
+        assert 0.75 < robust(pull[half]) < 1.25
 
 
 # ---- the order of work

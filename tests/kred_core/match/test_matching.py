@@ -66,12 +66,15 @@ def match(pairs: Pairs, n: int = 4, has_map=True, fixed=None, zero_point="mean",
     return match_image("N662", detectors(n), skies(n, has_map), pairs, fixed or {}, config)
 
 
-def test_backgrounds_are_in_counts_per_pixel_up_to_the_common_level():
-    found = match(pairs_of(*CHAIN, surface(*CHAIN))).backgrounds
-    error = (np.asarray(found["b"]) - TRUTH)[:3] / AREAS[:3]
-    assert np.ptp(error) < 1e-7
-    assert abs(np.mean((np.asarray(found["b"]) - LEVELS)[:3] / AREAS[:3])) < 1e-6  # on the level of their own skies
-    assert list(found.colnames) == [c.name for c in tables.BACKGROUNDS]
+@pytest.mark.parametrize("method", ["huber", "svd"])
+def test_backgrounds_are_in_counts_per_pixel_up_to_the_common_level(method):
+    found = match(pairs_of(*CHAIN, surface(*CHAIN)), method=method)
+    b = np.asarray(found.backgrounds["b"])
+    assert np.ptp((b - TRUTH)[:3] / AREAS[:3]) < 1e-6
+    assert abs(np.mean((b - LEVELS)[:3] / AREAS[:3])) < 1e-6  # on the level of their own skies
+    assert list(found.backgrounds.colnames) == [c.name for c in tables.BACKGROUNDS]
+    assert found.numbers["After"] < 1e-6
+    assert (found.numbers["b_err"] is None) == (method == "svd")
 
 
 def test_the_zero_point_is_where_the_sky_is_darkest():
@@ -87,14 +90,6 @@ def test_the_zero_point_is_where_the_sky_is_darkest():
     )
     assert np.allclose(darkest, 45.0 + 9.9, atol=1e-3)
     assert np.allclose(mean, 45.0 + 49.5, atol=1e-3)
-
-
-@pytest.mark.parametrize("method", ["huber", "svd"])
-def test_both_methods_agree_where_nothing_is_wrong(method):
-    found = match(pairs_of(*CHAIN, surface(*CHAIN)), method=method)
-    assert np.allclose(found.backgrounds["b"], match(pairs_of(*CHAIN, surface(*CHAIN))).backgrounds["b"], atol=1e-6)
-    assert found.numbers["After"] < 1e-6
-    assert (found.numbers["b_err"] is None) == (method == "svd")
 
 
 def test_differences_are_those_of_the_raw_levels_before_and_after():
@@ -136,16 +131,6 @@ def _row(found: Matched) -> dict:
     return {name: np.nan if value is None else value for name, value in found.numbers.items()}
 
 
-def test_separate_halves_stand_each_on_its_own_skies():
-    halves = np.array([0, 2]), np.array([1, 3])
-    found = match(pairs_of(*halves, surface(*halves)))
-    assert list(found.backgrounds["component"]) == [1, 1, 2, 2]
-    shift = (np.asarray(found.backgrounds["b"]) - LEVELS) / AREAS
-    assert abs(shift[:2].mean()) < 1e-6
-    assert abs(shift[2:].mean()) < 1e-6
-    assert "separate groups of 2, 2 detectors" in found.numbers["Remark"]
-
-
 @pytest.mark.parametrize("method", ["huber", "svd"])
 def test_fixed_backgrounds_are_kept_and_the_others_follow(method):
     found = match(pairs_of(*CHAIN, surface(*CHAIN)), fixed={("c4d_1", "N4"): 50.0}, method=method).backgrounds
@@ -153,23 +138,6 @@ def test_fixed_backgrounds_are_kept_and_the_others_follow(method):
     shift = (50.0 - TRUTH[1]) / AREAS[1]
     assert np.allclose((np.asarray(found["b"]) - TRUTH)[:3] / AREAS[:3], shift, atol=1e-5)
     assert list(found["Remark"][:3]) == ["", "fixed by the user", ""]
-
-
-def test_a_detector_that_contradicts_its_neighbours_is_named():
-    """Ten detectors that all overlap; what the tenth says of each of the others is something else each time."""
-    n = 10
-    i, j = np.triu_indices(n, 1)
-    wrong = np.where(j == n - 1, 30.0 * (-1.0) ** i * (1 + i), 0.0)
-    table = detectors(n)
-    areas, levels = np.full(n, 0.07), np.full(n, 45.0)
-    pairs = pairs_of(i, j, wrong, 0.05)
-    found = match_image("r", table, Skies(levels, areas, np.ones(n, bool), 2.0, np.zeros((n, 5))), pairs, {}, MatchConfig())
-    assert np.ptp(found.backgrounds["b"][:9]) < 0.05
-    assert np.isfinite(found.backgrounds["b"][9])
-    assert "contradict" in found.backgrounds["Remark"][9]
-    assert not any(found.backgrounds["Remark"][:9])
-    assert found.numbers["N_reject"] >= 8
-    assert "1 of 10 detectors contradict their neighbours" in found.numbers["Remark"]
 
 
 def test_a_table_of_backgrounds_can_be_given_back_as_fixed(tmp_path):
@@ -181,11 +149,7 @@ def test_a_table_of_backgrounds_can_be_given_back_as_fixed(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [
-        ("Root EXTNAME b\nx N4 1\nx N4 2\n", "an earlier row has 1"),
-        ("Root EXTNAME b\nx N4 nan\n", "row 1, column b"),
-        ("Root b\nx 1\n", "EXTNAME"),
-    ],
+    [("Root EXTNAME b\nx N4 1\nx N4 2\n", "an earlier row has 1"), ("Root EXTNAME b\nx N4 nan\n", "row 1, column b")],
 )
 def test_a_wrong_table_of_fixed_backgrounds_is_explained(tmp_path, text, words):
     (tmp_path / "b.txt").write_text(text)
