@@ -56,30 +56,6 @@ def test_scaled_integers_and_their_blank_pixels_are_understood(mef):
 # headers
 
 
-def odd_header(*cards):
-    return fits.Header.fromstring("".join(card.ljust(80) for card in (*cards, "END")))
-
-
-def test_a_number_is_a_finite_number_however_it_is_written():
-    values = ["30.5", "'30.5    '", "'NaN     '", "''", "", "T", "'INF'", "1D3", "12345678901234567890", "'abc'", "3..4", "1e999"]
-    header = odd_header(*(f"{key:8}= {value}" for key, value in zip("ABCDEFGHIJKL", values, strict=True)), "A       = 7")
-    found = {key: number(header, key) for key in "ABCDEFGHIJKLM"}
-    expected = {"A": 30.5, "B": 30.5, "H": 1000.0, "I": 12345678901234567890.0}
-    assert found == {key: expected.get(key) for key in "ABCDEFGHIJKLM"}
-
-
-def test_a_text_is_a_text_however_it_is_written():
-    header = odd_header(
-        "FILTER  = ' N662 DECam c0009&'", "CONTINUE  ' 6620.0 172.0 '", "EXPNUM  = 405", "OBJECT  = 'O''Neill'", "BAD     = 3..4",
-        "EMPTY   =", "OBJECT  = 'second'", "        = 3", "HIERARCH TIME_RECORDED = 'now'",
-    )  # fmt: skip
-    found = {key: text(header, key) for key in ("FILTER", "EXPNUM", "OBJECT", "BAD", "EMPTY", "NONE", "TIME_RECORDED")}
-    assert found == {
-        "FILTER": "N662 DECam c0009 6620.0 172.0", "EXPNUM": "405", "OBJECT": "O'Neill", "BAD": "", "EMPTY": "", "NONE": "",
-        "TIME_RECORDED": "now",
-    }  # fmt: skip
-
-
 def test_the_filter_is_the_first_word_of_its_sentence(mef):
     for stored, short in [("z DECam SDSS c0004 9260.0 1520.0", "z"), ("  N673 DECam ", "N673"), ("", ""), (None, "")]:
         assert Exposure.open(mef("x.fits.fz", ["N1"], FILTER=stored)).filter == short
