@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -48,11 +49,9 @@ def test_threads_of_one_process_exclude_each_other(tmp_path):
                 most.append(len(inside))
                 inside.discard(threading.get_ident())
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        for ended in [pool.submit(work) for _ in range(2)]:
+            ended.result()
     assert set(most) == {1}
 
 

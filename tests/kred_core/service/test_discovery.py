@@ -200,14 +200,12 @@ class TestReducedOnce:
 
 
 class TestFields:
-    def test_are_the_directories_with_a_mef_in_them(self, tmp_path):
+    def test_are_the_directories_with_a_mef_in_them_or_it_is_said_where_they_are_looked_for(self, tmp_path):
+        with pytest.raises(InputError, match="DECam_MEF, which cannot be read: No such file"):
+            fields(tmp_path)
         for name in ("LMC_c42", "LMC_c41", "not a field", ".trash"):
             (tmp_path / "DECam_MEF" / name / "mef").mkdir(parents=True)
         (tmp_path / "DECam_MEF" / "LMC_c43").mkdir()
         (tmp_path / "DECam_MEF" / "README").touch()
         assert fields(tmp_path) == ["LMC_c41", "LMC_c42"]
         assert fields(tmp_path, ["LMC_c42", "LMC_c99"]) == ["LMC_c42"]
-
-    def test_without_a_directory_it_says_where_they_are_looked_for(self, tmp_path):
-        with pytest.raises(InputError, match="DECam_MEF, which cannot be read: No such file"):
-            fields(tmp_path)
