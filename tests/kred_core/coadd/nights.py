@@ -12,8 +12,13 @@ from kred_core.config import CoaddConfig
 from kred_core.sky import Grid
 
 GRID = Grid(80.0, -69.0, 0.27, 120, 100)
+SHAPE = (80, 90)
 DECAM = ((0.0, 1.0), (-1.0, 0.0))  # x runs south, y runs east
 NORTH_UP = ((-1.0, 0.0), (0.0, 1.0))
+
+
+def noise(seed=1, shape=SHAPE, level=1000.0):
+    return np.random.default_rng(seed).normal(level, 5, shape).astype(np.float32)
 
 
 def tan_cards(grid: Grid, shape, offset=(0.0, 0.0), axes=NORTH_UP, scale=None, turn=0.0) -> fits.Header:

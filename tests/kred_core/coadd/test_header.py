@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from nights import GRID, tan_cards
+from nights import GRID, SHAPE, tan_cards
 
 from kred_core import __version__
 from kred_core.coadd import native
 from kred_core.fits.checksum import damage, edited_header
 from kred_core.fits.hdu import scan
 
-SHAPE = (80, 90)
 SKY = np.full(SHAPE, 1000.0)
 
 

@@ -6,19 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.io import fits
-from nights import DECAM, GRID, Night, tan_cards
+from nights import DECAM, GRID, SHAPE, Night, noise, tan_cards
 
 from kred_core.background import Background
 from kred_core.coadd import native
 from kred_core.errors import ExposureError, InputError
 from kred_core.exposures.exposure import Detector
 from kred_core.sky import Grid
-
-SHAPE = (80, 90)
-
-
-def noise(seed=1, shape=SHAPE, level=1000.0):
-    return np.random.default_rng(seed).normal(level, 5, shape).astype(np.float32)
 
 
 def star(shape, x, y, flux, fwhm=4.0):

@@ -9,17 +9,11 @@ import time
 import numpy as np
 import pytest
 from astropy.io import fits
-from nights import DECAM, GRID, Night, tan_cards
+from nights import DECAM, GRID, SHAPE, Night, noise, tan_cards
 
 from kred_core.coadd import native, swarp
 from kred_core.config import CoaddConfig
 from kred_core.errors import InputError, ToolError
-
-SHAPE = (80, 90)
-
-
-def noise(seed=1, level=1000.0):
-    return np.random.default_rng(seed).normal(level, 5, SHAPE).astype(np.float32)
 
 
 def several(night, n=4, names=()):
@@ -28,7 +22,7 @@ def several(night, n=4, names=()):
     for i in range(n):
         header = tan_cards(GRID, SHAPE, offset=tuple(rng.uniform(-20, 20, 2)), axes=DECAM, scale=0.2623, turn=3.0 * i)
         name = names[i] if i < len(names) else None
-        night.expose(noise(i, 1000.0 + 50 * i), header, scale=0.5 + 0.1 * i, back=490.0 + 130 * i, noise=3.0, name=name)
+        night.expose(noise(i, level=1000.0 + 50 * i), header, scale=0.5 + 0.1 * i, back=490.0 + 130 * i, noise=3.0, name=name)
     return night
 
 

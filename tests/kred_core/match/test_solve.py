@@ -374,6 +374,8 @@ def test_without_noise_planes_and_steps_are_exact(graph_of):
     solution = solved(graph, shape=shape)
     assert rms(without_plane(off(solution.background.b, graph), graph)) < 0.01
     assert rms(solution.background.step - graph.step) < 0.05
+    slopes = slopes_of(solution) - graph.gradient
+    assert rms(slopes - slopes.mean(axis=0)) < 0.02
 
 
 # --- the older solution
