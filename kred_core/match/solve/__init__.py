@@ -128,13 +128,12 @@ def solve(
 
     levels = _levels(problem, fit, own_sky, known)[rank]
     error_of_background = standard_errors(problem, fit)
-    weight, rejected, residual = (
-        system.pair_means(values, pairs.first.size) for values in (fit.weight, fit.rejected, system.error * fit.residual)
-    )
-    rejected = rejected > 0.5  # of what is known of a pair
-    of_pairs = difference - (levels[second] - levels[first])
+    n_pairs = pairs.first.size
+    weight = system.pair_means(fit.weight, n_pairs)
+    rejected = system.pair_means(fit.rejected, n_pairs) > 0.5  # of what is known of a pair
+    residual = difference - (levels[second] - levels[first])
     if system.n_exposures or system.steps:
-        of_pairs = _of_caller(pairs.sign * residual, pairs, of_pairs)
+        residual = _of_caller(pairs.sign * system.pair_means(fit.residual, n_pairs, system.error), pairs, residual)
     return Solution(
         background=replace(system.background(fit.unknowns)[rank], b=levels),
         error=error_of_background[rank],
@@ -142,7 +141,7 @@ def solve(
         n_pairs=pairs.count()[rank],
         n_rejected=pairs.count(rejected)[rank],
         weight=_of_caller(weight, pairs, np.zeros(difference.size)),
-        residual=of_pairs,
+        residual=residual,
         rejected=_of_caller(rejected, pairs, np.zeros(difference.size, dtype=bool)),
         scale=fit.scale,
     )

@@ -139,11 +139,11 @@ class System:
             return cls(design, pairs.difference, pairs.error, np.arange(count), *facts, 0, False, False)
         return _shaped(pairs, shape, rank)
 
-    def pair_means(self, values: np.ndarray, n_pairs: int) -> np.ndarray:
-        """Mean of values (R,) over the observations of each pair, weighted with their inverse variances."""
+    def pair_means(self, values: np.ndarray, n_pairs: int, unit: np.ndarray | float = 1.0) -> np.ndarray:
+        """Mean of values (R,) in some units over the observations of each pair, weighted with their inverse variances."""
         information = 1.0 / self.error**2
         total = np.bincount(self.pair, weights=information, minlength=n_pairs)
-        return np.bincount(self.pair, weights=information * values, minlength=n_pairs) / total
+        return np.bincount(self.pair, weights=information * unit * values, minlength=n_pairs) / total
 
     def background(self, unknowns: np.ndarray) -> Background:
         """Backgrounds of the n detectors."""
