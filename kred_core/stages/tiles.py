@@ -171,13 +171,6 @@ def link_prepared(config: FieldConfig) -> None:
             break
 
 
-def explain_images(config: FieldConfig) -> list[str]:
-    """Return a sentence about the images of a field without an image table; none where there is one."""
-    exposures, _ = read_summary(FieldPaths.of(config))
-    words = survey.images(config.field, config.survey).explain(map(str, exposures["FILTER"]))
-    return [words] if words else []
-
-
 def _work(config: FieldConfig) -> Work:
     return Work(
         "_".join([config.field, *config.tiles]),
@@ -191,7 +184,9 @@ TILES = Step("tiles", 2, _work, tiles_field)
 
 
 def _run(run: UnitRunner) -> None:
-    run.outcome.notes += explain_images(run.config)
+    exposures, _ = read_summary(run.paths)
+    if words := survey.images(run.config.field, run.config.survey).explain(map(str, exposures["FILTER"])):
+        run.outcome.notes.append(words)  # about the images of a field without an image table
     run.each(TILES, [(run.config.field, {})], required=True)
     run.once(link_prepared)
 
