@@ -47,16 +47,6 @@ class TestOneField:
         capsys.readouterr()
         assert foreseen() == {}
 
-    def test_two_runs_at_once_end_with_one_set_of_products(self, root, command, prefect_server):
-        arguments = ["flows/field.py", "LMC_c42", "T07", "--root", str(root), "--until", "tiles"]
-        environment = {"PREFECT_API_URL": prefect_server}
-        other = start(arguments, environment)
-        mine = command(*arguments)
-        assert other.wait(timeout=300) == 0
-        assert mine.returncode == 0, mine.stderr
-        leftovers = [p for top in ("Summary", "DECam_PREP") for p in (root / top).rglob(".*")]
-        assert leftovers == []
-
     def test_a_killed_run_goes_on_where_it_was(self, root, reduced, prefect_server):
         """At one moment; tests/faults/test_kills.py tries others."""
         arguments = ["LMC_c42", "T07", "--root", str(root)]
