@@ -1,4 +1,4 @@
-"""What is remembered of a run, and where: a data root by any of its names, moved or copied; a field without Prefect."""
+"""A stage stands in one place: with one module and one name in the table it is run, remembered, foreseen and missed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,55 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from kred_core import config as configuration
 from kred_core import stages
 from kred_core.config import BackgroundKind, FieldConfig
 from kred_core.products import FieldPaths
 from kred_core.simulate import simulate_field
+from kred_core.stages.executor import UnitRunner
 from kred_core.stages.outcome import Outcome
+from kred_core.stages.stage import Cost, Plan, Planned, Stage
+from kred_core.stages.work import Manifest, Step, Work
+
+
+def names_file(config: FieldConfig) -> Path:
+    return config.root / "names" / f"{config.field}.txt"
+
+
+def toy() -> Stage:
+    """A stage that writes down the names of the usable exposures."""
+
+    def work(config: FieldConfig) -> Work:
+        return Work(config.field, files=[FieldPaths.of(config).quality_table])
+
+    def write(config: FieldConfig) -> Manifest:
+        names_file(config).parent.mkdir(exist_ok=True)
+        names_file(config).write_text("\n".join(r.root for r in stages.judged(config) if not r.refused))
+        return Manifest.of([names_file(config)])
+
+    step = Step("toy", 1, work, write)
+
+    def run(run: UnitRunner) -> None:
+        run.each(step, [(run.config.field, {})])
+
+    def plan(plan: Plan) -> list[Planned]:
+        to_do = int(not step.is_current(plan.config, {}))
+        return [Planned("toy", "fields", 1, to_do, Cost(120.0 * to_do))]
+
+    return Stage("toy", run=run, plan=plan, products=lambda config: [names_file(config)])
+
+
+@pytest.fixture
+def with_toy(monkeypatch) -> None:
+    module = ModuleType("kred_core.stages.toy")
+    module.STAGE = toy()
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for room in (configuration, stages.plan):
+        monkeypatch.setattr(room, "STAGES", ("check", "toy", *configuration.STAGES[1:]))
 
 
 @pytest.fixture
@@ -25,6 +66,21 @@ def config(tmp_path) -> FieldConfig:
 
 def counts(outcome: Outcome) -> list[tuple[str, int, int]]:
     return [(s.name, s.done, s.current) for s in outcome.stages]
+
+
+@pytest.mark.usefixtures("with_toy")
+def test_a_new_stage_is_one_module_and_one_name(config):
+    (line,) = (line for line in stages.dry_run(config).splitlines() if line.startswith("toy"))
+    assert line.split() == ["toy", "1", "field", "1", "2.0", "min", "-"]
+    outcome = stages.reduce(config)
+    assert outcome.complete
+    assert counts(outcome) == [("check", 2, 0), ("toy", 1, 0), ("summarize", 2, 0)]
+    assert len(names_file(config).read_text().split()) == 2
+    assert counts(stages.reduce(config)) == [("check", 0, 2), ("toy", 0, 1), ("summarize", 0, 2)]
+    names_file(config).unlink()
+    assert stages.missing_products(config) == [names_file(config)]
+    assert stages.reduce(config).complete
+    assert stages.missing_products(config) == []
 
 
 @pytest.mark.parametrize("spelling", ["elsewhere/../data", "link", "up/data"], ids=["dots", "link", "link on the way"])
