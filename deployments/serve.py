@@ -34,7 +34,7 @@ import flows  # noqa: F401 - before Prefect, which would report home at its firs
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_HOME, PREFECT_SERVER_API_AUTH_STRING
 
 from flows import messages, server
-from flows.local_server import DATABASE, HOST, LocalServer
+from flows.local_server import DATABASE, HOST, LocalServer, stop
 from kred_core.config import ServiceConfig
 from kred_core.errors import ConfigError, InputError, KredError, ToolError
 from kred_core.products import FieldPaths, service_state
@@ -90,7 +90,11 @@ def serve(service: ServiceConfig, root: Path, arguments: list[str]) -> None:
     ToolError
         The port is taken, or Prefect does not start.
     """
-    _require(root)
+    if not root.is_dir():
+        raise InputError(f"the data root {root} is no directory; give the one that holds DECam_MEF: make serve ROOT=DIR")
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise InputError(f"the data root {root} cannot be written to; products go below it")
+    FieldPaths.input(root).mkdir(exist_ok=True)
     with held([service_state(root) / "serve.lock"], "kred as a service", _refuse):
         ours = _environment(root, service.port)
         worker = _Worker(ours, service_state(root) / "worker.log")
@@ -102,11 +106,16 @@ def _serve_until_the_server_ends(
     service: ServiceConfig, root: Path, arguments: list[str], ours: Mapping[str, str], worker: _Worker
 ) -> None:
     logs = service_state(root)
-    with open(logs / "server.log", "w+b") as output, LocalServer(service.port, ours | _proxies(), output) as server:
+    # Notices that the server sends, as to a chat, may have to go through the proxies that a person has set.
+    excepted = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
+    its = ours | {"NO_PROXY": excepted, "no_proxy": excepted}
+    with open(logs / "server.log", "w+b") as output, LocalServer(service.port, its, output) as server:
         try:
             if not worker.started:
                 log.info("registering the flows")
-                _register(arguments, ours)
+                command = [sys.executable, HERE / "register.py", *arguments]
+                if subprocess.run(command, env=ours, stdin=subprocess.DEVNULL, start_new_session=True, check=False).returncode:
+                    raise ToolError("the flows could not be registered")
                 here = f"http://{HOST}:{service.port}"
                 log.info("Prefect: %s   data: %s", here, root)
                 log.info("pages of the fields, once there are some: %s%sDECam_SWARP/index.html", here, PLACE)
@@ -119,14 +128,6 @@ def _serve_until_the_server_ends(
             worker.stop()  # while there is a server that can be told how its runs ended
             raise
         log.warning("the server has ended (status %d), see %s; starting another", server.process.returncode, logs / "server.log")
-
-
-def _require(root: Path) -> None:
-    if not root.is_dir():
-        raise InputError(f"the data root {root} is no directory; give the one that holds DECam_MEF: make serve ROOT=DIR")
-    if not os.access(root, os.W_OK | os.X_OK):
-        raise InputError(f"the data root {root} cannot be written to; products go below it")
-    FieldPaths.input(root).mkdir(exist_ok=True)
 
 
 def _refuse(holder: str) -> None:
@@ -143,33 +144,17 @@ def _environment(root: Path, port: int) -> dict[str, str]:
     if not set(DATABASE) & set(os.environ):
         defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = f"sqlite+aiosqlite:///{database}"
         log.info("history of the runs: %s", database)
-    if password := _password():
-        defaults["PREFECT_API_AUTH_STRING"] = password
-    ours = server.address(f"http://{HOST}:{port}/api") | {SERVED_ROOT: str(root), "PYTHONUNBUFFERED": "1"}
-    return given | defaults | os.environ | ours
-
-
-def _proxies() -> dict[str, str]:
-    """Of the server alone: notices that it sends, as to a chat, may have to go through the proxies that a person has set."""
-    excepted = ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), HOST]))
-    return {"NO_PROXY": excepted, "no_proxy": excepted}
-
-
-def _password() -> str:
-    """What the server wants to hear from worker, runs and people, where somebody has set that."""
-    wanted, given = PREFECT_SERVER_API_AUTH_STRING.value(), PREFECT_API_AUTH_STRING.value()
-    if wanted and given and wanted != given:
+    # What the server wants to hear from worker, runs and people, where somebody has set that.
+    wanted, said = PREFECT_SERVER_API_AUTH_STRING.value(), PREFECT_API_AUTH_STRING.value()
+    if wanted and said and wanted != said:
         raise ConfigError(
             "PREFECT_API_AUTH_STRING is not what PREFECT_SERVER_API_AUTH_STRING says: the server would refuse its own worker. "
             "Set both alike, or the second alone"
         )
-    return wanted or ""
-
-
-def _register(arguments: list[str], environment: Mapping[str, str]) -> None:
-    command = [sys.executable, HERE / "register.py", *arguments]
-    if subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True, check=False).returncode:
-        raise ToolError("the flows could not be registered")
+    if wanted:
+        defaults["PREFECT_API_AUTH_STRING"] = wanted
+    ours = server.address(f"http://{HOST}:{port}/api") | {SERVED_ROOT: str(root), "PYTHONUNBUFFERED": "1"}
+    return given | defaults | os.environ | ours
 
 
 class _Worker:
@@ -204,12 +189,7 @@ class _Worker:
         if self._process is None or self._process.poll() is not None:
             return
         log.info("stopping")
-        self._process.stdin.close()
-        try:
-            self._process.wait(WORKER_STOP)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        stop(self._process, WORKER_STOP)
 
 
 if __name__ == "__main__":

@@ -32,13 +32,7 @@ def _stop_when_alone() -> None:
 
 
 def end_runs(worker: int) -> None:
-    """Tell all runs of a worker to end, and wait until they have.
-
-    Parameters
-    ----------
-    worker : int
-        Process number.
-    """
+    """Tell all runs of a worker (its process number) to end, and wait until they have."""
     deadline = time.monotonic() + PATIENCE
     told: set[int] = set()
     while (runs := _children(worker)) and time.monotonic() < deadline:

@@ -61,9 +61,8 @@ Kind = Literal[
     "dask_jobqueue.SGECluster",
     "dask_jobqueue.SLURMCluster",
 ]
-# Processes of this machine. Threads of one process would share the interpreter lock, and be the runner "threads". kred
-# bounds its memory itself (coadd.memory); Dask would kill what uses more than its share of the machine. Others on this
-# machine find neither a web page nor a scheduler that would run their programs.
+# Processes of this machine. kred bounds its memory itself (coadd.memory); Dask would kill what uses more than its share of the
+# machine. Others on this machine find neither a web page nor a scheduler that would run their programs.
 LOCAL_CLUSTER = "dask.distributed.LocalCluster"
 LOCAL: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "security": True}
 
@@ -128,7 +127,7 @@ def _arguments(cluster: type) -> set[str]:
 
 
 def preflight(run: RunConfig) -> None:
-    """Find what would keep the cluster of a configuration from working, as far as that can be known before it is needed.
+    """Find what would keep the cluster of a configuration from working.
 
     Raises
     ------
@@ -169,7 +168,7 @@ def started(config: FieldConfig, workers: int) -> Iterator[DaskTaskRunner]:
     ----------
     config : `~kred_core.config.FieldConfig`
     workers : int
-        Of a cluster of this machine; also of the cluster that a file describes, if ``run.workers`` is set.
+        Of a cluster of this machine.
 
     Raises
     ------

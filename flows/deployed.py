@@ -1,42 +1,52 @@
-"""Runs of deployments: their parameters, how a run of a field is started, and what became of it.
+"""Runs of deployments: their parameters, how a run of a field is started, what became of it, and the look for new fields.
 
 Prefect knows whole parameters only: whoever types one option of ``config`` would lose all others that the deployment or
 kred.toml set. So a flow that was started for a deployment completes what it was given before it begins, option by option: what
 was typed over the deployment's, over kred.toml, over kred's own defaults.
+
+The schedule of the service runs the look. What is complete and what is to be done is decided in `kred_core.service`;
+this asks Prefect to do it, each content of a field once, whoever looks and how often, and tells what was found.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from prefect import runtime
+from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas import filters
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
-from prefect.states import Scheduled
+from prefect.states import Completed, Scheduled, State
 from pydantic import BeforeValidator, ValidationInfo
 
-from kred_core.config import FieldConfig, ServiceConfig, settings
+from kred_core import service
+from kred_core.config import DiscoverConfig, FieldConfig, ServiceConfig, settings
 from kred_core.config.settings import CONFIG_FILE
 from kred_core.errors import KredError, ToolError
-from kred_core.products import read_record, service_state, write_record
-from kred_core.service import RunState
+from kred_core.products import FieldPaths, discard, locks, read_record, service_state, unfinished_discovery, write_record
+from kred_core.service import Finding, RunState
+from tasks.publish import publish_findings, publish_given_up
+
+from . import messages
 
 __all__ = [
     "DEPLOYMENT",
     "completed",
     "defaults",
+    "discover_fields",
     "look_again",
     "options",
     "remember_file",
@@ -44,6 +54,8 @@ __all__ = [
     "start_field",
     "state_of",
 ]
+
+log = logging.getLogger("kred_core.discovery")
 
 DEPLOYMENT = "reduce field/field"
 OVERLAP = 20  # s; a worker takes a look 10 s before its time, and one that it takes while another has not ended is cancelled
@@ -206,3 +218,65 @@ def _changed(options: dict[str, Any], since: dict[str, Any]) -> dict[str, Any]:
 
 def _are_sections(*values: Any) -> bool:
     return all(isinstance(value, dict) for value in values)
+
+
+def _look_options(root: Path) -> dict[str, Any]:
+    return settings.service_config(["--root", str(root)])[0].discover.model_dump(mode="json")
+
+
+Options = Annotated[DiscoverConfig, completed(_look_options, ("service", "discover"))]
+
+
+@flow(name="discover fields", flow_run_name="look for new fields")
+def discover_fields(root: Path, config: Options) -> State:
+    """Start the reduction of each field whose files are complete and have not been reduced as they are now.
+
+    Parameters
+    ----------
+    root : `~pathlib.Path`
+        Data root: the directory that holds DECam_MEF.
+    config : `~kred_core.config.DiscoverConfig`
+
+    Returns
+    -------
+    `~prefect.states.State`
+        Completed; the message counts the fields. Where waiting alone can make a field complete, another look is due when it has.
+    """
+    messages.to_ui()
+    state = service_state(root)
+    with locks.held([state / "discover.lock"], "a look for new fields", lambda holder: log.info("waiting for %s", holder)):
+        for leftover in unfinished_discovery(root):
+            discard(leftover)
+        now = service.clock(state)
+        findings = [_look(FieldPaths(root, field), config, now) for field in service.fields(root, config.fields)]
+        _publish_news(state / "findings.json", findings)
+    if waits := [found.waits for found in findings if found.waits]:
+        look_again(60 * min(waits))
+    counts = Counter(f.state for f in findings)
+    return Completed(message=", ".join(f"{n} {state}" for state, n in sorted(counts.items())) or "no field is there yet")
+
+
+def _look(paths: FieldPaths, look: DiscoverConfig, now: float) -> Finding:
+    found = service.examine(paths, look, now)
+    if found.state != "complete":
+        return found
+
+    def begin(attempt: int) -> str:
+        config = options(paths.root, paths.field)
+        return start_field(config, key=f"{config.root} {found.key(attempt)}")
+
+    return service.reduce_once(paths, found, look.tries, state_of, begin)
+
+
+def _publish_news(file: Path, findings: list[Finding]) -> None:
+    """Tell what is new since the last look; a look every few minutes that finds nothing new leaves nothing behind."""
+    before = read_record(file) or {}
+    known = {f.field: [f.state, f.reason if f.state == "changing" else ""] for f in findings}
+    for found in findings:
+        if known[found.field] != before.get(found.field):
+            log.info("%s: %s, %s", found.field, found.state, found.reason)
+            if found.state == "given up":
+                publish_given_up(found)
+    if known != before:
+        publish_findings(findings)
+        write_record(file, known)

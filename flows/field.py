@@ -1,8 +1,4 @@
-"""Reduce one field: ``python flows/field.py LMC_c42 [T07 ...] [--root DIR]``; ``--help`` tells the rest.
-
-Which tasks run, in which order, for which units; everything else is in tasks
-and kred_core.
-"""
+"""Reduce one field: ``python flows/field.py LMC_c42 [T07 ...] [--root DIR]``; ``--help`` tells the rest."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from kred_core.errors import ToolError
 
-__all__ = ["DATABASE", "HOST", "LocalServer", "begin", "own_server"]
+__all__ = ["DATABASE", "HOST", "LocalServer", "begin", "own_server", "stop"]
 
 log = logging.getLogger("kred_core.server")
 
@@ -29,6 +29,10 @@ STOP_TIMEOUT = 15  # s
 DATABASE = ("PREFECT_SERVER_DATABASE_CONNECTION_URL", "PREFECT_API_DATABASE_CONNECTION_URL")
 
 _SERVICES = "PREFECT_SERVER_SERVICES_"
+UNWANTED = (
+    *("CANCELLATION_CLEANUP", "CLEANUP_RECONCILER", "EVENT_PERSISTER", "FOREMAN", "LATE_RUNS"),
+    *("PAUSE_EXPIRATIONS", "REPOSSESSOR", "SCHEDULER", "TRIGGERS"),
+)
 SETTINGS = {
     # Prefect would report to its makers, and log an error at each start where there is no network.
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -40,15 +44,7 @@ SETTINGS = {
     f"{_SERVICES}TASK_RUN_RECORDER_BATCH_SIZE": "500",
     f"{_SERVICES}TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",  # s; Prefect drops the part after the point, and 0 keeps a core busy
     # Schedules, workers and automations that the user's database may hold are not the business of this server.
-    f"{_SERVICES}CANCELLATION_CLEANUP_ENABLED": "false",
-    f"{_SERVICES}CLEANUP_RECONCILER_ENABLED": "false",
-    f"{_SERVICES}EVENT_PERSISTER_ENABLED": "false",
-    f"{_SERVICES}FOREMAN_ENABLED": "false",
-    f"{_SERVICES}LATE_RUNS_ENABLED": "false",
-    f"{_SERVICES}PAUSE_EXPIRATIONS_ENABLED": "false",
-    f"{_SERVICES}REPOSSESSOR_ENABLED": "false",
-    f"{_SERVICES}SCHEDULER_ENABLED": "false",
-    f"{_SERVICES}TRIGGERS_ENABLED": "false",
+    **{f"{_SERVICES}{name}_ENABLED": "false" for name in UNWANTED},
 }
 
 
@@ -109,12 +105,17 @@ class LocalServer:
 
     def stop(self) -> None:
         """Stop the server."""
-        self.process.stdin.close()
-        try:
-            self.process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        stop(self.process, STOP_TIMEOUT)
+
+
+def stop(process: subprocess.Popen, seconds: float) -> None:
+    """Stop a process that ends when its standard input does; after so many seconds it is killed."""
+    process.stdin.close()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 _begun: list[LocalServer] = []

@@ -1,8 +1,7 @@
 """What a person reads in the terminal, and what the Prefect UI keeps.
 
-kred says what it does through Python's logging, below the logger ``kred_core``. In the UI these records stand beside Prefect's
-own; in the terminal they stand alone: every change of state of every task would bury them. Tasks on the workers of a Dask
-cluster send theirs to the run, which treats them as its own: one terminal, one log of the field, one UI.
+kred logs below the logger ``kred_core``. In the UI these records stand beside Prefect's own; in the terminal they stand alone:
+every change of state of every task would bury them. Tasks on the workers of a Dask cluster send theirs to the run.
 """
 
 from __future__ import annotations
@@ -66,10 +65,7 @@ class _Sender(logging.Handler):
 def send_to_run(send: Callable[[dict[str, Any]], None]) -> None:
     """In a process that only runs tasks: what these say, and Prefect about them, goes to the run. May be called again.
 
-    Parameters
-    ----------
-    send : callable
-        Brings a dictionary of plain values to `say` in the process of the run.
+    ``send`` brings a dictionary of plain values to `say` in the process of the run.
     """
     logger = logging.getLogger(KRED)
     logger.setLevel(logging.INFO)

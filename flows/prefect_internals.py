@@ -112,14 +112,7 @@ def server_application() -> FastAPI:
 
 
 class EndedFuture(PrefectWrappedFuture[Any, F], Generic[F]):
-    """A Prefect future that can be told how its task ended: workers may not live long enough to tell.
-
-    Parameters
-    ----------
-    task_run_id : `uuid.UUID`
-    wrapped_future : future
-        What the runner's library knows of the task.
-    """
+    """A Prefect future that can be told how its task ended: workers may not live long enough to tell."""
 
     @property
     def ended(self) -> State | None:

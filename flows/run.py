@@ -1,7 +1,6 @@
 """How a run's units become Prefect tasks, its stages the lines of the run's graph, and its options a task runner.
 
-Threads are the default. The heavy kernels release the interpreter lock, so threads keep all cores busy at a fraction of what
-processes cost. A Dask cluster (`flows.cluster`) is for processes, of this machine or of many.
+Threads are the default: the heavy kernels release the interpreter lock. A Dask cluster (`flows.cluster`) is for processes.
 """
 
 from __future__ import annotations
@@ -129,15 +128,7 @@ def preflight(config: FieldConfig) -> None:
 def started(config: FieldConfig) -> Iterator[TaskRunner]:
     """The task runner that a configuration asks for, at work in this block.
 
-    Parameters
-    ----------
-    config : `~kred_core.config.FieldConfig`
-        ``run.runner`` and ``run.workers``; 0 workers: one for each core.
-
-    Yields
-    ------
-    `~prefect.task_runners.TaskRunner`
-        Never unbounded, as Prefect's default is: a field would hold all its exposures in memory at once.
+    It is never unbounded, as Prefect's default is: a field would hold all its exposures in memory at once.
     """
     if config.run.runner == "dask":
         from . import cluster
@@ -152,9 +143,8 @@ def started(config: FieldConfig) -> Iterator[TaskRunner]:
 class ConfiguredTaskRunner(TaskRunner):
     """The task runner that the flow's own parameter ``config`` asks for.
 
-    Prefect fixes a flow's task runner where the flow is defined; a worker would run every field with that one. So this
-    one waits for the first task, and then starts the runner that was chosen. A run that is stopped does not wait for its
-    tasks: they are interrupted.
+    Prefect fixes a flow's task runner where the flow is defined. So this one waits for the first task, and then starts the
+    runner that was chosen. A run that is stopped does not wait for its tasks: they are interrupted.
     """
 
     def __init__(self) -> None:

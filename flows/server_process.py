@@ -1,8 +1,8 @@
 """The process in which `flows.local_server` runs a Prefect server; nobody else needs to start it.
 
 ``python -P server_process.py DESCRIPTOR`` serves on the listening socket that it inherits, so that no other program can take the
-port in between, and ends when its standard input does: that is when the run that started it closes the pipe, or is gone in
-whatever way. The service has the pages of its data root on the same server: only to be read, behind the same password.
+port in between, and ends when its standard input does: when the run that started it closes the pipe, or is gone. The service
+has the pages of its data root on the same server: only to be read, behind the same password.
 
 Whoever can write the data root can write these pages, and Prefect's server starts programs for whoever can speak to it. So
 browsers are told to keep the pages apart from that server: no script in them can ask it, or anybody else, for anything.
@@ -62,16 +62,9 @@ def this_machine_only(app: ASGIApp) -> ASGIApp:
 
 
 class Pages:
-    """A web application with the pages of a data root before another one, which answers everything else.
+    """A web application with the pages of a data root before another one (ASGI), which answers everything else.
 
-    Parameters
-    ----------
-    app : callable
-        The other one (ASGI).
-    root : `~pathlib.Path`
-        Data root.
-    password : str or None
-        What a browser must know, as USER:PASSWORD.
+    The password is what a browser must know, as USER:PASSWORD.
     """
 
     def __init__(self, app: ASGIApp, root: Path, password: str | None) -> None:

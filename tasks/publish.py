@@ -17,12 +17,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-from prefect.artifacts import (
-    create_markdown_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import artifacts
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.utilities.urls import url_for
 
@@ -59,12 +54,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 class Progress:
-    """The bar of a run: each stage has the same share of it.
-
-    Parameters
-    ----------
-    config : `~kred_core.config.FieldConfig`
-    """
+    """The bar of a run: each stage has the same share of it."""
 
     def __init__(self, config: FieldConfig) -> None:
         self._stages = config.run.stages
@@ -72,7 +62,7 @@ class Progress:
         self._shown = time.monotonic()
         self._bar: UUID | None = None
         self._troubled = False
-        self._tell(lambda: create_progress_artifact(0.0, key=key(config.field, "progress"), description=config.title))
+        self._tell(lambda: artifacts.create_progress_artifact(0.0, key=key(config.field, "progress"), description=config.title))
 
     def show(self, stage: str, ended: int, units: int, unit: str) -> None:
         """So many units of a stage have ended, this one last."""
@@ -89,7 +79,7 @@ class Progress:
     def _update(self, words: str) -> None:
         self._shown = time.monotonic()
         if self._bar:
-            self._tell(lambda: update_progress_artifact(self._bar, self._percent, words))
+            self._tell(lambda: artifacts.update_progress_artifact(self._bar, self._percent, words))
 
     def _tell(self, request: Callable[[], UUID]) -> None:
         try:
@@ -103,7 +93,7 @@ class Progress:
 def publish_table(name: str, words: str, rows: list[dict[str, Any]]) -> None:
     """A table that a stage has made, such as the verdicts on the exposures."""
     shown = [{column: _json(value) for column, value in row.items()} for row in rows]
-    create_table_artifact(key=key(name), table=shown, description=words)
+    artifacts.create_table_artifact(key=key(name), table=shown, description=words)
 
 
 def publish_report(config: FieldConfig, outcome: Outcome) -> None:
@@ -118,7 +108,7 @@ def publish_report(config: FieldConfig, outcome: Outcome) -> None:
         _where(outcome),
     ]
     text = "\n\n".join(filter(None, parts))
-    create_markdown_artifact(key=key(outcome.field, "report"), markdown=text, description=outcome.headline())
+    artifacts.create_markdown_artifact(key=key(outcome.field, "report"), markdown=text, description=outcome.headline())
 
 
 def _section(title: str, text: str) -> str:
@@ -203,7 +193,7 @@ def publish_findings(findings: Iterable[Finding]) -> None:
     """All fields and what is known of them, as a table."""
     rows = ([plain(f.field), f.state, plain(f.reason), _link(f.run)] for f in findings)
     text = table(["field", "state", "", "run"], rows)
-    create_markdown_artifact(key="fields", markdown=text, description="Fields below DECam_MEF, and what became of them")
+    artifacts.create_markdown_artifact(key="fields", markdown=text, description="Fields below DECam_MEF, and what became of them")
 
 
 def publish_given_up(found: Finding) -> None:
@@ -212,7 +202,7 @@ def publish_given_up(found: Finding) -> None:
         f"**{plain(found.field)}** {plain(found.reason)}. Why, is in the log of its last run ({_link(found.run)}) and in "
         f"`Log/{found.field}.log`. When that is mended, start the deployment *field* for it, or change its files."
     )
-    create_markdown_artifact(key=key(found.field, "given-up"), markdown=text, description=f"{found.field} {found.reason}")
+    artifacts.create_markdown_artifact(key=key(found.field, "given-up"), markdown=text, description=f"{found.field} {found.reason}")
 
 
 def _link(run: str) -> str:

@@ -120,12 +120,7 @@ _lock = threading.Lock()
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the block be stopped by `interrupted`, in whatever thread of the run.
-
-    Raises
-    ------
-    Interrupted
-    """
+    """Let the block be stopped by `interrupted`, in whatever thread of the run, which raises `Interrupted`."""
     thread = threading.get_ident()
     run = flow_run.id
     with _lock:
@@ -147,10 +142,7 @@ def interruptible() -> Iterator[None]:
 def interrupted(end_process: bool) -> Iterator[None]:
     """Stop all `interruptible` blocks of this process, and let none begin in this block.
 
-    Parameters
-    ----------
-    end_process : bool
-        This process is to end: if something (a disk that does not answer) keeps it from ending by itself, it is ended.
+    Where this process is to end and something (a disk that does not answer) keeps it from that, it is ended.
     """
     if end_process:
         last_resort = threading.Timer(PATIENCE + LAST_RESORT, os._exit, [TERMINATED])

@@ -28,7 +28,7 @@ __all__ = ["LONG", "SERVE", "Service", "exists", "reports", "runs", "wait_for"]
 LOOK = """
 import sys
 from pathlib import Path
-from flows.discover import discover_fields
+from flows.deployed import discover_fields
 from kred_core.config import DiscoverConfig
 print(discover_fields(Path(sys.argv[1]), DiscoverConfig(settle=0.05), return_state=True).message)
 """

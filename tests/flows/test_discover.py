@@ -15,7 +15,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed
 from serving import runs
 
 from flows import deployed
-from flows.discover import discover_fields
+from flows.deployed import discover_fields
 from kred_core.config import DiscoverConfig, FieldConfig
 from kred_core.errors import ToolError
 from kred_core.products import FieldPaths

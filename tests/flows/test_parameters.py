@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.exceptions import ParameterTypeError
 
-from flows.discover import discover_fields
+from flows.deployed import discover_fields
 from flows.field import reduce_field
 from flows.survey import reduce_survey
 from kred_core.config import SeveralConfig

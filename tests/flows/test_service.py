@@ -15,12 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    LogFilter,
-    LogFilterFlowRunId,
-)
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling
 from runs import PROJECT, done
@@ -82,8 +77,9 @@ def reduced(service, exposures) -> list[str]:
 
 
 def test_a_field_that_is_copied_slowly_is_reduced_once_when_it_is_complete(service, reduced):
-    assert reduced[:2] == ["1 no exposures", "1 changing"]
-    assert reduced[2] in ("1 started", "1 running")  # the schedule may have been first
+    assert reduced[0] == "1 no exposures"
+    assert set(reduced[1:]) <= {"1 changing", "1 started", "1 running"}  # the schedule may have been first
+    assert reduced[-1] != "1 changing"
     assert len(service.runs("reduce field")) == 1
     assert service.paths.tile_table("T07").exists()
     assert done(service.root) == {"check": 2, "summarize": 2, "prepare": 2, "tiles": 1}
@@ -101,19 +97,6 @@ def test_the_run_is_shown_with_its_name_log_tasks_and_artifacts(service, reduced
     wait_for(lambda: expected <= {task.name for task in service.client.read_task_runs(flow_run_filter=of_run)}, 30)
     keys = {artifact.key for artifact in service.client.read_artifacts()}
     assert {"lmc-c42-exposures", "lmc-c42-report", "fields"} <= keys
-
-
-@pytest.mark.long
-def test_one_more_exposure_is_found_and_nothing_else_is_done_again(service, reduced, exposures):
-    for path in sorted(exposures.iterdir())[4:]:
-        shutil.copy2(path, service.paths.mef)
-    service.look()
-    time.sleep(3)
-    service.look()
-    wait_for(lambda: len(service.runs("reduce field")) == 2)
-    assert service.end_of(service.runs("reduce field")[1].id).is_completed()
-    assert done(service.root) == {"check": 1, "summarize": 1, "prepare": 1, "tiles": 1}
-    assert service.look() == "1 done"
 
 
 def test_a_value_that_cannot_be_used_is_refused_with_words(service):
@@ -138,29 +121,23 @@ def test_cancel_leaves_no_process_and_no_partial_file(service, reduced):
     assert service.end_of(waiting).is_completed()
 
 
-def test_a_data_root_is_served_once_and_a_port_too(service, tmp_path):
-    def refused(*options: str) -> str:
-        command = [sys.executable, SERVE, *options]
-        second = subprocess.run(command, env=service.environment, capture_output=True, text=True, timeout=60, check=False)
-        assert second.returncode == 1
+def test_a_data_root_is_served_once_and_a_port_too_and_with_one_password(service, tmp_path):
+    def refused(*options: str, status: int = 1, **environment: str) -> str:
+        command, given = [sys.executable, SERVE, *options], service.environment | environment
+        second = subprocess.run(command, env=given, capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == status
         return second.stderr
 
     assert f"is served already, by kred as a service (process {service.process.pid} on" in refused("--root", str(service.root))
     assert f"port {service.port} of this machine cannot be used" in refused("--root", str(tmp_path), "--port", str(service.port))
-    assert "is no directory; give the one that holds DECam_MEF" in refused("--root", str(tmp_path / "nowhere"))
+    passwords = {"PREFECT_SERVER_API_AUTH_STRING": "kred:a", "PREFECT_API_AUTH_STRING": "kred:b"}
+    said = refused("--root", str(tmp_path), status=2, **passwords)
+    assert "PREFECT_API_AUTH_STRING is not what PREFECT_SERVER_API_AUTH_STRING says" in said
 
 
 def test_only_this_machine_can_connect(service):
     with socket.socket() as s:  # an address that a server has which listens on all
         assert s.connect_ex(("127.0.0.2", service.port)) != 0
-
-
-def test_passwords_that_contradict_each_other_are_refused(service, tmp_path):
-    passwords = {"PREFECT_SERVER_API_AUTH_STRING": "kred:a", "PREFECT_API_AUTH_STRING": "kred:b"}
-    command = [sys.executable, SERVE, "--root", str(tmp_path)]
-    refused = subprocess.run(command, env=service.environment | passwords, capture_output=True, text=True, timeout=60, check=False)
-    assert refused.returncode == 2
-    assert "PREFECT_API_AUTH_STRING is not what PREFECT_SERVER_API_AUTH_STRING says" in refused.stderr
 
 
 def test_a_scheduled_look_is_run_by_the_worker(service):
@@ -188,14 +165,6 @@ class TestWhatDies:
         wait_for(lambda: service.said.count("starting Prefect") == 2)
         wait_for(lambda: answers(service))
         assert service.end_of(run).is_completed()
-
-    def test_what_a_killed_run_left_behind_is_removed_by_the_next(self, service, reduced):
-        run = service.start_long()
-        os.kill(service.in_the_midst_of(run), signal.SIGKILL)
-        assert service.end_of(run).is_crashed()
-        assert service.paths.unfinished()
-        assert service.end_of(service.start(run={"until": "check"})).is_completed()
-        assert not service.paths.unfinished()
 
 
 def answers(service: Service) -> bool:
