@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from serving import Service, wait_for
 
 from kred_core.products import FieldPaths
@@ -70,22 +69,13 @@ def test_a_field_that_is_there_is_reduced_when_it_has_settled(service, reduced):
     assert len(service.runs("reduce field")) == 1
 
 
-def test_it_is_said_to_be_new_and_not_changed(service, reduced):
-    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=["fields"]))
-    first = min(service.client.read_artifacts(artifact_filter=wanted), key=lambda artifact: artifact.created)
-    assert "| LMC_c42 | changing | seen for the first time less than 0.6 min ago" in first.data
-
-
-def test_a_run_that_fails_is_told_with_its_reason_and_one_that_does_not_is_not(service, reduced, told):
+def test_a_run_that_fails_or_crashes_is_told_with_its_reason_and_one_that_does_not_is_not(service, reduced, told):
     assert service.end_of(service.start(field="LMC_c99")).is_failed()
     wait_for(lambda: told[1], 30)
     [notice] = told[1]
     assert notice["title"] == "kred: LMC_c99: Failed"
     assert "there is no directory" in notice["message"]
     assert f"{service.ui}/runs/flow-run/" in notice["message"]
-
-
-def test_a_run_that_crashes_is_told(service, reduced, told):
     run = service.start(run={"until": "summarize", "redo": True})
     wait_for(lambda: service.state(run).is_running() and service.paths.run_lock.exists() and service.paths.run_lock.read_text())
     os.kill(int(service.paths.run_lock.read_text().split("(process ")[1].split(" on ")[0]), signal.SIGKILL)
