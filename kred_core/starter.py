@@ -20,7 +20,7 @@ from .errors import ConfigError, ExposureError, InputError, KredError, explain
 from .exposures import check
 from .exposures.check import ExposureReport
 from .products import FieldPaths, write_text
-from .survey.tables import GRID_SIZE, GRID_STEP, Tile
+from .survey import GRID_SIZE, GRID_STEP, Tile
 from .words import counted, program
 
 __all__ = ["cover", "main"]

@@ -92,7 +92,7 @@ def _tangent_point(config: FieldConfig) -> tuple[float, float]:
             f"field {config.field} is not in the survey and nothing says where it is; give its centre "
             "(option survey.centre: RA,Dec in degrees), a tile table (survey.tile_table) or stamps.centre"
         )
-    if of_survey is not None and (own is None or sky.separation(own, of_survey) < survey.tables.NEAR):
+    if of_survey is not None and (own is None or sky.separation(own, of_survey) < survey.NEAR):
         return _tenths(of_survey)
     return (config.survey.centre[0], config.survey.centre[1]) if config.survey.centre else _tenths(own)
 

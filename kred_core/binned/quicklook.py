@@ -21,15 +21,14 @@ from .. import __version__
 from ..background import Background, variation
 from ..constants import NORMAL_MAD, ZERO_POINT
 from ..errors import InputError
-from ..evaluation import ReducedImage, block_jump, block_medians
-from ..evaluation.results import explained
+from ..evaluation import ReducedImage, block_jump, explained
 from ..fits.checksum import Cards, hdu_bytes
 from ..fits.compress import quantised_image
 from ..fits.hdu import scan
 from ..fits.pixels import read_pixels
 from ..products import atomic
 from ..sky import Grid, celestial_wcs, tan_header
-from ..statistics import sorting_networks
+from ..statistics import block_medians, sorting_networks
 from ..survey import Tile
 from .average import BinnedGrid, BinnedMap
 

@@ -19,8 +19,7 @@ import numpy as np
 from astropy.table import Table
 
 from ..constants import NORMAL_MAD
-from ..evaluation import block_means
-from ..statistics import robust_rms
+from ..statistics import block_means, robust_rms
 from ..words import counted
 from . import drawing
 from .drawing import AFTER, BEFORE, MARKED, UNIT, fit, short

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..evaluation import MosaicNumbers, ReducedImage, block_medians, block_side
+from ..evaluation import MosaicNumbers, ReducedImage, block_side
 from ..sky import Grid, mean_position, pixel_scale, tan_wcs
-from ..statistics import histogram_mode
+from ..statistics import block_medians, histogram_mode
 from ..words import counted
 from . import drawing
 from .drawing import UNIT, Stretch, short, spread

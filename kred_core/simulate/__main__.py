@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from ..errors import KredError
 from ..words import program
+from . import simulate
 from .config import SimulationConfig
-from .field import simulate
 
 EXAMPLES = """\
 examples:

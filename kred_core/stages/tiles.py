@@ -56,7 +56,7 @@ def other_fields(config: FieldConfig) -> list[Table]:
     tiles = survey.tiles(config.field, config.survey)
     middle = sky.unit_vectors(*sky.mean_position([t.ra for t in tiles], [t.dec for t in tiles]))
     found = [joined_detectors(config, paths) for paths in _other_fields(config)]
-    nearest = math.cos(math.radians(survey.tables.NEAR))
+    nearest = math.cos(math.radians(survey.NEAR))
     return [table for table in found if (sky.unit_vectors(table["CENRA1"], table["CENDEC1"]) @ middle >= nearest).any()]
 
 

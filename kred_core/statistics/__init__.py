@@ -20,6 +20,8 @@ from .kernels import sorting_networks
 
 __all__ = [
     "SkyStatistics",
+    "block_means",
+    "block_medians",
     "half_sample_mode",
     "histogram_mode",
     "pixel_noise",
@@ -276,3 +278,37 @@ def _second_differences(pixels, bad, step, between_stars, found):
                     found[n] = abs(np.float32(2) * row[x] - row[x - 1] - row[x + 1])
                     n += found[n] < np.inf
     return n
+
+
+def block_medians(image: np.ndarray, side: int) -> np.ndarray:
+    """Return the medians of square blocks, counted from the first pixel.
+
+    The image is taken as float32, NaN where not covered; the last blocks may be cut by the edge. The medians are float64, of shape
+    (ceil(rows/side), ceil(columns/side)); NaN for a block in which no more than side²/2 pixels are covered.
+    """
+    image = np.asarray(image, dtype=np.float32)
+    shape = tuple(-(-n // side) for n in image.shape)
+    whole = np.pad(image, [(0, m * side - n) for m, n in zip(shape, image.shape, strict=True)], constant_values=np.nan)
+    blocks = whole.reshape(shape[0], side, shape[1], side).swapaxes(1, 2).reshape(*shape, side * side)
+    blocks.sort(axis=-1)  # NaN last; four times as fast as numpy's nanmedian
+    n = np.count_nonzero(blocks == blocks, axis=-1)[..., None]
+    low, high = (np.take_along_axis(blocks, np.maximum(k, 0) // 2, axis=-1)[..., 0] for k in (n - 1, n))
+    return np.where(2 * n[..., 0] > side * side, (low + high).astype(np.float64) / 2, np.nan)
+
+
+def block_means(image: np.ndarray, factor: int) -> np.ndarray:
+    """Average the finite pixels of blocks of ``factor`` x ``factor``; NaN without any. Blocks at the far edges may be cut."""
+    seen = np.isfinite(image)
+    n_seen = _block_sums(seen.astype(np.float64), factor)
+    means = np.full(n_seen.shape, np.nan)
+    return np.divide(_block_sums(np.where(seen, image, 0.0), factor), n_seen, out=means, where=n_seen > 0)
+
+
+def _block_sums(values: np.ndarray, factor: int) -> np.ndarray:
+    """Sums of blocks; in slices, because numpy's reduceat takes four times as long."""
+    for axis in (0, 1):
+        parts = [values[k::factor] if axis == 0 else values[:, k::factor] for k in range(min(factor, values.shape[axis]))]
+        values = parts[0].copy()
+        for part in parts[1:]:
+            values[: part.shape[0], : part.shape[1]] += part  # the last block may be cut
+    return values

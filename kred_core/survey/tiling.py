@@ -20,7 +20,7 @@ from ..config import AMPLIFIERS, TilingConfig
 from ..errors import ExposureError
 from ..fits.hdu import text
 from ..words import counted
-from .tables import ImageTable, Tile
+from . import ImageTable, Tile
 
 __all__ = ["Selection", "amplifier_columns", "left_out", "mosaic_centre", "select", "select_all", "stack"]
 

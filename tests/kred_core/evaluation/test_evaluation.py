@@ -9,6 +9,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from kred_core import evaluation
 from kred_core.errors import InputError
 from kred_core.evaluation import (
     MOSAICS,
@@ -18,7 +19,6 @@ from kred_core.evaluation import (
     block_medians,
     block_side,
     low_pass_rms,
-    measure,
     measure_mosaic,
     mosaic_table,
 )
@@ -93,7 +93,7 @@ def test_results_depend_neither_on_strips_nor_on_threads(patchy, monkeypatch):
         results = list(pool.map(lambda _: measure_mosaic(mosaic, depth, 100), range(8)))
     assert len({json.dumps(numbers.to_dict()) for numbers, _ in results}) == 1
     assert len({reduced.image.tobytes() for _, reduced in results}) == 1
-    monkeypatch.setattr(measure, "STRIP_PIXELS", 1)
+    monkeypatch.setattr(evaluation, "STRIP_PIXELS", 1)
     numbers, reduced = measure_mosaic(mosaic, depth, 100)
     assert numbers.to_dict() == pytest.approx(results[0][0].to_dict(), rel=1e-14)
     np.testing.assert_array_equal(reduced.image, results[0][1].image)
@@ -233,7 +233,7 @@ def test_a_mosaic_that_no_detector_reaches_is_said_to_be_empty(tmp_path):
 def test_a_mosaic_is_never_held_whole(tmp_path, monkeypatch):
     side = 3000
     files = write(tmp_path, np.ones((side, side)), np.ones((side, side)))
-    monkeypatch.setattr(measure, "STRIP_PIXELS", 1 << 16)
+    monkeypatch.setattr(evaluation, "STRIP_PIXELS", 1 << 16)
     measure_mosaic(*files, 100)  # compiles
     tracemalloc.start()
     measure_mosaic(*files, 100)

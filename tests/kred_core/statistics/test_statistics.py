@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from kred_core import statistics
+from kred_core import evaluation, statistics
 from kred_core.binned import average, quicklook
-from kred_core.evaluation import measure
 from kred_core.statistics import kernels
 
 SIGMA = 7.0
@@ -183,7 +182,7 @@ def test_an_image_without_a_good_pixel():
 
 
 def test_the_interpreter_stays_free_while_kernels_run():
-    modules = kernels, statistics, average, quicklook, measure
+    modules = kernels, statistics, average, quicklook, evaluation
     compiled = [value for module in modules for value in vars(module).values() if hasattr(value, "targetoptions")]
     held = [kernel.__name__ for kernel in compiled if not kernel.targetoptions.get("nogil")]
     assert len(compiled) > 20
