@@ -33,7 +33,7 @@ SMALL = Case("small", ("T07",), {"tiles": ["T07"], "binning": 16, **BANDS})
 
 EPILOG = """\
 Everything goes below --root; the simulated input there is kept for the next time. Results are printed and kept in
-<root>/results: a table (.md), a chart (.png), and a .json that a later benchmark is compared with (--compare).
+<root>/results: a table (.md), and a .json that a later benchmark is compared with (--compare).
 
   python tests/benchmarks/chain.py --root /tmp/benchmarks                    5 min on 2 cores, 4 GB of disk
   python tests/benchmarks/chain.py --root /tmp/benchmarks --small            a trial of all of it, 2 min
@@ -95,9 +95,7 @@ def _chain(given: argparse.Namespace) -> None:
     result["floor"]["write"] = _plain(floor.write([size for size in run.left.values() if size], given.root))
 
     text = "\n\n".join([_heading(result), _phase_table(result), _judgement(result)])
-    stem = given.root / "results" / "chain"
-    report.chain_chart(result, stem.with_suffix(".png"))
-    report.keep(stem, result, text)
+    report.keep(given.root / "results" / "chain", result, text)
     if older:
         print(f"\n{report.compare(older, result)}")
 

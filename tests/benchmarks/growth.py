@@ -25,7 +25,7 @@ SHOWN = 0.05  # s of CPU; less than that at the largest size has no exponent wor
 
 
 def sizes(root: Path, checkout: Path, options: Sequence[str]) -> None:
-    """Measure, print and draw CPU and memory against size."""
+    """Measure and print CPU and memory against size."""
     middle = {"tiles": ["T07"], "n_detectors": 8, "binning": 8, "bands": ["N662"], "dither": 300.0}
     whole = {"exposures": 4, "binning": 8, "bands": ["N662"], "dither": 300.0}
     work = {
@@ -39,9 +39,7 @@ def sizes(root: Path, checkout: Path, options: Sequence[str]) -> None:
         "4 exposures of 62 detectors (right); without start and end",
         "series": series,
     }
-    stem = root / "results" / "sizes"
-    report.sizes_chart(result, stem.with_suffix(".png"))
-    report.keep(stem, result, "\n\n".join(_size_table(what, found) for what, found in series.items()))
+    report.keep(root / "results" / "sizes", result, "\n\n".join(_size_table(what, found) for what, found in series.items()))
 
 
 def _series(runs: Sequence[CaseRun]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the benchmarks found, for people and for the next benchmark: tables in Markdown, pictures, and JSON to compare with."""
+"""What the benchmarks found, for people and for the next benchmark: tables in Markdown, and JSON to compare with."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
-
-import matplotlib as mpl
-import matplotlib.pyplot as plt
-import numpy as np
-
-from kred_core.config import STAGES
-
-mpl.use("agg")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], n_text: int = 1) -> str:
@@ -76,57 +67,3 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         rows.append([name, f"{a:.2f}", f"{b:.2f}", f"{b / a:.2f}" if a else "–"])
     title = f"CPU in units of the floor: {old['machine']['commit']} and {new['machine']['commit']}"
     return f"{title}\n\n{table(['phase', 'then', 'now', 'now / then'], rows)}"
-
-
-# Colours that are told apart by the colour-blind too (Okabe & Ito 2008); black and greys for what is no stage.
-STAGE_COLOURS = ("#56b4e9", "#0072b2", "#009e73", "#f0e442", "#cc79a7", "#e69f00", "#d55e00")
-COLOURS = dict(zip(STAGES, cycle(STAGE_COLOURS))) | {"start": "#999999", "end": "#bbbbbb", "all": "#000000"}
-
-
-def chain_chart(result: Mapping[str, Any], path: Path) -> None:
-    """Draw what a run costs: the whole in decodings of the input, and each phase."""
-    unit, whole, phases = result["floor"]["decode"]["cpu"], result["whole"], result["phases"]
-    figure, (above, below) = plt.subplots(2, figsize=(11, 7), height_ratios=(1, 3), layout="constrained")
-    figure.suptitle(
-        f"{result['n_detectors']} detectors of {result['detector']}, {result['n_mosaics']} mosaics: {whole['cpu'] / unit:.1f} "
-        f"times the CPU of decoding them once, {whole['wall']:.0f} s, {whole['memory'] / 1e9:.1f} GB"
-    )
-    above.barh("decoding once (fitsio)", 1, color="#333333")
-    left = 0.0
-    for phase in phases:
-        above.barh("kred, all of it", phase["cpu"] / unit, left=left, color=COLOURS[phase["name"]], edgecolor="white")
-        left += phase["cpu"] / unit
-    above.set_xlabel("CPU, in units of decoding all detectors once")
-    for place, phase in enumerate(phases):
-        below.barh(place - 0.2, phase["cpu"], 0.38, color=COLOURS[phase["name"]])
-        below.barh(place + 0.2, phase["wall"], 0.38, color="none", edgecolor="#555555")
-    below.set_yticks(range(len(phases)), [phase["name"] for phase in phases])
-    below.set_xlabel("s; filled: CPU, open: wall clock")
-    for axes in (above, below):
-        axes.invert_yaxis()
-        axes.spines[["right", "top"]].set_visible(False)
-    figure.savefig(path, dpi=100)
-
-
-def sizes_chart(result: Mapping[str, Any], path: Path) -> None:
-    """Draw how CPU and memory grow with the number of exposures and of tiles."""
-    figure, panels = plt.subplots(2, 2, figsize=(11, 8), height_ratios=(2, 1), layout="constrained")
-    figure.suptitle(result["subtitle"])
-    for (above, below), (what, series) in zip(panels.T, result["series"].items(), strict=True):
-        sizes = np.array(series["sizes"], float)
-        for name, values in series["cpu"].items():
-            p = series["exponents"][name]
-            above.plot(sizes, values, "o-", color=COLOURS[name], label=f"{name}  p = {p['fit']:.2f}, {p['last']:.2f}")
-        above.plot(sizes, series["cpu"]["all"][0] * sizes / sizes[0], ":", color="black", label="p = 1")
-        above.set_yscale("log")
-        above.set_ylabel("CPU s of the stages")
-        above.legend(fontsize=8, frameon=False)
-        below.plot(sizes, np.array(series["memory"]) / 1e6, "o-", color="black")
-        below.set_ylim(bottom=0)
-        below.set_ylabel("peak memory / MB")
-        for axes in (above, below):
-            axes.set_xscale("log")
-            axes.set_xticks(sizes, [f"{n:g}" for n in sizes])
-            axes.minorticks_off()
-            axes.set_xlabel(what)
-    figure.savefig(path, dpi=100)

@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import io
-import math
 import os
 import re
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import tomli_w
 from astropy import units as u
 from astropy.io import fits
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from pydantic import BaseModel
 
-from kred_core import sky
 from kred_core.config import FieldConfig
 from kred_core.config.settings import field_config, service_config, survey_configs
-from kred_core.errors import ConfigError, ExposureError, InputError
-from kred_core.fits import checksum, storage
+from kred_core.errors import ConfigError, InputError
+from kred_core.fits import checksum
 from kred_core.fits.checksum import hdu_bytes
-from kred_core.match.solve import solve
 from kred_core.products.usertable import UserTable
-from kred_core.sky import SkyPolygon
 
 
 def examples(n: int) -> settings:
@@ -120,19 +113,6 @@ def test_any_command_line_gives_a_configuration_or_an_error_in_words(arguments, 
         loaded(load, arguments)
 
 
-@examples(60)
-@given(
-    path=st.sampled_from(PATHS),
-    value=st.text(max_size=12) | st.sampled_from(["[", "{}", '{"a": 1}', "null", "[1,,2]", "true", "1e999"]),
-)
-def test_any_environment_gives_a_configuration_or_an_error_in_words(path, value, directory):
-    (directory / "kred.toml").unlink(missing_ok=True)
-    assume("\0" not in value)
-    with pytest.MonkeyPatch.context() as patch, contextlib.suppress(UnicodeEncodeError):
-        patch.setenv("KRED_" + "__".join(path).upper(), value)
-        loaded(field_config, ["LMC_c42", "--root", str(directory)])
-
-
 # tables
 
 COLUMNS = ("Root", "MAGZERO")
@@ -168,74 +148,7 @@ def test_any_file_is_a_table_or_an_error_that_names_it(lines, separator, head, d
             assert all(1 <= value <= 60 if isinstance(value, float) else value.strip() for value in values)
 
 
-# headers and packed tables
-
-NUMBERS = st.floats(-400, 400) | st.sampled_from([0.0, math.nan, math.inf, 90.0, -90.0, 1e-300, 1e300]) | st.text(max_size=3)
-WCS_KEYS = "CRVAL1 CRVAL2 CRPIX1 CRPIX2 CD1_1 CD1_2 CD2_1 CD2_2 CDELT1 CROTA2 PV1_1 PV2_0 LONPOLE EQUINOX".split()
-KINDS = "RA---TAN DEC--TAN RA---TPV DEC--TPV RA---SIN RA---XXX DEC--XXX GLON-CAR RA---TAN-SIP".split()
-TWO_KINDS = st.just(("RA---TAN", "DEC--TAN")) | st.tuples(st.sampled_from(["", *KINDS]), st.sampled_from(["", *KINDS]))
-
-
-@examples(150)
-@given(changes=st.dictionaries(st.sampled_from(WCS_KEYS), NUMBERS | st.none(), max_size=6), kinds=TWO_KINDS)
-def test_any_header_gives_positions_or_says_why_it_has_none(changes, kinds):
-    cards = {"CRVAL1": 10.0, "CRVAL2": -70.0, "CRPIX1": 50.5, "CRPIX2": 40.5, "CD1_1": -7e-5, "CD2_2": 7e-5, **changes}
-    header = fits.Header({"CTYPE1": kinds[0], "CTYPE2": kinds[1]})
-    for key, value in cards.items():
-        text = str(value) if isinstance(value, float) and not math.isfinite(value) else value  # as real headers have it
-        if text is not None and (not isinstance(text, str) or (text.isascii() and text.isprintable())):
-            header[key] = text
-
-    def read():
-        wcs = sky.celestial_wcs(header)
-        corners = sky.corners(wcs, (80, 100))
-        return corners, sky.centre(wcs, (80, 100)), SkyPolygon(*sky.outlines([corners], [100], [80]))
-
-    found, message = outcome(read, ExposureError, InputError)
-    if found is None:
-        assert "WCS" in message or "radius" in message
-        return
-    corners, centre, outline = found
-    for ra, dec in (*corners, centre):
-        assert 0 <= ra < 360
-        assert abs(dec) <= 90
-    assert np.isfinite(outline.area_deg2)
-
-
-FORM = st.integers(-3, 40) | st.booleans() | st.sampled_from(["1PB(9)", "1D", "99999999999999D", "PB", "", "Z", "0J", "1QB", "J"])
-FORM_KEYS = ["TFIELDS", "NAXIS1", "NAXIS2", "PCOUNT", "THEAP", "TFORM1", "TFORM2", "TTYPE1", "TTYPE2"]
-
-
-@examples(150)
-@given(cards=st.dictionaries(st.sampled_from(FORM_KEYS), FORM), raw=st.binary(max_size=120))
-def test_a_damaged_table_is_no_table_or_an_error_in_words(cards, raw):
-    header = fits.Header({"NAXIS1": 16, "NAXIS2": 2, "TFIELDS": 1, "TFORM1": "1PB(9)", "TTYPE1": "X", **cards})
-    sensible = all(type(header[key]) is int and header[key] >= 0 for key in ("NAXIS1", "NAXIS2"))
-    for column in storage.table_columns(header).values():
-        assert 0 <= column.offset <= 40
-        if column.code not in "PQ" or not sensible:
-            continue
-
-        def read(column=column):
-            return storage.tile_ranges(header, raw, column, storage.heap_start_of(header, raw))
-
-        ranges, message = outcome(read, ExposureError)
-        if ranges is None:
-            assert "damaged" in message
-        else:
-            starts, lengths = ranges
-            assert ((starts >= 0) & (lengths >= 0) & (starts + lengths <= len(raw))).all()
-
-
-@examples(60)
-@given(values=hnp.arrays(np.int16, st.integers(0, 40)), cut=st.integers(0, 60), flip=st.integers(0, 500))
-def test_a_packed_row_comes_back_or_is_called_damaged(values, cut, flip):
-    whole, kind = gzip.compress(values.astype(">i2").tobytes(), mtime=0), np.dtype(">i2")
-    np.testing.assert_array_equal(storage.unpack_row(whole, 0, len(whole), 0, kind, values.size), values)
-    damaged = bytearray(whole[: len(whole) - cut % len(whole)])
-    damaged[flip % len(damaged)] ^= 1 << flip % 8
-    found, message = outcome(lambda: storage.unpack_row(bytes(damaged), 0, len(damaged), 6, kind, values.size), ExposureError)
-    assert "row 7 is damaged" in message if found is None else found.size == values.size
+# headers
 
 
 PRINTABLE = st.characters(min_codepoint=32, max_codepoint=126)
@@ -257,32 +170,3 @@ def test_what_kred_writes_into_a_header_is_read_by_astropy_as_it_was_meant(value
     header = fits.Header.fromstring(parts[0].decode("ascii"))
     assert {key: header[key] for key in cards} == {key: value for key, (value, _) in cards.items()}
     assert int(header["DATASUM"]) == checksum.datasum(data)
-
-
-# differences of detectors: some twice, some of equal size, some far off
-
-DIFFERENCES = st.integers(-8, 8).map(float) | st.floats(-50, 50).map(lambda x: round(x, 6)) | st.sampled_from([0.0, 1e3, -1e3])
-ERRORS = st.sampled_from([0.5, 1.0, 2.0]) | st.floats(0.1, 9).map(lambda x: round(x, 3))
-
-
-@examples(35)
-@given(data=st.data(), seed=st.integers(0, 2**32 - 1), robust=st.booleans())
-def test_any_order_and_sense_of_the_pairs_gives_the_same_backgrounds_to_the_bit(data, seed, robust):
-    n, k = data.draw(st.integers(2, 9)), data.draw(st.integers(1, 24))
-    first, second = data.draw(hnp.arrays(np.int64, (2, k), elements=st.integers(0, n - 1)))
-    difference, error = (data.draw(hnp.arrays(float, k, elements=some)) for some in (DIFFERENCES, ERRORS))
-    own = data.draw(hnp.arrays(float, n, elements=DIFFERENCES))
-    rng = np.random.default_rng(seed)
-    to, order, turned, names = rng.permutation(n), rng.permutation(k), rng.random(k) < 0.5, rng.permutation(n)
-    one, other, old = to[first[order]], to[second[order]], np.argsort(to)
-    ends = np.where(turned, other, one), np.where(turned, one, other)
-    options = {"own_error": 5.0, "robust": robust}
-    a = solve(n, first, second, difference, error, own=own, key=names, **options)
-    signed = np.where(turned, -1.0, 1.0) * difference[order]
-    b = solve(n, *ends, signed, error[order], own=own[old], key=names[old], **options)
-    np.testing.assert_array_equal(b.background.b[to], a.background.b)
-    for name in ("error", "component", "n_pairs", "n_rejected"):
-        np.testing.assert_array_equal(getattr(b, name)[to], getattr(a, name), err_msg=name)
-    for name in ("weight", "rejected"):
-        np.testing.assert_array_equal(getattr(b, name), getattr(a, name)[order], err_msg=name)
-    assert a.scale == b.scale

@@ -12,11 +12,9 @@ from astropy.wcs import WCS
 from kred_core import binned
 from kred_core import sky as geometry
 from kred_core.binned import BinnedGrid, BinnedMap, bin_detector, binned_grid
-from kred_core.binned.average import STEP, _accumulate
 from kred_core.config import CheckConfig, FieldConfig, SummarizeConfig
 from kred_core.errors import ConfigError, ExposureError, InputError
 from kred_core.exposures.check import judge
-from kred_core.fits import checksum
 from kred_core.simulate.camera import DetectorGeometry, Pointing, ccds
 
 LMC = BinnedGrid(81.0, -68.8, 2.0)
@@ -105,19 +103,6 @@ class TestPixelsBecomeCells:
         assert np.abs(u - (px - (nx - 1) / 2) / (nx / 2)).max() < 0.003
         assert np.abs(v - (py - (ny - 1) / 2) / (ny / 2)).max() < 0.003
         assert 0.98 < np.abs(u).max() < 1.02
-
-
-class TestKernels:
-    """What is compiled, on a few pixels."""
-
-    def test_pixels_whose_place_is_not_known_go_nowhere(self):
-        pixels, none = np.full((1, 2 * STEP), 3, np.float32), np.zeros((0, 0), bool)
-        u, v = np.array([[0.0, 2.0, np.nan]] * 2), np.zeros((2, 3))
-        sums, squares, counts = np.zeros((1, 2)), np.zeros((1, 2)), np.zeros((1, 2), np.int32)
-        _accumulate(pixels, none, np.float32(np.inf), u, v, np.ones((2, 3)), 2.0, 1.0, sums, squares, counts)
-        assert counts.tolist() == [[STEP // 2, STEP // 2]]
-        assert sums.tolist() == [[4 * STEP // 2, 4 * STEP // 2]]
-        assert squares.tolist() == [[16 * STEP // 2, 16 * STEP // 2]]
 
 
 class TestOneGridForAll:
@@ -268,16 +253,6 @@ class TestFiles:
         binned.write(path, LMC, [replace(made, root=root) for made in some_maps()])
         assert binned.read(path, "N2").root == root.strip()
         assert list(binned.boxes(path)) == ["N1", "N2", "N3"]
-
-    def test_a_header_that_cannot_be_understood_is_damage(self, path):
-        raw = bytearray(path.read_bytes())
-        at, seal = raw.index(b"ROOT    = '") + 10, raw.index(b"CHECKSUM= '") + 11
-        raw[at : at + 70] = b"'no end of the text".ljust(70)
-        raw[seal : seal + 16] = b"0" * 16
-        raw[seal : seal + 16] = checksum.encode(checksum.datasum(raw[:2880])).encode()
-        path.write_bytes(raw)
-        with pytest.raises(InputError, match=r"c4d_1_ooi_r\.stamps\.fits: the file of binned maps is damaged; make it again"):
-            binned.read(path, "N2")
 
     def test_other_programs_see_images_with_the_right_wcs(self, path):
         with fits.open(path, checksum=True) as f:

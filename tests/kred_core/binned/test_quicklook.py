@@ -119,15 +119,6 @@ def test_planes_and_amplifier_steps_are_subtracted_where_they_are_on_the_detecto
     assert np.ptp(look.images["before"]) > 15 * AREA
 
 
-def test_a_cell_with_few_pixels_counts_only_where_nothing_else_does():
-    edge = np.full((4, 8), USUAL)
-    edge[:, :3] = USUAL // 2 - 1
-    poor, good = binned_map(0, 0, np.full((4, 8), 90.0), edge), binned_map(2, 0, np.full((4, 8), 10.0))
-    look = look_at([poor, good])
-    np.testing.assert_allclose(look.images["before"][0] / AREA, [90, 90, 10, 50, 50, 50, 50, 50, 10, 10], rtol=1e-6)
-    assert look.coverage[0].tolist() == [1, 1, 1, 2, 2, 2, 2, 2, 1, 1]
-
-
 def test_nan_stays_and_a_map_without_any_good_cell_or_of_no_size_changes_nothing():
     mean = np.arange(12.0).reshape(3, 4)
     mean[1, 2] = np.nan

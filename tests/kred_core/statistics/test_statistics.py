@@ -3,9 +3,6 @@
 import numpy as np
 import pytest
 from astropy.stats import sigma_clipped_stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 from kred_core import evaluation, statistics
 from kred_core.binned import average, quicklook
@@ -52,21 +49,6 @@ def test_half_sample_mode_is_the_one_that_is_written_down(n, digits):
     assert statistics.half_sample_mode(values) == half_sample_mode_as_written(values)
 
 
-@pytest.mark.parametrize(
-    ("values", "mode"),
-    [
-        ([1, 2, 11, 12], 1.5),  # the first of two equally narrow windows
-        ([-11, -12, -1, -2], -11.5),
-        ([0, 10, 11, 20], 10.5),
-        ([5.0] * 1000, 5.0),
-        ([-3e38, 1.0, 1.5, 2.0, 3e38], 1.25),
-        ([1e300, 1.0, 1.5], 1.25),  # float32 cannot hold the first
-    ],
-)
-def test_half_sample_mode_of_ties_and_huge_ranges(values, mode):
-    assert statistics.half_sample_mode(values) == mode
-
-
 def test_byte_order_type_and_order_of_the_pixels_do_not_matter():
     rng = np.random.default_rng(2)
     values = contaminated(rng, 5001)
@@ -107,27 +89,6 @@ def test_quantisation_does_not_shift_it(step, dithered, fraction):
     assert abs(found.mean() - SKY) < (0.1 if fraction else 0.01) * SIGMA
     assert found.std() < 3 * SIGMA / np.sqrt(20000)
     assert 0.75 < found.std() / error.mean() < 1.35
-
-
-def test_quantisation_coarser_than_the_noise_is_in_the_error():
-    found, error = modes_of(lambda rng: quantised(rng, noise(rng, 5000), 2 * SIGMA, False), 200)
-    assert found.std() > 0.4 * SIGMA  # whole steps: nothing better can be had
-    assert np.std((found - SKY) / error) < 1.2
-
-
-@settings(max_examples=150, deadline=None)
-@given(
-    hnp.arrays(
-        np.float32,
-        st.integers(50, 80),
-        elements=st.one_of(st.floats(-(2.0**126), 2.0**126, width=32), st.integers(-3, 3), st.floats(0, 1, width=16)),
-    )
-)
-def test_histogram_mode_of_anything_lies_among_the_values(values):
-    found, error = statistics.histogram_mode(values)
-    span = float(values.max()) - float(values.min())
-    assert values.min() - 0.1 * span <= found <= values.max() + 0.1 * span
-    assert 0 <= error < np.inf
 
 
 def test_plain_statistics_are_those_of_float64_arithmetic():
