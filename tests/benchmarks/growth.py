@@ -35,8 +35,6 @@ def sizes(root: Path, checkout: Path, options: Sequence[str]) -> None:
     series = {what: _series([cases.reduce(root, case, checkout, options) for case in cases_]) for what, cases_ in work.items()}
     result = {
         "machine": report.machine(checkout),
-        "subtitle": "detectors of 256 x 512 pixels; 8 of each exposure on one tile (left), "
-        "4 exposures of 62 detectors (right); without start and end",
         "series": series,
     }
     report.keep(root / "results" / "sizes", result, "\n\n".join(_size_table(what, found) for what, found in series.items()))

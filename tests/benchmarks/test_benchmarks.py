@@ -43,12 +43,6 @@ def test_children_count_while_they_live_and_after_they_have_ended(tmp_path):
     assert sum(found.between(a, b).cpu for a, b in ((found.start, middle), (middle, found.end))) == pytest.approx(found.whole.cpu)
 
 
-def test_a_command_that_fails_says_why(tmp_path):
-    found = measured("import sys; sys.exit('no such star')", tmp_path)
-    assert found.status == 1
-    assert found.output.strip() == "no such star"
-
-
 def test_a_run_is_cut_where_its_log_says_that_stages_ended(tmp_path):
     """The script writes the log of a run of two stages, works in the second and leaves a file in it."""
     log = FieldPaths(tmp_path, "LMC_c42").log

@@ -49,6 +49,16 @@ def test_the_finite_values_are_kept_in_their_order():
         assert kept(many, ~flagged)[0] == many[np.isfinite(many) & flagged].tolist()
 
 
+def test_a_narrowest_window_at_the_end_of_a_stretch_is_not_overlooked():
+    """Windows are judged 256 together: that at 255 is the narrowest, by less than what the next one misses."""
+    ordered = np.concatenate([np.linspace(-1000, -900, 255), np.linspace(0, 1, 551), [1.01], np.linspace(50, 90, 293)]).astype(
+        np.float32
+    )
+    width = ordered[550:] - ordered[:550]
+    assert np.argmin(width) == 255
+    assert kernels._shortest_half(ordered, 0, 1100) == 255
+
+
 @pytest.mark.parametrize("values", [[1.0, 2.0, 4.0, 9.0, -3.0], with_stars(4096 * 2 + 5), with_stars(5000, side=-1), sky(50001)])
 def test_skewness_and_kurtosis_are_those_of_the_sample(values):
     ordered = np.sort(np.float32(values))
@@ -165,3 +175,27 @@ def test_histogram_mode_of_one_value_or_none():
     np.testing.assert_equal(kernels.histogram_mode(np.zeros(0, np.float32)), (math.nan, math.nan, math.nan))
     np.testing.assert_equal(kernels.histogram_mode(np.array([3.0], np.float32)), (3.0, math.nan, 0.0))
     np.testing.assert_equal(kernels.histogram_mode(np.array([3.0, 5.0], np.float32)), (4.0, 1.2533, 1.0))
+
+
+@pytest.mark.parametrize(("different", "step"), [(1, 0.0), (2, 2.0), (3, 2.0), (16, 2.0), (17, 0.0)])
+def test_the_step_of_quantised_values_is_seen_in_up_to_16_of_them(different, step):
+    numbers = np.random.default_rng(different).integers(1, 9, different)
+    ordered = np.repeat(10 + 2.0 * np.arange(different), numbers).astype(np.float32)
+    wide = np.concatenate([np.float32([-70, 1, 2]), ordered, np.float32([60, 61.5])])
+    assert kernels._quantisation_step(ordered, -np.inf, np.inf) == step
+    assert kernels._quantisation_step(wide, 9.0, 59.0) == step
+    assert kernels._quantisation_step(wide, 10.0, 10.0 + 2 * (different - 1)) == step  # the limits belong to it
+    assert kernels._quantisation_step(wide, -9.0, -1.0) == 0.0  # there is no value
+
+
+def test_a_peak_without_any_value_near_it_stays_where_it_was_guessed():
+    counts, places = np.zeros(256), np.arange(256.0)
+    assert kernels._peak(counts, places, 30.0, 2.0) == (30.0, 2.0)
+    counts[200] = 4.0
+    assert kernels._peak(counts, places, 30.0, 2.0) == (30.0, 2.0)  # 85 kernels away
+    assert kernels._peak(counts, places, 196.0, 2.0)[0] == pytest.approx(200.0, abs=1e-8)
+    assert kernels._noise_beside(counts, places, 200.0, 3.5, 1) == 3.5  # nothing on this side, or on the other
+    assert kernels._noise_beside(counts, places, 200.0, 3.5, -1) == 3.5
+    ratio = (2 - 11 * math.exp(-4.5)) / (1 - math.exp(-4.5))  # of the third to the first moment of a Gaussian cut at 3
+    assert kernels._noise_beside(counts, places, 190.0, 3.5, 1) == pytest.approx(10 / math.sqrt(ratio))
+    assert kernels._noise_beside(counts, places, 190.0, 3.3, 1) == 3.3  # more than 3 times the rough value away
