@@ -353,7 +353,11 @@ def explain(row: Mapping) -> str:
     if int(row["N_pairs"]):
         parts.append(f"differences {_short(row['Before'])} -> {_short(row['After'])} counts28/pixel")
     if int(row["N_pairs"]) and np.isfinite(row["Seam_off"]):
-        parts.append(f"seams of {_short(row['Seam_off'])} removed")
+        if row["Jump_aft"] > row["Jump_bef"]:  # groups without overlaps are apart now, where exposures' backgrounds were closer
+            before, after = _short(row["Jump_bef"]), _short(row["Jump_aft"])
+            parts.append(f"steps between neighbouring blocks GREW from {before} to {after}, see the manual, 'separate groups'")
+        else:
+            parts.append(f"seams of {_short(row['Seam_off'])} removed")
     if np.isfinite(row["b_err"]):
         parts.append(f"standard error of a background {_short(row['b_err'])}")
     parts += [f"{counted(int(row['N_reject']), 'overlap')} rejected"] if int(row["N_reject"]) else []

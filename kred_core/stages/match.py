@@ -207,6 +207,9 @@ def _plan(plan: Plan) -> Sequence[Planned]:
     config, usable = plan.config, plan.usable
     fed = foreseen_mosaics(config, plan.reports)
     if not fed:
+        if usable and not images_of(config, usable):
+            found = ", ".join(sorted({f"{r.filter} {r.exptime:g} s" for r in usable}))
+            raise InputError(f"no exposure of field {config.field} fits any row of the image table: the exposures are {found}")
         raise InputError(f"no detector of field {config.field} lies on any of the tiles that were asked for")
     images = len(images_of(config, usable))
     steps, written = 3 * images + 1, len({(p.image, i.root) for p in fed for i in p.inputs})
