@@ -110,7 +110,7 @@ def test_the_form_has_every_section_and_option_with_help_and_value(form, tmp_pat
         section = type(field.default)
         require(name, section.__doc__)
         for own, described in section.model_fields.items():
-            kind, value = require(own, described.description)  # bounds are a part of it
+            kind, value = require(described.alias or own, described.description)  # bounds are a part of it
             default = getattr(field.default, own)
             if isinstance(default, bool):
                 assert (kind, value) == ("switch", str(default).lower())
