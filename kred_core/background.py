@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-__all__ = ["Background", "variation"]
-
 
 def variation(grad_x, grad_y, step, x, y):
     """Return what a background has at (x, y) beyond its constant: numbers or arrays; numba can compile it."""
@@ -31,21 +29,13 @@ class Background:
 
     Its terms are the columns of the table of backgrounds, where values are counts28 per native pixel and x and y are
     in native pixels. The solution has counts28 per square arcsec, and x and y from -1 to 1 over the detector (half sides).
-
-    Attributes
-    ----------
-    b : float or (n,) float
-        At the detector's centre; with a step, the mean of both sides.
-    grad_x, grad_y : float or (n,) float
-        Slopes along NAXIS1 and NAXIS2.
-    step : float or (n,) float
-        Of the upper half of the columns over the lower half: between amplifiers.
+    Each is a float, or (n,) float for several detectors.
     """
 
-    b: Any
-    grad_x: Any = 0.0
+    b: Any  # at the detector's centre; with a step, the mean of both sides
+    grad_x: Any = 0.0  # slopes along NAXIS1 and NAXIS2
     grad_y: Any = 0.0
-    step: Any = 0.0
+    step: Any = 0.0  # of the upper half of the columns over the lower half: between amplifiers
 
     @classmethod
     def from_table(cls, table: Mapping) -> Background:

@@ -11,8 +11,6 @@ from .config import FieldConfig
 from .errors import InputError
 from .words import human_size
 
-__all__ = ["LEAST", "explain", "fitted", "limit", "needed"]
-
 # Bytes, from what tests/benchmarks/chain.py measures with full-size detectors.
 RUN = 0.7e9  # Python, its libraries and compiled kernels, Prefect and its server
 PROCESS = 0.4e9  # the same of a worker process, without the server

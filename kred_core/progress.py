@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from . import __version__
 from .words import human_time
 
-__all__ = ["TimeLeft", "announce", "every_minute", "on_terminal", "show"]
-
 MINUTE = 60.0  # s between two lines in a log
 PRIOR = 10.0  # CPU s: what has been foreseen counts as much as this much work that has been timed
 
@@ -62,21 +60,11 @@ def every_minute(say: Callable[[], None]) -> Iterator[None]:
 
 @dataclass
 class TimeLeft:
-    """The time that a run will still take, from what was foreseen and how long the work has taken so far.
+    """The time that a run will still take, from what was foreseen and how long the work has taken so far."""
 
-    Attributes
-    ----------
-    foreseen : mapping of str to float
-        CPU time of each stage in s, in the order of the stages.
-    workers : int
-        Tasks at once.
-    taken : dict
-        Wall time of the stages that have ended in s.
-    """
-
-    foreseen: Mapping[str, float]
-    workers: int
-    taken: dict[str, float] = field(default_factory=dict)
+    foreseen: Mapping[str, float]  # CPU time of each stage in s, in the order of the stages
+    workers: int  # tasks at once
+    taken: dict[str, float] = field(default_factory=dict)  # wall time of the stages that have ended in s
 
     def seconds(self, stage: str, part: float, elapsed: float) -> float:
         """Return the wall time left in s, when a part (0 to 1) of the stage that is running took so many s so far."""

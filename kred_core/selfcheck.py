@@ -26,8 +26,6 @@ from . import __version__, cache_is_temporary
 from .errors import KredError, ToolError
 from .words import counted, program
 
-__all__ = ["Finding", "check_installation", "main"]
-
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 GB = 1e9
 FIELD_DISK = 30 * GB  # 16 tiles with 5 images of 0.3 GB, and prepared detectors

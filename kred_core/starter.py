@@ -23,8 +23,6 @@ from .products import FieldPaths, write_text
 from .survey import GRID_SIZE, GRID_STEP, Tile
 from .words import counted, program
 
-__all__ = ["cover", "main"]
-
 DESCRIPTION = """\
 Write tables of a field for filling in, from the headers in DECam_MEF/<field>/mef: which exposures make which image
 (<field>_images.tab), zero points (<field>_zero_points.tab), and for a field that is not the survey's its tiles

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
-__all__ = ["NAMED", "counted", "human_size", "human_time", "program", "some"]
-
 NAMED = 5  # in a message
 
 

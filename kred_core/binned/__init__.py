@@ -6,15 +6,5 @@ All fields of a galaxy share one grid, so that two detectors are compared by sli
 from .average import BinnedGrid, BinnedMap, bin_detector, binned_grid, saturation, usual_cell
 from .files import boxes, grid_of, read, write
 
-__all__ = [
-    "BinnedGrid",
-    "BinnedMap",
-    "bin_detector",
-    "binned_grid",
-    "boxes",
-    "grid_of",
-    "read",
-    "saturation",
-    "usual_cell",
-    "write",
-]
+__all__ = ["BinnedGrid", "BinnedMap", "bin_detector", "binned_grid", "boxes", "grid_of", "read", "saturation", "usual_cell"]
+__all__ += ["write"]

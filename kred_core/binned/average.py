@@ -20,8 +20,6 @@ from ..config import FieldConfig, SurveyConfig
 from ..errors import ConfigError, ExposureError, InputError
 from ..fits.hdu import number
 
-__all__ = ["BinnedGrid", "BinnedMap", "bin_detector", "binned_grid", "saturation", "usual_cell"]
-
 CELL = 2.0  # arcsec: seeing and sampling of stars no longer matter, diffuse emission still does
 SMALLEST_CELL, LARGEST_CELL = 4, 8  # pixels along a side, unless the configuration says otherwise
 PIXELS_ALONG_CELL = (2, 250)  # that can be asked for; counts have 16 bits

@@ -24,8 +24,6 @@ from ..fits.hdu import BLOCK
 from ..products import atomic
 from .average import BinnedGrid, BinnedMap
 
-__all__ = ["boxes", "grid_of", "read", "write"]
-
 UNIT = "count arcsec-2"
 STEPS_OF_MEAN = 20  # in the noise of a cell: rounding adds 1/7000 of its variance
 STEPS_OF_STD = 16  # in the noise of a pixel: the std of 60 pixels is not known better

@@ -9,14 +9,5 @@ from .drawing import UNCOVERED
 from .overlaps import PairCutout, overlap_figure, pair_figure
 from .sky import comparison_figure, coverage_figure, field_figure, mosaic_figure
 
-__all__ = [
-    "UNCOVERED",
-    "PairCutout",
-    "background_figure",
-    "comparison_figure",
-    "coverage_figure",
-    "field_figure",
-    "mosaic_figure",
-    "overlap_figure",
-    "pair_figure",
-]
+__all__ = ["UNCOVERED", "PairCutout", "background_figure", "comparison_figure", "coverage_figure", "field_figure"]
+__all__ += ["mosaic_figure", "overlap_figure", "pair_figure"]

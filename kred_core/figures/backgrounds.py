@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
-__all__ = ["background_figure"]
 
 WIDTH, HEAD, ROW, FOOT = 13.8, 0.9, 5.85, 0.3  # inches
 PANEL, BAR = 5.0, 0.16  # inches: side of a map, width of its colour bar

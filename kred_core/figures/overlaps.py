@@ -1,9 +1,7 @@
 """How the differences of overlapping detectors got smaller, and the pairs of detectors that agree least.
 
-Before and after differ by a factor of ten to a thousand, so that one linear scale
-cannot show both: each has a histogram of its own, and the scatter plots are logarithmic.
-A number says that two detectors disagree; only a look says why: a satellite, a ghost,
-a star's halo, a gradient, or a background that is wrong.
+Before and after differ by a factor of ten to a thousand, so that one linear scale cannot show both: each has a histogram of its
+own, and the scatter plots are logarithmic. Only a look at a pair says why it disagrees: a satellite, a ghost, a gradient.
 """
 
 from __future__ import annotations
@@ -28,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["PairCutout", "overlap_figure", "pair_figure"]
 
 WIDTH, HEAD, UPPER, LOWER, FOOT = 13.0, 1.15, 3.55, 4.0, 0.5  # inches
 SHOWN = 5.0  # half width of a histogram in robust standard deviations
@@ -48,9 +45,7 @@ GAP, ROOM = 0.08, 0.3  # between the images of a pair, and between pairs
 FRAME = (60, 60, 60, 255)
 CELLS = 400  # larger images are averaged, no more are seen
 BLOCKS = 80  # a difference is averaged to about this many blocks across: what is wrong is seldom seen in single cells
-PAIR_RANGE = (
-    4.0  # robust standard deviations: half the range of greys around the median, and of colours beyond the median difference
-)
+PAIR_RANGE = 4.0  # robust standard deviations: of greys around the median, and of colours beyond the median difference
 Place = tuple[float, float, float, float]  # left, top, width and height in inches
 
 

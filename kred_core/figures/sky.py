@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-__all__ = ["comparison_figure", "coverage_figure", "field_figure", "mosaic_figure"]
 
 FIELD_SIDE = 1000  # pixels
 NARROWEST = 0.6  # of the longer side of a field; the text needs that width

@@ -28,8 +28,6 @@ from ..products.tables import Column
 from ..survey import Tile
 from .pictures import Picture, Sky, figure_picture, tile_pictures
 
-__all__ = ["Contents", "ImageContents", "TileContents", "gather", "saved_config"]
-
 WORST = 8  # pairs in the table
 THREADS = 4  # images of which pictures are made at the same time; the libraries for that release the interpreter
 FIGURE_WIDTH, FIGURE_BYTES = 380, 26_000

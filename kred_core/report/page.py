@@ -29,8 +29,6 @@ from ..words import NAMED, counted, human_size
 from .contents import Contents, ImageContents
 from .pictures import Place, card_picture
 
-__all__ = ["card", "field_page", "fields_page", "tile_places"]
-
 FEW_EXPOSURES = 24  # good exposures that are shown without being asked for
 VERDICTS = {"refused": "refused", "usable": "usable, with remarks", "good": "good"}
 SOURCES = {  # what the picture of a tile is

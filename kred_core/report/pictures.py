@@ -27,7 +27,6 @@ from ..survey import Tile
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Picture", "Place", "Sky", "card_picture", "figure_picture", "tile_pictures"]
 
 SKY_SIDE = 900  # pixels of the longer side of a field
 SKY_BYTES, TILE_BYTES = 200_000, 12_000  # at most; with 3 images of 16 tiles 2.4 MB in base64

@@ -19,8 +19,6 @@ from ..fits.checksum import Cards
 from ..sky import SkyPolygon, corners, outlines
 from ..survey import Tile, focal_plane
 
-__all__ = ["NATIVE_SCALE", "Ccd", "DetectorGeometry", "Pointing", "ccds"]
-
 NATIVE_SCALE = CD * 3600  # arcsec per native pixel
 SMALL = {1: {4: 1e-4, 5: -1e-4, 6: 5e-5}, 2: {4: -5e-5, 5: 1e-4, 6: 1e-4}}  # decentring, as small as the real files' scatter
 # PVi_0 to PVi_10 of each axis

@@ -16,8 +16,6 @@ from pydantic import Field, field_validator, model_validator
 from ..config import Name, Section
 from ..errors import ConfigError
 
-__all__ = ["BANDS", "FAULTS", "Band", "SimulationConfig", "band", "band_and_exptime"]
-
 R_ZERO_POINT = 25.1  # mag for 1 ADU/s, as in real Community Pipeline headers (MAGZERO 30.12 at 101 s)
 R_WIDTH = 1480.0  # Angstrom
 

@@ -32,9 +32,6 @@ from ..survey import Tile, field_centre, fields, tiles
 from .camera import NATIVE_SCALE, Ccd, DetectorGeometry, Pointing, ccds
 from .config import Band, SimulationConfig, band_and_exptime
 
-__all__ = ["ExposurePlan", "centre_of", "damage_file", "damage_pixels", "faulty_exposures", "generator", "hit", "image_header"]
-__all__ += ["mask_header", "offset_and_step", "plan", "primary_header", "tiles_of"]
-
 FIRST_NIGHT = dt.datetime(2021, 1, 1, 1, 0, 0)
 PER_NIGHT = 24
 DEPARTURE = 45  # s for reading out; the file is named after its end

@@ -25,8 +25,6 @@ from .camera import DetectorGeometry
 from .config import SimulationConfig, band
 from .exposures import ExposurePlan, generator, offset_and_step
 
-__all__ = ["Sky", "Stars", "diffuse_brightness", "render", "sky_brightness", "stars_near"]
-
 DIFFUSE = 7  # number of the random field that is the additional smooth emission
 WAVES = 24  # per random field: enough to look irregular
 ROUNDING = 1.5 * 2.0**52  # adding and subtracting it rounds to a whole number, in vector instructions

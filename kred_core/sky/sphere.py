@@ -14,8 +14,6 @@ from numpy.typing import ArrayLike
 
 from ..errors import InputError
 
-__all__ = ["LARGEST_RADIUS", "SkyPolygon", "mean_position", "outlines", "position", "separation", "touching", "unit_vectors"]
-
 LARGEST_RADIUS = 25.0  # deg; a polygon and any that touches it must fit into one tangent plane
 
 
@@ -47,14 +45,10 @@ def separation(a: tuple[float, float], b: tuple[float, float]) -> float:
 class SkyPolygon:
     """A polygon on the sky, its sides arcs of great circles.
 
-    Attributes
-    ----------
-    vertices : `~numpy.ndarray`
-        Unit vectors, shape (n, 3), in cyclic order; the polygon does not cross itself and lies within 25 deg of its
-        centre. It need not be convex.
+    It does not cross itself and lies within 25 deg of its centre. It need not be convex.
     """
 
-    vertices: np.ndarray
+    vertices: np.ndarray  # unit vectors, shape (n, 3), in cyclic order
 
     def __post_init__(self):
         if not self.radius_deg < LARGEST_RADIUS:

@@ -18,17 +18,8 @@ from ..constants import NORMAL_MAD
 from . import kernels
 from .kernels import sorting_networks
 
-__all__ = [
-    "SkyStatistics",
-    "block_means",
-    "block_medians",
-    "half_sample_mode",
-    "histogram_mode",
-    "pixel_noise",
-    "robust_rms",
-    "sorting_networks",
-    "statistics",
-]
+__all__ = ["SkyStatistics", "block_means", "block_medians", "half_sample_mode", "histogram_mode", "pixel_noise", "robust_rms"]
+__all__ += ["sorting_networks", "statistics"]
 
 # The noise of a pixel
 ENOUGH = 1 << 18  # pixels of the rows that are used: the standard error of the noise is 0.4 %

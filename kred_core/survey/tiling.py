@@ -22,8 +22,6 @@ from ..fits.hdu import text
 from ..words import counted
 from . import ImageTable, Tile
 
-__all__ = ["Selection", "amplifier_columns", "left_out", "mosaic_centre", "select", "select_all", "stack"]
-
 RIM = 4  # pixels at the edge of a mosaic; nothing that reaches farther in fails to cover a pixel
 
 
