@@ -239,7 +239,7 @@ def simulate_field(root: Path | str, **options: Any) -> Simulation:
 
 
 def _detector_table(config: SimulationConfig, exposures: Iterable[ExposurePlan]) -> Table:
-    """One row per simulated detector."""
+    """One row per simulated detector, with its values in the order of the columns."""
     rows = []
     for e in exposures:
         for ccd in e.ccds:
@@ -250,23 +250,11 @@ def _detector_table(config: SimulationConfig, exposures: Iterable[ExposurePlan])
             crpix, cd = geometry.linear
             east, north = cd @ (np.array([(nx + 1) / 2, (ny + 1) / 2]) - crpix)
             sky = e.sky * e.pixel_area * (1 + e.gradient[0] * east + e.gradient[1] * north)
-            rows.append(
-                {
-                    "Root": e.root,
-                    "EXTNAME": ccd.name,
-                    "CCDNUM": ccd.number,
-                    "RA": ra,
-                    "Dec": dec,
-                    "OFFSET": offset,
-                    "OFFSET_PIX": offset * e.pixel_area,
-                    "OFFSET_ADU": offset * e.pixel_area * e.factor,
-                    "STEP_PIX": step * e.pixel_area,
-                    "STEP_ADU": step * e.pixel_area * e.factor,
-                    "SKY_PIX": sky,
-                    "BACK_PIX": sky + offset * e.pixel_area,
-                }
-            )
-    return make(rows, DETECTORS)
+            offset_pix, step_pix = offset * e.pixel_area, step * e.pixel_area
+            offsets = offset, offset_pix, offset * e.pixel_area * e.factor, step_pix, step * e.pixel_area * e.factor
+            rows.append((e.root, ccd.name, ccd.number, ra, dec, *offsets, sky, sky + offset_pix))
+    names = [column.name for column in DETECTORS]
+    return make([dict(zip(names, row, strict=True)) for row in rows], DETECTORS)
 
 
 def _star_table(stars: Stars, chosen: np.ndarray, bands: Iterable[str]) -> Table:

@@ -73,14 +73,6 @@ class SkyPolygon:
         """Distance in degrees of the farthest vertex from the middle."""
         return math.degrees(2 * np.arcsin(np.linalg.norm(self.vertices - self.middle, axis=-1).max() / 2))
 
-    @property
-    def area_deg2(self) -> float:
-        """Solid angle in square degrees: the sum of the triangles from the middle (Van Oosterom & Strackee 1983)."""
-        a, b, c = self.middle, self.vertices, np.roll(self.vertices, -1, axis=0)
-        triple = np.cross(b, c) @ a
-        excess = 2 * np.arctan2(triple, 1 + b @ a + c @ a + (b * c).sum(axis=-1))
-        return abs(math.degrees(math.degrees(excess.sum())))
-
     def contains(self, ra: ArrayLike, dec: ArrayLike) -> np.ndarray:
         """Tell which positions in degrees lie inside; bool of their shape. On the outline either may come out."""
         vectors = unit_vectors(ra, dec)
