@@ -247,13 +247,6 @@ class TestFiles:
                 assert a.dtype == np.float32
                 assert np.allclose(a, b, rtol=1e-6, atol=tolerance, equal_nan=True)
 
-    @pytest.mark.parametrize("root", ["c4d_1_ooi_r_" + 20 * "of a long night ", "it's [1] & more"])
-    def test_maps_of_an_exposure_with_an_odd_name_are_read(self, root, tmp_path):
-        path = tmp_path / "odd.stamps.fits"
-        binned.write(path, LMC, [replace(made, root=root) for made in some_maps()])
-        assert binned.read(path, "N2").root == root.strip()
-        assert list(binned.boxes(path)) == ["N1", "N2", "N3"]
-
     def test_other_programs_see_images_with_the_right_wcs(self, path):
         with fits.open(path, checksum=True) as f:
             f.verify("exception")

@@ -188,6 +188,21 @@ def test_the_step_of_quantised_values_is_seen_in_up_to_16_of_them(different, ste
     assert kernels._quantisation_step(wide, -9.0, -1.0) == 0.0  # there is no value
 
 
+def test_the_first_of_two_equally_high_peaks_is_the_guess():
+    counts = np.zeros(256)
+    counts[[40, 41, 180, 181]] = 5.0
+    assert kernels._smoothed_peak(counts, 10.0, 0.5, 0.05) == 10 + 0.5 * 40.5
+    counts[100] = 11.0
+    assert kernels._smoothed_peak(counts, 10.0, 0.5, 0.05) == 10 + 0.5 * 100.5
+    assert kernels._smoothed_peak(counts, 10.0, 0.5, 1.0) == 10 + 0.5 * 100.5
+    counts[[0, 255]] = [30.0, 31.0]  # at the edges half of the smoothing is cut off
+    assert kernels._smoothed_peak(counts, 0.0, 1.0, 4.0) == 255.5
+    assert kernels._smoothed_peak(np.zeros(256), 3.0, 2.0, 4.0) == 4.0
+    counts = np.zeros(256)
+    counts[[40, 50, 60, 150]] = [5.0, 10.0, 5.0, 10.3]  # 10.44 at 50, with what is 2.5 kernels away
+    assert kernels._smoothed_peak(counts, 0.0, 1.0, 4.0) == 50.5
+
+
 def test_a_peak_without_any_value_near_it_stays_where_it_was_guessed():
     counts, places = np.zeros(256), np.arange(256.0)
     assert kernels._peak(counts, places, 30.0, 2.0) == (30.0, 2.0)

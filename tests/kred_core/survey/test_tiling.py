@@ -85,12 +85,6 @@ def test_a_detector_that_only_spans_ra_0h_is_not_on_the_other_side_of_the_sky():
     assert selection.explain() == "none of 62 detectors lies on it"
 
 
-def test_a_tile_within_one_detector_and_a_detector_within_one_tile():
-    row = one_row(TILE)
-    for size in (0.001, 5.0):
-        assert len(tiling.select(table_of([row]), Tile("F", "T", 81.0, -66.2, size), IMAGES, TilingConfig()).detectors) == 1
-
-
 def test_half_a_pixel_decides():
     # The southern edge of pixel x = NX - 1: the CCD's x runs south.
     wcs = detector_wcs(81.0, -66.2, 1023.5, 2047.5)
