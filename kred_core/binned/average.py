@@ -85,12 +85,14 @@ def _tangent_point(config: FieldConfig) -> tuple[float, float]:
     of_survey = _mean(survey.galaxy(config.field, SurveyConfig()))
     elsewhere = bool(config.survey.centre or config.survey.tile_table)
     own = _mean(survey.galaxy(config.field, config.survey)) if elsewhere else None
-    if own is None and of_survey is None:
-        raise InputError(
-            f"field {config.field} is not in the survey and nothing says where it is; give its centre "
-            "(option survey.centre: RA,Dec in degrees), a tile table (survey.tile_table) or stamps.centre"
-        )
-    if of_survey is not None and (own is None or sky.separation(own, of_survey) < survey.NEAR):
+    if own is None:
+        if of_survey is None:
+            raise InputError(
+                f"field {config.field} is not in the survey and nothing says where it is; give its centre "
+                "(option survey.centre: RA,Dec in degrees), a tile table (survey.tile_table) or stamps.centre"
+            )
+        return _tenths(of_survey)
+    if of_survey is not None and sky.separation(own, of_survey) < survey.NEAR:
         return _tenths(of_survey)
     return (config.survey.centre[0], config.survey.centre[1]) if config.survey.centre else _tenths(own)
 

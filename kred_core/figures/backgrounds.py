@@ -11,7 +11,7 @@ from collections import namedtuple
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from astropy.table import Table
@@ -288,7 +288,8 @@ def _draw_focal_plane(polygons: np.ndarray, names: np.ndarray, values: np.ndarra
     _bar(axes, colours, scale, label)
     extent = np.ptp(polygons[known], axis=1) * PANEL * 72 / abs(np.subtract(*axes.get_xlim()))  # points
     width, height = np.median(extent, axis=0)
-    digits = max(0, int(np.ceil(1 - np.log10(max(scale.vmax - scale.vmin, 1e-6)))) + 1)
+    least, most = cast(tuple[float, float], (scale.vmin, scale.vmax))  # known: they were given
+    digits = max(0, int(np.ceil(1 - np.log10(max(most - least, 1e-6)))) + 1)
     for polygon, name, value in zip(polygons[known], names[known], values[known], strict=True):
         words = f"{name}\n{round(value, digits) + 0.0:+.{digits}f}".replace("-", MINUS) if np.isfinite(value) else name
         size = min(9.0, 0.4 * height, 1.5 * width / max(map(len, words.split("\n"))))

@@ -11,7 +11,7 @@ from collections import namedtuple
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from astropy.table import Table
@@ -320,7 +320,7 @@ def _draw_pair(figure: Figure, cutout: PairCutout, number: int, left: float, top
         f"difference {short(cutout.after)} ± {short(cutout.error)} {UNIT}",
         *([f"{abs(cutout.after) / cutout.error:.1f} standard errors"] if known else []),
         counted(int(np.count_nonzero(cutout.good)), "cell"),
-        f"colours ± {short(signed[1].vmax)}",
+        f"colours ± {short(cast(float, signed[1].vmax))}",  # known: it was given
         *(["rejected"] if cutout.rejected else []),
     ]
     names = f"{number}   first: {cutout.first}   second: {cutout.second}"

@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote
 
 import numpy as np
@@ -27,7 +27,7 @@ from ..sky import Grid, mean_position, tan_wcs
 from ..survey import Tile
 from ..words import NAMED, counted, human_size
 from .contents import Contents, ImageContents
-from .pictures import Place, card_picture
+from .pictures import Place, Sky, card_picture
 
 FEW_EXPOSURES = 24  # good exposures that are shown without being asked for
 VERDICTS = {"refused": "refused", "usable": "usable, with remarks", "good": "good"}
@@ -172,9 +172,9 @@ def _where(place: Place) -> str:
 
 def _outlines(image: ImageContents) -> Iterator[tuple[str, str, list[float] | None]]:
     """The tiles that have a picture, on the sky: corners as in SVG, name, and where that stands; None where there is no room."""
-    shown = image.pictures["after"]
+    shown, sky = image.pictures["after"], cast(Sky, image.sky)  # which has made the picture
     for name in (t.tile.name for t in image.shown):
-        corners = image.sky.outlines[name]
+        corners = sky.outlines[name]
         seen = np.clip([corners.min(axis=0), corners.max(axis=0)], 0, [shown.width, shown.height])
         has_room = (np.ptp(seen, axis=0) > 0.3 * np.ptp(corners, axis=0)).all()
         place = seen[0] + max(shown.width, shown.height) * np.array(NAME_PLACE)

@@ -58,15 +58,19 @@ class Executor(Protocol):
 
     def show(self, key: str, words: str, rows: list[dict[str, Any]]) -> None:
         """Show a table to those who watch."""
+        return
 
     def begin(self, config: FieldConfig) -> None:
         """A run begins."""
+        return
 
     def progress(self, stage: str, ended: int, units: int, unit: str) -> None:
         """So many units of a stage have ended, this one last."""
+        return
 
     def end(self, outcome: Outcome) -> None:
         """A run has ended."""
+        return
 
 
 class Threads(Executor):

@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from .. import __version__, memory, progress, report
 from ..config import FieldConfig
@@ -61,7 +62,7 @@ class Run(UnitRunner):
         with self.explained(), self.exclusive(), self.logged(), self.explained():
             self.begin()
             for stage in of_run(self.config):
-                self.executor.stage(stage.name, lambda stage=stage: self._do(stage))
+                self.executor.stage(stage.name, partial(self._do, stage))
                 if self.outcome.stopped:
                     break
             self.finish_background()
@@ -204,7 +205,7 @@ class Run(UnitRunner):
         """Do a step that concerns the whole field and belongs to no stage."""
         ((_, how),) = self.executor.ended([self.executor.submit(step, config.field, config, {})])
         if how.manifest is None:
-            raise KredError(explain(how.error))
+            raise KredError(explain(cast(BaseException, how.error)))
         return how.manifest
 
 
