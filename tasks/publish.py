@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -78,12 +78,12 @@ class Progress:
 
     def _update(self, words: str) -> None:
         self._shown = time.monotonic()
-        if self._bar:
-            self._tell(lambda: artifacts.update_progress_artifact(self._bar, self._percent, words))
+        if bar := self._bar:
+            self._tell(lambda: artifacts.update_progress_artifact(bar, self._percent, words))
 
-    def _tell(self, request: Callable[[], UUID]) -> None:
+    def _tell(self, request: Callable[[], object]) -> None:
         try:
-            self._bar = request()
+            self._bar = cast(UUID, request())  # a coroutine in asynchronous code only
         except (httpx.HTTPError, ObjectNotFound, PrefectHTTPStatusError) as e:
             if not self._troubled:
                 log.warning("the Prefect server does not take how far this run is: %s", e)

@@ -52,8 +52,7 @@ def _retry(task: Task, run: TaskRun, state: State) -> bool:
 
 
 def _task(function: Callable[..., Any], **options: Any) -> Task:
-    return task(
-        function,
+    as_task = task(
         retries=len(RETRY_DELAYS),
         retry_delay_seconds=RETRY_DELAYS,
         retry_condition_fn=_retry,
@@ -61,6 +60,7 @@ def _task(function: Callable[..., Any], **options: Any) -> Task:
         persist_result=False,
         **options,
     )
+    return as_task(function)
 
 
 @functools.cache
