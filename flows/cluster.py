@@ -14,13 +14,14 @@ import logging
 import signal
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import distributed
 import httpx
+from dask.typing import Key
 from distributed import LocalCluster, Nanny, SpecCluster, Worker
 from distributed.client import FutureCancelledError
 from distributed.core import rpc
@@ -63,7 +64,7 @@ Kind = Literal[
 ]
 # Processes of this machine. kred bounds its memory itself (coadd.memory); Dask would kill what uses more than its share of the
 # machine. Others on this machine find neither a web page nor a scheduler that would run their programs.
-LOCAL_CLUSTER = "dask.distributed.LocalCluster"
+LOCAL_CLUSTER: Kind = "dask.distributed.LocalCluster"
 LOCAL: dict[str, Any] = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": None, "security": True}
 
 
@@ -110,7 +111,7 @@ def read(path: Path) -> ClusterFile:
     return found
 
 
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: Mapping[str, Any]) -> str:
     name = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
         return f"{name} is not known here; arguments of the class stand below [arguments]"
@@ -313,7 +314,7 @@ def _stop(runner: _TaskRunner, run: str) -> None:
         time.sleep(0.1)
 
 
-def _works_at(tasks: set[str], dask_worker: distributed.Worker) -> bool:
+def _works_at(tasks: set[Key], dask_worker: distributed.Worker) -> bool:
     """On a worker: whether it is still busy with one of these tasks."""
     return not tasks.isdisjoint(dask_worker.active_threads.values())
 
@@ -323,14 +324,16 @@ class _TaskRunner(DaskTaskRunner):
 
     def __init__(self, **how: Any):
         super().__init__(**how)
-        self._futures: dict[str, _Future] = {}
+        self._futures: dict[Key, _Future] = {}
 
     @property
-    def waiting(self) -> dict[str, distributed.Future]:
+    def waiting(self) -> dict[Key, distributed.Future]:
         """Tasks that have not ended, as far as is known here."""
         return {key: future.wrapped_future for key, future in self._futures.items() if not future.ended}
 
-    def submit(self, task: Task, parameters: dict[str, Any], wait_for: Any = None, dependencies: Any = None) -> _Future:
+    def submit(  # type: ignore[override] # one signature stands for Prefect's overloads
+        self, task: Task, parameters: dict[str, Any], wait_for: Any = None, dependencies: Any = None
+    ) -> _Future:
         # Prefect's marks around arguments are of no use here, and do not survive the journey.
         plain = {name: value.unwrap() if isinstance(value, opaque) else value for name, value in parameters.items()}
         future = super().submit(task, plain, wait_for, dependencies)

@@ -14,10 +14,11 @@ import sys
 import traceback
 import warnings
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from io import TextIOWrapper
     from typing import NoReturn
 
 __all__ = ["begin", "run"]
@@ -80,7 +81,7 @@ def _open_standard_streams() -> None:
             os.set_inheritable(nowhere, True)
             setattr(sys, name, open(nowhere, "w" if number else "r", closefd=False))
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")
+        cast("TextIOWrapper", stream).reconfigure(errors="backslashreplace")
 
 
 def _prefer_own_modules() -> None:
@@ -125,5 +126,5 @@ def _strangers() -> list[str]:
     return [
         file
         for name, file in found.items()
-        if file in (os.path.join(place, *part) for place in places for part in ((f"{name}.py",), (name, "__init__.py")))
+        if file and file in (os.path.join(place, *part) for place in places for part in ((f"{name}.py",), (name, "__init__.py")))
     ]

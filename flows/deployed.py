@@ -19,13 +19,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 from uuid import UUID
 
 from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas import filters
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.context import FlowRunContext
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -95,10 +95,10 @@ def start_field(config: FieldConfig, key: str | None = None) -> str:
     """
     parameters = {"config": config.model_dump(mode="json")}
     try:
-        run = run_deployment(DEPLOYMENT, parameters=parameters, idempotency_key=key, timeout=0, as_subflow=False)
+        found = run_deployment(DEPLOYMENT, parameters=parameters, idempotency_key=key, timeout=0, as_subflow=False)
     except ObjectNotFound as e:
         raise ToolError(f"the Prefect server has no deployment '{DEPLOYMENT}'; register it with deployments/register.py") from e
-    return str(run.id)
+    return str(cast(FlowRun, found).id)  # a coroutine in asynchronous code only
 
 
 def look_again(seconds: float) -> None:
@@ -109,7 +109,7 @@ def look_again(seconds: float) -> None:
     seconds : float
         From now. Nothing is done where the look was not started by a deployment, or where a person has paused its schedule.
     """
-    look = FlowRunContext.get().flow_run
+    look = cast(FlowRun, cast(FlowRunContext, FlowRunContext.get()).flow_run)  # only a flow calls this
     if look.deployment_id is None:
         return
     now = datetime.now(UTC)
@@ -118,13 +118,13 @@ def look_again(seconds: float) -> None:
     waiting = filters.FlowRunFilter(
         deployment_id=filters.FlowRunFilterDeploymentId(any_=[look.deployment_id]),
         state=filters.FlowRunFilterState(type=filters.FlowRunFilterStateType(any_=[StateType.SCHEDULED])),
-        expected_start_time=filters.FlowRunFilterExpectedStartTime(after_=end, before_=due),
+        expected_start_time=filters.FlowRunFilterExpectedStartTime.model_validate({"after_": end, "before_": due}),
     )
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment(look.deployment_id)
         scheduling = not deployment.paused and any(schedule.active for schedule in deployment.schedules)
         if scheduling and not client.read_flow_runs(flow_run_filter=waiting, limit=1):
-            scheduled = Scheduled(scheduled_time=due)
+            scheduled: State[Any] = Scheduled(scheduled_time=due)
             client.create_flow_run_from_deployment(deployment.id, parameters=look.parameters, state=scheduled, name=look.name)
 
 

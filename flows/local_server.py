@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 from kred_core.errors import ToolError
 
@@ -83,7 +83,7 @@ class LocalServer:
             own_pages = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{self.port},http://localhost:{self.port}"}
             self.process = subprocess.Popen(
                 [sys.executable, "-P", SERVER, str(listening.fileno())],
-                env=own_pages | environment | {"PREFECT_UI_API_URL": f"http://{HOST}:{self.port}/api"},
+                env={**own_pages, **environment, "PREFECT_UI_API_URL": f"http://{HOST}:{self.port}/api"},
                 pass_fds=[listening.fileno()],
                 stdin=subprocess.PIPE,  # nothing is written to it; its end tells the server to stop
                 stdout=output,
@@ -110,7 +110,7 @@ class LocalServer:
 
 def stop(process: subprocess.Popen, seconds: float) -> None:
     """Stop a process that ends when its standard input does; after so many seconds it is killed."""
-    process.stdin.close()
+    cast(IO[bytes], process.stdin).close()
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:

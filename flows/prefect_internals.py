@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, hydrated_context, refresh_global_settings_context, serialize_context
@@ -93,7 +93,7 @@ def say_for_prefect(values: dict[str, Any]) -> None:
 def stay_silent_without_reader(handler: logging.Handler) -> None:
     """Go on where nobody reads the terminal any more, as after ``2>&1 | head``; Prefect's console would end the run."""
     if isinstance(handler, PrefectConsoleHandler):
-        handler.console.on_broken_pipe = partial(setattr, handler.console, "quiet", True)
+        vars(handler.console)["on_broken_pipe"] = partial(setattr, handler.console, "quiet", True)
 
 
 def forget_results() -> None:
@@ -101,7 +101,7 @@ def forget_results() -> None:
 
     Prefect knows results by their addresses in memory. What comes to lie where one was would give the graph a line too many.
     """
-    FlowRunContext.get().run_results.clear()
+    cast(FlowRunContext, FlowRunContext.get()).run_results.clear()
 
 
 def server_application() -> FastAPI:

@@ -12,8 +12,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, TypeVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from typing import Any, TypeVar, cast
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -72,7 +72,8 @@ class PrefectTasks:
                 yield future, Ended(error=state.result(raise_on_failure=False))
 
     def once(self, function: Callable[..., T], config: FieldConfig, arguments: dict[str, Any]) -> T:
-        return once_task(function)(config=opaque(config), arguments=opaque(arguments))
+        # Prefect declares a coroutine, which only asynchronous functions give
+        return cast(T, once_task(function)(config=opaque(config), arguments=opaque(arguments)))
 
     def stage(self, name: str, do: Callable[[], tuple[bool, str]]) -> None:
         forget_results()
@@ -133,14 +134,14 @@ def started(config: FieldConfig) -> Iterator[TaskRunner]:
     if config.run.runner == "dask":
         from . import cluster
 
-        starting = cluster.started(config, workers(config))
+        starting: AbstractContextManager[TaskRunner] = cluster.started(config, workers(config))
     else:
         starting = ThreadPoolTaskRunner(max_workers=workers(config))
     with starting as runner:
         yield runner
 
 
-class ConfiguredTaskRunner(TaskRunner):
+class ConfiguredTaskRunner(TaskRunner[PrefectFuture[Any]]):
     """The task runner that the flow's own parameter ``config`` asks for.
 
     Prefect fixes a flow's task runner where the flow is defined. So this one waits for the first task, and then starts the

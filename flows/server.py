@@ -11,7 +11,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import cast
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx
 from prefect import task
@@ -163,7 +165,7 @@ def _end_of_run() -> None:
 
 def _wait_until_recorded() -> None:
     """Wait until the server has recorded all task runs so far: it does so in their order, so one more tells when."""
-    mark = _end_of_run(return_state=True).state_details.task_run_id
+    mark = cast(UUID, _end_of_run(return_state=True).state_details.task_run_id)
     deadline = time.monotonic() + RECORDING_TIMEOUT
     state = None
     try:
