@@ -13,7 +13,8 @@ import sys
 import tempfile
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from uuid import UUID
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # before all else that is called flows
@@ -43,6 +44,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+from pydantic import SecretStr
 
 from flows.deployed import remember_file
 from flows.server import client_of, require_admission, without_proxy
@@ -189,7 +191,11 @@ def _watch_for_dead_runs() -> None:
             threshold=1,
             within=timedelta(seconds=MISSED * (PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() or 180)),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="Its machine or process is gone; another run goes on.")],
+        actions=[
+            ChangeFlowRunState(
+                name=None, state=StateType.CRASHED, message="Its machine or process is gone; another run goes on.", force=False
+            )
+        ],
     )
     if not _existing(DEAD_RUNS):
         watch.create()
@@ -197,7 +203,7 @@ def _watch_for_dead_runs() -> None:
 
 def _existing(name: str) -> Automation | None:
     try:
-        return Automation.read(name=name)
+        return cast(Automation, Automation.read(name=name))  # a coroutine in asynchronous code only
     except ValueError:
         return None
 
@@ -210,9 +216,9 @@ def _give_notice(address: str) -> None:
     if not address:
         return
     # Of Prefect's blocks for Apprise the one that takes every address as it is; the others make one from parts.
-    block = SlackWebhook(url=address).save("kred-notice", overwrite=True)
+    block = SlackWebhook(url=SecretStr(address)).save("kred-notice", overwrite=True)
     notice = SendNotification(
-        block_document_id=block,
+        block_document_id=cast(UUID, block),  # a coroutine in asynchronous code only
         subject="kred: {{ flow_run.parameters.config.field or flow.name }}: {{ flow_run.state.name }}",
         body="{{ flow_run.state.message }}\n{{ flow_run|ui_url }}",
     )

@@ -103,7 +103,7 @@ def serve(service: ServiceConfig, root: Path, arguments: list[str]) -> None:
 
 
 def _serve_until_the_server_ends(
-    service: ServiceConfig, root: Path, arguments: list[str], ours: Mapping[str, str], worker: _Worker
+    service: ServiceConfig, root: Path, arguments: list[str], ours: dict[str, str], worker: _Worker
 ) -> None:
     logs = service_state(root)
     # Notices that the server sends, as to a chat, may have to go through the proxies that a person has set.
@@ -113,7 +113,7 @@ def _serve_until_the_server_ends(
         try:
             if not worker.started:
                 log.info("registering the flows")
-                command = [sys.executable, HERE / "register.py", *arguments]
+                command = [sys.executable, str(HERE / "register.py"), *arguments]
                 if subprocess.run(command, env=ours, stdin=subprocess.DEVNULL, start_new_session=True, check=False).returncode:
                     raise ToolError("the flows could not be registered")
                 here = f"http://{HOST}:{service.port}"
