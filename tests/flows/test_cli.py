@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 
 import pytest
-from runs import PROJECT, done, last_log, products
-from serving import wait_for
+from runs import PROJECT, done, last_log
 
 from flows import field, survey
 from kred_core.products import FieldPaths
@@ -46,22 +43,6 @@ class TestOneField:
             assert n <= plan[stage]
         capsys.readouterr()
         assert foreseen() == {}
-
-    def test_a_killed_run_goes_on_where_it_was(self, root, reduced, prefect_server):
-        """At one moment; tests/faults/test_kills.py tries others."""
-        arguments = ["LMC_c42", "T07", "--root", str(root)]
-        with start(["flows/field.py", *arguments], {"PREFECT_API_URL": prefect_server}) as run:
-            wait_for(FieldPaths(root, "LMC_c42").background_table.exists)
-            run.kill()
-        assert run.returncode == -signal.SIGKILL
-        assert field.main(arguments) == 0
-        assert {"evaluate"} <= set(done(root)) <= {"match", "figures", "coadd", "evaluate"}
-        assert products(root) == products(reduced)
-
-
-def start(arguments: list[str], environment: dict[str, str]) -> subprocess.Popen:
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([sys.executable, *arguments], cwd=PROJECT, env=os.environ | environment, **quiet)
 
 
 class TestSeveralFields:
@@ -118,12 +99,6 @@ class TestWrongSteps:
         assert field.main([*arguments, "--outside", str(elsewhere)]) == 0
         assert (elsewhere / "LMC_c42" / "index.html").is_file()
 
-    def test_no_exposure_in_the_directory(self, refused, root):
-        mef = root / "DECam_MEF" / "LMC_c42" / "mef"
-        shutil.rmtree(mef)
-        mef.mkdir()
-        assert "error: field LMC_c42: no *.fits.fz exposure in" in refused("LMC_c42")
-
     def test_data_root_that_is_not_there(self, capsys, tmp_path):
         assert field.main(["LMC_c42", "--root", str(tmp_path / "nowhere")]) == 1
         assert "is no directory; give the one that holds DECam_MEF with --root" in capsys.readouterr().err
@@ -179,11 +154,3 @@ class TestWhatOnlyTheRunCanFind:
 
     def test_a_tile_without_detectors(self, log_of):
         assert "no detector feeds tile T16 of field LMC_c42" in log_of("T16", "--until", "tiles")
-
-    def test_a_swarp_that_fails(self, log_of, root, tmp_path, monkeypatch):
-        swarp = tmp_path / "SWarp"
-        swarp.write_text("#!/bin/sh\necho '> *Error*: the disk ate it' >&2\nexit 1\n")
-        swarp.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-        assert "the disk ate it" in log_of("T07", "--coadd.engine", "swarp", "--until", "coadd")
-        assert not list((root / "DECam_SWARP").rglob("T07_b/*.fits*"))

@@ -100,16 +100,6 @@ def test_as_many_heavy_stages_at_once_as_the_options_say(tmp_path, said, n):
         assert not said.is_set()
 
 
-def test_what_a_killed_run_left_is_removed_before_the_next_begins(tmp_path, caplog):
-    paths = FieldPaths(tmp_path, "LMC_c42")
-    left = paths.mosaic("T07", "r").with_name(".LMC_c42_T07.r.fits.abcdefgh.tmp")
-    left.parent.mkdir(parents=True)
-    left.touch()
-    with caplog.at_level(logging.INFO, "kred_core"), run(tmp_path).exclusive():
-        assert not left.exists()
-    assert f"left behind: {left}" in caplog.text
-
-
 def _make(config: FieldConfig, unit: str, after: str) -> Manifest:
     """Make a file as soon as there is another one, and fail where that is asked for."""
     deadline = time.monotonic() + 60

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -15,7 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, LogFilter, LogFilterFlowRunId
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelling
 from runs import PROJECT, done
@@ -83,20 +81,6 @@ def test_a_field_that_is_copied_slowly_is_reduced_once_when_it_is_complete(servi
     assert len(service.runs("reduce field")) == 1
     assert service.paths.tile_table("T07").exists()
     assert done(service.root) == {"check": 2, "summarize": 2, "prepare": 2, "tiles": 1}
-
-
-def test_the_run_is_shown_with_its_name_log_tasks_and_artifacts(service, reduced):
-    run = service.runs("reduce field")[0]
-    assert run.name == "LMC_c42"
-    assert run.work_queue_name == "fields"
-    assert run.state.message == "LMC_c42: complete (2 exposures: 2 good)"
-    only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
-    wait_for(lambda: any(re.match(r"summarize +2 done", entry.message) for entry in service.client.read_logs(only)), 30)
-    of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-    expected = {f"summarize {service.paths.root_of(path)}" for path in service.paths.exposures()[:2]}
-    wait_for(lambda: expected <= {task.name for task in service.client.read_task_runs(flow_run_filter=of_run)}, 30)
-    keys = {artifact.key for artifact in service.client.read_artifacts()}
-    assert {"lmc-c42-exposures", "lmc-c42-report", "fields"} <= keys
 
 
 def test_a_value_that_cannot_be_used_is_refused_with_words(service):

@@ -21,14 +21,6 @@ PROJECT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.flaky  # signals, and threads that others interrupt
 
 
-def write_for_ever(path: Path, started: threading.Event) -> None:
-    with interruptible(), atomic(path) as temporary:
-        temporary.touch()
-        started.set()
-        while True:
-            time.sleep(0.01)
-
-
 def write_again_and_again(path: Path, started: threading.Event) -> None:
     with interruptible():
         while True:
@@ -44,22 +36,10 @@ def test_work_that_is_stopped_anywhere_leaves_nothing(tmp_path):
             futures = [pool.submit(write_again_and_again, tmp_path / f"{i}.fits", event) for i, event in enumerate(events)]
             wait_for(lambda: all(event.is_set() for event in events))  # noqa: B023 - it is done in this round
             with interrupted(end_process=False):
-                assert [type(future.exception(timeout=60)) for future in futures] == [Interrupted] * 4
+                late = pool.submit(write_again_and_again, tmp_path / "late.fits", threading.Event())
+                assert [type(future.exception(timeout=60)) for future in [*futures, late]] == [Interrupted] * 5
+        assert not (tmp_path / "late.fits").exists()  # what begins meanwhile is stopped before it does anything
         assert [path.name for path in tmp_path.glob(".*")] == []
-
-
-def test_work_in_threads_stops_and_removes_what_it_had_begun(tmp_path):
-    events = [threading.Event() for _ in range(2)]
-    with ThreadPoolExecutor(2) as pool:
-        futures = [pool.submit(write_for_ever, tmp_path / f"{n}.fits", event) for n, event in enumerate(events)]
-        waiting = pool.submit(write_for_ever, tmp_path / "2.fits", threading.Event())
-        for event in events:
-            assert event.wait(60)
-        with interrupted(end_process=False):
-            for future in [*futures, waiting]:  # what begins meanwhile is stopped before it does anything
-                with pytest.raises(Interrupted, match="the run was stopped"):
-                    future.result(60)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_program_that_a_thread_waits_for_is_interrupted_too(tmp_path):

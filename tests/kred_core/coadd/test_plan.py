@@ -52,14 +52,6 @@ def test_rows_become_inputs():
     assert entry.sky_noise == pytest.approx(4.0)  # counts28
 
 
-def test_each_mosaic_has_its_background():
-    entry = plan(20.5, 0.01, -0.02, 3.0).inputs[0]
-    assert entry.background("original") == Background(20.0)
-    assert entry.background("matched") == Background(20.5, 0.01, -0.02, 3.0)
-    unknown = plan(mosaics="matched")  # as it may be while mosaics are planned
-    assert (unknown.backgrounds, unknown.inputs[0].matched) == (("matched",), None)
-
-
 def test_the_digest_knows_everything_but_the_place_of_the_data():
     config = CoaddConfig()
     assert plan(root="/elsewhere").digest(config, "original") == plan().digest(config, "original")
@@ -119,16 +111,6 @@ def test_error_is_small_and_known(ra, dec, binning):
         error = np.abs(low * (1 - fy) + high * fy - exact).max()
         assert error < 1e-3
         assert error < 1.5 * where.error + 1e-5
-
-
-def test_a_small_box_needs_no_spline():
-    detector = decam_wcs(80.0, -69.0)
-    middle = detector.wcs_pix2world([[1000.0, 2000.0]], 0)[0]
-    grid = Grid(float(middle[0]), float(middle[1]), 0.27, 20, 10)
-    where = pixel_map(tan_wcs(grid), detector, (0, 0, 20, 10))
-    assert where.shape == (10, 20)
-    centre_u = where.u[0, 0] + (where.u[0, 1] - where.u[0, 0]) * 9.5 / 16 + (where.u[1, 0] - where.u[0, 0]) * 4.5 / 16
-    assert abs(centre_u - 1000) < 0.01
 
 
 def test_flux_scale_of_a_real_distortion():
@@ -201,19 +183,6 @@ class TestUnusablePlans:
         for backgrounds in (("matched",), ("original", "matched")):
             with pytest.raises(InputError, match=r"_N4: expected a finite matched background, found .*--from match"):
                 open_sources(replace(night.plan, backgrounds=backgrounds))
-
-    def test_file_gone(self, night):
-        night.expose(SKY)
-        night.inputs[0].path.unlink()
-        with pytest.raises(ExposureError, match=r"c4d_160101_ooi_N662_v1.fits: cannot be read"):
-            open_sources(night.plan)
-
-    def test_no_wcs(self, night):
-        header = tan_cards(GRID, SKY.shape)
-        del header["CRVAL1"]
-        night.expose(SKY, header)
-        with pytest.raises(ExposureError, match=r"c4d_160101_ooi_N662_v1.fits N4: has no usable WCS: CRVAL1 is missing"):
-            open_sources(night.plan)
 
     def test_none_on_the_grid(self, night):
         night.expose(SKY, tan_cards(GRID, SKY.shape, offset=(5000.0, 0.0)))

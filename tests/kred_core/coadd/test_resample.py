@@ -51,15 +51,6 @@ def test_weights_of_lanczos3():
     np.testing.assert_allclose(weights[5][3:], np.array(half) / (2 * sum(half)), atol=1e-15)
 
 
-def test_pixels_on_the_grid_are_copied(noise):
-    out, n_good = resample(noise, straight_map(noise.shape))
-    inside = np.zeros(noise.shape, bool)
-    inside[2:-3, 2:-3] = True
-    np.testing.assert_array_equal(out[inside], noise[inside])
-    assert np.isnan(out[~inside]).all()
-    assert n_good == inside.sum()
-
-
 def test_nothing_before_the_first_pixel_is_read():
     memory = np.full(1 + 64, np.nan, np.float32)
     image = memory[1:].reshape(8, 8)

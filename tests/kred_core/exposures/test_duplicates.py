@@ -155,11 +155,3 @@ def test_of_two_copies_the_one_that_can_be_read_is_used():
     found = said(compare([broken, report("x")]))
     assert found["x.fits.fz"] == ("good", ("N1", "N2"), ())
     assert found["x.fits"] == ("refused", (), ("x.fits: is empty", "duplicate: the same exposure as x.fits.fz"))
-
-
-def test_the_order_of_the_files_changes_nothing():
-    files = {"a": (("N1",), "V1"), "b": (("N1", "N2"), ""), "c": (("N2",), "V1.2"), "d": (("N3",), "V3")}
-    reports = [report(root, names, version=version) for root, (names, version) in files.items()]
-    expected = compare(reports)
-    assert [r.root for r in expected] == list("abcd")
-    assert all(compare(some) == expected for some in permutations(reports))

@@ -141,12 +141,6 @@ def test_codes_beyond_a_byte_still_flag_a_pixel(tmp_path):
     assert exposure.detectors[0].mask_codes()[0, :4].tolist() == [1, 1, 1, 0]
 
 
-def test_a_mask_of_another_shape_is_named_with_both_shapes(tmp_path):
-    exposure = with_mask(tmp_path, detector_hdu("N1", pixels=np.zeros((64, 47), np.int16)))
-    with pytest.raises(ExposureError, match=r"a_ood_r\.fits\.fz N1: the mask has the shape \(64, 47\), the image \(64, 48\)"):
-        exposure.detectors[0].mask_codes()
-
-
 # real files
 
 

@@ -10,7 +10,6 @@ from astropy.io import fits
 from mefs import starry_sky
 
 from kred_core.errors import ExposureError
-from kred_core.exposures import rescale
 from kred_core.exposures.exposure import Exposure
 from kred_core.exposures.rescale import exposure_background, factor, rescale_detector
 from kred_core.fits import checksum, storage
@@ -322,15 +321,6 @@ class TestHeader:
         assert len(found) == 1
         assert written[found[0] + 1].split() == ["CCDNUM", "=", "33"]
         assert float(written[found[0]][10:]) == pytest.approx(700.5 * SCALE - BACK, rel=1e-12)
-
-    def test_room_that_the_writer_kept_free_stays_at_the_end(self):
-        blank, first = " " * 80, "FIRST   = 1".ljust(80)
-        written = rescale._Cards((first + blank * 3).encode())
-        written.set("SECOND", 2)
-        assert [card[:8].rstrip() for card in written.cards] == ["FIRST", "SECOND", "", "", ""]
-        raw = bytes(written)
-        assert len(raw) == 2880
-        assert raw[400:].decode() == "END".ljust(2480)
 
     def test_pixels_in_the_primary_are_left_out(self, tmp_path):
         path = tmp_path / "image.fits"

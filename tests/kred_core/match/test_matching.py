@@ -104,29 +104,6 @@ def test_differences_are_those_of_the_raw_levels_before_and_after():
     assert list(table["File1"]) == ["c4d_0_N4", "c4d_1_N4", "c4d_0_N4"]
 
 
-def test_no_detector_is_lost_whatever_happened_to_it():
-    found = match(pairs_of(*CHAIN, surface(*CHAIN)), has_map=[True, True, True, False])
-    alone = found.backgrounds[3]
-    assert alone["b"] == LEVELS[3]
-    assert alone["n_pairs"] == 0
-    assert alone["Remark"] == "no binned map could be made of it: own sky level kept"
-    assert found.numbers["N_alone"] == 1
-    assert "1 of 4 detectors without a binned map" in found.numbers["Remark"]
-
-
-@pytest.mark.parametrize("n", [1, 2, 4])
-@pytest.mark.parametrize("method", ["huber", "svd"])
-def test_without_any_overlap_every_detector_keeps_its_own_sky(n, method):
-    found = match(pairs_of([], [], []), n, method=method)
-    assert np.array_equal(found.backgrounds["b"], LEVELS[:n])
-    assert set(found.backgrounds["Remark"]) == {"no overlap with another detector: own sky level kept"}
-    assert found.numbers["Before"] is None
-    assert f"{n} of {n} detector{'s' * (n > 1)} without an overlap" in found.numbers["Remark"]
-    line = explain({"Seam_off": 0.0} | _row(found))
-    assert "0 overlaps" in line
-    assert "seams" not in line
-
-
 def _row(found: Matched) -> dict:
     return {name: np.nan if value is None else value for name, value in found.numbers.items()}
 
@@ -200,7 +177,8 @@ def test_slopes_and_steps_are_per_native_pixel():
 
 
 def test_the_line_for_a_person_says_how_much_better_it_got():
-    row = _row(match(pairs_of(*CHAIN, surface(*CHAIN)))) | {"Seam_off": 3.84}
+    row = _row(match(pairs_of(*CHAIN, surface(*CHAIN)))) | {"Seam_off": 3.84, "Jump_bef": 2.0, "Jump_aft": 1.0}
     line = explain(row)
     assert line.startswith("N662: 4 detectors, 3 overlaps; differences ")
     assert "seams of 3.8 removed" in line
+    assert "GREW from 2 to 3" in explain(row | {"Jump_aft": 3.0})

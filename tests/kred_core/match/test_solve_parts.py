@@ -1,7 +1,6 @@
 """The parts of the solution for backgrounds, number by number, against dense matrices: few detectors, quick without compilation."""
 
 from dataclasses import replace
-from itertools import combinations
 
 import numpy as np
 import pytest
@@ -10,8 +9,6 @@ from overlap_graphs import GraphConfig, simulate_graph
 from kred_core.match.solve import BackgroundModel, uncertainty
 from kred_core.match.solve.least_squares import LeastSquares
 from kred_core.match.solve.model import System, canonical
-
-MAD = 1.482602218505602
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +19,6 @@ def graph():
 
 def shape_of(graph, plane="constant", **options):
     return BackgroundModel(graph.exposure, graph.blocks, graph.block_errors, graph.block_places, plane, **options)
-
-
-def problem_of(n, couples):
-    """Detectors that agree with each other, some of them couples."""
-    first, second = np.array(couples).T
-    pairs = canonical(n, first, second, np.zeros(first.size), np.ones(first.size), np.arange(n))
-    return problem(pairs, None, np.arange(n))
 
 
 def problem(pairs, shape, key, own=None, fixed=None, own_error=np.inf):
@@ -121,89 +111,6 @@ def test_an_expected_size_must_be_positive_and_finite(graph, size):
     key, pairs = named(graph)
     with pytest.raises(ValueError, match="expected sizes of slopes and steps must be positive and finite"):
         System.of(pairs, shape_of(graph, "exposure-plane", exposure_slope=size), key)
-
-
-# ---- least squares
-
-
-def dense_solution(problem, own_error, weight=None, scale=1.0):
-    """All unknowns, from the normal equations with what is expected of them, dense."""
-    system, free = problem.system, problem.free
-    weight = np.ones(system.observed.size) if weight is None else weight
-    design = system.design.toarray()
-    ridge = scale**2 / system.expected**2
-    aim = np.zeros(design.shape[1])
-    n = problem.pairs.n
-    for i in range(n):
-        if np.isfinite(problem.own[i]) and not problem.tied[i] and not system.n_exposures:
-            ridge[i], aim[i] = (scale / own_error) ** 2, problem.own[i]
-    information = weight / system.error**2
-    start = problem.start
-    matrix = design.T @ (information[:, None] * design) + np.diag(ridge)
-    right = design.T @ (information * (system.observed - design @ start)) + ridge * aim
-    unknowns = start.copy()
-    unknowns[free] = np.linalg.lstsq(matrix[np.ix_(free, free)], right[free], rcond=1e-13)[0]
-    return unknowns
-
-
-# ---- which differences to believe
-
-
-def star(n_good, n_bad):
-    """Detector 0 with so many pairs that are left and so many that are rejected; all others agree with each other."""
-    n = 6 + n_good + n_bad
-    star = problem_of(n, [*((0, k) for k in range(1, n_good + n_bad + 1)), *combinations(range(1, n), 2)])
-    return star, (star.pairs.first == 0) & (star.pairs.second > n_good)
-
-
-@pytest.mark.parametrize(
-    ("n_good", "n_bad", "contradicts"),
-    [(2, 1, False), (1, 1, True), (0, 1, True), (2, 3, True), (9, 10, True), (10, 10, False), (1, 0, False)],
-)
-def test_a_detector_that_agrees_with_one_other_or_contradicts_most_is_not_believed(n_good, n_bad, contradicts):
-    fit, rejected = star(n_good, n_bad)
-    found = fit._contradicting(rejected)
-    assert found.tolist() == [contradicts] + [False] * (found.size - 1)
-
-
-def test_pairs_of_a_detector_that_is_not_believed_have_errors_as_large_as_their_scatter():
-    fit = problem_of(8, list(combinations(range(8), 2)))
-    mine = fit.pairs.first == 0
-    scaled = np.where(mine, np.arange(mine.size) ** 2 * 10.0 + 8, 0.5)
-    scaled[-1] = 3.0
-    weight, rejected, inflation = fit._with_rejection(scaled, scaled > 5)
-    spread = MAD * np.median(scaled[mine])
-    np.testing.assert_array_equal(rejected, mine)
-    np.testing.assert_allclose(inflation, np.where(mine, spread, 1.0))
-    np.testing.assert_allclose(weight[mine], np.minimum(1, 1.345 / (scaled[mine] / spread)) / spread**2)
-    np.testing.assert_allclose(weight[~mine], np.minimum(1, 1.345 / scaled[~mine]))
-    assert 0.1 < weight[mine].min() * spread**2 < 0.9
-
-
-@pytest.mark.parametrize(
-    ("options", "own_error"), [(None, 6.0), (None, np.inf), ({"plane": "exposure-plane"}, 6.0), (SHAPES[3], np.inf)], ids=str
-)
-def test_what_a_robust_fit_ends_with_belongs_together(graph, options, own_error):
-    """Its weights are those of its residuals, and its unknowns those of the dense equations with these weights."""
-    key, pairs = named(graph)
-    shape = None if options is None else shape_of(graph, **options)
-    own = graph.background[np.argsort(key)] + np.random.default_rng(7).normal(0, 2, graph.n)
-    posed = problem(pairs, shape, key, own, own_error=own_error)
-    fit = posed.robust()
-    assert 0 < np.count_nonzero(fit.rejected) < 0.4 * fit.rejected.size
-    scaled = np.abs(fit.residual) / fit.scale
-    kept = ~fit.rejected
-    assert (scaled[kept] <= 5.01).all()
-    assert scaled[fit.rejected].max() > 5
-    n_rejected = pairs.count(np.unique(posed.system.pair[fit.rejected]))
-    believed = (n_rejected < 0.5 * pairs.count())[np.stack([pairs.first, pairs.second])].all(axis=0)[posed.system.pair]
-    assert (scaled[fit.rejected & believed] >= 4.99).all()
-    np.testing.assert_allclose(fit.weight[kept], np.minimum(1, 1.345 / scaled[kept]), atol=5e-3)
-    assert fit.scale == pytest.approx(posed._scale(fit.residual, fit.rejected), rel=2e-3)
-    expected = dense_solution(posed, max(own_error, posed._scatter_of_own(fit.unknowns[posed.free])), fit.weight, fit.scale)
-    difference = (posed.system.design @ (fit.unknowns - expected)) / posed.system.error
-    assert np.abs(difference).max() < 1e-3
-    np.testing.assert_allclose(posed._residual(fit.unknowns[posed.free]), fit.residual, atol=1e-12)
 
 
 # ---- what it is worth

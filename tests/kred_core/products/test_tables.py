@@ -1,7 +1,5 @@
 """Tables say what their columns mean, are read by everybody's tools, and come back as they were."""
 
-import os
-
 import numpy as np
 import pytest
 from astropy import units as u
@@ -41,18 +39,6 @@ def test_a_table_comes_back_as_it_was(rows, tmp_path):
     assert [again[c.name].description for c in COLUMNS] == [c.description for c in COLUMNS]
     assert [again[c.name].unit for c in COLUMNS] == [None, None, u.mag, u.pix, u.adu]
     assert not any(hasattr(c, "mask") for c in again.itercols())
-
-
-def test_the_same_content_gives_the_same_bytes_and_keeps_its_time(tmp_path):
-    path = tmp_path / "x.tab"
-    tables.write(tables.make(ROWS, COLUMNS), path, "Test")
-    first = path.read_bytes()
-    os.utime(path, ns=(10**18, 10**18))
-    tables.write(tables.read(path, COLUMNS, "check"), path, "Test")
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == (first, 10**18)
-    tables.write(tables.make(ROWS[:3], COLUMNS), path, "Test")
-    assert path.stat().st_mtime_ns > 10**18
-    assert [p.name for p in tmp_path.iterdir()] == ["x.tab"]
 
 
 def test_the_scripts_of_today_read_a_table_with_ascii_read(tmp_path):

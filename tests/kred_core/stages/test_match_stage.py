@@ -318,24 +318,6 @@ class TestMatchedDetectors:
         assert np.median(pixels(one, extname) - pixels(other, extname)) == pytest.approx(b["all"] - b["red"], abs=0.01)
 
 
-def products(config: FieldConfig) -> dict[str, bytes]:
-    found = [p for name in ("Summary", "DECam_SWARP", "DECam_BACK", ".kred") for p in (config.root / name).rglob("*")]
-    return {str(path.relative_to(config.root)): path.read_bytes() for path in found if path.is_file()}
-
-
-def test_another_order_of_the_directory_gives_the_same_bytes(small, tmp_path):
-    source = FieldPaths.of(small.config).mef
-    (tmp_path / source.relative_to(small.config.root)).mkdir(parents=True)
-    for path in sorted(source.iterdir(), reverse=True):
-        shutil.copy2(path, tmp_path / path.relative_to(small.config.root))  # with its time, which the verdict tells
-    config = configuration(tmp_path, FIELD, ["T07"])
-    summarize(config)
-    match(config)
-    ours, theirs = products(config), products(small.config)
-    assert ours == {name: content for name, content in theirs.items() if name in ours}
-    assert len(ours) > 10
-
-
 def test_what_was_not_measured_is_named(tmp_path):
     config = FieldConfig(field=FIELD, root=tmp_path)
     with pytest.raises(InputError, match=r"the overlaps of N662 have not been measured; run the stage 'match' again"):

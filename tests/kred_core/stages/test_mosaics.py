@@ -157,23 +157,6 @@ def made(config):
 ALL = ("coadd", "evaluate")
 
 
-@pytest.mark.parametrize(("mosaics", "suffix"), [("original", ""), ("matched", "_b")])
-def test_one_mosaic_where_people_look_for_it(field, mosaics, suffix):
-    field.match()
-    table = made(field.config(mosaics))
-    root = field.root / "DECam_SWARP" / "LMC_c42"
-    found = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
-    assert found == {
-        f"T07{suffix}/LMC_c42_T07.N662.fits",
-        f"T07{suffix}/LMC_c42_T07.N662.coverage.fits.fz",
-        f"eval/LMC_c42_T07{suffix}.N662.png",
-        f"eval/LMC_c42_T07{suffix}.N662.coverage.png",
-        f"eval/LMC_c42{suffix}.N662.png",
-    }
-    assert [tuple(row) for row in table["Tile", "Image", "Background"]] == [("T07", "N662", mosaics)]
-    assert stages.missing_products(field.config(mosaics, only=ALL)) == []
-
-
 def test_a_plane_that_swarp_cannot_subtract_is_refused(field):
     field.match(grad_x=0.01)
     config = field.config(engine="swarp")
@@ -231,14 +214,6 @@ class TestBoth:
             assert "T07 N662: its numbers are those of another version of kred; evaluate it again" in caplog.text
         finally:
             write_record(record, now)
-
-    def test_mosaics_that_are_not_wanted_any_more_are_told(self, both):
-        field, _ = both
-        assert stages.leftovers(field.config("both", only=["coadd"])) == []
-        (note,) = stages.leftovers(field.config("matched", only=["coadd"]))
-        assert note.startswith(f"{field.paths.coadds('T07')}: LMC_c42_T07.N662.fits: of an earlier run")
-        assert len(stages.leftovers(field.config("none", only=["coadd"]))) == 2
-        assert stages.leftovers(field.config("none", only=["evaluate"])) == []
 
     def test_a_pixel_that_one_detector_covers_lacks_the_background_of_that_detector(self, both):
         original, matched = (fits.getdata(both[0].paths.mosaic("T07", "N662", kind)).astype(float) for kind in BackgroundKind)

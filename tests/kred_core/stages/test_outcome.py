@@ -44,13 +44,6 @@ def test_the_result_in_one_sentence(outcome, headline):
     assert outcome.headline() == headline
 
 
-def test_a_stage_in_one_line():
-    assert StageOutcome("check", done=3, current=60, failed={"x": "y"}, seconds=12.34).line().split() == (
-        "check 3 done, 60 up to date, 1 failed 12.3 s".split()
-    )
-    assert StageOutcome("tiles").line().split() == "tiles nothing to do 0.0 s".split()
-
-
 def test_the_whole_story_names_every_refusal_remark_failure_and_missing_product():
     outcome = Outcome(
         "LMC_c42",
