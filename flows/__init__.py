@@ -18,6 +18,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 # Each of Dask's workers would tell a dozen lines about itself.
 os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")
 
-# Python would look for garbage among all modules several times while it ends: 2 of the 10 s of CPU that a run with nothing to
-# do takes, with its server.
+# Python would look for garbage among all modules again and again: when it ends (2 of the 10 s of CPU that a run with nothing to
+# do takes, with its server), and before (one more).
 atexit.register(gc.freeze)
+gc.set_threshold(100_000, 20, 100)
