@@ -232,7 +232,8 @@ def test_the_report_leads_to_the_page_of_the_field_and_that_to_its_files(run_pag
     kinds = {file.rpartition(".")[2] for file in files}
     assert {"png", "tab", "log", "toml", "fits", "html"} <= kinds
     assert {file: shown.request.head(file).status for file in files} == dict.fromkeys(files, 200)
-    assert said == []
+    # Prefect's own page, left before, may still be asking its makers for a file, which the policy refuses.
+    assert [words for words in said if "amplitude.com" not in words] == []
     refused = shown.evaluate("fetch('/api/flows/count', {method: 'POST'}).then(() => 'answered', () => 'refused')")
     assert refused == "refused"  # a page that somebody has changed cannot start runs
     shown.get_by_role("link", name="All fields").click()

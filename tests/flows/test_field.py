@@ -104,6 +104,7 @@ class TestSecondRun:
 
     def test_makes_deleted_binned_maps_again_without_measuring_and_only_where_they_are_kept(self, reduced):
         paths = FieldPaths(reduced, "LMC_c42")
+        before = products(reduced)
         first = next(paths.binned.glob("*.stamps.fits"))
         content, records = first.read_bytes(), [path.stat().st_mtime_ns for path in (paths.state / "summarize").iterdir()]
         first.unlink()
@@ -112,6 +113,8 @@ class TestSecondRun:
         assert reduce(config(reduced, "T07", run={"until": "summarize"})) == 0
         assert first.read_bytes() == content
         assert [path.stat().st_mtime_ns for path in (paths.state / "summarize").iterdir()] == records
+        assert reduce(config(reduced, "T07")) == 0  # the table of the input again tells of all stages
+        assert products(reduced) == before
 
     def test_redoes_what_depends_on_a_touched_exposure(self, reduced):
         before = products(reduced)
