@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from . import __version__, cache_is_temporary
+from . import __version__, kernel_cache
 from .errors import KredError, ToolError
 from .words import counted, program
 
@@ -149,7 +149,7 @@ def _compiler() -> Iterator[Finding]:
     text = f"numba compiles ({time.monotonic() - start:.1f} s for one loop) and"
     if median != 31.5:
         yield Finding(PROBLEM, f"numba {numba.__version__} computes wrongly: the median of 0..63 is 31.5, not {median}")
-    elif cache_is_temporary():
+    elif kernel_cache.is_temporary():
         yield Finding(WARNING, f"{text} cannot keep the result; set NUMBA_CACHE_DIR to a directory that can be written to")
     else:
         yield Finding(OK, f"{text} keeps the result in {kernels.median.stats.cache_path}")

@@ -13,7 +13,7 @@ PROJECT = Path(__file__).parents[1]
 ROOMS = ["kred_core", "tasks", "flows", "deployments"]  # from the ground up; nothing imports from above itself
 PRIVATE = {"_final_state", "_wrapped_future", "run_results", "drain_all", "set_client_override", "wait_until_empty"}  # of Prefect
 FLOORS = [  # of kred_core, from the ground up; no room imports from its own floor or from above it
-    {"background", "constants", "errors", "words"},
+    {"background", "constants", "errors", "kernel_cache", "words"},
     {"config", "fits", "progress", "statistics"},
     {"memory", "products", "sky"},
     {"evaluation", "service", "survey"},
